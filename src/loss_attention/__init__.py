@@ -1,0 +1,58 @@
+"""Image classifiers whose decision is, exactly, a weighted sum of image patches.
+
+An implementation of "Loss-Based Attention for Interpreting Image-Level Prediction of
+Convolutional Neural Networks" (Shi et al., IEEE TIP 2021), and what it takes to use it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loss_attention.attention import capsule_weights, patch_weights
+    from loss_attention.explanation import Explanation
+    from loss_attention.losses import multi_label_loss, ramp_up, single_label_loss
+    from loss_attention.models import PatchClassifier, create_model, load
+    from loss_attention.prediction import ImagePrediction, PatchPrediction
+
+__version__ = "0.1.0"
+
+# Looked up on first use (PEP 562): the command answers `--help` without importing torch.
+_HOMES = {
+    "Explanation": "explanation",
+    "ImagePrediction": "prediction",
+    "PatchClassifier": "models",
+    "PatchPrediction": "prediction",
+    "capsule_weights": "attention",
+    "create_model": "models",
+    "load": "models",
+    "multi_label_loss": "losses",
+    "patch_weights": "attention",
+    "ramp_up": "losses",
+    "single_label_loss": "losses",
+}
+
+__all__ = [
+    "Explanation",
+    "ImagePrediction",
+    "PatchClassifier",
+    "PatchPrediction",
+    "capsule_weights",
+    "create_model",
+    "load",
+    "multi_label_loss",
+    "patch_weights",
+    "ramp_up",
+    "single_label_loss",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'loss_attention' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"loss_attention.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

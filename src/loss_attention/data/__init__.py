@@ -1,0 +1,1 @@
+"""Images with labels and boxes, from wherever they come."""

@@ -1,0 +1,122 @@
+"""What every data source hands over: images with labels and, where there are any, boxes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int, Shaped, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A set of images of one size, decoded, in memory.
+
+    Attributes:
+        images: shape `(N, C, H, W)`, uint8.
+        labels: class indices, shape `(N,)`, int64; or, multi-label, 0/1 of shape `(N, K)`, uint8.
+        class_names: the name of each of the K classes.
+        boxes: `(x0, y0, x1, y1)` in pixels of `images`, x1 and y1 exclusive, shape `(N, G, 4)`,
+            float32, rows of NaN after an image's last box; None where the set has no boxes.
+        box_labels: the class of each box, shape `(N, G)`, int64, -1 for "no box"; None likewise.
+        names: where each image came from (a file name, say), for people; empty if unknown.
+    """
+
+    images: UInt8[Tensor, "N C H W"]
+    labels: Shaped[Tensor, "N *K"]
+    class_names: tuple[str, ...]
+    boxes: Float[Tensor, "N G 4"] | None = None
+    box_labels: Int[Tensor, "N G"] | None = None
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several classes."""
+        return self.labels.ndim == 2
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.images.shape[2], self.images.shape[3]
+
+    def label_matrix(self) -> UInt8[Tensor, "N K"]:
+        """Return 1 where an image has a class, for single- and multi-label sets alike."""
+        if self.multi_label:
+            return self.labels
+        one_hot = torch.nn.functional.one_hot(self.labels, len(self.class_names))
+        return one_hot.to(torch.uint8)
+
+    def subset(self, index: Int[Tensor, " n"]) -> ImageSet:
+        """Return the images of these indices, in this order."""
+        return replace(
+            self,
+            images=self.images[index],
+            labels=self.labels[index],
+            boxes=None if self.boxes is None else self.boxes[index],
+            box_labels=None if self.box_labels is None else self.box_labels[index],
+            names=tuple(self.names[i] for i in index.tolist()) if self.names else (),
+        )
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """Return the set with its tensors on a device."""
+        return replace(
+            self,
+            images=self.images.to(device),
+            labels=self.labels.to(device),
+            boxes=None if self.boxes is None else self.boxes.to(device),
+            box_labels=None if self.box_labels is None else self.box_labels.to(device),
+        )
+
+    def fingerprint(self) -> str:
+        """Return a hash of the images and labels, the same wherever the same set is loaded."""
+        digest = hashlib.sha256(repr((self.class_names, tuple(self.images.shape))).encode())
+        digest.update(self.images.cpu().numpy().tobytes())
+        digest.update(self.labels.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a data source offers: a set to train on and one that is looked at once.
+
+    Attributes:
+        train: the training set, validation slice included.
+        test: the reported split.
+        source: what the data is, in a line for people.
+    """
+
+    train: ImageSet
+    test: ImageSet
+    source: str
+
+
+def hold_out(labels: Shaped[Tensor, "N *K"], fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Divide the indices of a set into a kept and a held-out part, both sorted.
+
+    Single-label sets are divided class by class (each class of two images or more gives at least
+    one and keeps at least one), multi-label sets as a whole.
+
+    Args:
+        labels: class indices `(N,)` or a 0/1 matrix `(N, K)`.
+        fraction: the part to hold out, in [0, 1).
+        seed: the same seed divides the same way, on any machine.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    if fraction == 0:
+        return order.sort().values, order[:0]
+    key = labels.cpu() if labels.ndim == 1 else torch.zeros(len(labels), dtype=torch.int64)
+    held = []
+    for value in key.unique():
+        members = order[key[order] == value]
+        count = max(1, round(fraction * len(members))) if len(members) > 1 else 0
+        held.append(members[:count])
+    held_out = torch.cat(held).sort().values
+    kept = torch.ones(len(labels), dtype=torch.bool)
+    kept[held_out] = False
+    return kept.nonzero().squeeze(1), held_out

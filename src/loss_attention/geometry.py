@@ -1,0 +1,118 @@
+"""Where patches lie in an image, and boxes: pure functions on tensors.
+
+A box is `(x0, y0, x1, y1)` in pixels, float32, with x1 and y1 exclusive: the box of the whole
+image is `(0, 0, width, height)`. A row of NaN stands for "no box".
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class PatchGrid(NamedTuple):
+    """The grid of patches on an image; all lengths in pixels of the image.
+
+    Patch number m is row `m // columns`, column `m % columns`. Its window covers the pixels from
+    `stride * row` to `stride * row + window` (exclusive) downward and likewise across, clipped to
+    the image.
+    """
+
+    rows: int
+    columns: int
+    window: int
+    stride: int
+    height: int
+    width: int
+
+    @property
+    def patches(self) -> int:
+        """M, the number of patches."""
+        return self.rows * self.columns
+
+    def windows(self, device: torch.device | None = None) -> Float[Tensor, "M 4"]:
+        """Return the box of each patch's window, clipped to the image, shape `(M, 4)`.
+
+        Example:
+            >>> PatchGrid(2, 1, window=9, stride=4, height=12, width=10).windows()
+            tensor([[ 0.,  0.,  9.,  9.],
+                    [ 0.,  4.,  9., 12.]])
+        """
+        top = torch.arange(self.rows, device=device) * self.stride
+        left = torch.arange(self.columns, device=device) * self.stride
+        y0, x0 = torch.meshgrid(top, left, indexing="ij")
+        x1 = (x0 + self.window).clamp(max=self.width)
+        y1 = (y0 + self.window).clamp(max=self.height)
+        return torch.stack([x0, y0, x1, y1], dim=-1).reshape(-1, 4).float()
+
+
+def box_area(boxes: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N"]:
+    """Area of each box in square pixels; 0 where x1 < x0 or y1 < y0, NaN for "no box"."""
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
+
+
+def intersection_area(a: Float[Tensor, "*N 4"], b: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N"]:
+    """Area shared by two boxes, in square pixels; the leading axes broadcast."""
+    corners = (torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
+    return box_area(torch.cat(corners, dim=-1))
+
+
+def box_iou(a: Float[Tensor, "*N 4"], b: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N"]:
+    """Intersection over union of two boxes in [0, 1]; the leading axes broadcast.
+
+    0 where either is "no box" or both are empty.
+
+    Example:
+        >>> import torch
+        >>> box_iou(torch.tensor([0.0, 0.0, 2.0, 2.0]), torch.tensor([1.0, 0.0, 3.0, 2.0]))
+        tensor(0.3333)
+    """
+    shared = intersection_area(a, b)
+    union = box_area(a) + box_area(b) - shared
+    return torch.where(union > 0, shared / union, 0.0)
+
+
+def inside_fraction(
+    windows: Float[Tensor, "M 4"], boxes: Float[Tensor, "B G 4"]
+) -> Float[Tensor, "B G M"]:
+    """Fraction of each window's area that lies inside each box, in [0, 1]; 0 for "no box"."""
+    shared = intersection_area(windows, boxes.unsqueeze(-2))
+    return (shared / box_area(windows)).nan_to_num(nan=0.0)
+
+
+def enclosing_boxes(
+    selected: Bool[Tensor, "B M"], windows: Float[Tensor, "M 4"]
+) -> Float[Tensor, "B 4"]:
+    """Return the smallest rectangle around the windows of the selected patches.
+
+    A row of NaN where nothing is selected.
+    """
+    outside = ~selected.unsqueeze(-1)
+    low = windows[:, :2].masked_fill(outside, torch.inf).amin(dim=1)
+    high = windows[:, 2:].masked_fill(outside, -torch.inf).amax(dim=1)
+    boxes = torch.cat([low, high], dim=1)
+    return boxes.masked_fill(~selected.any(dim=1, keepdim=True), torch.nan)
+
+
+def paint_patches(values: Float[Tensor, "N M"], grid: PatchGrid) -> Float[Tensor, "N H W"]:
+    """Paint patch values onto pixels: each pixel is the mean over the windows that cover it.
+
+    The units are those of `values`. Pixels under no window (a margin at the right or bottom edge
+    narrower than a stride) are 0.
+    """
+    full = (
+        (grid.rows - 1) * grid.stride + grid.window,
+        (grid.columns - 1) * grid.stride + grid.window,
+    )
+    shaped = values.float().reshape(-1, 1, grid.rows, grid.columns)
+    kernel = torch.ones(1, 1, grid.window, grid.window, device=values.device)
+    painted = F.conv_transpose2d(shaped, kernel, stride=grid.stride)
+    cover = F.conv_transpose2d(torch.ones_like(shaped[:1]), kernel, stride=grid.stride)
+    mean = torch.where(cover > 0, painted / cover.clamp(min=1), 0.0)[:, 0]
+    # Windows may reach past the image (backbone strides round up) or stop short of its edge.
+    mean = F.pad(mean, (0, max(0, grid.width - full[1]), 0, max(0, grid.height - full[0])))
+    return mean[:, : grid.height, : grid.width]

@@ -1,0 +1,1 @@
+"""What turns patch features into an image decision."""

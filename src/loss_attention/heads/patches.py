@@ -1,0 +1,76 @@
+"""The convolutional patch head of the paper's Section IV-A, for any way of weighing patches."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from loss_attention.geometry import PatchGrid
+from loss_attention.prediction import PatchPrediction, pool_patches
+
+PATCH_CHANNELS = 512
+
+
+class PatchHead(nn.Module):
+    """Patch features, one linear classifier for patches and image, and weights that join them.
+
+    A 9 x 9 convolution of stride 4 (by default) makes the patches, a 1 x 1 convolution maps their
+    features, both with batch norm and ReLU. The classifier gives each patch its class vector; the
+    image's is their weighted sum, so it needs no second pass.
+
+    Args:
+        in_channels: channels of the feature map.
+        num_classes: K.
+        weighing: a module from patch features `(B, M, D)` and patch logits `(B, M, K)` to weights
+            `(B, M)`.
+        selection: patches of weight above `selection / M` count as selected.
+        feature_stride: pixels of the image between neighbouring places of the feature map.
+        channels: D, features of a patch.
+        kernel: side of a patch, in places of the feature map.
+        stride: step between patches, in places of the feature map.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        weighing: nn.Module,
+        selection: float,
+        feature_stride: int,
+        channels: int,
+        kernel: int,
+        stride: int,
+    ) -> None:
+        super().__init__()
+        # The batch norm that follows takes away any bias of these two.
+        self.patch_layers = nn.Sequential(
+            nn.Conv2d(in_channels, channels, kernel, stride, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        )
+        self.classifier = nn.Linear(channels, num_classes)
+        self.weighing = weighing
+        self.selection = selection
+        self.window = kernel * feature_stride
+        self.stride = stride * feature_stride
+
+    def forward(
+        self, feature_map: Float[Tensor, "B C h w"], image_size: tuple[int, int]
+    ) -> PatchPrediction:
+        """Return the prediction for feature maps of images of `(height, width)` pixels."""
+        places: Tensor = self.patch_layers(feature_map)
+        rows, columns = places.shape[2:]
+        patches = places.flatten(2).transpose(1, 2)
+        # Full precision from here on: the head is cheap, and the evidence has to add up.
+        with torch.autocast(patches.device.type, enabled=False):
+            patches = patches.float()
+            patch_logits: Tensor = self.classifier(patches)
+            weights: Tensor = self.weighing(patches, patch_logits)
+            logits = pool_patches(patch_logits, weights)
+        grid = PatchGrid(rows, columns, self.window, self.stride, *image_size)
+        return PatchPrediction(logits, patch_logits, weights, grid, self.selection)

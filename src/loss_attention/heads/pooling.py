@@ -1,0 +1,20 @@
+"""Ways of weighing patches that the paper compares with."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class MeanPooling(nn.Module):
+    """The same weight, 1/M, for every patch."""
+
+    def forward(
+        self,
+        patches: Float[Tensor, "B M D"],  # noqa: ARG002 (other heads weigh by features)
+        patch_logits: Float[Tensor, "B M K"],
+    ) -> Float[Tensor, "B M"]:
+        """Return uniform weights."""
+        batch, count, _ = patch_logits.shape
+        return torch.full((batch, count), 1.0 / count, device=patch_logits.device)

@@ -1,0 +1,141 @@
+"""The paper's objective: Eqs. 1 to 3 with the patch regulariser of Eqs. 9 and 10, and its ramp.
+
+Gradients flow through the patch weights in the regulariser.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeGuard
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+from torch.nn import functional as F
+
+from loss_attention.prediction import ImagePrediction, PatchPrediction
+
+
+def single_label_loss(
+    prediction: ImagePrediction, labels: Int[Tensor, " B"], gamma: float = 0.0
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the image and, weighted, of its patches (Eqs. 1, 2 and 9).
+
+    Eq. 9 with the paper's symbols: `logits` is z, `patch_logits` p, `patch_weights` alpha.
+
+    Args:
+        prediction: what the model returned for a batch of B images and K classes.
+        labels: the class index of each image, shape `(B,)`, int64, in [0, K).
+        gamma: weight of the patch regulariser, at least 0; see `ramp_up`.
+
+    Returns:
+        The loss in nats, averaged over the batch.
+
+    Raises:
+        ValueError: labels of another shape or type, or outside [0, K); a negative gamma; gamma
+            above 0 for a prediction without patches. The range of labels on a GPU is left to
+            torch's own assertion there, because reading it would make the host wait at each step.
+
+    Example:
+        >>> import torch
+        >>> from loss_attention.prediction import ImagePrediction
+        >>> logits = torch.tensor([[2.0, 0.0]])
+        >>> single_label_loss(ImagePrediction(logits), torch.tensor([0]))
+        tensor(0.1269)
+    """
+    batch, classes = prediction.logits.shape
+    if labels.shape != (batch,) or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"labels must be {batch} class indices (int64), got shape {tuple(labels.shape)} "
+            f"of {labels.dtype}"
+        )
+    labels = labels.long()
+    if labels.device.type == "cpu" and batch and not (labels.min() >= 0 and labels.max() < classes):
+        wrong = labels[(labels < 0) | (labels >= classes)][0]
+        raise ValueError(f"label {int(wrong)} is outside the {classes} classes 0..{classes - 1}")
+    loss = F.cross_entropy(prediction.logits, labels)
+    if _has_regulariser(prediction, gamma):
+        log_probability = F.log_softmax(prediction.patch_logits, dim=2)
+        index = labels[:, None, None].expand(-1, log_probability.shape[1], 1)
+        of_label = log_probability.gather(2, index)
+        loss = loss - gamma * (prediction.patch_weights * of_label.squeeze(2)).sum(dim=1).mean()
+    return loss
+
+
+def multi_label_loss(
+    prediction: ImagePrediction, labels: Shaped[Tensor, "B K"], gamma: float = 0.0
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy of the image and, weighted, of its patches (Eqs. 3 and 10).
+
+    Summed over classes and averaged over the batch. The regulariser asks each patch for the one
+    positive label that suits it best; an image without a positive label adds none.
+
+    Args:
+        prediction: what the model returned for a batch of B images and K classes.
+        labels: 1 where the image has the class, else 0; shape `(B, K)`, any numeric or bool type.
+        gamma: weight of the patch regulariser, at least 0; see `ramp_up`.
+
+    Returns:
+        The loss in nats.
+
+    Raises:
+        ValueError: labels of another shape, or other than 0 and 1 (checked on the CPU only, see
+            `single_label_loss`); a negative gamma; gamma above 0 for a prediction without patches.
+    """
+    if labels.shape != prediction.logits.shape:
+        raise ValueError(
+            f"labels must have the shape {tuple(prediction.logits.shape)} of the logits, "
+            f"got {tuple(labels.shape)}"
+        )
+    if labels.device.type == "cpu" and not ((labels == 0) | (labels == 1)).all():
+        wrong = labels[(labels != 0) & (labels != 1)][0]
+        raise ValueError(f"multi-label labels must be 0 or 1, got {wrong.item()}")
+    targets = labels.to(prediction.logits.dtype)
+    loss = F.binary_cross_entropy_with_logits(prediction.logits, targets, reduction="none")
+    loss = loss.sum(dim=1).mean()
+    if _has_regulariser(prediction, gamma):
+        positive = labels.bool().unsqueeze(1)
+        log_probability = F.logsigmoid(prediction.patch_logits)
+        best = log_probability.masked_fill(~positive, -torch.inf).amax(dim=2)
+        best = best.masked_fill(~positive.any(dim=2), 0.0)
+        loss = loss - gamma * (prediction.patch_weights * best).sum(dim=1).mean()
+    return loss
+
+
+def _has_regulariser(prediction: ImagePrediction, gamma: float) -> TypeGuard[PatchPrediction]:
+    if not gamma >= 0:
+        raise ValueError(f"gamma must be at least 0, got {gamma}")
+    if gamma > 0 and not isinstance(prediction, PatchPrediction):
+        raise ValueError(f"gamma = {gamma} needs patches, and this prediction has none")
+    return gamma > 0
+
+
+def ramp_up(epoch: float, length: float = 80, maximum: float = 0.1) -> float:
+    """Gaussian ramp of the regulariser's weight: `maximum * exp(-5 (1 - T)^2)`.
+
+    T rises from 0 to 1 over the first `length` epochs. The 5 is from Laine & Aila (2017), whom
+    the paper follows; the paper prints the formula without it.
+
+    Args:
+        epoch: epochs since the start, at least 0.
+        length: epochs until the maximum; 0 means at once.
+        maximum: the paper's gamma_max, at least 0.
+
+    Returns:
+        gamma: 0 in epoch 0, `maximum` from epoch `length` on.
+
+    Raises:
+        ValueError: a negative argument.
+
+    Example:
+        >>> [round(ramp_up(epoch), 4) for epoch in (0, 1, 40, 80, 200)]
+        [0.0, 0.0008, 0.0287, 0.1, 0.1]
+    """
+    for name, value in (("epoch", epoch), ("length", length), ("maximum", maximum)):
+        if not value >= 0:
+            raise ValueError(f"{name} must be at least 0, got {value}")
+    if epoch == 0:
+        return 0.0
+    if epoch >= length:
+        return float(maximum)
+    return maximum * math.exp(-5.0 * (1.0 - epoch / length) ** 2)
