@@ -112,7 +112,7 @@ def hold_out(labels: Shaped[Tensor, "N *K"], fraction: float, seed: int) -> tupl
         return order.sort().values, order[:0]
     key = labels.cpu() if labels.ndim == 1 else torch.zeros(len(labels), dtype=torch.int64)
     held = []
-    for value in key.unique():
+    for value in sorted(set(key.tolist())):
         members = order[key[order] == value]
         count = max(1, round(fraction * len(members))) if len(members) > 1 else 0
         held.append(members[:count])

@@ -1,0 +1,127 @@
+"""The typed configuration of a run. No torch here: the command line reads it for `--help`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from loss_attention.errors import InputError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a training run computes."""
+
+    name: str
+    """The recipe's name; the run folder is runs/NAME unless --out says otherwise."""
+    data: str
+    """A known name (digits, multi-digits, cifar10), a Hugging Face dataset id, or a local folder."""
+    image_size: int | None = None
+    """Resize every image to this many pixels square; None: they must be of one size already."""
+    in_channels: int = 3
+    """Channels that images are converted to: 1 (grey) or 3 (colour)."""
+    crop_padding: int = 4
+    """Each training image is shifted by up to this many pixels each way."""
+    horizontal_flip: bool = True
+    """Mirror each training image with probability 1/2."""
+    validation_fraction: float = 0.1
+    """Part of the training set held out to choose the best epoch, in [0, 1); 0: take the last."""
+    backbone: str = "resnet18"
+    """The network under the head: vgg11_bn or resnet18."""
+    head: str = "loss-attention"
+    """How patches become a decision: loss-attention, mean, or baseline (no patches)."""
+    width: float = 1.0
+    """Factor on the channels of every layer, above 0."""
+    strided_layers: tuple[int, ...] = ()
+    """1-based indices of the backbone's 3 x 3 convolutions that get stride 2."""
+    patch_kernel: int = 9
+    """Side of a patch, in places of the backbone's feature map."""
+    patch_stride: int = 4
+    """Step between patches, in places of the backbone's feature map."""
+    threshold: float = 0.1
+    """The paper's xi in [0, 1]: patches with a share below threshold / M are dropped."""
+    gamma_max: float = 0.1
+    """Final weight of the patch regulariser, at least 0; loss-attention only, see regularise."""
+    gamma_epochs: float = 0.4
+    """The regulariser ramps up over this part of the epochs, in [0, 1]."""
+    regularise: bool | None = None
+    """Use the patch regulariser; None: where the paper does, with loss-attention alone."""
+    epochs: int = 200
+    """Passes over the training set."""
+    batch_size: int = 128
+    """Images in a step, over all processes together."""
+    learning_rate: float = 0.1
+    """The schedule's highest learning rate, above 0."""
+    momentum: float = 0.9
+    """Momentum of SGD, in [0, 1)."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum; the paper uses the plain one."""
+    weight_decay: float = 5e-4
+    """L2 penalty on every weight, at least 0."""
+    schedule: Literal["steps", "one-cycle"] = "steps"
+    """steps: ten times less at 1/2 and at 3/4 of the epochs (the paper's); one-cycle: for short
+    runs, up over the warm-up and down to 0 along a cosine, step by step."""
+    warmup: float = 0.25
+    """Part of a one-cycle schedule that rises, in [0, 1)."""
+    seed: int = 0
+    """Decides the initial weights, the order and augmentation of images, and the made data."""
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """auto: bf16 (mixed) where the hardware multiplies it faster than float32, else 32."""
+
+    def __post_init__(self) -> None:
+        positive = (
+            "width",
+            "learning_rate",
+            "epochs",
+            "batch_size",
+            "patch_kernel",
+            "patch_stride",
+        )
+        for name in positive:
+            self._require(name, getattr(self, name) > 0, "must be above 0")
+        for name in ("crop_padding", "gamma_max", "weight_decay", "seed"):
+            self._require(name, getattr(self, name) >= 0, "must be at least 0")
+        for name in ("threshold", "gamma_epochs"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "must be in [0, 1]")
+        for name in ("validation_fraction", "momentum", "warmup"):
+            self._require(name, 0 <= getattr(self, name) < 1, "must be in [0, 1)")
+        self._require("in_channels", self.in_channels in (1, 3), "must be 1 or 3")
+        self._require(
+            "image_size", self.image_size is None or self.image_size > 0, "must be above 0"
+        )
+        self._require(
+            "nesterov", not self.nesterov or self.momentum > 0, "needs a momentum above 0"
+        )
+
+    def _require(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise InputError(f"--{name.replace('_', '-')} {rule}, got {getattr(self, name)}")
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML, fields in their order here."""
+        values = asdict(self) | {"strided_layers": list(self.strided_layers)}
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> Recipe:
+        """Read what `to_yaml` wrote.
+
+        Raises:
+            InputError: the file is missing, is no YAML mapping, or has fields unknown here.
+        """
+        try:
+            values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"cannot read the recipe {path}: {str(error).splitlines()[0]}"
+            ) from error
+        known = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or not {"name", "data"} <= set(values) <= known:
+            extra = sorted(set(values) - known) if isinstance(values, dict) else []
+            what = f"unknown fields {', '.join(extra)}" if extra else "no recipe in it"
+            raise InputError(f"{path}: {what}")
+        values["strided_layers"] = tuple(values.get("strided_layers", ()))
+        return cls(**values)
