@@ -18,7 +18,7 @@ class Recipe:
     name: str
     """The recipe's name; the run folder is runs/NAME unless --out says otherwise."""
     data: str
-    """A known name (digits, multi-digits, cifar10), a Hugging Face dataset id, or a local folder."""
+    """digits, multi-digits, cifar10, any Hugging Face dataset id, or a local folder."""
     image_size: int | None = None
     """Resize every image to this many pixels square; None: they must be of one size already."""
     in_channels: int = 3
