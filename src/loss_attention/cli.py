@@ -1,0 +1,303 @@
+"""The command `loss-attention`, thin: words and flags in, jobs out.
+
+torch and all that stands on it load when a job starts, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from loss_attention.errors import InputError, unknown_name
+from loss_attention.training.recipe import Recipe
+
+Arguments = TypeVar("Arguments")
+Flat = tyro.conf.arg(name="")
+
+
+@dataclass(frozen=True)
+class HardwareArguments:
+    """Where to run."""
+
+    devices: int = 1
+    """Processes, each on a GPU of its own, or together on the CPU."""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one."""
+    checkpoint_every_steps: int = 0
+    """Save each so many steps too, not only at the end of each epoch."""
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train, checkpoint, evaluate and report. Every field of the recipe is a flag."""
+
+    recipe: Annotated[Recipe, Flat]
+    hardware: Annotated[HardwareArguments, Flat] = field(default_factory=HardwareArguments)
+    out: Path | None = None
+    """The run's folder; runs/NAME if not given."""
+    overwrite: bool = False
+    """Replace the run that is in the folder already."""
+
+
+@dataclass(frozen=True)
+class DemoArguments:
+    """Train the digits recipe and a mean-pooling twin, and compare them in one report."""
+
+    out: Path = Path("runs/demo")
+    """The demo's folder; run again, it continues where it stopped."""
+    epochs: int | None = None
+    """Fewer epochs than the recipe's, for a quick look."""
+    hardware: Annotated[HardwareArguments, Flat] = field(default_factory=HardwareArguments)
+
+
+@dataclass(frozen=True)
+class RunArguments:
+    """A run folder."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Accuracy and localisation on the test split, each beside its floors."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+    data: str | None = None
+    """Other data than the run's own, with the same classes."""
+
+
+@dataclass(frozen=True)
+class ExplainArguments:
+    """Show where the evidence lies: a picture and a JSON for each image."""
+
+    run: tyro.conf.Positional[Path]
+    """A run folder, a .safetensors file of ours, or a hub id."""
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files, or folders of them."""
+    out: Path
+    """Where the pictures and JSON files go."""
+    target: str | None = None
+    """Explain this class instead of the predicted one."""
+    overwrite: bool = False
+    """Replace explanations that are in the folder already."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; exit 0, 2 for something the user can mend, 130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(arguments)
+    except InputError as error:
+        code = _fail(str(error))
+    except KeyboardInterrupt as stop:
+        code = _fail(str(stop) or "interrupted", code=130)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        sys.stderr.close()
+        code = 0
+    sys.exit(code)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        from loss_attention import __version__
+
+        print(f"loss-attention {__version__}")
+        return 0
+    word, rest = arguments[0], arguments[1:]
+    if word not in COMMANDS:
+        raise unknown_name("command", word, COMMANDS)
+    return COMMANDS[word].run(rest)
+
+
+def _train(rest: list[str]) -> int:
+    from loss_attention.recipes import RECIPES, recipe
+
+    if not rest or rest[0].startswith("-"):
+        if rest and rest[0] in ("-h", "--help"):
+            print("usage: loss-attention train RECIPE [--field VALUE ...]\n\n" + _recipe_list())
+            print("\nthe fields of a recipe: loss-attention train RECIPE --help")
+            return 0
+        raise InputError(f"train needs the name of a recipe first: {', '.join(RECIPES)}")
+    base = recipe(rest[0])
+    given = _parse(
+        TrainArguments, rest[1:], f"train {rest[0]}", default=TrainArguments(recipe=base)
+    )
+    if not given.recipe.data:
+        raise InputError(f"the recipe {base.name} needs --data: a folder of images, or a hub id")
+
+    from loss_attention import jobs
+
+    out = given.out or Path("runs") / given.recipe.name
+    jobs.train(given.recipe, out, _options(given.hardware), _console(), overwrite=given.overwrite)
+    return 0
+
+
+def _resume(rest: list[str]) -> int:
+    given = _parse(RunArguments, rest, "resume")
+    from loss_attention import jobs
+
+    jobs.resume(given.run, _console())
+    return 0
+
+
+def _evaluate(rest: list[str]) -> int:
+    given = _parse(EvaluateArguments, rest, "evaluate")
+    from loss_attention import jobs
+
+    jobs.evaluate_run(given.run, given.data, _console())
+    return 0
+
+
+def _explain(rest: list[str]) -> int:
+    given = _parse(ExplainArguments, rest, "explain")
+    if not given.images:
+        raise InputError("explain needs image files or folders after the run")
+    from loss_attention import jobs
+
+    summary = jobs.explain(
+        given.run,
+        given.images,
+        given.out,
+        _console(),
+        target=given.target,
+        overwrite=given.overwrite,
+    )
+    print(f"{len(summary.written)} images explained in {given.out}")
+    for problem in summary.unreadable:
+        print(f"loss-attention: {problem}", file=sys.stderr)
+    return 2 if summary.unreadable else 0
+
+
+def _report(rest: list[str]) -> int:
+    given = _parse(RunArguments, rest, "report")
+    from loss_attention import jobs
+
+    jobs.report(given.run, _console())
+    return 0
+
+
+def _demo(rest: list[str]) -> int:
+    given = _parse(DemoArguments, rest, "demo")
+    from dataclasses import replace
+
+    from loss_attention import jobs
+    from loss_attention.recipes import recipe
+
+    chosen = replace(recipe("digits"), name="demo")
+    if given.epochs is not None:
+        chosen = replace(chosen, epochs=given.epochs)
+    jobs.demo(chosen, given.out, _options(given.hardware), _console())
+    return 0
+
+
+def _recipes(rest: list[str]) -> int:
+    if rest:
+        raise InputError("recipes takes no arguments")
+    print(_recipe_list())
+    return 0
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word of the command."""
+
+    run: Callable[[list[str]], int]
+    usage: str
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        _train, "train RECIPE [--field VALUE ...]", "train, checkpoint, evaluate and report"
+    ),
+    "resume": Command(_resume, "resume RUN", "continue an interrupted run"),
+    "evaluate": Command(_evaluate, "evaluate RUN [--data DATA]", "score a run, beside its floors"),
+    "explain": Command(
+        _explain, "explain RUN IMAGE|FOLDER ... --out DIR", "show where the evidence lies"
+    ),
+    "report": Command(_report, "report RUN", "write a run's report.html anew"),
+    "recipes": Command(_recipes, "recipes", "list the recipes, with expected score and time"),
+    "demo": Command(_demo, "demo [--out DIR]", "train on digits beside a mean-pooling twin"),
+}
+
+
+def _overview() -> str:
+    width = max(len(command.usage) for command in COMMANDS.values())
+    lines = [f"  {command.usage:<{width}}  {command.summary}" for command in COMMANDS.values()]
+    return "\n".join(
+        [
+            "usage: loss-attention COMMAND ...",
+            "",
+            "Image classifiers whose decision is, exactly, a weighted sum of image patches.",
+            "",
+            *lines,
+            "",
+            "  loss-attention COMMAND --help says more, loss-attention --version which this is.",
+        ]
+    )
+
+
+def _recipe_list() -> str:
+    from loss_attention.recipes import RECIPES
+
+    blocks = [
+        f"{name:<14} {entry.purpose}\n{'':<14} reaches {entry.expected}; {entry.hardware}"
+        for name, entry in RECIPES.items()
+    ]
+    return "\n".join(blocks)
+
+
+def _parse(
+    kind: type[Arguments], rest: list[str], words: str, default: Arguments | None = None
+) -> Arguments:
+    """Parse flags; tyro's boxed complaint becomes one line."""
+    complaint = io.StringIO()
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=rest, prog=f"loss-attention {words}", **options)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise InputError(_one_line(complaint.getvalue(), words)) from None
+
+
+def _one_line(complaint: str, words: str) -> str:
+    text = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
+    lines = [line.strip("│╭╮╰╯─ \t") for line in text.splitlines()]
+    message = re.sub(r"\s+", " ", " ".join(lines)).strip()
+    message = re.split(r"(?: Argument helptext:| For full helptext| ={4,})", message)[0]
+    message = re.sub(r"^(Parsing error|Value error|Invalid choice|Missing argument) ", "", message)
+    # Of the nearest flag keep its name, not its whole entry.
+    message = re.sub(r"Perhaps you meant: (--\S+).*", r"did you mean \1?", message)
+    return f"{message.rstrip('.')}; see loss-attention {words} --help"
+
+
+def _options(given: HardwareArguments) -> Any:
+    from loss_attention.training.job import RunOptions
+
+    return RunOptions(given.devices, given.accelerator, given.checkpoint_every_steps)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"loss-attention: {message}", file=sys.stderr)
+    return code

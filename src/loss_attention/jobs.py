@@ -1,0 +1,219 @@
+"""What the command's words do: train, resume, evaluate, explain, report, demo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from loss_attention.data.loading import load_splits
+from loss_attention.data.sample import Splits
+from loss_attention.errors import InputError
+from loss_attention.evaluation import Evaluation, evaluate
+from loss_attention.explain.files import ExplainSummary, explain_files
+from loss_attention.explain.report import write_report
+from loss_attention.models import PatchClassifier, load
+from loss_attention.progress import counted
+from loss_attention.tables import evaluation_table
+from loss_attention.training.job import RunOptions, continue_run, start_run
+from loss_attention.training.recipe import Recipe
+from loss_attention.training.run_folder import RunFolder
+
+MODEL_FIELDS = (
+    "backbone",
+    "head",
+    "in_channels",
+    "width",
+    "strided_layers",
+    "patch_kernel",
+    "patch_stride",
+    "threshold",
+)
+TWIN = "mean-pooling"
+
+
+class RunStopped(KeyboardInterrupt):  # noqa: N818 (an interrupt is no error)
+    """A run was stopped by Ctrl-C, with everything saved."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A trained and evaluated run."""
+
+    folder: RunFolder
+    model: PatchClassifier
+    splits: Splits
+    evaluation: Evaluation
+
+
+def train(
+    recipe: Recipe, out: Path, options: RunOptions, console: Console, *, overwrite: bool = False
+) -> FinishedRun:
+    """Train a recipe in a new run folder, evaluate the best epoch and write the report.
+
+    Raises:
+        InputError: anything that the recipe, the data or the folder has wrong.
+        RunStopped: stopped by Ctrl-C; `resume` continues.
+    """
+    splits = load_data(recipe, console)
+    run = start_run(out, recipe, splits, options, overwrite=overwrite)
+    finished = _finish(run, splits, console)
+    _report(finished, console)
+    return finished
+
+
+def resume(path: Path, console: Console) -> FinishedRun:
+    """Continue an interrupted run to its end; a finished one is only evaluated again."""
+    run = RunFolder.open(path)
+    finished = _finish(run, load_data(run.recipe(), console), console)
+    _report(finished, console)
+    return finished
+
+
+def evaluate_run(path: Path, data: str | None, console: Console) -> Evaluation:
+    """Evaluate a run's best weights on the test split of its own data, or of other data.
+
+    The figures of its own data are also written to the run folder.
+    """
+    run = RunFolder.open(path)
+    model, recipe = load_weights(run), run.recipe()
+    splits = load_data(replace(recipe, data=data) if data else recipe, console)
+    if splits.test.class_names != model.class_names:
+        raise InputError(
+            f"{recipe.data if data is None else data} has other classes than the run {path}: "
+            f"{len(splits.test.class_names)} of them, {', '.join(splits.test.class_names[:3])}, ..."
+        )
+    figures = _evaluate(model, splits, console)
+    if data is None:
+        run.write_json("evaluation.json", figures.to_json())
+    console.print(evaluation_table({recipe.name: figures}))
+    return figures
+
+
+def explain(
+    path: Path,
+    images: Sequence[Path],
+    out: Path,
+    console: Console,
+    *,
+    target: str | None = None,
+    overwrite: bool = False,
+) -> ExplainSummary:
+    """Explain image files with a run, a weights file or a hub model; a picture and a JSON each."""
+    model = load(path)
+    with counted("explaining", console) as progress:
+        return explain_files(
+            model, images, out, target=target, overwrite=overwrite, progress=progress
+        )
+
+
+def report(path: Path, console: Console) -> Path:
+    """Write a finished run's report anew."""
+    run = RunFolder.open(path)
+    model, splits = load_weights(run), load_data(run.recipe(), console)
+    return _report(FinishedRun(run, model, splits, _evaluate(model, splits, console)), console)
+
+
+def demo(recipe: Recipe, out: Path, options: RunOptions, console: Console) -> Path:
+    """Train a recipe and its mean-pooling twin, and report on the two side by side.
+
+    Run again, it continues where it stopped; finished, it only shows the result again.
+    """
+    splits = load_data(recipe, console)
+    runs = {}
+    for label, variant, path in (
+        (recipe.head, recipe, out),
+        (TWIN, replace(recipe, name=f"{recipe.name}-mean", head="mean"), out / TWIN),
+    ):
+        if (path / "recipe.yaml").exists():
+            run = RunFolder.open(path)
+            if run.recipe() != variant:
+                raise InputError(
+                    f"{path} holds a run with other settings; name another folder with --out"
+                )
+        else:
+            run = start_run(path, variant, splits, options)
+        console.print(f"[bold]{label}[/bold] in {path}")
+        runs[label] = _finish(run, splits, console)
+    main = runs[recipe.head]
+    figures = {label: finished.evaluation for label, finished in runs.items()}
+    console.print(evaluation_table(figures))
+    return _write_report(main, console, {TWIN: figures[TWIN]})
+
+
+def load_data(recipe: Recipe, console: Console) -> Splits:
+    """Load a recipe's data, with a bar where that takes a while."""
+    with counted("reading images", console) as progress:
+        return load_splits(
+            recipe.data,
+            in_channels=recipe.in_channels,
+            image_size=recipe.image_size,
+            seed=recipe.seed,
+            progress=progress,
+        )
+
+
+def load_weights(run: RunFolder) -> PatchClassifier:
+    """Load a run's best weights.
+
+    Raises:
+        InputError: there are none yet, they are damaged, or not those of the run's recipe.
+    """
+    model, recipe = load(run.path), run.recipe()
+    for name in MODEL_FIELDS:
+        wanted = getattr(recipe, name)
+        found = model.config[name]
+        if found != (list(wanted) if isinstance(wanted, tuple) else wanted):
+            raise InputError(
+                f"the weights in {run.path} are not those of its recipe.yaml: "
+                f"{name} is {found} in the weights and {wanted} in the recipe"
+            )
+    return model
+
+
+def _finish(run: RunFolder, splits: Splits, console: Console) -> FinishedRun:
+    """Train what is left of a run, and evaluate its best weights on the test split, once."""
+    facts = run.read_json("run.json")
+    if facts.get("finished"):
+        console.print(f"{run.path} is finished ({run.recipe().epochs} epochs)")
+    else:
+        console.print(
+            f"{facts['train_images']:,} training, {facts['validation_images']:,} validation and "
+            f"{facts['test_images']:,} test images; {facts['parameters'] / 1e6:.2f} M parameters; "
+            f"{facts['precision']} on {facts['hardware']['device']}",
+            highlight=False,
+        )
+        if not continue_run(run, splits, console):
+            raise RunStopped(f"stopped; continue with: loss-attention resume {run.path}")
+    model = load_weights(run)
+    figures = _evaluate(model, splits, console)
+    run.write_json("evaluation.json", figures.to_json())
+    return FinishedRun(run, model, splits, figures)
+
+
+def _evaluate(model: PatchClassifier, splits: Splits, console: Console) -> Evaluation:
+    with counted("evaluating", console) as progress:
+        return evaluate(model, splits.test, train=splits.train, progress=progress)
+
+
+def _report(finished: FinishedRun, console: Console) -> Path:
+    """Print the figures and write the report."""
+    name = finished.folder.recipe().name
+    console.print(evaluation_table({name: finished.evaluation}))
+    return _write_report(finished, console, {})
+
+
+def _write_report(
+    finished: FinishedRun, console: Console, comparisons: dict[str, Evaluation]
+) -> Path:
+    path = write_report(
+        finished.folder.path,
+        finished.model,
+        finished.splits.test,
+        finished.evaluation.to_json(),
+        comparisons={label: figures.to_json() for label, figures in comparisons.items()},
+    )
+    console.print(f"report: {path}", soft_wrap=True)
+    return path

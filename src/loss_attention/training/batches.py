@@ -1,0 +1,49 @@
+"""Which images each process sees in each step. A pure function of seed, epoch and step.
+
+So a resumed run needs no generator's state, and any number of processes sees the same batches.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from loss_attention.data.augmentation import Shifts, draw_shifts
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Return the number of steps that show every image once."""
+    return -(-images // batch_size)
+
+
+def epoch_batches(images: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
+    """Divide a shuffled epoch into batches that differ in size by at most one image.
+
+    Every image is in exactly one batch; there is no small remainder at the end, which would give
+    its images a larger say and batch norm a poor estimate.
+    """
+    order = torch.randperm(images, generator=stream(seed, epoch, 0))
+    return order.tensor_split(steps_per_epoch(images, batch_size))
+
+
+def batch_shifts(count: int, padding: int, flip: bool, seed: int, epoch: int, step: int) -> Shifts:
+    """Draw the augmentation of a whole batch, all processes' parts of it together."""
+    return draw_shifts(count, padding, flip, stream(seed, epoch, step + 1))
+
+
+def process_part(batch: Int[Tensor, " B"], rank: int, world_size: int) -> slice:
+    """Return the part of a batch that a process takes; the parts differ by at most one image."""
+    size, extra = divmod(len(batch), world_size)
+    start = rank * size + min(rank, extra)
+    return slice(start, start + size + (rank < extra))
+
+
+def stream(seed: int, epoch: int, step: int) -> torch.Generator:
+    """Return a generator of its own for each place in a run."""
+    return torch.Generator().manual_seed(stream_seed(seed, epoch, step))
+
+
+def stream_seed(seed: int, epoch: int, step: int) -> int:
+    """Mix three small numbers to a 63-bit seed; distinct below 2^20 epochs and 2^22 steps."""
+    return ((seed & 0x1FFFFF) << 42) | ((epoch & 0xFFFFF) << 22) | (step & 0x3FFFFF)

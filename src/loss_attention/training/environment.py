@@ -1,0 +1,86 @@
+"""The hardware and versions that a run stands on, and what the hardware is best used with."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from loss_attention.errors import InputError
+
+PACKAGES = ("torch", "numpy", "lightning-fabric", "datasets", "pillow", "scikit-learn")
+
+Precision = Literal["32", "bf16"]
+
+
+def choose_accelerator(wanted: str, devices: int) -> str:
+    """Return "cuda" or "cpu" for what was asked for.
+
+    Raises:
+        InputError: a GPU is asked for where there is none, or more of them than there are.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if devices < 1:
+        raise InputError(f"--devices must be at least 1, got {devices}")
+    if wanted == "cuda" and gpus == 0:
+        raise InputError("--accelerator cuda: torch finds no GPU here; use --accelerator cpu")
+    accelerator = "cuda" if gpus and wanted != "cpu" else "cpu"
+    if accelerator == "cuda" and devices > gpus:
+        raise InputError(f"--devices {devices}: there are {gpus} GPUs here")
+    cores = os.cpu_count() or 1
+    if accelerator == "cpu" and devices > cores:
+        raise InputError(f"--devices {devices}: this CPU has {cores} cores")
+    return accelerator
+
+
+def choose_precision(wanted: str, accelerator: str) -> Precision:
+    """Return "bf16" where it is asked for, or "auto" and faster there than float32.
+
+    That is on GPUs with bf16 units and on CPUs with AMX or AVX512-BF16; elsewhere a CPU emulates
+    bf16 and is slower with it.
+    """
+    if wanted != "auto":
+        return "bf16" if wanted == "bf16" else "32"
+    if accelerator == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    fast = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+    return "bf16" if fast else "32"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and the packages that decide a run's figures."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        found[package] = metadata.version(package)
+    return found
+
+
+def hardware(accelerator: str, devices: int, precision: str) -> dict[str, Any]:
+    """Describe the machine in words that a reader of the figures needs."""
+    described: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(0) if accelerator == "cuda" else "CPU",
+        "processes": devices,
+        "precision": precision,
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        described["memory_gib"] = round(memory / 2**30, 1)
+    return described
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

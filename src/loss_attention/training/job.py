@@ -1,0 +1,224 @@
+"""A run from its recipe to trained weights: choose hardware, launch processes, train, resume."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from lightning_fabric import Fabric
+from rich.console import Console
+from torch import Tensor
+from torch.multiprocessing import ProcessRaisedException
+
+from loss_attention import __version__
+from loss_attention.data.sample import ImageSet, Splits, hold_out
+from loss_attention.errors import InputError
+from loss_attention.models import PatchClassifier, create_model
+from loss_attention.training.environment import (
+    choose_accelerator,
+    choose_precision,
+    hardware,
+    versions,
+)
+from loss_attention.training.interruption import ForwardedStop
+from loss_attention.training.loop import Trainer
+from loss_attention.training.recipe import Recipe
+from loss_attention.training.run_folder import FORMAT_VERSION, RunFolder
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and on what a recipe runs; nothing of it changes what is computed, but to rounding."""
+
+    devices: int = 1
+    """Processes, each on a GPU of its own, or together on the CPU."""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one."""
+    checkpoint_every_steps: int = 0
+    """Save each so many steps too, not only at the end of each epoch."""
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every_steps < 0:
+            raise InputError(
+                f"--checkpoint-every-steps must be at least 0, got {self.checkpoint_every_steps}"
+            )
+
+
+def build_model(recipe: Recipe, splits: Splits) -> PatchClassifier:
+    """Build the recipe's model for a data set, with the training set's normalisation.
+
+    Raises:
+        InputError: a value of the recipe that its network cannot have, or images too small.
+    """
+    torch.manual_seed(recipe.seed)
+    model = create_model(
+        recipe.backbone,
+        head=recipe.head,
+        num_classes=len(splits.train.class_names),
+        in_channels=recipe.in_channels,
+        width=recipe.width,
+        strided_layers=recipe.strided_layers,
+        patch_kernel=recipe.patch_kernel,
+        patch_stride=recipe.patch_stride,
+        threshold=recipe.threshold,
+        class_names=splits.train.class_names,
+        image_size=splits.train.size,
+        multi_label=splits.train.multi_label,
+    )
+    model.check_image_size(*splits.train.size)
+    model.set_normalisation(*channel_statistics(splits.train.images))
+    return model
+
+
+def channel_statistics(images: Tensor) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
+    """Return mean and deviation of each channel of uint8 images, in units of [0, 1]."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    # From histograms: exact, and without a floating-point copy of the set.
+    shares = torch.stack(
+        [torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]
+    ).double()
+    shares /= shares.sum(dim=1, keepdim=True)
+    mean = shares @ levels
+    deviation = ((shares * (levels - mean.unsqueeze(1)) ** 2).sum(dim=1)).sqrt()
+    return mean.float(), deviation.float()
+
+
+def start_run(
+    path: Path, recipe: Recipe, splits: Splits, options: RunOptions, *, overwrite: bool = False
+) -> RunFolder:
+    """Check everything that can be wrong, then make the folder of a new run.
+
+    Raises:
+        InputError: see `build_model`, `choose_accelerator` and `RunFolder.create`.
+    """
+    accelerator = choose_accelerator(options.accelerator, options.devices)
+    precision = choose_precision(recipe.precision, accelerator)
+    model = build_model(recipe, splits)
+    kept, held_out = hold_out(splits.train.labels, recipe.validation_fraction, recipe.seed)
+    if len(kept) < options.devices:
+        raise InputError(f"--devices {options.devices}: there are {len(kept)} training images")
+    run = RunFolder.create(path, recipe, overwrite=overwrite)
+    facts = {
+        "format_version": FORMAT_VERSION,
+        "package_version": __version__,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "options": asdict(options) | {"accelerator": accelerator},
+        "precision": precision,
+        "source": splits.source,
+        "data_fingerprint": splits.train.fingerprint(),
+        "classes": list(splits.train.class_names),
+        "multi_label": splits.train.multi_label,
+        "train_images": len(kept),
+        "validation_images": len(held_out),
+        "test_images": len(splits.test),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "versions": versions(),
+        "hardware": hardware(accelerator, options.devices, precision),
+        "finished": False,
+    }
+    run.write_json("run.json", facts)
+    return run
+
+
+def continue_run(run: RunFolder, splits: Splits, console: Console | None = None) -> bool:
+    """Train a run from its last checkpoint, or from the start where it has none.
+
+    Args:
+        run: the run; its folder names the recipe, the devices and the precision.
+        splits: the run's data, loaded anew.
+        console: where to show progress.
+
+    Returns:
+        True when the run is finished, False when it was interrupted and can be resumed.
+
+    Raises:
+        InputError: the data is not what the run began with, or what `Trainer` raises.
+    """
+    recipe, facts = run.recipe(), run.read_json("run.json")
+    if facts.get("data_fingerprint") != splits.train.fingerprint():
+        raise InputError(
+            f"the training data of {run.path} has changed since it began ({recipe.data}); "
+            "start a new run with it"
+        )
+    run.remove_leftovers()
+    options = RunOptions(**facts["options"])
+    accelerator = choose_accelerator(options.accelerator, options.devices)
+    kept, held_out = hold_out(splits.train.labels, recipe.validation_fraction, recipe.seed)
+    train, validation = splits.train.subset(kept), splits.train.subset(held_out)
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=options.devices,
+        strategy="auto" if options.devices == 1 else "ddp_spawn",
+        precision="bf16-mixed" if facts["precision"] == "bf16" else "32-true",
+    )
+    model = build_model(recipe, splits)
+    work = _Work(run, recipe, model, train, validation, options, shown=console is not None)
+    if options.devices == 1:
+        fabric.launch()
+        outcome = work(fabric, console)
+    else:
+        outcome = _launch_processes(fabric, work)
+    facts["finished"] = outcome["finished"]
+    facts["best_epoch"], facts["train_seconds"] = outcome["best_epoch"], outcome["seconds"]
+    run.write_json("run.json", facts)
+    return bool(outcome["finished"])
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What each process does; a class, so that it can be sent to a spawned process."""
+
+    run: RunFolder
+    recipe: Recipe
+    model: PatchClassifier
+    train: ImageSet
+    validation: ImageSet
+    options: RunOptions
+    shown: bool
+
+    def __call__(self, fabric: Fabric, console: Console | None = None) -> dict[str, Any]:
+        if console is None and self.shown:
+            console = Console()
+        trainer = Trainer(
+            fabric,
+            self.recipe,
+            self.model,
+            self.train,
+            self.validation,
+            self.run,
+            checkpoint_every=self.options.checkpoint_every_steps,
+            console=console,
+        )
+        state = self.run.load_state()
+        if state is not None:
+            trainer.restore(state)
+        finished = trainer.train()
+        position = trainer.position
+        return {
+            "finished": finished,
+            "best_epoch": position.best_epoch,
+            "seconds": position.seconds,
+        }
+
+
+def _launch_processes(fabric: Fabric, work: _Work) -> dict[str, Any]:
+    """Run the work in several processes; an error that a user can mend comes back as one line."""
+    with ForwardedStop().listening():
+        try:
+            outcome: dict[str, Any] = fabric.launch(_in_process, work)
+        except ProcessRaisedException as error:
+            mendable = re.search(r"^loss_attention\.[\w.]+: (.*)$", str(error), re.MULTILINE)
+            if mendable:
+                raise InputError(mendable[1]) from error
+            raise
+    return outcome
+
+
+def _in_process(fabric: Fabric, work: _Work) -> dict[str, Any]:
+    return work(fabric)

@@ -1,0 +1,362 @@
+"""The training loop: train -> train_epoch -> train_step, under lightning-fabric."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from lightning_fabric import Fabric
+from rich.console import Console
+from torch import Tensor, nn
+
+from loss_attention.data.augmentation import crop_and_flip
+from loss_attention.data.sample import ImageSet
+from loss_attention.errors import InputError
+from loss_attention.evaluation import validate
+from loss_attention.heads.catalog import HEADS
+from loss_attention.losses import multi_label_loss, single_label_loss
+from loss_attention.metrics.classification import correct_images
+from loss_attention.models import WEIGHTS_FILE, PatchClassifier
+from loss_attention.prediction import ImagePrediction
+from loss_attention.training.batches import (
+    batch_shifts,
+    epoch_batches,
+    process_part,
+    steps_per_epoch,
+    stream_seed,
+)
+from loss_attention.training.interruption import StopRequest
+from loss_attention.training.progress import TrainingProgress
+from loss_attention.training.recipe import Recipe
+from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.scalars import Scalars
+from loss_attention.training.schedule import learning_rate, regulariser_weight
+
+# Steps between the looks at device values that make the host wait for a GPU.
+CHECK_INTERVAL = 20
+
+
+class DivergedError(InputError):
+    """The loss or the weights are no longer finite."""
+
+
+@dataclass
+class Position:
+    """Where a run stands; with the weights and the optimiser, all that resuming needs.
+
+    Attributes:
+        epoch: finished epochs.
+        step: finished steps of the epoch that is under way.
+        best: validation accuracy and negative validation loss of the best epoch; None before it.
+        best_epoch: counted from 1; 0 before the first.
+        seconds: spent on training and validation so far.
+        history: a line of metrics.jsonl for each finished epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best: tuple[float, float] | None = None
+    best_epoch: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains one model in one process; with others beside it when Fabric has several.
+
+    Args:
+        fabric: precision, device and processes.
+        recipe: what to compute.
+        model: the model to train; moved to the device.
+        train: the training images of every process, without the validation slice.
+        validation: the held-out slice; may be empty, then the last epoch is the best.
+        run: where to save.
+        checkpoint_every: also save each so many steps; 0: at the ends of epochs only.
+        console: where the first process shows its progress.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        recipe: Recipe,
+        model: PatchClassifier,
+        train: ImageSet,
+        validation: ImageSet,
+        run: RunFolder,
+        *,
+        checkpoint_every: int = 0,
+        console: Console | None = None,
+    ) -> None:
+        self.fabric, self.recipe, self.run = fabric, recipe, run
+        self.checkpoint_every = checkpoint_every
+        self.train_set = train.to(fabric.device)
+        part = torch.arange(fabric.global_rank, len(validation), fabric.world_size)
+        self.validation = validation.subset(part).to(fabric.device)
+        self.validation_images = len(validation)
+        self.model = model.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+        )
+        self.network, self.optimizer = fabric.setup(model, optimizer)
+        self.loss: Callable[..., Tensor] = (
+            multi_label_loss if train.multi_label else single_label_loss
+        )
+        self.regularised = HEADS[recipe.head].regularised
+        self.steps_per_epoch = steps_per_epoch(len(train), recipe.batch_size)
+        self.position = Position()
+        # Sums over the epoch: loss x images, correct, images. On the device, so no step waits.
+        self.totals = torch.zeros(3, dtype=torch.float64, device=fabric.device)
+        self.bad_step = torch.full((), -1, device=fabric.device)
+        self.stop = StopRequest()
+        self.console = console if fabric.is_global_zero else None
+
+    def train(self) -> bool:
+        """Train from where the position says to the end of the recipe.
+
+        Returns:
+            True when the run is finished; False when it was interrupted, with everything saved.
+
+        Raises:
+            DivergedError: the loss or the weights became NaN or infinite; the last good
+                checkpoint stays.
+            SaveError: a checkpoint could not be written; the one before it stays.
+        """
+        total = self.recipe.epochs * self.steps_per_epoch
+        self.display = TrainingProgress(
+            self.console, self.recipe.name, self.recipe.epochs, total, self._finished_steps
+        )
+        with self.stop.listening(), self.display, self._scalars() as self.scalars:
+            while self.position.epoch < self.recipe.epochs:
+                if not self.train_epoch():
+                    return False
+        return True
+
+    def train_epoch(self) -> bool:
+        """Train the rest of an epoch and close it; False when a stop was asked for in it."""
+        position = self.position
+        gamma = regulariser_weight(self.recipe, position.epoch, by_default=self.regularised)
+        batches = epoch_batches(
+            len(self.train_set), self.recipe.batch_size, self.recipe.seed, position.epoch
+        )
+        self.network.train()
+        started, first_step = time.perf_counter(), position.step
+
+        def images_per_second() -> float:
+            images = sum(len(batch) for batch in batches[first_step : position.step])
+            return images / (time.perf_counter() - started)
+
+        while position.step < len(batches):
+            self.train_step(batches[position.step], gamma)
+            position.step += 1
+            self.display.advance()
+            if self._check_due():
+                self._check_finite()
+                if self._stop_agreed():
+                    position.seconds += time.perf_counter() - started
+                    self.save()
+                    return False
+            if self._checkpoint_due(len(batches)):
+                self.save()
+            if self.display.due():
+                loss, accuracy = self._figures(self.totals)
+                self.display.show(position.epoch + 1, loss, accuracy, images_per_second())
+        self._check_finite()
+        totals = self.fabric.all_reduce(self.totals, reduce_op="sum")
+        self._close_epoch(totals, gamma, images_per_second(), started)
+        return True
+
+    def train_step(self, batch: Int[Tensor, " B"], gamma: float) -> None:
+        """Take one step on this process's part of a batch."""
+        recipe, position, fabric = self.recipe, self.position, self.fabric
+        part = process_part(batch, fabric.global_rank, fabric.world_size)
+        shifts = batch_shifts(
+            len(batch),
+            recipe.crop_padding,
+            recipe.horizontal_flip,
+            recipe.seed,
+            position.epoch,
+            position.step,
+        )[part]
+        index = batch[part].to(fabric.device)
+        images = crop_and_flip(self.train_set.images[index], shifts, recipe.crop_padding)
+        labels = self.train_set.labels[index]
+        # What is random inside the network (dropout) follows from the place too, per process.
+        torch.manual_seed(
+            stream_seed(recipe.seed + fabric.global_rank + 1, position.epoch, position.step)
+        )
+        rate = learning_rate(recipe, self._finished_steps, recipe.epochs * self.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        prediction: ImagePrediction = self.network(images)
+        loss = self.loss(prediction, labels, gamma)
+        # Gradients are averaged over processes, whose parts may differ by an image.
+        fabric.backward(loss * (len(index) * fabric.world_size / len(batch)))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            self.totals += torch.stack(
+                [
+                    loss.double() * len(index),
+                    correct_images(prediction.logits, labels).sum().double(),
+                    torch.full((), len(index), dtype=torch.float64, device=fabric.device),
+                ]
+            )
+            bad = ~torch.isfinite(loss) & (self.bad_step < 0)
+            self.bad_step = torch.where(bad, self._finished_steps + 1, self.bad_step)
+
+    def save(self) -> None:
+        """Write the checkpoint of this moment; one write, from the first process."""
+        self._check_weights()
+        totals = self.fabric.all_reduce(self.totals, reduce_op="sum")
+        if self.fabric.is_global_zero:
+            self.run.save_state(
+                {
+                    "format_version": 1,
+                    "model": self.model.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "position": asdict(self.position),
+                    "totals": totals.cpu(),
+                }
+            )
+        self.fabric.barrier()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint; the opposite of `save`.
+
+        Raises:
+            InputError: its weights are not those of this model.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise InputError(
+                f"the checkpoint in {self.run.path} is not of the model that its recipe.yaml names"
+            ) from error
+        self.position = Position(**state["position"])
+        if self.position.best is not None:
+            self.position.best = (self.position.best[0], self.position.best[1])
+        if self.fabric.is_global_zero:  # the sum over all processes, kept by one of them
+            self.totals += state["totals"].to(self.totals.device)
+            self.run.write_metrics(self.position.history)
+
+    @property
+    def _finished_steps(self) -> int:
+        return self.position.epoch * self.steps_per_epoch + self.position.step
+
+    def _close_epoch(self, totals: Tensor, gamma: float, rate: float, started: float) -> None:
+        """Validate, note the figures, keep the weights if they are the best, and save."""
+        self._share_statistics()
+        loss, accuracy = self._figures(totals)
+        validation_loss, validation_accuracy = self._validate()
+        position, epoch = self.position, self.position.epoch + 1
+        if validation_accuracy is None or validation_loss is None:
+            better = True
+        else:
+            score = (validation_accuracy, -validation_loss)
+            better = position.best is None or score >= position.best
+            position.best = score if better else position.best
+        position.best_epoch = epoch if better else position.best_epoch
+        elapsed = time.perf_counter() - started
+        line = {
+            "epoch": epoch,
+            "step": epoch * self.steps_per_epoch,
+            "loss": loss,
+            "accuracy": accuracy,
+            "gamma": gamma,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "images_per_second": rate,
+            "seconds": elapsed,
+            "validation_loss": validation_loss,
+            "validation_accuracy": validation_accuracy,
+            "best": better,
+        }
+        position.epoch, position.step = epoch, 0
+        position.seconds += elapsed
+        position.history.append(line)
+        self.totals.zero_()
+        self._check_weights()
+        if self.fabric.is_global_zero:
+            if better:
+                self.run.write(WEIGHTS_FILE, self.model.to_bytes())
+            self.run.write_metrics(position.history)
+        self.save()
+        self.scalars.write(line)
+        self.display.finish_epoch(line)
+
+    def _validate(self) -> tuple[float | None, float | None]:
+        """Return loss and accuracy on the validation slice, each process doing its part."""
+        if not self.validation_images:
+            return None, None
+        sums = torch.zeros(2, dtype=torch.float64)
+        if len(self.validation):
+            size = max(self.recipe.batch_size, 256)
+            figures = validate(self.model, self.validation, size, self.fabric.autocast)
+            sums = torch.tensor(figures, dtype=torch.float64) * len(self.validation)
+        sums = self.fabric.all_reduce(sums.to(self.fabric.device), reduce_op="sum")
+        loss, accuracy = (sums / self.validation_images).tolist()
+        if not loss < float("inf"):
+            raise self._diverged("validation loss", self._finished_steps)
+        return loss, accuracy
+
+    def _share_statistics(self) -> None:
+        """Average batch norm's running statistics over processes, so that all end the same."""
+        if self.fabric.world_size == 1:
+            return
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                for statistic in (module.running_mean, module.running_var):
+                    if statistic is not None:
+                        statistic.copy_(self.fabric.all_reduce(statistic, reduce_op="mean"))
+
+    def _scalars(self) -> Scalars:
+        folder = self.run.path / "tensorboard" if self.fabric.is_global_zero else None
+        return Scalars(folder, self._finished_steps)
+
+    def _checkpoint_due(self, epoch_steps: int) -> bool:
+        """Each so many steps; not at the end of an epoch, which saves anyway."""
+        every, step = self.checkpoint_every, self.position.step
+        return every > 0 and step % every == 0 and step < epoch_steps
+
+    def _check_due(self) -> bool:
+        alone_on_cpu = self.fabric.world_size == 1 and self.fabric.device.type == "cpu"
+        return alone_on_cpu or self.position.step % CHECK_INTERVAL == 0
+
+    def _stop_agreed(self) -> bool:
+        """Whether any process was asked to stop; all of them get the same answer."""
+        if self.fabric.world_size == 1:
+            return self.stop.requested
+        asked = torch.tensor(float(self.stop.requested), device=self.fabric.device)
+        return bool(self.fabric.all_reduce(asked, reduce_op="sum") > 0)
+
+    def _check_finite(self) -> None:
+        if self.bad_step >= 0:
+            raise self._diverged("loss", int(self.bad_step))
+
+    def _check_weights(self) -> None:
+        """A finite loss may still have moved the weights to infinity; never save such."""
+        sums = torch.stack([p.detach().double().sum() for p in self.model.parameters()])
+        if not sums.isfinite().all():
+            raise self._diverged("weights", self._finished_steps)
+
+    def _diverged(self, what: str, step: int) -> DivergedError:
+        last = self.run.path / WEIGHTS_FILE
+        kept = f"; the best epoch so far stays in {last}" if last.exists() else ""
+        epoch = (step - 1) // self.steps_per_epoch + 1
+        return DivergedError(
+            f"the {what} became NaN or infinite at step {step} (epoch {epoch}){kept}; "
+            "a lower --learning-rate usually helps"
+        )
+
+    @staticmethod
+    def _figures(totals: Tensor) -> tuple[float, float]:
+        loss, correct, images = totals.tolist()
+        return loss / images, correct / images
