@@ -1,0 +1,79 @@
+"""What all tests share: checked shapes and types, one thread, a fixed seed, no network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before torch and the hub's client are imported, which read these once. Child processes inherit.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+import jaxtyping
+import pytest
+from hypothesis import settings
+
+# The rooms whose business is tensors: every annotation in them is checked at every call of the
+# tests. Rooms that deal in files and terminals are left to mypy, as beartype takes some of their
+# hints amiss (a BytesIO for a BinaryIO, say).
+CHECKED_ROOMS = (
+    "attention",
+    "backbones",
+    "data.augmentation",
+    "data.digits",
+    "data.sample",
+    "explanation",
+    "geometry",
+    "heads",
+    "losses",
+    "metrics",
+    "models",
+    "prediction",
+)
+# An int passes for a float, as it does for mypy.
+_CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+# Before the package is imported, or it would come too late.
+jaxtyping.install_import_hook([f"loss_attention.{room}" for room in CHECKED_ROOMS], _CHECKER)
+
+# The same examples each time: a failure here is a failure everywhere.
+settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+settings.load_profile("repeatable")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _repeatable() -> None:
+    """One thread and a fixed seed for every test."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def no_shape_checks() -> Iterator[None]:
+    """The package as its users run it, without the checks of annotations.
+
+    A wrong shape has to meet the package's own message there, and here jaxtyping's comes first.
+    """
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets beside the repository; skips where there is none."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the real data sets in ../shared/data beside the repository")
+    return folder
