@@ -1,0 +1,78 @@
+# `make demo` and `make test` work on a fresh machine with Python 3.11 or newer and make: each first
+# makes .venv, with the exact versions of requirements.txt and this package in it.
+#
+# Variables: PYTHON, the interpreter that .venv is made from; WORKERS, the processes of the tests;
+# DEMO_FLAGS, passed on to `loss-attention demo`.
+
+PYTHON ?= python3
+WORKERS ?= 2
+DEMO_FLAGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Silent but for errors.
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
+REQUIREMENTS_DONE := $(VENV)/.requirements-installed
+PACKAGE_DONE := $(VENV)/.package-installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test bench clean
+
+help:
+	@echo 'make demo     train on the digits that come along, then open runs/demo/report.html'
+	@echo 'make test     format, lint, types, tests, doctests and the commands of the README'
+	@echo 'make bench    measure the figures of results/ (takes long)'
+	@echo 'make install  only make .venv, which the others do by themselves'
+	@echo 'make clean    remove .venv, caches and builds; runs/ stays'
+
+install: $(PACKAGE_DONE)
+	@echo '$(VENV) is ready; enter it with: source $(BIN)/activate'
+
+demo: $(PACKAGE_DONE)
+	@$(BIN)/loss-attention demo --out runs/demo $(DEMO_FLAGS)
+
+# One thread a test process: the processes would fight over the cores, and sums of floats in several
+# threads need not add up in the same order twice.
+test: export OMP_NUM_THREADS = 1
+test: $(PACKAGE_DONE)
+	@echo '== format: ruff format --check'
+	@$(BIN)/ruff format --check .
+	@echo '== lint: ruff check'
+	@$(BIN)/ruff check .
+	@echo '== types: mypy --strict on src'
+	@$(BIN)/mypy
+	@echo '== tests, doctests and the commands of the README: pytest, $(WORKERS) processes'
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+bench: $(PACKAGE_DONE)
+	@$(BIN)/python benchmarks/run.py
+
+clean:
+	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	@find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo 'removed .venv, caches and builds; runs/ is as it was'
+
+# Installed anew only when the pins change; the package alone when only pyproject.toml does.
+$(PACKAGE_DONE): pyproject.toml $(REQUIREMENTS_DONE)
+	@echo '== installing this package into $(VENV)'
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(REQUIREMENTS_DONE): requirements.txt | $(BIN)/python
+	@echo '== installing requirements.txt into $(VENV) (torch is large: the first time takes minutes)'
+	@$(PIP) install --requirement requirements.txt
+	@touch $@
+
+$(BIN)/python:
+	@command -v $(PYTHON) > /dev/null || { \
+	  echo 'make: there is no $(PYTHON) here; install Python 3.11 or newer, or name one:' \
+	    'make PYTHON=/path/to/python3.12 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: $$($(PYTHON) --version) is too old, 3.11 or newer is needed; name another:" \
+	    'make PYTHON=python3.12 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2> /dev/null || { \
+	  echo "make: $(PYTHON) lacks the venv module; on Debian and Ubuntu:" \
+	    'apt install python3-venv' >&2; exit 1; }
+	@echo "== making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
