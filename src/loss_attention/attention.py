@@ -124,11 +124,12 @@ def _shares(
     logits: Float[Tensor, "B N K"], mask: Bool[Tensor, "B N"] | None = None
 ) -> Float[Tensor, "B N"]:
     """Each row's share of the l2,1 norm (Eqs. 4 and 5a); uniform where the norm is zero."""
-    if logits.dtype != torch.float64:
-        logits = logits.float()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     largest = logits.detach().abs().amax(dim=(1, 2), keepdim=True)
     # vector_norm has gradient 0 at a zero row, where the derivative of the root does not exist.
-    norms = torch.linalg.vector_norm(logits / largest.where(largest > 0, 1.0), dim=2)
+    # Below the smallest normal number, dividing by it would overflow the gradient: all but zero.
+    scale = largest.where(largest >= torch.finfo(logits.dtype).tiny, 1.0)
+    norms = torch.linalg.vector_norm(logits / scale, dim=2)
     if mask is None:
         uniform = torch.full_like(norms, 1.0 / norms.shape[1])
     else:
@@ -142,7 +143,8 @@ def _drop_trivial(
     shares: Float[Tensor, "B M"], threshold: float, mask: Bool[Tensor, "B M"] | None = None
 ) -> Float[Tensor, "B M"]:
     """Subtract `threshold / M`, drop what falls below zero, normalise again (Eqs. 5b and 6b)."""
-    count = shares.shape[1] if mask is None else mask.sum(dim=1, keepdim=True)
+    # In the shares' own type: an int64 count would make threshold / count float32 for float64.
+    count = shares.shape[1] if mask is None else mask.sum(dim=1, keepdim=True).to(shares.dtype)
     kept = torch.relu(shares - threshold / count)
     total = kept.sum(dim=1, keepdim=True)
     # What is kept sums to at least 1 - threshold; less than a few roundings is nothing but them.

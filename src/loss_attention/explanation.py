@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from loss_attention.errors import InputError
 from loss_attention.geometry import PatchGrid, enclosing_boxes, paint_patches
 from loss_attention.prediction import ImagePrediction, PatchPrediction
 
@@ -59,7 +60,7 @@ def explain_prediction(
         ValueError: a prediction without patches (a baseline), or a target outside the classes.
     """
     if not isinstance(prediction, PatchPrediction):
-        raise ValueError(
+        raise InputError(
             "this model has no patches, so its decision has no exact evidence to show; "
             "a patch head such as 'loss-attention' or 'mean' has"
         )
@@ -69,10 +70,12 @@ def explain_prediction(
         target = logits.argmax(dim=1)
     elif isinstance(target, int):
         target = torch.full((batch,), target, device=logits.device)
-    if target.shape != (batch,) or (batch and not bool(((target >= 0) & (target < classes)).all())):
-        raise ValueError(
+    in_range = not target.is_floating_point() and ((target >= 0) & (target < classes)).all()
+    if target.shape != (batch,) or not in_range:
+        raise InputError(
             f"target must be {batch} class indices in 0..{classes - 1}, got {target.tolist()}"
         )
+    target = target.to(logits.device, torch.int64)
     evidence = prediction.evidence
     index = target[:, None, None].expand(-1, evidence.shape[1], 1)
     return Explanation(

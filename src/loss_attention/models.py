@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from jaxtyping import Float, Int, Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
@@ -98,15 +99,19 @@ class PatchClassifier(
             A `PatchPrediction`, or an `ImagePrediction` without patches for the baseline head.
 
         Raises:
-            ValueError: another number of channels, or images smaller than one patch.
+            ValueError: another number of channels, another type, or images smaller than one patch.
         """
         if images.ndim != 4 or images.shape[1] != self.mean.shape[0]:
             raise InputError(
                 f"images must have shape (B, {self.mean.shape[0]}, H, W), got {tuple(images.shape)}"
             )
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise InputError(f"images must be uint8 or floating point, got {images.dtype}")
         height, width = images.shape[2:]
         self.check_image_size(height, width)
-        scaled = images / 255 if images.dtype == torch.uint8 else images
+        scaled = images.to(self.mean.dtype)
+        if images.dtype == torch.uint8:
+            scaled = scaled / 255
         prediction: ImagePrediction = self.head(
             self.backbone((scaled - self.mean) / self.std), (height, width)
         )
@@ -118,7 +123,7 @@ class PatchClassifier(
     ) -> Explanation:
         """Classify images and show where the evidence lies, in one forward pass.
 
-        Batch norm uses its running statistics, and the module's mode is left as it was.
+        Batch norm uses its running statistics, and every module's mode is left as it was.
 
         Args:
             images: as for `forward`.
@@ -127,12 +132,14 @@ class PatchClassifier(
         Raises:
             ValueError: a baseline head, which has no evidence; a target outside the classes.
         """
-        training = self.training
+        # Module by module: a frozen batch norm inside a model in training stays frozen.
+        in_training = [module for module in self.modules() if module.training]
         self.eval()
         try:
             return explain_prediction(self(images), target, multi_label=self.multi_label)
         finally:
-            self.train(training)
+            for module in in_training:
+                module.training = True
 
     def set_normalisation(self, mean: Float[Tensor, " C"], std: Float[Tensor, " C"]) -> None:
         """Set the mean and deviation of each channel, in units of [0, 1] images."""
@@ -166,6 +173,10 @@ class PatchClassifier(
             "config": json.dumps(self.config),
         }
         return serialise(tensors, metadata)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        # Not the mixin's own file, which lacks the metadata that `load` reads.
+        (save_directory / WEIGHTS_FILE).write_bytes(self.to_bytes())
 
 
 def create_model(
@@ -232,7 +243,8 @@ def load(source: str | Path) -> PatchClassifier:
     """Load a trained model, in evaluation mode, on the CPU.
 
     Args:
-        source: a run folder, a `.safetensors` file that training saved, or a Hugging Face hub id.
+        source: a run folder, a `.safetensors` file that training saved, a folder that
+            `save_pretrained` wrote, or the Hugging Face hub id of one.
 
     Raises:
         ValueError: nothing there, a file that is truncated, from a newer version, or not ours.
@@ -245,13 +257,13 @@ def load(source: str | Path) -> PatchClassifier:
     if path.parent.is_dir() and path.name == WEIGHTS_FILE:
         raise InputError(f"{path.parent} holds no {WEIGHTS_FILE}; is it a run folder?")
     try:
-        model: PatchClassifier = PatchClassifier.from_pretrained(str(source))
+        path = Path(hf_hub_download(str(source), WEIGHTS_FILE))
     except Exception as error:  # whatever the hub's client raises: offline, unknown, malformed
         raise InputError(
             f"{str(source)!r} is neither a run folder or .safetensors file here nor a model that "
             f"the Hugging Face hub would give ({type(error).__name__})"
         ) from error
-    return model.eval()
+    return _load_file(path)
 
 
 def _load_file(path: Path) -> PatchClassifier:
@@ -263,13 +275,19 @@ def _load_file(path: Path) -> PatchClassifier:
         raise InputError(f"{path} is truncated or no safetensors file ({error})") from error
     if metadata.get("format") != "loss-attention":
         raise InputError(f"{path} was not saved by loss-attention: its metadata lacks the model")
-    version = int(metadata["format_version"])
+    try:
+        version, config = int(metadata["format_version"]), json.loads(metadata["config"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"the metadata of {path} is damaged ({error!r})") from error
     if version > FORMAT_VERSION:
         raise InputError(
             f"{path} is of format {version}, this version reads up to {FORMAT_VERSION}: "
             "upgrade loss-attention"
         )
-    model = create_model(**json.loads(metadata["config"]))
+    try:
+        model = create_model(**config)
+    except (TypeError, InputError) as error:
+        raise InputError(f"{path} names a model unknown to this version: {error}") from error
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -286,8 +304,8 @@ def _check(config: dict[str, Any]) -> None:
     for name in ("num_classes", "in_channels", "patch_kernel", "patch_stride"):
         if config[name] < 1:
             raise InputError(f"{name} must be at least 1, got {config[name]}")
-    if not config["width"] > 0:
-        raise InputError(f"width must be above 0, got {config['width']}")
+    if not 0 < config["width"] < math.inf:
+        raise InputError(f"width must be above 0 and finite, got {config['width']}")
     if not 0 <= config["threshold"] <= 1:
         raise InputError(f"threshold must be in [0, 1], got {config['threshold']}")
     places = BACKBONES[config["backbone"]].strideable

@@ -47,6 +47,11 @@ class PatchPrediction(ImagePrediction):
         return self.patch_weights > self.selection / self.patch_weights.shape[1]
 
 
+def full_precision(values: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+    """Return float32 for anything less; float64 stays as it is."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def pool_patches(
     patch_logits: Float[Tensor, "B M K"], weights: Float[Tensor, "B M"]
 ) -> Float[Tensor, "B K"]:

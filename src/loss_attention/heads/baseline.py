@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from loss_attention.prediction import ImagePrediction
+from loss_attention.prediction import ImagePrediction, full_precision
 
 
 class BaselineHead(nn.Module):
@@ -32,4 +32,4 @@ class BaselineHead(nn.Module):
     ) -> ImagePrediction:
         """Return the image's logits."""
         logits: Tensor = self.classifier(feature_map.mean(dim=(2, 3)))
-        return ImagePrediction(logits.float())
+        return ImagePrediction(full_precision(logits))

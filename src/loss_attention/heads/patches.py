@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loss_attention.geometry import PatchGrid
-from loss_attention.prediction import PatchPrediction, pool_patches
+from loss_attention.prediction import PatchPrediction, full_precision, pool_patches
 
 PATCH_CHANNELS = 512
 
@@ -68,8 +68,8 @@ class PatchHead(nn.Module):
         patches = places.flatten(2).transpose(1, 2)
         # Full precision from here on: the head is cheap, and the evidence has to add up.
         with torch.autocast(patches.device.type, enabled=False):
-            patches = patches.float()
-            patch_logits: Tensor = self.classifier(patches)
+            patches = patches.to(self.classifier.weight.dtype)
+            patch_logits: Tensor = full_precision(self.classifier(patches))
             weights: Tensor = self.weighing(patches, patch_logits)
             logits = pool_patches(patch_logits, weights)
         grid = PatchGrid(rows, columns, self.window, self.stride, *image_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -17,4 +16,4 @@ class MeanPooling(nn.Module):
     ) -> Float[Tensor, "B M"]:
         """Return uniform weights."""
         batch, count, _ = patch_logits.shape
-        return torch.full((batch, count), 1.0 / count, device=patch_logits.device)
+        return patch_logits.new_full((batch, count), 1.0 / count)
