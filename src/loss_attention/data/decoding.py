@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -24,9 +24,9 @@ from torch import Tensor
 
 from loss_attention.errors import InputError
 
-IMAGE_SUFFIXES = frozenset(
-    (".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png")
-    + (".pnm", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
+    *(".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
 MOST_PIXELS = 89_478_485
 """A larger image is refused: it would take over 256 MB decoded (Pillow's own limit)."""
@@ -111,15 +111,16 @@ def list_images(path: Path) -> list[Path]:
 
     Hidden files and folders (a name that starts with a dot) are left out.
     """
-    return sorted(file for file in _visible_files(path) if file.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(file for file in visible_files(path) if file.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def _visible_files(folder: Path) -> Iterable[Path]:
+def visible_files(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and the folders in it, without the hidden ones."""
     for entry in folder.iterdir():
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _visible_files(entry)
+            yield from visible_files(entry)
         else:
             yield entry
 

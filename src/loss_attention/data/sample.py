@@ -95,6 +95,17 @@ class Splits:
     source: str
 
 
+def limited(splits: Splits, images: int, seed: int) -> Splits:
+    """Keep at most so many training and so many test images, drawn at random by the seed."""
+
+    def part(data: ImageSet) -> ImageSet:
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+        return data.subset(order[:images].sort().values)
+
+    source = f"{splits.source}, limited to {images:,} training and {images:,} test images"
+    return Splits(part(splits.train), part(splits.test), source)
+
+
 def hold_out(labels: Shaped[Tensor, "N *K"], fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Divide the indices of a set into a kept and a held-out part, both sorted.
 

@@ -1,0 +1,104 @@
+"""What a column of labels means: class indices, or a 0/1 matrix where rows hold several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from loss_attention.errors import InputError
+
+Rows = Sequence[Any]
+"""A label for each row: a value, or a list of values; None where there is none."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of every split: indices `(N,)` or a matrix `(N, K)`, as in `ImageSet`."""
+
+    class_names: tuple[str, ...]
+    splits: dict[str, Shaped[Tensor, "N *K"]]
+
+
+def read_labels(
+    rows: Mapping[str, Rows],
+    declared: tuple[str, ...] | None,
+    *,
+    multi_label: bool,
+    title: Callable[[str, int], str],
+    where: str,
+) -> Labels:
+    """Turn labels of any kind into tensors.
+
+    Args:
+        rows: the labels of each split, the training split first.
+        declared: the class names, and rows hold their indices; None: the classes are the distinct
+            values of the training split, sorted.
+        multi_label: rows hold lists.
+        title: what a row of a split is called in an error.
+        where: what the data is called in an error.
+
+    Raises:
+        InputError: a row without a label, a label outside the classes, or one class only.
+    """
+    training = next(iter(rows))
+    if declared is None:
+        found = _distinct(rows[training], multi_label)
+        index = {value: k for k, value in enumerate(found)}
+        names = tuple(str(value) for value in found)
+        rule = f"is no class of split {training}, which has {_few(names)}"
+    else:
+        index = {k: k for k in range(len(declared))}
+        names = declared
+        rule = f"is outside the {len(names)} classes, 0 to {len(names) - 1}"
+
+    def indices(split: str, row: int, label: Any) -> list[int]:
+        if label is None:
+            raise InputError(f"{where}: {title(split, row)} has no label")
+        values = label if multi_label else [label]
+        for value in values:
+            if value not in index:
+                raise InputError(f"{where}: label {value!r} of {title(split, row)} {rule}")
+        return [index[value] for value in values]
+
+    tensors = {}
+    for split, labels in rows.items():
+        found_indices = [indices(split, row, label) for row, label in enumerate(labels)]
+        tensors[split] = _tensor(found_indices, len(names) if multi_label else None)
+    _require_two_classes(names, tensors[training], where)
+    return Labels(names, tensors)
+
+
+def unlabelled(rows: Rows) -> bool:
+    """Return whether a split has no labels at all: None or -1, as hidden test labels are given."""
+    return all(label is None or label in (-1, [], [-1]) for label in rows)
+
+
+def _distinct(rows: Rows, multi_label: bool) -> list[Any]:
+    labels = (label for label in rows if label is not None)
+    values = {value for row in labels for value in row} if multi_label else set(labels)
+    return sorted(values - {None})
+
+
+def _tensor(indices: list[list[int]], classes: int | None) -> Tensor:
+    if classes is None:
+        return torch.tensor([row[0] for row in indices], dtype=torch.int64)
+    matrix = torch.zeros(len(indices), classes, dtype=torch.uint8)
+    for row, columns in enumerate(indices):
+        matrix[row, columns] = 1
+    return matrix
+
+
+def _require_two_classes(names: tuple[str, ...], labels: Tensor, where: str) -> None:
+    seen = sorted(set(labels.tolist())) if labels.ndim == 1 else list(range(len(names)))
+    if len(seen) < 2:
+        only = f", {names[seen[0]]!r}" if seen else ""
+        raise InputError(f"{where} has one class only{only}: a classifier needs at least two")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
