@@ -120,8 +120,8 @@ def test_installed_command_trains_and_reports(environment: Path, tmp_path: Path)
         for number in range(10):
             picture = rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)
             Image.fromarray(picture).save(tmp_path / "images" / name / f"{number}.png")
-    small = "train folder --data images --epochs 1 --width 0.05 --out run".split()
-    run(environment / "bin" / "loss-attention", *small, folder=tmp_path)
+    command = [environment / "bin" / "loss-attention", "train", "folder", "--data", "images"]
+    run(*command, "--epochs", "1", "--width", "0.05", "--out", "run", folder=tmp_path)
     assert "<html" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 

@@ -238,5 +238,6 @@ def test_a_page_that_is_wrong_is_found_out(page: str, complaint: str, clone: Pat
 
 
 def test_flags_are_added_to_the_command_they_name(clone: Path) -> None:
-    page = "<!-- test: echo one + two -->\n\n```sh\n# said twice\necho one  # once\necho \\\n  three\n```"
+    block = "```sh\n# said twice\necho one  # once\necho \\\n  three\n```"
+    page = f"<!-- test: echo one + two -->\n\n{block}"
     assert run_page(page, clone) == ["echo one two", "echo    three"]
