@@ -1,0 +1,79 @@
+"""Run a model over a set of images, batch by batch, without training it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from loss_attention.data.sample import ImageSet
+from loss_attention.errors import InputError
+from loss_attention.prediction import ImagePrediction
+
+T = TypeVar("T")
+Model = Callable[[Tensor], ImagePrediction]
+Autocast = Callable[[], AbstractContextManager[Any]]
+
+
+def run_batches(
+    model: Model,
+    data: ImageSet,
+    measure: Callable[[ImageSet, ImagePrediction], T],
+    *,
+    batch_size: int,
+    autocast: Autocast,
+    device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[T]:
+    """Run a model over a set and return what `measure` makes of each batch.
+
+    Everything runs in inference mode and with the model in evaluation mode; it is left in the mode
+    it was in. The host waits for the device only where `measure` makes it.
+
+    Args:
+        model: a module, or any function, from images to a prediction.
+        data: the images, on any device.
+        measure: called with each batch, on the computing device, and its prediction.
+        batch_size: images at a time; the last batch may be smaller.
+        autocast: makes the context that the model runs in (`fabric.autocast`, say).
+        device: where to compute; None: where the model's parameters are.
+        progress: called after each batch with the number of images done and of all images.
+
+    Raises:
+        InputError: no images, or a batch size below 1.
+    """
+    if len(data) == 0:
+        raise InputError("there are no images to evaluate")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    if device is None:
+        parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+        device = data.images.device if parameter is None else parameter.device
+    results = []
+    with torch.inference_mode(), _evaluation_mode(model):
+        for start in range(0, len(data), batch_size):
+            stop = min(start + batch_size, len(data))
+            batch = data.subset(torch.arange(start, stop, device=data.images.device)).to(device)
+            with autocast():
+                prediction = model(batch.images)
+            results.append(measure(batch, prediction))
+            if progress is not None:
+                progress(stop, len(data))
+    return results
+
+
+@contextmanager
+def _evaluation_mode(model: Model) -> Iterator[None]:
+    """Put a model into evaluation mode and back, module by module: frozen ones stay frozen."""
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode

@@ -1,0 +1,87 @@
+"""How well one box an image frames the object, and what constant boxes reach.
+
+A predicted box is correct when its IoU with one relevant box is above 0.5. Box AP is the share of
+images that are correct: in [0, 1], higher is better; the paper's Section IV-C. Its floors are two
+constant answers, the whole image and the best centred box.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from loss_attention.geometry import box_iou
+
+CENTRED_STEPS = 32
+"""Widths and heights of centred boxes are tried in this many steps of the image's size."""
+
+
+def relevant_boxes(
+    box_labels: Int[Tensor, "B G"], labels: Shaped[Tensor, "B *K"]
+) -> Bool[Tensor, "B G"]:
+    """Return which boxes are of one of their image's labels; -1 stands for "no box".
+
+    Args:
+        box_labels: the class of each box.
+        labels: class indices `(B,)` or, multi-label, 0/1 `(B, K)`.
+    """
+    if labels.ndim == 1:
+        return (box_labels == labels.unsqueeze(1)) & (box_labels >= 0)
+    return labels.bool().gather(1, box_labels.clamp(min=0)) & (box_labels >= 0)
+
+
+def correct_boxes(
+    predicted: Float[Tensor, "B 4"], boxes: Float[Tensor, "B G 4"], relevant: Bool[Tensor, "B G"]
+) -> Bool[Tensor, " B"]:
+    """Return which predicted boxes have an IoU above 0.5 with a relevant box of their image.
+
+    "No box" (NaN) is never correct. The mean over images that have a relevant box is the box AP.
+
+    Example:
+        >>> import torch
+        >>> truth = torch.tensor([[[0.0, 0.0, 4.0, 4.0]]])
+        >>> correct_boxes(torch.tensor([[0.0, 0.0, 4.0, 3.0]]), truth, torch.tensor([[True]]))
+        tensor([True])
+    """
+    return ((box_iou(predicted.unsqueeze(1), boxes) > 0.5) & relevant).any(dim=1)
+
+
+def centred_box(across: float, down: float, height: int, width: int) -> Float[Tensor, "4"]:
+    """Return the box of `across * width` by `down * height` pixels in the middle of an image.
+
+    Example:
+        >>> centred_box(0.5, 1.0, height=10, width=20)
+        tensor([ 5.,  0., 15., 10.])
+    """
+    x, y = (1 - across) / 2 * width, (1 - down) / 2 * height
+    return torch.tensor([x, y, width - x, height - y])
+
+
+def fit_centred_box(
+    boxes: Float[Tensor, "N G 4"], relevant: Bool[Tensor, "N G"], height: int, width: int
+) -> tuple[float, float] | None:
+    """Return the size of the centred box that is correct in the most images of a training set.
+
+    Width and height are tried independently in steps of 1/32 of the image's; ties go to the
+    larger box.
+
+    Returns:
+        The fractions `across` and `down` for `centred_box`, in (0, 1], or None where no image has
+        a relevant box.
+    """
+    image, _ = relevant.nonzero(as_tuple=True)
+    flat = boxes[relevant]
+    if len(flat) == 0:
+        return None
+    steps = range(CENTRED_STEPS, 0, -1)
+    sizes = [(a / CENTRED_STEPS, b / CENTRED_STEPS) for a in steps for b in steps]
+    counts = []
+    for across, down in sizes:
+        hit = box_iou(centred_box(across, down, height, width).to(flat.device), flat) > 0.5
+        found = torch.zeros(len(boxes), dtype=torch.bool, device=flat.device)
+        found[image[hit]] = True
+        counts.append(found.sum())
+    hits = torch.stack(counts).tolist()
+    best = max(range(len(sizes)), key=lambda i: (hits[i], sizes[i][0] * sizes[i][1]))
+    return sizes[best]

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, average_precision_score
+
+from loss_attention.metrics.classification import (
+    average_precisions,
+    commonest_answer,
+    correct_images,
+)
+
+
+def test_accuracy_is_scikit_learns() -> None:
+    logits, labels = torch.randn(200, 7), torch.randint(7, (200,))
+    logits[torch.arange(100), labels[:100]] += 2
+    share = correct_images(logits, labels).double().mean().item()
+    assert share == pytest.approx(accuracy_score(labels, logits.argmax(1)), abs=1e-12)
+    assert 0.4 < share < 0.9
+
+
+def test_exact_match_is_scikit_learns_subset_accuracy() -> None:
+    labels = torch.randint(2, (300, 3), dtype=torch.uint8)
+    logits = torch.randn(300, 3) + 2 * labels - 1
+    share = correct_images(logits, labels).double().mean().item()
+    predicted = (logits.double().sigmoid() > 0.5).numpy()
+    assert share == pytest.approx(accuracy_score(labels.numpy(), predicted), abs=1e-12)
+    assert 0.3 < share < 0.9
+
+
+def test_a_sigmoid_of_one_half_is_a_no() -> None:
+    labels = torch.tensor([[0, 1]], dtype=torch.uint8)
+    assert correct_images(torch.tensor([[0.0, 1.0]]), labels).tolist() == [True]
+    assert correct_images(torch.tensor([[1.0, 0.0]]), 1 - labels).tolist() == [True]
+    assert correct_images(torch.tensor([[-1.0, 0.0]]), labels).tolist() == [False]
+
+
+def test_commonest_answer_is_the_training_sets() -> None:
+    test = torch.tensor([0, 0, 0, 2])
+    assert commonest_answer(torch.tensor([2, 0, 2, 1]), test).tolist() == [False] * 3 + [True]
+    tie = torch.tensor([3, 1, 3, 1])
+    assert commonest_answer(tie, torch.tensor([1, 3])).tolist() == [True, False]
+
+
+def test_commonest_answer_of_multi_label_sets_is_a_set_of_labels() -> None:
+    # Class by class, the majority would be (1, 0); as a set, (0, 0) is the commonest.
+    train = torch.tensor([[0, 0]] * 3 + [[1, 0]] * 2 + [[1, 1]] * 2, dtype=torch.uint8)
+    test = torch.tensor([[1, 0], [0, 0], [0, 1], [0, 0]], dtype=torch.uint8)
+    assert commonest_answer(train, test).tolist() == [False, True, False, True]
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+@pytest.mark.parametrize("tied", [False, True])
+def test_average_precision_is_scikit_learns(classes: int, tied: bool) -> None:
+    labels = torch.randint(2, (80, classes), dtype=torch.uint8)
+    scores = torch.randn(80, classes) + labels
+    if tied:
+        scores = scores.round()
+    expected = average_precision_score(labels.numpy(), scores.numpy(), average=None)
+    found = average_precisions(scores, labels)
+    np.testing.assert_allclose(found.numpy(), np.atleast_1d(expected), atol=1e-6)
+
+
+def test_large_scores_do_not_tie() -> None:
+    scores = torch.tensor([[80.0], [81.0], [82.0], [83.0]])
+    labels = torch.tensor([[0], [0], [0], [1]])
+    assert average_precisions(scores, labels).tolist() == [1.0]
+
+
+def test_a_class_without_positives_has_no_average_precision() -> None:
+    labels = torch.tensor([[1, 0, 1], [0, 0, 1]])
+    found = average_precisions(torch.tensor([[2.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), labels)
+    assert found[0].item() == 1.0
+    assert found[1].isnan().item()
+    assert found[2].item() == 1.0
+
+
+def test_constant_scores_reach_the_share_of_positives() -> None:
+    labels = torch.tensor([[1, 0, 1], [0, 1, 1], [0, 1, 0], [0, 1, 1]])
+    found = average_precisions(torch.zeros(4, 3), labels)
+    assert found.tolist() == pytest.approx([0.25, 0.75, 0.75], abs=1e-6)
+
+
+def test_torchmetrics_is_imported_only_when_needed() -> None:
+    code = (
+        "import sys, loss_attention.evaluation, loss_attention.tables; "
+        "print([m for m in ('torchmetrics', 'sklearn', 'torchvision') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
