@@ -59,10 +59,10 @@ def patch_weights(
         )
     if mask is None:
         return _drop_trivial(_shares(patch_logits), threshold)
-    if mask.shape != patch_logits.shape[:2]:
+    if mask.shape != patch_logits.shape[:2] or mask.dtype != torch.bool:
         raise ValueError(
-            f"mask must have shape {tuple(patch_logits.shape[:2])} like the patches, "
-            f"got {tuple(mask.shape)}"
+            f"mask must be bool of shape {tuple(patch_logits.shape[:2])} like the patches, "
+            f"got {mask.dtype} of {tuple(mask.shape)}"
         )
     empty = ~mask.any(dim=1)
     if empty.any():

@@ -1,0 +1,92 @@
+"""Explanations against a case small enough to work out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from loss_attention.explanation import explain_prediction
+from loss_attention.geometry import PatchGrid
+from loss_attention.prediction import ImagePrediction, PatchPrediction, pool_patches
+
+# Two windows of 2 x 2 pixels, one column apart, on an image of 2 x 3.
+GRID = PatchGrid(rows=1, columns=2, window=2, stride=1, height=2, width=3)
+PATCH_LOGITS = torch.tensor([[[4.0, -8.0], [0.0, 2.0]], [[1.0, 3.0], [5.0, 7.0]]])
+WEIGHTS = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
+LOGITS = torch.tensor([[1.0, -0.5], [1.0, 3.0]])
+EVIDENCE = [[[1.0, -2.0], [0.0, 1.5]], [[1.0, 3.0], [0.0, 0.0]]]
+
+
+def prediction(selection: float = 0.0) -> PatchPrediction:
+    return PatchPrediction(LOGITS, PATCH_LOGITS, WEIGHTS, GRID, selection)
+
+
+def test_pooling_and_evidence_add_up() -> None:
+    assert pool_patches(PATCH_LOGITS, WEIGHTS).tolist() == LOGITS.tolist()
+    assert prediction().evidence.tolist() == EVIDENCE
+    assert prediction().evidence.sum(dim=1).tolist() == LOGITS.tolist()
+
+
+def test_selected_patches_are_those_above_the_share_of_the_selection() -> None:
+    assert prediction().selected.tolist() == [[True, True], [True, False]]
+    # 0.5 / 2 patches = 0.25, and the first weight is not above it
+    assert prediction(selection=0.5).selected.tolist() == [[False, True], [True, False]]
+
+
+def test_the_predicted_class_is_explained_unless_told_otherwise() -> None:
+    explanation = explain_prediction(prediction())
+    assert explanation.target.tolist() == [0, 1]
+    assert explanation.logits.tolist() == LOGITS.tolist()
+    assert explanation.evidence.tolist() == EVIDENCE
+    assert explanation.patch_weights.tolist() == WEIGHTS.tolist()
+    assert explanation.grid == GRID
+    # Evidence 1 and 0 for class 0, and 3 and 0 for class 1; the middle column lies in both.
+    assert explanation.heat_maps.tolist() == [[[1.0, 0.5, 0.0]] * 2, [[3.0, 1.5, 0.0]] * 2]
+    assert explanation.boxes.tolist() == [[0, 0, 3, 2], [0, 0, 2, 2]]
+
+
+def test_one_class_or_one_an_image_can_be_explained() -> None:
+    one = explain_prediction(prediction(), 1)
+    assert one.target.tolist() == [1, 1]
+    assert one.heat_maps[0].tolist() == [[-2.0, -0.25, 1.5]] * 2
+    each = explain_prediction(prediction(), torch.tensor([1, 0]))
+    assert each.target.tolist() == [1, 0]
+    assert each.heat_maps[:, 0].tolist() == [[-2.0, -0.25, 1.5], [1.0, 0.5, 0.0]]
+
+
+def test_where_nothing_is_selected_there_is_no_box() -> None:
+    explanation = explain_prediction(prediction(selection=1.6))  # above 0.8: only weight 1.0
+    assert explanation.boxes[0].isnan().all()
+    assert explanation.boxes[1].tolist() == [0, 0, 2, 2]
+
+
+def test_probabilities_are_a_softmax_or_sigmoids() -> None:
+    single = explain_prediction(prediction()).probabilities[0]
+    total = math.exp(1.0) + math.exp(-0.5)
+    assert single.tolist() == pytest.approx([math.exp(1.0) / total, math.exp(-0.5) / total])
+    multi = explain_prediction(prediction(), multi_label=True).probabilities[0]
+    assert multi.tolist() == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.exp(0.5))])
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [
+        (2, r"\[2, 2\]"),
+        (-1, r"\[-1, -1\]"),
+        (torch.tensor([0, 5]), r"\[0, 5\]"),
+        (torch.tensor([0]), r"\[0\]"),
+        (torch.tensor([0.0, 1.0]), r"\[0\.0, 1\.0\]"),
+    ],
+)
+def test_a_target_that_is_no_class_is_named(target: int | torch.Tensor, named: str) -> None:
+    with pytest.raises(ValueError, match=rf"2 class indices in 0\.\.1, got {named}"):
+        explain_prediction(prediction(), target)
+
+
+def test_a_prediction_without_patches_has_nothing_to_show() -> None:
+    with pytest.raises(ValueError, match="no patches") as caught:
+        explain_prediction(ImagePrediction(LOGITS))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,234 @@
+"""Both losses and the ramp against Eqs. 1 to 3, 9 and 10, their gradients and extremes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from loss_attention.attention import patch_weights
+from loss_attention.geometry import PatchGrid
+from loss_attention.losses import multi_label_loss, ramp_up, single_label_loss
+from loss_attention.prediction import ImagePrediction, PatchPrediction, pool_patches
+
+
+def predict(patch_logits: Tensor, weights: Tensor | None = None) -> PatchPrediction:
+    """The prediction that a loss-attention model would make of these patch logits."""
+    if weights is None:
+        weights = patch_weights(patch_logits, threshold=0.1)
+    grid = PatchGrid(1, patch_logits.shape[1], window=9, stride=4, height=9, width=9)
+    logits = pool_patches(patch_logits.to(weights.dtype), weights)
+    return PatchPrediction(logits, patch_logits, weights, grid, selection=0.0)
+
+
+def random_case(seed: int = 0, batch: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    """Patch logits (B, 6, 4) in float64, class indices (B,) and 0/1 labels (B, 4)."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(batch, 6, 4, generator=generator, dtype=torch.float64)
+    labels = torch.randint(4, (batch,), generator=generator)
+    matrix = torch.randint(2, (batch, 4), generator=generator)
+    return logits, labels, matrix
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 2.0])
+def test_single_label_loss_is_equation_9(gamma: float) -> None:
+    logits, labels, _ = random_case()
+    prediction = predict(logits)
+    one_hot = np.eye(4)[labels.numpy()]
+    expected = reference.single_label_loss(
+        prediction.logits.numpy(), logits.numpy(), prediction.patch_weights.numpy(), one_hot, gamma
+    )
+    assert single_label_loss(prediction, labels, gamma).item() == pytest.approx(expected, abs=1e-13)
+    single = predict(logits.float())
+    assert single_label_loss(single, labels, gamma).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 2.0])
+def test_multi_label_loss_is_equation_10(gamma: float) -> None:
+    logits, _, matrix = random_case()
+    matrix[1] = 0
+    matrix[2] = 1
+    prediction = predict(logits)
+    expected = reference.multi_label_loss(
+        prediction.logits.numpy(),
+        logits.numpy(),
+        prediction.patch_weights.numpy(),
+        matrix.numpy(),
+        gamma,
+    )
+    for labels in (matrix, matrix.bool(), matrix.to(torch.uint8), matrix.double()):
+        loss = multi_label_loss(prediction, labels, gamma)
+        assert loss.item() == pytest.approx(expected, abs=1e-13)
+    single = predict(logits.float())
+    assert multi_label_loss(single, matrix, gamma).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_without_patches_the_losses_are_equations_1_to_3() -> None:
+    logits, labels, matrix = random_case()
+    z = logits[:, 0]
+    one_hot, y = np.eye(4)[labels.numpy()], matrix.numpy()
+    images = range(len(z))
+    entropy = np.mean([reference.cross_entropy(z[i].numpy(), one_hot[i]) for i in images])
+    binary = np.mean([reference.binary_cross_entropy(z[i].numpy(), y[i]) for i in images])
+    prediction = ImagePrediction(z)
+    assert single_label_loss(prediction, labels).item() == pytest.approx(entropy, abs=1e-14)
+    assert multi_label_loss(prediction, matrix).item() == pytest.approx(binary, abs=1e-14)
+
+
+def test_hand_computed_losses() -> None:
+    # Two patches of equal length: weights 1/2 each, image logits (0, 0).
+    prediction = predict(torch.tensor([[[2.0, 0.0], [-2.0, 0.0]]], dtype=torch.float64))
+    patches = 0.5 * (math.log1p(math.exp(-2)) + math.log1p(math.exp(2)))
+    loss = single_label_loss(prediction, torch.tensor([0]), gamma=1.0)
+    assert loss.item() == pytest.approx(math.log(2) + patches)
+    # Class 1 is the better label of the second patch: sigmoid(0) = 1/2 there.
+    patches = 0.5 * (math.log1p(math.exp(-2)) + math.log(2))
+    loss = multi_label_loss(prediction, torch.tensor([[1, 1]]), gamma=1.0)
+    assert loss.item() == pytest.approx(2 * math.log(2) + patches)
+
+
+def test_an_image_without_a_positive_label_adds_no_regulariser() -> None:
+    logits, _, _ = random_case(batch=1)
+    logits.requires_grad_()
+    labels = torch.zeros(1, 4)
+    plain = multi_label_loss(predict(logits), labels)
+    regularised = multi_label_loss(predict(logits), labels, gamma=5.0)
+    assert regularised.item() == plain.item()
+    (gradient,) = torch.autograd.grad(regularised, logits)
+    (plain_gradient,) = torch.autograd.grad(plain, logits)
+    torch.testing.assert_close(gradient, plain_gradient, rtol=0, atol=0)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32))
+def test_gradients_agree_with_finite_differences(seed: int) -> None:
+    """Of the whole objective: through the image logits, the patch logits and the weights."""
+    logits, labels, matrix = random_case(seed, batch=2)
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda p: single_label_loss(predict(p), labels, gamma=0.7), (logits,)
+    )
+    assert torch.autograd.gradcheck(
+        lambda p: multi_label_loss(predict(p), matrix, gamma=0.7), (logits,)
+    )
+
+
+def test_the_regulariser_reaches_the_weights() -> None:
+    logits, labels, matrix = random_case()
+    matrix[:, 0] = 1
+    weights = patch_weights(logits, 0.1).requires_grad_()
+    prediction = predict(logits, weights)
+    prediction.logits = prediction.logits.detach()  # leaves the regulariser's part alone
+
+    (of_single,) = torch.autograd.grad(single_label_loss(prediction, labels, 0.3), weights)
+    (of_multi,) = torch.autograd.grad(multi_label_loss(prediction, matrix, 0.3), weights)
+
+    for i in range(5):
+        for m in range(6):
+            p = logits[i, m].numpy()
+            single = -0.3 / 5 * reference.log_softmax(p)[labels[i]]
+            positive = [reference.log_sigmoid(p[k]) for k in range(4) if matrix[i, k] == 1]
+            assert of_single[i, m].item() == pytest.approx(single, abs=1e-14)
+            assert of_multi[i, m].item() == pytest.approx(-0.3 / 5 * max(positive), abs=1e-14)
+
+
+EXTREMES = {
+    "zeros": torch.zeros(2, 5, 3),
+    "huge": torch.full((2, 5, 3), 1e30),
+    "huge with signs": 1e30 * torch.tensor([1.0, -1.0, 0.0]).expand(2, 5, 3),
+    "one patch": torch.tensor([[[3.0, -4.0, 0.0]]] * 2),
+    "bfloat16": torch.full((2, 5, 3), 1e4, dtype=torch.bfloat16),
+    "bfloat16 with signs": 1e4
+    * torch.tensor([1.0, -1.0, 0.0], dtype=torch.bfloat16).expand(2, 5, 3),
+}
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+def test_extremes_give_finite_losses_and_gradients(name: str) -> None:
+    labels = torch.tensor([1, 2])
+    matrix = torch.tensor([[0, 0, 0], [1, 0, 1]])
+    for gamma in (0.0, 0.1):
+        leaf = EXTREMES[name].clone().requires_grad_()
+        for loss in (
+            single_label_loss(predict(leaf), labels, gamma),
+            multi_label_loss(predict(leaf), matrix, gamma),
+        ):
+            assert loss.isfinite()
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            assert gradient.isfinite().all()
+
+
+def test_ramp_is_the_published_formula() -> None:
+    for length in (1, 12, 80):
+        for epoch in range(200):
+            expected = reference.ramp_up(epoch, length, 0.3)
+            assert ramp_up(epoch, length, 0.3) == pytest.approx(expected, rel=1e-14)
+    assert ramp_up(0) == 0.0
+    assert ramp_up(40) == pytest.approx(0.1 * math.exp(-1.25))
+    assert ramp_up(80) == ramp_up(1000) == 0.1
+
+
+def test_a_ramp_of_no_length_is_at_its_maximum_after_the_start() -> None:
+    assert ramp_up(0, length=0) == 0.0
+    assert ramp_up(1, length=0, maximum=0.4) == 0.4
+
+
+@pytest.mark.parametrize("name", ["epoch", "length", "maximum"])
+def test_the_ramp_names_a_negative_argument(name: str) -> None:
+    arguments = {"epoch": 1.0, "length": 80.0, "maximum": 0.1, name: -0.5}
+    with pytest.raises(ValueError, match=f"{name} must be at least 0, got -0.5"):
+        ramp_up(**arguments)
+
+
+@pytest.mark.parametrize(("label", "named"), [(-1, "label -1"), (4, "label 4"), (99, "label 99")])
+def test_a_label_outside_the_classes_is_named(label: int, named: str) -> None:
+    logits, labels, _ = random_case()
+    labels[3] = label
+    with pytest.raises(ValueError, match=rf"{named} is outside the 4 classes 0\.\.3"):
+        single_label_loss(predict(logits), labels)
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.5, 2.0, float("nan")])
+def test_a_multi_label_value_other_than_0_and_1_is_named(value: float) -> None:
+    logits, _, matrix = random_case()
+    labels = matrix.double()
+    labels[2, 1] = value
+    with pytest.raises(ValueError, match=f"must be 0 or 1, got {value}"):
+        multi_label_loss(predict(logits), labels)
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_labels_of_a_wrong_shape_or_type_are_named() -> None:
+    logits, labels, matrix = random_case()
+    prediction = predict(logits)
+    with pytest.raises(ValueError, match=r"5 class indices .*shape \(3,\)"):
+        single_label_loss(prediction, labels[:3])
+    with pytest.raises(ValueError, match=r"5 class indices .*shape \(5, 4\)"):
+        single_label_loss(prediction, matrix)
+    with pytest.raises(ValueError, match=r"5 class indices .*torch\.float32"):
+        single_label_loss(prediction, labels.float())
+    with pytest.raises(ValueError, match=r"5 class indices .*torch\.bool"):
+        single_label_loss(prediction, labels.bool())
+    with pytest.raises(ValueError, match=r"shape \(5, 4\) of the logits, got \(5, 3\)"):
+        multi_label_loss(prediction, matrix[:, :3])
+    with pytest.raises(ValueError, match=r"shape \(5, 4\) of the logits, got \(5,\)"):
+        multi_label_loss(prediction, labels)
+
+
+def test_a_gamma_that_cannot_be_is_named() -> None:
+    logits, labels, matrix = random_case()
+    patches, image = predict(logits), ImagePrediction(logits[:, 0])
+    with pytest.raises(ValueError, match=r"gamma must be at least 0, got -0\.1"):
+        single_label_loss(patches, labels, gamma=-0.1)
+    with pytest.raises(ValueError, match="gamma must be at least 0, got nan"):
+        multi_label_loss(patches, matrix, gamma=math.nan)
+    with pytest.raises(ValueError, match=r"gamma = 0\.1 needs patches"):
+        single_label_loss(image, labels, gamma=0.1)
+    with pytest.raises(ValueError, match=r"gamma = 0\.1 needs patches"):
+        multi_label_loss(image, matrix, gamma=0.1)
