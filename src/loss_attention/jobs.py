@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from loss_attention.data.loading import load_splits
-from loss_attention.data.sample import Splits
+from loss_attention.data.sample import Splits, limited
 from loss_attention.errors import InputError
 from loss_attention.evaluation import Evaluation, evaluate
 from loss_attention.explain.files import ExplainSummary, explain_files
@@ -34,7 +34,7 @@ MODEL_FIELDS = (
 TWIN = "mean-pooling"
 
 
-class RunStopped(KeyboardInterrupt):  # noqa: N818 (an interrupt is no error)
+class RunStopped(KeyboardInterrupt):
     """A run was stopped by Ctrl-C, with everything saved."""
 
 
@@ -146,13 +146,16 @@ def demo(recipe: Recipe, out: Path, options: RunOptions, console: Console) -> Pa
 def load_data(recipe: Recipe, console: Console) -> Splits:
     """Load a recipe's data, with a bar where that takes a while."""
     with counted("reading images", console) as progress:
-        return load_splits(
+        splits = load_splits(
             recipe.data,
             in_channels=recipe.in_channels,
             image_size=recipe.image_size,
             seed=recipe.seed,
             progress=progress,
         )
+    if recipe.limit_images is not None:
+        return limited(splits, recipe.limit_images, recipe.seed)
+    return splits
 
 
 def load_weights(run: RunFolder) -> PatchClassifier:

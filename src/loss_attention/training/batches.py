@@ -5,6 +5,7 @@ So a resumed run needs no generator's state, and any number of processes sees th
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -45,5 +46,9 @@ def stream(seed: int, epoch: int, step: int) -> torch.Generator:
 
 
 def stream_seed(seed: int, epoch: int, step: int) -> int:
-    """Mix three small numbers to a 63-bit seed; distinct below 2^20 epochs and 2^22 steps."""
-    return ((seed & 0x1FFFFF) << 42) | ((epoch & 0xFFFFF) << 22) | (step & 0x3FFFFF)
+    """Mix three numbers to the seed of one place in a run.
+
+    Hashed, because torch's generator on the CPU takes in the lowest 32 bits alone.
+    """
+    mixed = np.random.SeedSequence([seed, epoch, step]).generate_state(1, np.uint64)
+    return int(mixed[0] >> 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import re
 import shlex
 import sys
@@ -147,6 +149,8 @@ def continue_run(run: RunFolder, splits: Splits, console: Console | None = None)
             "start a new run with it"
         )
     run.remove_leftovers()
+    for talkative in ("lightning_fabric", "lightning.fabric", "torch.multiprocessing.spawn"):
+        logging.getLogger(talkative).setLevel(logging.ERROR)
     options = RunOptions(**facts["options"])
     accelerator = choose_accelerator(options.accelerator, options.devices)
     kept, held_out = hold_out(splits.train.labels, recipe.validation_fraction, recipe.seed)
@@ -158,7 +162,7 @@ def continue_run(run: RunFolder, splits: Splits, console: Console | None = None)
         precision="bf16-mixed" if facts["precision"] == "bf16" else "32-true",
     )
     model = build_model(recipe, splits)
-    work = _Work(run, recipe, model, train, validation, options, shown=console is not None)
+    work = _Work(run, model, train, validation, options, shown=console is not None)
     if options.devices == 1:
         fabric.launch()
         outcome = work(fabric, console)
@@ -170,25 +174,33 @@ def continue_run(run: RunFolder, splits: Splits, console: Console | None = None)
     return bool(outcome["finished"])
 
 
-@dataclass(frozen=True)
 class _Work:
-    """What each process does; a class, so that it can be sent to a spawned process."""
+    """What each process does; a class, so that it can be sent to a spawned process.
 
-    run: RunFolder
-    recipe: Recipe
-    model: PatchClassifier
-    train: ImageSet
-    validation: ImageSet
-    options: RunOptions
-    shown: bool
+    No dataclass: Fabric's launcher would take it apart.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        model: PatchClassifier,
+        train: ImageSet,
+        validation: ImageSet,
+        options: RunOptions,
+        *,
+        shown: bool,
+    ) -> None:
+        self.run, self.model, self.options, self.shown = run, model, options, shown
+        self.train, self.validation = train, validation
 
     def __call__(self, fabric: Fabric, console: Console | None = None) -> dict[str, Any]:
         if console is None and self.shown:
             console = Console()
         trainer = Trainer(
             fabric,
-            self.recipe,
-            self.model,
+            self.run.recipe(),
+            # What is sent to processes lies in shared memory: the images should, weights must not.
+            copy.deepcopy(self.model),
             self.train,
             self.validation,
             self.run,

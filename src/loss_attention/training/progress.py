@@ -77,11 +77,9 @@ class TrainingProgress:
             return
         text = (
             f"epoch {line['epoch']:>3}/{self.epochs}  loss {line['loss']:.3f}  "
-            f"accuracy {line['accuracy']:.1%}  {line['images_per_second']:,.0f} images/s"
+            f"accuracy {line['accuracy']:6.1%}"
         )
         if line["validation_accuracy"] is not None:
-            text += (
-                f"  validation loss {line['validation_loss']:.3f}, "
-                f"accuracy {line['validation_accuracy']:.1%}"
-            )
-        self.console.print(text + ("  (best)" if line["best"] else ""), highlight=False)
+            text += f"  validation {line['validation_loss']:.3f} {line['validation_accuracy']:6.1%}"
+        text += f"  {line['images_per_second']:,.0f} images/s"
+        self.console.print(text + ("  best" if line["best"] else ""), highlight=False)

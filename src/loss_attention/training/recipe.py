@@ -23,6 +23,8 @@ class Recipe:
     """Resize every image to this many pixels square; None: they must be of one size already."""
     in_channels: int = 3
     """Channels that images are converted to: 1 (grey) or 3 (colour)."""
+    limit_images: int | None = None
+    """Use at most this many training and this many test images, for a quick try; None: all."""
     crop_padding: int = 4
     """Each training image is shifted by up to this many pixels each way."""
     horizontal_flip: bool = True
@@ -89,9 +91,9 @@ class Recipe:
         for name in ("validation_fraction", "momentum", "warmup"):
             self._require(name, 0 <= getattr(self, name) < 1, "must be in [0, 1)")
         self._require("in_channels", self.in_channels in (1, 3), "must be 1 or 3")
-        self._require(
-            "image_size", self.image_size is None or self.image_size > 0, "must be above 0"
-        )
+        for name in ("image_size", "limit_images"):
+            value = getattr(self, name)
+            self._require(name, value is None or value > 0, "must be above 0")
         self._require(
             "nesterov", not self.nesterov or self.momentum > 0, "needs a momentum above 0"
         )

@@ -1,0 +1,180 @@
+"""The loop against a plain PyTorch loop, and what it does when things go wrong."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from training.tiny import tiny_recipe, tiny_splits
+
+from loss_attention.data.sample import hold_out
+from loss_attention.errors import InputError
+from loss_attention.models import load
+from loss_attention.training.batches import epoch_batches
+from loss_attention.training.job import (
+    RunOptions,
+    build_model,
+    channel_statistics,
+    continue_run,
+    start_run,
+)
+
+CPU = RunOptions(accelerator="cpu")
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_epochs_agree_with_a_plain_loop(tmp_path):
+    """Same weights as a loop written out here: no Fabric, no helper of the trainer but batches."""
+    recipe = tiny_recipe(
+        epochs=2, crop_padding=0, gamma_epochs=0.0, gamma_max=0.3, validation_fraction=0.0
+    )
+    splits = tiny_splits()
+    run = start_run(tmp_path, recipe, splits, CPU)
+    assert continue_run(run, splits)
+
+    kept, _ = hold_out(splits.train.labels, recipe.validation_fraction, recipe.seed)
+    train = splits.train.subset(kept)
+    # The memory format decides the order of sums, and a few steps carry rounding far.
+    model = build_model(recipe, splits).train().to(memory_format=torch.channels_last)
+    momenta = [torch.zeros_like(p) for p in model.parameters()]
+    rates = iter([0.05] * 6 + [0.005] * 3 + [0.0005] * 3)  # ten times less at 1/2 and at 3/4
+    for epoch in range(2):
+        for batch in epoch_batches(len(train), recipe.batch_size, recipe.seed, epoch):
+            prediction = model(train.images[batch])
+            labels = train.labels[batch]
+            patch_loss = F.cross_entropy(
+                prediction.patch_logits.transpose(1, 2),
+                labels.unsqueeze(1).expand(-1, prediction.grid.patches),
+                reduction="none",
+            )
+            gamma = 0.3 if epoch else 0.0
+            loss = F.cross_entropy(prediction.logits, labels)
+            loss = loss + gamma * (prediction.patch_weights * patch_loss).sum(1).mean()
+            model.zero_grad()
+            loss.backward()
+            rate = next(rates)
+            with torch.no_grad():
+                for p, momentum in zip(model.parameters(), momenta, strict=True):
+                    momentum.mul_(0.9).add_(p.grad + 5e-4 * p)
+                    p.sub_(rate * momentum)
+    state = run.load_state()
+    assert state is not None
+    for name, expected in model.state_dict().items():
+        torch.testing.assert_close(state["model"][name], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_golden_losses(tmp_path):
+    """A refactor reproduces this stored short run."""
+    run = start_run(tmp_path, tiny_recipe(), tiny_splits(), CPU)
+    assert continue_run(run, tiny_splits())
+    losses = [line["loss"] for line in metrics(tmp_path)]
+    assert losses == pytest.approx(GOLDEN, rel=2e-3)
+
+
+GOLDEN = [0.53306, 0.16756, 0.12214, 0.061474]
+
+
+def test_the_best_epoch_is_kept_and_noted(tmp_path):
+    run = start_run(tmp_path, tiny_recipe(validation_fraction=0.3), tiny_splits(), CPU)
+    assert continue_run(run, tiny_splits())
+    lines = metrics(tmp_path)
+    scores = [(line["validation_accuracy"], -line["validation_loss"]) for line in lines]
+    best = max(range(len(scores)), key=lambda i: (scores[i], i))
+    assert run.read_json("run.json")["best_epoch"] == best + 1
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    kept, held = hold_out(tiny_splits().train.labels, 0.3, 0)
+    validation = tiny_splits().train.subset(held)
+    with torch.inference_mode():
+        logits = load(tmp_path)(validation.images).logits
+    accuracy = (logits.argmax(1) == validation.labels).double().mean().item()
+    assert accuracy == pytest.approx(lines[best]["validation_accuracy"])
+    assert F.cross_entropy(logits, validation.labels).item() == pytest.approx(
+        lines[best]["validation_loss"], rel=1e-4
+    )
+
+
+def test_without_a_validation_slice_the_last_epoch_is_kept(tmp_path):
+    run = start_run(tmp_path, tiny_recipe(validation_fraction=0.0), tiny_splits(), CPU)
+    assert continue_run(run, tiny_splits())
+    state = run.load_state()
+    assert state is not None
+    best = load(tmp_path).state_dict()
+    assert all(torch.equal(best[name], state["model"][name]) for name in best)
+    assert run.read_json("run.json")["best_epoch"] == 4
+
+
+def test_a_loss_that_becomes_nan_stops_at_its_step_and_keeps_the_last_checkpoint(
+    tmp_path, monkeypatch
+):
+    import loss_attention.training.loop as loop
+
+    calls = []
+
+    def failing(prediction, labels, gamma):
+        calls.append(1)
+        loss = F.cross_entropy(prediction.logits, labels)
+        return loss * float("nan") if len(calls) == 8 else loss
+
+    monkeypatch.setattr(loop, "single_label_loss", failing)
+    run = start_run(tmp_path, tiny_recipe(), tiny_splits(), CPU)  # 41 images: 6 steps an epoch
+    with pytest.raises(InputError, match=r"loss became NaN or infinite at step 8 \(epoch 2\)"):
+        continue_run(run, tiny_splits())
+    state = run.load_state()
+    assert state is not None
+    assert state["position"]["epoch"] == 1
+    assert all(tensor.isfinite().all() for tensor in state["model"].values())
+    load(tmp_path)
+
+
+def test_a_learning_rate_that_explodes_ends_in_one_line(tmp_path):
+    run = start_run(tmp_path, tiny_recipe(learning_rate=1e30), tiny_splits(), CPU)
+    with pytest.raises(InputError, match=r"became NaN or infinite at step \d+") as caught:
+        continue_run(run, tiny_splits())
+    assert "\n" not in str(caught.value)
+
+
+def test_channel_statistics_agree_with_numpy():
+    images = torch.randint(0, 256, (20, 3, 5, 7), dtype=torch.uint8)
+    mean, deviation = channel_statistics(images)
+    pixels = images.numpy().astype(np.float64) / 255
+    np.testing.assert_allclose(mean.numpy(), pixels.mean((0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(deviation.numpy(), pixels.std((0, 2, 3)), rtol=1e-6)
+
+
+def test_tensorboard_holds_the_figures_of_metrics_jsonl(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = start_run(tmp_path, tiny_recipe(epochs=2), tiny_splits(), CPU)
+    assert continue_run(run, tiny_splits())
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    for name in ("loss", "validation_accuracy"):
+        written = [(event.step, event.value) for event in events.Scalars(name)]
+        expected = [(line["step"], line[name]) for line in metrics(tmp_path)]
+        assert np.allclose(written, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"accelerator": "cuda"}, "torch finds no GPU here"),
+        ({"devices": 0}, "--devices must be at least 1"),
+        ({"devices": 10_000, "accelerator": "cpu"}, "this CPU has"),
+    ],
+)
+def test_hardware_that_is_not_there(options, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=message):
+        start_run(tmp_path / "run", tiny_recipe(), tiny_splits(), RunOptions(**options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_smaller_than_a_patch_leave_no_folder_behind(tmp_path):
+    recipe = tiny_recipe(patch_kernel=9)
+    with pytest.raises(InputError, match="smallest this model takes is 17 x 17"):
+        start_run(tmp_path / "run", recipe, tiny_splits(), CPU)
+    assert not (tmp_path / "run").exists()

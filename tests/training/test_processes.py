@@ -1,0 +1,97 @@
+"""Two processes on the CPU: the same images, the same weights, the same step as one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from training.tiny import tiny_recipe, tiny_splits
+
+from loss_attention.data.sample import hold_out
+from loss_attention.training.job import RunOptions, build_model, continue_run, start_run
+from loss_attention.training.loop import Trainer
+from loss_attention.training.run_folder import RunFolder
+
+
+class OneEpoch:
+    """Trains an epoch and saves what this process saw and ended with."""
+
+    def __init__(self, folder: Path, *, freeze: bool) -> None:
+        self.folder, self.freeze = folder, freeze
+
+    def __call__(self, fabric: Fabric) -> None:
+        torch.set_num_threads(1)
+        recipe, splits = tiny_recipe(epochs=1, learning_rate=0.5), tiny_splits(images=33)
+        model = build_model(recipe, splits)
+        if self.freeze:
+            # `train()` on a frozen module keeps it in evaluation mode, as in fine-tuning.
+            for module in model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+                    module.train = lambda mode=True, module=module: module  # type: ignore
+        _, held = hold_out(splits.train.labels, 0.1, 0)
+        trainer = Trainer(
+            fabric, recipe, model, splits.train, splits.train.subset(held), RunFolder(self.folder)
+        )
+        seen: list[Any] = []
+        step = trainer.train_step
+
+        def watched(batch, gamma):
+            from loss_attention.training.batches import process_part
+
+            seen.extend(batch[process_part(batch, fabric.global_rank, fabric.world_size)].tolist())
+            step(batch, gamma)
+
+        trainer.train_step = watched  # type: ignore[method-assign]
+        trainer.train()
+        torch.save(
+            {"seen": seen, "state": model.state_dict(), "history": trainer.position.history},
+            self.folder / f"rank{fabric.global_rank}of{fabric.world_size}.pt",
+        )
+
+
+def one_epoch(folder: Path, devices: int, *, freeze: bool) -> list[dict[str, Any]]:
+    strategy = "auto" if devices == 1 else "ddp_spawn"
+    fabric = Fabric(accelerator="cpu", devices=devices, strategy=strategy)
+    work = OneEpoch(folder, freeze=freeze)
+    if devices == 1:
+        fabric.launch()
+        work(fabric)
+    else:
+        fabric.launch(work)
+    return [torch.load(folder / f"rank{rank}of{devices}.pt") for rank in range(devices)]
+
+
+def test_two_processes_see_every_image_once_and_end_identical(tmp_path):
+    first, second = one_epoch(tmp_path, 2, freeze=False)
+    assert sorted(first["seen"] + second["seen"]) == list(range(33))
+    assert first["state"].keys() == second["state"].keys()
+    for name, tensor in first["state"].items():
+        assert torch.equal(tensor, second["state"][name]), name
+
+
+def test_with_frozen_batch_norm_two_processes_step_like_one(tmp_path):
+    """33 images make batches of 7 and 6, so the processes' parts are uneven."""
+    alone = one_epoch(tmp_path, 1, freeze=True)[0]
+    first, second = one_epoch(tmp_path, 2, freeze=True)
+    start = build_model(tiny_recipe(), tiny_splits(images=33)).state_dict()
+    moved = 0.0
+    for name, tensor in alone["state"].items():
+        torch.testing.assert_close(first["state"][name], tensor, rtol=1e-4, atol=1e-6)
+        moved = max(moved, float((tensor.float() - start[name].float()).abs().max()))
+    assert moved > 0.01  # or agreeing would mean nothing
+    for key in ("loss", "accuracy", "validation_loss", "validation_accuracy"):
+        assert abs(first["history"][0][key] - alone["history"][0][key]) < 1e-4
+        assert first["history"][0][key] == second["history"][0][key]
+
+
+def test_a_run_of_two_processes_trains_and_resumes(tmp_path):
+    options = RunOptions(devices=2, accelerator="cpu")
+    run = start_run(tmp_path, tiny_recipe(epochs=1), tiny_splits(), options)
+    assert continue_run(run, tiny_splits())
+    facts = run.read_json("run.json")
+    assert facts["finished"]
+    assert facts["hardware"]["processes"] == 2

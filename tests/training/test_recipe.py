@@ -1,0 +1,52 @@
+import pytest
+
+from loss_attention.errors import InputError
+from loss_attention.recipes import RECIPES, recipe
+from loss_attention.training.recipe import Recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_survives_yaml(name, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe(name).to_yaml())
+    assert Recipe.from_yaml(path) == recipe(name)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("epochs", 0, "--epochs must be above 0, got 0"),
+        ("threshold", 1.5, "--threshold must be in [0, 1], got 1.5"),
+        ("validation_fraction", 1.0, "--validation-fraction must be in [0, 1), got 1.0"),
+        ("in_channels", 2, "--in-channels must be 1 or 3, got 2"),
+        ("image_size", 0, "--image-size must be above 0, got 0"),
+        ("gamma_max", -0.1, "--gamma-max must be at least 0, got -0.1"),
+        ("width", float("nan"), "--width must be above 0, got nan"),
+    ],
+)
+def test_a_value_out_of_range_names_the_flag(field, value, message):
+    with pytest.raises(InputError) as caught:
+        Recipe(**{"name": "x", "data": "digits", field: value})
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\ndata: d\nepoch: 3\n", "unknown fields epoch"),
+        ("- 1\n", "no recipe in it"),
+        ("name: x\n", "no recipe in it"),
+        ("name: [x\n", "cannot read the recipe"),
+    ],
+)
+def test_a_damaged_recipe_file_says_what_is_wrong(text, message, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        Recipe.from_yaml(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_recipe_suggests_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'digits'"):
+        recipe("digit")
