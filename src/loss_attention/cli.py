@@ -268,11 +268,12 @@ def _parse(
     options: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, args=rest, prog=f"loss-attention {words}", **options)
+            parsed: Arguments = tyro.cli(kind, args=rest, prog=f"loss-attention {words}", **options)
     except SystemExit as stop:
         if not stop.code:
             raise
         raise InputError(_one_line(complaint.getvalue(), words)) from None
+    return parsed
 
 
 def _one_line(complaint: str, words: str) -> str:

@@ -86,7 +86,7 @@ def test_the_best_epoch_is_kept_and_noted(tmp_path):
     best = max(range(len(scores)), key=lambda i: (scores[i], i))
     assert run.read_json("run.json")["best_epoch"] == best + 1
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
-    kept, held = hold_out(tiny_splits().train.labels, 0.3, 0)
+    _, held = hold_out(tiny_splits().train.labels, 0.3, 0)
     validation = tiny_splits().train.subset(held)
     with torch.inference_mode():
         logits = load(tmp_path)(validation.images).logits

@@ -104,7 +104,7 @@ def test_ctrl_c_finishes_the_step_and_saves(whole_run, tmp_path):
 
 def test_resuming_with_other_data_is_refused(tmp_path):
     run = start_run(tmp_path / "run", tiny_recipe(), tiny_splits(), RunOptions(accelerator="cpu"))
-    with pytest.raises(InputError, match="training data of .* has changed"):
+    with pytest.raises(InputError, match=r"training data of .* has changed"):
         continue_run(run, tiny_splits(seed=1))
 
 

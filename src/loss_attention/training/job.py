@@ -16,7 +16,7 @@ from jaxtyping import Float
 from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from loss_attention import __version__
 from loss_attention.data.sample import ImageSet, Splits, hold_out
@@ -223,14 +223,10 @@ def _launch_processes(fabric: Fabric, work: _Work) -> dict[str, Any]:
     """Run the work in several processes; an error that a user can mend comes back as one line."""
     with ForwardedStop().listening():
         try:
-            outcome: dict[str, Any] = fabric.launch(_in_process, work)
+            outcome: dict[str, Any] = fabric.launch(work)
         except ProcessRaisedException as error:
             mendable = re.search(r"^loss_attention\.[\w.]+: (.*)$", str(error), re.MULTILINE)
             if mendable:
                 raise InputError(mendable[1]) from error
             raise
     return outcome
-
-
-def _in_process(fabric: Fabric, work: _Work) -> dict[str, Any]:
-    return work(fabric)

@@ -169,7 +169,7 @@ class Trainer:
                 loss, accuracy = self._figures(self.totals)
                 self.display.show(position.epoch + 1, loss, accuracy, images_per_second())
         self._check_finite()
-        totals = self.fabric.all_reduce(self.totals, reduce_op="sum")
+        totals = self._sum(self.totals)
         self._close_epoch(totals, gamma, images_per_second(), started)
         return True
 
@@ -215,7 +215,7 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint of this moment; one write, from the first process."""
         self._check_weights()
-        totals = self.fabric.all_reduce(self.totals, reduce_op="sum")
+        totals = self._sum(self.totals)
         if self.fabric.is_global_zero:
             self.run.save_state(
                 {
@@ -301,7 +301,7 @@ class Trainer:
             size = max(self.recipe.batch_size, 256)
             figures = validate(self.model, self.validation, size, self.fabric.autocast)
             sums = torch.tensor(figures, dtype=torch.float64) * len(self.validation)
-        sums = self.fabric.all_reduce(sums.to(self.fabric.device), reduce_op="sum")
+        sums = self._sum(sums.to(self.fabric.device))
         loss, accuracy = (sums / self.validation_images).tolist()
         if not loss < float("inf"):
             raise self._diverged("validation loss", self._finished_steps)
@@ -315,7 +315,7 @@ class Trainer:
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 for statistic in (module.running_mean, module.running_var):
                     if statistic is not None:
-                        statistic.copy_(self.fabric.all_reduce(statistic, reduce_op="mean"))
+                        statistic.copy_(self._sum(statistic) / self.fabric.world_size)
 
     def _scalars(self) -> Scalars:
         folder = self.run.path / "tensorboard" if self.fabric.is_global_zero else None
@@ -326,6 +326,12 @@ class Trainer:
         every, step = self.checkpoint_every, self.position.step
         return every > 0 and step % every == 0 and step < epoch_steps
 
+    def _sum(self, tensor: Tensor) -> Tensor:
+        """Add up a tensor over all processes."""
+        total = self.fabric.all_reduce(tensor, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return total
+
     def _check_due(self) -> bool:
         alone_on_cpu = self.fabric.world_size == 1 and self.fabric.device.type == "cpu"
         return alone_on_cpu or self.position.step % CHECK_INTERVAL == 0
@@ -335,7 +341,7 @@ class Trainer:
         if self.fabric.world_size == 1:
             return self.stop.requested
         asked = torch.tensor(float(self.stop.requested), device=self.fabric.device)
-        return bool(self.fabric.all_reduce(asked, reduce_op="sum") > 0)
+        return bool(self._sum(asked) > 0)
 
     def _check_finite(self) -> None:
         if self.bad_step >= 0:
