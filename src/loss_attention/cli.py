@@ -281,11 +281,10 @@ def _one_line(complaint: str, words: str) -> str:
     lines = [line.strip("│╭╮╰╯─ \t") for line in text.splitlines()]
     message = re.sub(r"\s+", " ", " ".join(lines)).strip()
     message = re.split(r"(?: Argument helptext:| For full helptext| ={4,})", message)[0]
-    message = re.sub(
-        r"^(Parsing error|Value error|Invalid choice|Missing argument|(Unrecognized|Required) options) ",
-        "",
-        message,
+    titles = (
+        "Parsing error|Value error|Invalid choice|Missing argument|(Unrecognized|Required) options"
     )
+    message = re.sub(f"^({titles}) ", "", message)
     # Of the nearest flag keep its name, not its whole entry.
     message = re.sub(r"Perhaps you meant: (--\S+).*", r"did you mean \1?", message)
     return f"{message.rstrip('.')}; see loss-attention {words} --help"

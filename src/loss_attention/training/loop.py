@@ -97,7 +97,8 @@ class Trainer:
         part = torch.arange(fabric.global_rank, len(validation), fabric.world_size)
         self.validation = validation.subset(part).to(fabric.device)
         self.validation_images = len(validation)
-        self.model = model.to(memory_format=torch.channels_last)
+        # torch's stubs know this overload of `to` for tensors alone.
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.SGD(
             model.parameters(),
             lr=recipe.learning_rate,

@@ -35,9 +35,7 @@ class Scalars:
         if self.folder is not None:
             from torch.utils.tensorboard import SummaryWriter  # a second's import
 
-            self.writer = SummaryWriter(  # type: ignore[no-untyped-call]
-                str(self.folder), purge_step=self.finished_steps + 1
-            )
+            self.writer = SummaryWriter(str(self.folder), purge_step=self.finished_steps + 1)
         return self
 
     def __exit__(
@@ -47,7 +45,7 @@ class Scalars:
         trace: TracebackType | None,
     ) -> None:
         if self.folder is not None:
-            self.writer.close()  # type: ignore[no-untyped-call]
+            self.writer.close()
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Write the figures of a finished epoch."""
@@ -55,5 +53,5 @@ class Scalars:
             return
         for name in FIGURES:
             if line[name] is not None:
-                self.writer.add_scalar(name, line[name], line["step"])  # type: ignore[no-untyped-call]
-        self.writer.flush()  # type: ignore[no-untyped-call]
+                self.writer.add_scalar(name, line[name], line["step"])
+        self.writer.flush()
