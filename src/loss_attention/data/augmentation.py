@@ -12,7 +12,12 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Shifts:
-    """One augmentation for each image of a batch: shift `(B, 2)` as (down, right), and flip."""
+    """One augmentation for each image of a batch.
+
+    Attributes:
+        offset: where each crop starts in the padded image, as (row, column).
+        flip: whether it is then mirrored.
+    """
 
     offset: Int[Tensor, "B 2"]
     flip: Bool[Tensor, " B"]
@@ -33,14 +38,24 @@ def crop_and_flip(
 ) -> UInt8[Tensor, "B C H W"]:
     """Pad with zeros, crop back to size at each image's offset, and mirror those with a flip.
 
-    One gather on the images' device; no loop over images.
+    The same pixels on any device, without a loop over images: every crop there could be is a view
+    of the padded batch, and each image's own is copied out of it.
+
+    Args:
+        images: any number of channels, any size.
+        shifts: offsets in `0..2 * padding` as `draw_shifts` gives them; `padding` is no shift.
+        padding: pixels of zeros on each side.
+
+    Example:
+        >>> image = torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8)
+        >>> right_and_mirrored = Shifts(torch.tensor([[1, 0]]), torch.tensor([True]))
+        >>> crop_and_flip(image, right_and_mirrored, padding=1).tolist()
+        [[[[1, 0], [3, 0]]]]
     """
-    batch, channels, height, width = images.shape
-    padded = F.pad(images, (padding,) * 4)
+    batch, _, height, width = images.shape
     offset, flip = shifts.offset.to(images.device), shifts.flip.to(images.device)
-    rows = offset[:, :1] + torch.arange(height, device=images.device)
-    across = torch.arange(width, device=images.device)
-    columns = offset[:, 1:] + torch.where(flip.unsqueeze(1), across.flip(0), across)
-    b = torch.arange(batch, device=images.device)[:, None, None, None]
-    c = torch.arange(channels, device=images.device)[None, :, None, None]
-    return padded[b, c, rows[:, None, :, None], columns[:, None, None, :]]
+    padded = F.pad(images, (padding,) * 4)
+    crops = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 2p + 1, 2p + 1, H, W)
+    each = torch.arange(batch, device=images.device)
+    cropped = crops[each, :, offset[:, 0], offset[:, 1]]
+    return torch.where(flip[:, None, None, None], cropped.flip(3), cropped)

@@ -23,6 +23,8 @@ SIZES = range(14, 29)
 FRAGMENT_SIZES = range(12, 25)
 TEST_SHARE = 0.25
 MOST_DIGITS = 4
+INK = 0.1  # a digit ends where it is fainter than this part of full black
+NOISE = 0.06
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def _scenes(bank: _Bank, count: int, most: int, rng: np.random.Generator) -> Ima
             if placed is not None:
                 box_labels[i, g], boxes[i, g] = placed
         _place_fragments(canvas, bank, taken, rng)
-        canvas += rng.normal(0.0, 0.06, canvas.shape)
+        canvas += rng.normal(0.0, NOISE, canvas.shape)
         images[i, 0] = (canvas.clip(0, 1) * 255).round()
     order = np.argsort(box_labels < 0, axis=1, kind="stable")  # digits that found no room go last
     boxes = np.take_along_axis(boxes, order[..., None], axis=1)
@@ -122,7 +124,7 @@ def _place_digit(
     for _ in range(20):
         size = int(rng.integers(SIZES.start, SIZES.stop))
         digit = bank.scaled[size][which]
-        ink = digit > 0.1
+        ink = digit > INK
         rows, columns = ink.any(axis=1).nonzero()[0], ink.any(axis=0).nonzero()[0]
         digit = digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         height, width = digit.shape
@@ -141,7 +143,7 @@ def _place_fragments(
     taken: list[tuple[int, int, int, int]],
     rng: np.random.Generator,
 ) -> None:
-    """Scatter parts of other digits, about a quarter of each, beside the whole ones."""
+    """Scatter parts of other digits, about a quarter of each, clear of the whole ones' boxes."""
     for _ in range(rng.integers(6, 12)):
         size = int(rng.integers(FRAGMENT_SIZES.start, FRAGMENT_SIZES.stop))
         digit = bank.scaled[size][rng.integers(len(bank.labels))]

@@ -75,8 +75,8 @@ class ImageSet:
     def fingerprint(self) -> str:
         """Return a hash of the images and labels, the same wherever the same set is loaded."""
         digest = hashlib.sha256(repr((self.class_names, tuple(self.images.shape))).encode())
-        digest.update(self.images.cpu().numpy().tobytes())
-        digest.update(self.labels.cpu().numpy().tobytes())
+        for tensor in (self.images, self.labels):
+            digest.update(tensor.contiguous().cpu().numpy().data)
         return digest.hexdigest()[:16]
 
 
@@ -109,25 +109,29 @@ def limited(splits: Splits, images: int, seed: int) -> Splits:
 def hold_out(labels: Shaped[Tensor, "N *K"], fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Divide the indices of a set into a kept and a held-out part, both sorted.
 
-    Single-label sets are divided class by class (each class of two images or more gives at least
-    one and keeps at least one), multi-label sets as a whole.
+    Single-label sets are divided class by class, multi-label sets as a whole. A class (or set) of
+    two images or more gives at least one and keeps at least one; a single image is kept.
 
     Args:
         labels: class indices `(N,)` or a 0/1 matrix `(N, K)`.
         fraction: the part to hold out, in [0, 1).
         seed: the same seed divides the same way, on any machine.
+
+    Example:
+        >>> kept, held_out = hold_out(torch.tensor([0, 0, 0, 0, 1, 1]), 0.25, seed=0)
+        >>> len(kept), len(held_out)
+        (4, 2)
     """
+    assert 0 <= fraction < 1
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
-    if fraction == 0:
-        return order.sort().values, order[:0]
-    key = labels.cpu() if labels.ndim == 1 else torch.zeros(len(labels), dtype=torch.int64)
-    held = []
-    for value in sorted(set(key.tolist())):
-        members = order[key[order] == value]
-        count = max(1, round(fraction * len(members))) if len(members) > 1 else 0
-        held.append(members[:count])
-    held_out = torch.cat(held).sort().values
-    kept = torch.ones(len(labels), dtype=torch.bool)
-    kept[held_out] = False
-    return kept.nonzero().squeeze(1), held_out
+    groups = [order]
+    if labels.ndim == 1:
+        classes = labels.cpu()[order]
+        groups = [order[classes == value] for value in sorted(set(classes.tolist()))]
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    for members in groups:
+        if fraction > 0 and len(members) > 1:
+            count = round(fraction * len(members))
+            held_out[members[: min(max(1, count), len(members) - 1)]] = True
+    return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
