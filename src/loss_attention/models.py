@@ -24,6 +24,7 @@ from loss_attention.prediction import ImagePrediction
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
+METADATA_KEY = "loss-attention"
 
 
 class PatchClassifier(
@@ -167,12 +168,9 @@ class PatchClassifier(
     def to_bytes(self) -> bytes:
         """Return the weights as a safetensors file whose metadata says how to build the model."""
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        metadata = {
-            "format": "loss-attention",
-            "format_version": str(FORMAT_VERSION),
-            "config": json.dumps(self.config),
-        }
-        return serialise(tensors, metadata)
+        # One entry: safetensors writes several in random order, and equal models give equal bytes.
+        description = {"format_version": FORMAT_VERSION, "config": self.config}
+        return serialise(tensors, {METADATA_KEY: json.dumps(description)})
 
     def _save_pretrained(self, save_directory: Path) -> None:
         # Not the mixin's own file, which lacks the metadata that `load` reads.
@@ -273,11 +271,12 @@ def _load_file(path: Path) -> PatchClassifier:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is truncated or no safetensors file ({error})") from error
-    if metadata.get("format") != "loss-attention":
+    if METADATA_KEY not in metadata:
         raise InputError(f"{path} was not saved by loss-attention: its metadata lacks the model")
     try:
-        version, config = int(metadata["format_version"]), json.loads(metadata["config"])
-    except (KeyError, ValueError) as error:
+        description = json.loads(metadata[METADATA_KEY])
+        version, config = int(description["format_version"]), dict(description["config"])
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the metadata of {path} is damaged ({error!r})") from error
     if version > FORMAT_VERSION:
         raise InputError(
