@@ -30,7 +30,7 @@ install: $(PACKAGE_DONE)
 	@echo '$(VENV) is ready; enter it with: source $(BIN)/activate'
 
 demo: $(PACKAGE_DONE)
-	@$(BIN)/loss-attention demo --out runs/demo $(DEMO_FLAGS)
+	@$(BIN)/loss-attention demo --out runs/demo$(if $(DEMO_FLAGS), $(DEMO_FLAGS))
 
 # One thread a test process: the processes would fight over the cores, and sums of floats in several
 # threads need not add up in the same order twice.
