@@ -15,7 +15,7 @@ from typing import Any
 
 from loss_attention.data.decoding import IMAGE_SUFFIXES, list_images, visible_files
 from loss_attention.data.hub import quiet_datasets
-from loss_attention.data.tables import TEST_NAMES, TRAIN_NAMES, VALIDATION_NAMES
+from loss_attention.data.splits import TEST_NAMES, TRAIN_NAMES, VALIDATION_NAMES
 from loss_attention.errors import InputError
 
 _SPLITS = {
@@ -65,7 +65,10 @@ def _open_folder(folder: Path) -> Mapping[str, Any]:
         return _load(folder, "imagefolder", _by_split(folder, files))
     tables = [file for file in files if file.suffix.lower() == ".parquet"]
     if tables:
-        return _load(folder, "parquet", _by_split(folder, tables))
+        parts = _by_split(folder, tables)
+        for split, part in parts.items():
+            _require_one_folder(folder, split, part)
+        return _load(folder, "parquet", parts)
     return _class_folders(folder)
 
 
@@ -91,6 +94,16 @@ def _by_split(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
     return {"train": unnamed, **parts} if unnamed else parts
 
 
+def _require_one_folder(folder: Path, split: str, files: list[Path]) -> None:
+    """Raise for files in several folders: most likely variants of a data set, not parts of it."""
+    homes = sorted({str(file.parent.relative_to(folder)) for file in files})
+    if len(homes) > 1:
+        raise InputError(
+            f"data folder {folder} has parquet files of split {split} in several folders "
+            f"({', '.join(homes)}); give one of them, or put the files into one"
+        )
+
+
 def _split_of(path: Path) -> str:
     for part in reversed(path.parts):
         for word in re.split(r"[^a-z]+", part.lower()):
@@ -104,9 +117,10 @@ def _class_folders(folder: Path) -> Mapping[str, Any]:
     for split, part in _split_folders(folder).items():
         loose, classes = _classes(part)
         if classes and loose:
+            count = "1 image lies" if len(loose) == 1 else f"{len(loose):,} images lie"
             raise InputError(
-                f"{len(loose):,} images lie outside the class folders of {part} ({loose[0].name}, "
-                "say); move each into the folder of its class"
+                f"{count} outside the class folders of {part} ({loose[0].name}, say); "
+                "move each into the folder of its class"
             )
         if loose and split == "train":
             raise InputError(

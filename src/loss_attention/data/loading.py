@@ -15,8 +15,8 @@ from loss_attention.data.digits import digits, multi_digits
 from loss_attention.data.folder import open_local
 from loss_attention.data.hub import HUB_ID, open_hub
 from loss_attention.data.sample import ImageSet, Splits
+from loss_attention.data.splits import decode_tables
 from loss_attention.data.stacking import Progress
-from loss_attention.data.tables import decode_tables
 from loss_attention.errors import unknown_name
 
 MADE: dict[str, Callable[[int], Splits]] = {"digits": digits, "multi-digits": multi_digits}
