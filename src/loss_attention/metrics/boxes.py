@@ -27,7 +27,7 @@ def relevant_boxes(
         labels: class indices `(B,)` or, multi-label, 0/1 `(B, K)`.
     """
     if labels.ndim == 1:
-        return (box_labels == labels.unsqueeze(1)) & (box_labels >= 0)
+        return box_labels == labels.unsqueeze(1)
     return labels.bool().gather(1, box_labels.clamp(min=0)) & (box_labels >= 0)
 
 
