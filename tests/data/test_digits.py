@@ -147,13 +147,13 @@ def test_more_training_scenes_leave_the_test_scenes_alone(single: Splits) -> Non
 
 def test_no_scan_is_in_both_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[NDArray[np.float32]] = []
-    make_bank = module._bank
 
-    def recorded(scans: NDArray[np.float32], labels: NDArray[np.int64]) -> module._Bank:
-        used.append(scans)
-        return make_bank(scans, labels)
+    class Recorded(module._Bank):
+        def __init__(self, scans: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+            super().__init__(scans, labels)
+            used.append(scans)
 
-    monkeypatch.setattr(module, "_bank", recorded)
+    monkeypatch.setattr(module, "_Bank", Recorded)
     digits(seed=0, train=2, test=2)
     train, test = ({scan.tobytes() for scan in scans} for scans in used)
     assert len(train) + len(test) == 1797  # every scan is used, and no two are alike

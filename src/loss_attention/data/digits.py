@@ -8,8 +8,6 @@ box of each whole digit is known exactly: the smallest that holds its ink.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,12 +25,23 @@ INK = 0.1  # a digit ends where it is fainter than this part of full black
 NOISE = 0.06
 
 
-@dataclass(frozen=True)
 class _Bank:
-    """Scanned digits, resized to every size once: `scaled[size]` has shape (N, size, size)."""
+    """Scanned digits and their labels, each resized when first drawn in a size."""
 
-    scaled: dict[int, NDArray[np.float32]]
-    labels: NDArray[np.int64]
+    def __init__(self, scans: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+        self.labels = labels
+        self._scans = [Image.fromarray(scan) for scan in scans]
+        self._resized: dict[tuple[int, int], NDArray[np.float32]] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def resized(self, which: int, size: int) -> NDArray[np.float32]:
+        """Return a digit of `size` x `size` pixels, ink from 0 to 1."""
+        if (which, size) not in self._resized:
+            image = self._scans[which].resize((size, size), Image.Resampling.BICUBIC)
+            self._resized[which, size] = np.asarray(image).clip(0, 1)
+        return self._resized[which, size]
 
 
 def digits(seed: int = 0, train: int = 8000, test: int = 2000) -> Splits:
@@ -61,7 +70,7 @@ def _splits(seed: int, train: int, test: int, most: int) -> Splits:
     parts = {"test": shuffle[:cut], "train": shuffle[cut:]}
     sets = {}
     for stream, (name, count) in enumerate([("train", train), ("test", test)], start=1):
-        bank = _bank(scans[parts[name]], labels[parts[name]])
+        bank = _Bank(scans[parts[name]], labels[parts[name]].astype(np.int64))
         sets[name] = _scenes(bank, count, most, np.random.default_rng([seed, stream]))
     what = "one whole digit" if most == 1 else f"one to {most} whole digits"
     source = (
@@ -69,17 +78,6 @@ def _splits(seed: int, train: int, test: int, most: int) -> Splits:
         f"({train:,} training and {test:,} test scenes from disjoint scans, seed {seed})"
     )
     return Splits(sets["train"], sets["test"], source)
-
-
-def _bank(scans: NDArray[np.float32], labels: NDArray[np.int64]) -> _Bank:
-    def resized(size: int) -> NDArray[np.float32]:
-        images = [
-            Image.fromarray(scan).resize((size, size), Image.Resampling.BICUBIC) for scan in scans
-        ]
-        return np.stack([np.asarray(image) for image in images]).clip(0, 1)
-
-    sizes = sorted({*SIZES, *FRAGMENT_SIZES})
-    return _Bank({size: resized(size) for size in sizes}, labels.astype(np.int64))
 
 
 def _scenes(bank: _Bank, count: int, most: int, rng: np.random.Generator) -> ImageSet:
@@ -120,12 +118,12 @@ def _place_digit(
     rng: np.random.Generator,
 ) -> tuple[int, tuple[int, int, int, int]] | None:
     """Draw a whole digit where none is yet; return its label and the box of its ink."""
-    which = int(rng.integers(len(bank.labels)))
+    which = int(rng.integers(len(bank)))
     for _ in range(20):
         size = int(rng.integers(SIZES.start, SIZES.stop))
-        digit = bank.scaled[size][which]
+        digit = bank.resized(which, size)
         ink = digit > INK
-        rows, columns = ink.any(axis=1).nonzero()[0], ink.any(axis=0).nonzero()[0]
+        rows, columns = np.nonzero(ink.any(axis=1))[0], np.nonzero(ink.any(axis=0))[0]
         digit = digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         height, width = digit.shape
         y, x = (int(rng.integers(SCENE - side + 1)) for side in (height, width))
@@ -146,7 +144,7 @@ def _place_fragments(
     """Scatter parts of other digits, about a quarter of each, clear of the whole ones' boxes."""
     for _ in range(rng.integers(6, 12)):
         size = int(rng.integers(FRAGMENT_SIZES.start, FRAGMENT_SIZES.stop))
-        digit = bank.scaled[size][rng.integers(len(bank.labels))]
+        digit = bank.resized(int(rng.integers(len(bank))), size)
         height, width = rng.integers(size // 3, size * 5 // 8, 2)
         top, left = rng.integers(size - height + 1), rng.integers(size - width + 1)
         fragment = digit[top : top + height, left : left + width]

@@ -66,10 +66,11 @@ def decode_tables(
         image_size=image_size,
         progress=progress,
     )
-    sets = []
-    for part, pixels in zip(parts, images.split([len(part) for part in parts]), strict=True):
-        own = labels.splits[part.name]
-        sets.append(ImageSet(pixels, own, labels.class_names, names=tuple(part.titles)))
+    pixels = images.split_with_sizes([len(part) for part in parts])
+    sets = [
+        ImageSet(own, labels.splits[part.name], labels.class_names, names=tuple(part.titles))
+        for part, own in zip(parts, pixels, strict=True)
+    ]
     if len(sets) == 2:
         return _described(sets[0], sets[1], where, _how_reported(parts[1].name))
     kept, held_out = hold_out(sets[0].labels, HELD_OUT, seed)

@@ -1,0 +1,117 @@
+"""What labels mean, and which are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from loss_attention.data.labels import Labels, read_labels, unlabelled
+from loss_attention.errors import InputError
+
+PETS = ("cat", "dog", "hen")
+
+
+def read(
+    rows: Mapping[str, Sequence[Any]],
+    declared: tuple[str, ...] | None = None,
+    multi_label: bool = False,
+) -> Labels:
+    return read_labels(
+        rows,
+        declared,
+        multi_label=multi_label,
+        title=lambda split, row: f"{split}[{row}]",
+        where="pets",
+    )
+
+
+def test_declared_classes_keep_their_indices() -> None:
+    labels = read({"train": [2, 0, 2], "test": [1]}, PETS)
+    assert labels.class_names == PETS
+    assert labels.splits["train"].tolist() == [2, 0, 2]
+    assert labels.splits["train"].dtype == torch.int64
+    assert labels.splits["test"].tolist() == [1]  # declared, though training has none
+
+
+@pytest.mark.parametrize(
+    ("rows", "names", "indices"),
+    [
+        (["dog", "cat", "dog"], ("cat", "dog"), [1, 0, 1]),
+        ([10, 9, 100], ("9", "10", "100"), [1, 0, 2]),  # sorted as numbers
+        ([-1, 1, -1], ("-1", "1"), [0, 1, 0]),
+        ([True, False], ("False", "True"), [1, 0]),
+    ],
+)
+def test_classes_of_the_training_split(
+    rows: list[Any], names: tuple[str, ...], indices: list[int]
+) -> None:
+    labels = read({"train": rows, "test": rows[:1]})
+    assert labels.class_names == names
+    assert labels.splits["train"].tolist() == indices
+    assert labels.splits["test"].tolist() == indices[:1]
+
+
+def test_several_labels_a_row() -> None:
+    labels = read({"train": [[0, 2], [], [1], [2, 2]], "test": [[2]]}, PETS, multi_label=True)
+    assert labels.splits["train"].tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert labels.splits["train"].dtype == torch.uint8
+    assert labels.splits["test"].tolist() == [[0, 0, 1]]
+    found = read({"train": [["dog"], ["cat", "dog"]]}, multi_label=True)
+    assert found.class_names == ("cat", "dog")
+    assert found.splits["train"].tolist() == [[0, 1], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "declared", "multi_label", "message"),
+    [
+        ([0, 1, 3], PETS, False, "label 3 of test[2] is outside the 3 classes, 0 to 2"),
+        ([0, -1], PETS, False, "label -1 of test[1] is outside the 3 classes, 0 to 2"),
+        ([0, None], PETS, False, "test[1] has no label"),
+        ([[0], [1, 7]], PETS, True, "label 7 of test[1] is outside the 3 classes, 0 to 2"),
+        ([[0], None], PETS, True, "test[1] has no label"),
+        ([[0], [None]], PETS, True, "label None of test[1] is outside the 3 classes, 0 to 2"),
+        (["z"], None, False, "label 'z' of test[0] is no class of split train, which has a, b"),
+    ],
+)
+def test_labels_outside_the_classes(
+    rows: list[Any], declared: tuple[str, ...] | None, multi_label: bool, message: str
+) -> None:
+    train: list[Any] = ["a", "b"] if declared is None else [0, 1]
+    train = [[label] for label in train] if multi_label else train
+    with pytest.raises(InputError) as caught:
+        read({"train": train, "test": rows}, declared, multi_label)
+    assert str(caught.value) == f"pets: {message}"
+
+
+def test_many_classes_are_not_all_listed() -> None:
+    with pytest.raises(InputError) as caught:
+        read({"train": list(range(1000)), "test": [1001]})
+    assert str(caught.value).endswith("which has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 990 more")
+
+
+@pytest.mark.parametrize(
+    ("rows", "declared", "multi_label", "only"),
+    [
+        (["cat", "cat"], None, False, ", 'cat'"),
+        ([1, 1], PETS, False, ", 'dog'"),  # declared three, there is one
+        ([0, 0], ("cat",), False, ", 'cat'"),
+        ([["cat"], []], None, True, ", 'cat'"),
+        ([[], []], None, True, ""),
+    ],
+)
+def test_one_class_only(
+    rows: list[Any], declared: tuple[str, ...] | None, multi_label: bool, only: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        read({"train": rows}, declared, multi_label)
+    assert str(caught.value) == (f"pets has one class only{only}: a classifier needs at least two")
+
+
+def test_unlabelled() -> None:
+    for rows in ([-1, -1], [None, None], [[], []], [[-1]], [None, -1]):
+        assert unlabelled(rows)
+    for rows in ([-1, 0], [None, "x"], [[], [1]], [0]):
+        assert not unlabelled(rows)
