@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import torch
 
 from loss_attention.errors import InputError
 from loss_attention.models import WEIGHTS_FILE
+from loss_attention.saving import SaveError, write_whole
 from loss_attention.training.recipe import Recipe
 
 FORMAT_VERSION = 1
@@ -30,10 +29,6 @@ WRITTEN = (
     "report.html",
     "tensorboard",
 )
-
-
-class SaveError(InputError):
-    """A file of the run could not be written, a full disk for instance."""
 
 
 @dataclass(frozen=True)
@@ -99,28 +94,7 @@ class RunFolder:
         Raises:
             SaveError: it could not be written; the old one, if any, is still there.
         """
-        target = self.path / name
-        data = content.encode() if isinstance(content, str) else content
-        temporary: Path | None = None
-        try:
-            with tempfile.NamedTemporaryFile(
-                dir=self.path, prefix=f".{name}.", delete=False
-            ) as file:
-                temporary = Path(file.name)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(target)
-        except OSError as error:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
-            kept = "; the one before it is kept" if target.exists() else ""
-            raise SaveError(f"cannot write {target}: {error.strerror or error}{kept}") from error
-        except BaseException:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
-            raise
+        write_whole(self.path / name, content)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file, whole or not at all."""

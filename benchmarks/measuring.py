@@ -1,0 +1,62 @@
+"""Run a command as a user would, and keep what it took beside hardware and versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command took. Peak memory is that of its largest process."""
+
+    seconds: float
+    peak_memory_mib: float
+    output: str
+
+
+def command() -> str:
+    """Return the path of the installed `loss-attention`."""
+    return str(Path(sys.executable).with_name("loss-attention"))
+
+
+def timed(*words: str, folder: Path | None = None) -> Finished:
+    """Run a command to its end; exit with its output when it fails."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    if status != 0:
+        sys.exit(f"{' '.join(words)} failed:\n{output}")
+    return Finished(seconds, usage.ru_maxrss / 1024, output)
+
+
+def keep(name: str, figures: dict[str, Any], folder: Path) -> None:
+    """Write the figures of a subject to results/NAME.json, with what they stand on."""
+    from loss_attention.training.environment import (
+        choose_accelerator,
+        choose_precision,
+        hardware,
+        versions,
+    )
+
+    accelerator = choose_accelerator("auto", 1)
+    about = {
+        "measured": datetime.now(UTC).date().isoformat(),
+        "hardware": hardware(accelerator, 1, choose_precision("auto", accelerator)),
+        "versions": versions(),
+    }
+    folder.mkdir(exist_ok=True)
+    text = json.dumps(about | figures, indent=2, ensure_ascii=False) + "\n"
+    (folder / f"{name}.json").write_text(text, encoding="utf-8")

@@ -1,0 +1,136 @@
+"""Measure the figures that the project names, and keep them in results/.
+
+    python benchmarks/run.py            # all of them
+    python benchmarks/run.py startup    # some of them
+
+Each subject runs the command that a user would type, in processes of its own, and nothing else
+should run meanwhile. CIFAR-10 is taken from the folder in LOSS_ATTENTION_CIFAR10, or from the hub.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from measuring import Finished, command, keep, timed
+from summary import write_summary
+
+SEEDS = (0, 1, 2)
+ROOT = Path(__file__).resolve().parent.parent
+CIFAR10 = os.environ.get("LOSS_ATTENTION_CIFAR10", "cifar10")
+
+
+def startup() -> dict[str, Any]:
+    """Seconds that `--help`, the import of the package and of torch take; medians of nine."""
+
+    def median(*words: str) -> float:
+        timed(*words)  # the first reads the files from disk
+        return statistics.median(timed(*words).seconds for _ in range(9))
+
+    python = sys.executable
+    return {
+        "command": "loss-attention --help; python -c 'import loss_attention'",
+        "help_seconds": median(command(), "--help"),
+        "import_seconds": median(python, "-c", "import loss_attention"),
+        "python_seconds": median(python, "-c", "pass"),
+        "import_with_models_seconds": median(
+            python, "-c", "import loss_attention as la; la.create_model"
+        ),
+        "import_torch_seconds": median(python, "-c", "import torch"),
+    }
+
+
+def digits() -> dict[str, Any]:
+    """The digits recipe and its mean-pooling twin, three seeds each."""
+    return {"runs": _trained("digits", "loss-attention") + _trained("digits", "mean")}
+
+
+def _trained(recipe: str, head: str, *flags: str) -> list[dict[str, Any]]:
+    runs = []
+    for seed in SEEDS:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "run"
+            words = ("train", recipe, "--head", head, "--seed", str(seed), *flags)
+            done = timed(command(), *words, "--out", str(out))
+            runs.append({"head": head, "seed": seed} | _figures(out, done, words))
+            print(runs[-1], flush=True)
+    return runs
+
+
+def _figures(out: Path, done: Finished, words: tuple[str, ...]) -> dict[str, Any]:
+    import json
+
+    facts = json.loads((out / "run.json").read_text())
+    evaluation = json.loads((out / "evaluation.json").read_text())
+    return {
+        "command": " ".join(("loss-attention", *words)),
+        "source": facts["source"],
+        "parameters": facts["parameters"],
+        "best_epoch": facts["best_epoch"],
+        "training_seconds": facts["train_seconds"],
+        "whole_command_seconds": done.seconds,
+        "peak_memory_mib": done.peak_memory_mib,
+        "measures": evaluation["measures"],
+    }
+
+
+def cifar10_small() -> dict[str, Any]:
+    """The CIFAR-10 recipe for a CPU, three seeds."""
+    note = "JPEG re-encoded CIFAR-10" if CIFAR10 != "cifar10" else "CIFAR-10 from the hub"
+    runs = []
+    for seed in SEEDS[: int(os.environ.get("LOSS_ATTENTION_CIFAR10_SEEDS", "3"))]:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "run"
+            words = ("train", "cifar10-small", "--data", CIFAR10, "--seed", str(seed))
+            done = timed(command(), *words, "--out", str(out))
+            runs.append({"seed": seed} | _figures(out, done, words))
+            print(runs[-1], flush=True)
+    return {"data": note, "runs": runs}
+
+
+def demo() -> dict[str, Any]:
+    """`make demo` in a fresh clone: installation, two trainings, two evaluations, the report."""
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Path(folder) / "clone"
+        timed("git", "clone", "--quiet", str(ROOT), str(clone))
+        done = timed("make", "demo", folder=clone)
+        report = clone / "runs" / "demo" / "report.html"
+        return {
+            "command": "make demo, in a fresh clone without .venv",
+            "seconds": done.seconds,
+            "peak_memory_mib": done.peak_memory_mib,
+            "report_mib": report.stat().st_size / 2**20,
+            "output": done.output.splitlines()[-60:],
+        }
+
+
+SUBJECTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "startup": startup,
+    "digits": digits,
+    "demo": demo,
+    "cifar10-small": cifar10_small,
+}
+
+
+def main() -> None:
+    """Measure the subjects named on the command line, or all of them."""
+    names = sys.argv[1:] or list(SUBJECTS)
+    for name in names:
+        if name not in SUBJECTS:
+            sys.exit(f"unknown subject {name!r}; known: {', '.join(SUBJECTS)}")
+    if shutil.which("git") is None and "demo" in names:
+        sys.exit("the subject demo needs git")
+    for name in names:
+        print(f"== {name}", flush=True)
+        keep(name, SUBJECTS[name](), ROOT / "results")
+        write_summary(ROOT / "results")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""results/README.md: the measured figures as people read them, made from the JSON files there."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+SHOWN = (
+    ("accuracy", "accuracy"),
+    ("patch_precision", "patch precision"),
+    ("patch_recall", "patch recall"),
+    ("patch_f", "patch F"),
+    ("weight_inside", "weight inside the box"),
+    ("box_ap", "box AP"),
+)
+
+
+def write_summary(folder: Path) -> None:
+    """Write results/README.md from what has been measured so far."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    parts = [
+        "# Results",
+        "Measured by `benchmarks/run.py` (`make bench`), which also writes this page; the JSON "
+        "files beside it hold every figure with its floors, versions and hardware. Mean ± sample "
+        "standard deviation over seeds.",
+    ]
+    for name, describe in (
+        ("digits", _digits),
+        ("cifar10-small", _cifar10),
+        ("demo", _demo),
+        ("startup", _startup),
+    ):
+        if name in found:
+            parts += [f"## {name}", *describe(found[name]), _stand(found[name])]
+    (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _digits(figures: dict[str, Any]) -> list[str]:
+    heads = ("loss-attention", "mean")
+    by_head = {head: [run for run in figures["runs"] if run["head"] == head] for head in heads}
+    lines = [
+        "| measure | loss-attention | mean-pooling twin | floors |",
+        "| --- | ---: | ---: | --- |",
+    ]
+    for name, label in SHOWN:
+        cells = [_spread([_value(run, name) for run in by_head[head]]) for head in heads]
+        lines.append(f"| {label} | {cells[0]} | {cells[1]} | {_floors(by_head[heads[0]], name)} |")
+    lines.append(_row("training, seconds", by_head, heads, "training_seconds"))
+    lines.append(_row("whole command, seconds", by_head, heads, "whole_command_seconds"))
+    lines.append(_row("peak memory, MiB", by_head, heads, "peak_memory_mib"))
+    return [_commands(figures["runs"]), "\n".join(lines)]
+
+
+def _row(label: str, by_head: dict[str, Any], heads: Sequence[str], name: str) -> str:
+    cells = [_spread([run[name] for run in by_head[head]], digits=0) for head in heads]
+    return f"| {label} | {cells[0]} | {cells[1]} | |"
+
+
+def _cifar10(figures: dict[str, Any]) -> list[str]:
+    runs = figures["runs"]
+    lines = [
+        "| measure | loss-attention |",
+        "| --- | ---: |",
+        f"| accuracy | {_spread([_value(run, 'accuracy') for run in runs], digits=4)} |",
+        f"| training, minutes | {_spread([run['training_seconds'] / 60 for run in runs], 1)} |",
+        "| whole command, minutes "
+        f"| {_spread([run['whole_command_seconds'] / 60 for run in runs], 1)} |",
+        f"| peak memory, MiB | {_spread([run['peak_memory_mib'] for run in runs], 0)} |",
+        f"| parameters, millions | {runs[0]['parameters'] / 1e6:.2f} |",
+    ]
+    data = f"Data: {figures['data']}; test split of 10,000 images, looked at once a run."
+    return [_commands(runs), data, "\n".join(lines)]
+
+
+def _demo(figures: dict[str, Any]) -> list[str]:
+    return [
+        f"`{figures['command']}`: {figures['seconds']:.0f} seconds, report of "
+        f"{figures['report_mib']:.1f} MiB. The end of what it printed:",
+        "```\n" + "\n".join(line.rstrip() for line in figures["output"]) + "\n```",
+    ]
+
+
+def _startup(figures: dict[str, Any]) -> list[str]:
+    named = [
+        ("loss-attention --help", "help_seconds"),
+        ("import loss_attention", "import_seconds"),
+        ("import loss_attention and its models", "import_with_models_seconds"),
+        ("import torch", "import_torch_seconds"),
+        ("Python doing nothing", "python_seconds"),
+    ]
+    lines = ["| what | seconds, median of nine |", "| --- | ---: |"]
+    return ["\n".join(lines + [f"| {label} | {figures[name]:.2f} |" for label, name in named])]
+
+
+def _commands(runs: list[dict[str, Any]]) -> str:
+    listed = dict.fromkeys(run["command"] for run in runs)
+    return "```\n" + "\n".join(listed) + "\n```"
+
+
+def _stand(figures: dict[str, Any]) -> str:
+    machine, versions = figures["hardware"], figures["versions"]
+    return (
+        f"Measured {figures['measured']} on {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine.get('memory_gib', '?')} GiB, {machine['device']}, {machine['precision']}; "
+        f"Python {versions['python']}, torch {versions['torch']}."
+    )
+
+
+def _value(run: dict[str, Any], name: str) -> float | None:
+    for measure in run["measures"]:
+        if measure["name"] == name:
+            value: float | None = measure["value"]
+            return value
+    return None
+
+
+def _floors(runs: list[dict[str, Any]], name: str) -> str:
+    floors: dict[str, list[float | None]] = {}
+    for run in runs:
+        for measure in run["measures"]:
+            if measure["name"] == name:
+                for label, value in measure["floors"].items():
+                    floors.setdefault(label, []).append(value)
+    return "; ".join(f"{label} {_spread(values)}" for label, values in floors.items())
+
+
+def _spread(values: Sequence[float | None], digits: int = 3) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    mean = f"{statistics.mean(known):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else mean

@@ -1,0 +1,243 @@
+"""The command as people type it: what works, and one clear line for what does not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from loss_attention.cli import COMMANDS, main
+
+SMALL = [
+    *("--image-size", "16", "--epochs", "2", "--batch-size", "8", "--width", "0.06"),
+    *("--strided-layers", "6", "--patch-kernel", "3", "--patch-stride", "1"),
+    *("--accelerator", "cpu"),
+]
+
+
+def make_folder(path: Path, classes: tuple[str, ...] = ("dark", "light"), each: int = 10) -> Path:
+    """Grey squares of unequal sizes, dark ones and light ones."""
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(classes):
+        (path / name).mkdir(parents=True)
+        for i in range(each):
+            level = 60 + 120 * number + rng.integers(-30, 30, (20 + i, 24, 3))
+            Image.fromarray(level.astype(np.uint8)).save(path / name / f"{i}.png")
+    return path
+
+
+def run(*words: str) -> None:
+    """Run the command in this process; it has to succeed."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    assert not stop.value.code
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Run the command with something wrong; return the one line that it says."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("loss-attention: ")
+    assert said.count("\n") == 1
+    return said
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder of images and a finished run on it."""
+    place = tmp_path_factory.mktemp("trained")
+    images = make_folder(place / "images")
+    run("train", "folder", "--data", str(images), *SMALL, "--out", str(place / "run"))
+    return place
+
+
+def test_training_on_ones_own_folder_leaves_a_whole_run(trained):
+    found = {path.name for path in (trained / "run").iterdir()}
+    assert found == {
+        "recipe.yaml",
+        "model.safetensors",
+        "state.pt",
+        "metrics.jsonl",
+        "run.json",
+        "evaluation.json",
+        "report.html",
+        "tensorboard",
+    }
+    facts = json.loads((trained / "run" / "run.json").read_text())
+    assert facts["finished"]
+    assert facts["classes"] == ["dark", "light"]
+    assert facts["train_images"] + facts["validation_images"] + facts["test_images"] == 20
+
+
+def test_evaluate_report_and_resume_of_a_finished_run(trained, capsys):
+    folder = str(trained / "run")
+    before = (trained / "run" / "model.safetensors").read_bytes()
+    (trained / "run" / "report.html").unlink()
+    run("evaluate", folder)
+    assert "accuracy" in capsys.readouterr().out
+    run("report", folder)
+    assert (trained / "run" / "report.html").exists()
+    run("resume", folder)
+    assert "finished" in capsys.readouterr().out
+    assert (trained / "run" / "model.safetensors").read_bytes() == before
+
+
+def test_explaining_a_folder_goes_on_past_what_is_no_image(trained, tmp_path, capsys):
+    (tmp_path / "notes.png").write_text("no image at all")
+    words = ["explain", str(trained / "run"), str(trained / "images" / "dark")]
+    said = complaint(capsys, *words, str(tmp_path / "notes.png"), "--out", str(tmp_path / "out"))
+    assert "notes.png" in said
+    assert len(list((tmp_path / "out").glob("*.json"))) == 10
+    again = complaint(capsys, *words, "--out", str(tmp_path / "out"))
+    assert "--overwrite" in again
+    run(*words, "--out", str(tmp_path / "out"), "--overwrite")
+
+
+def test_an_existing_run_is_not_overwritten_unasked(trained, capsys):
+    words = ["train", "folder", "--data", str(trained / "images"), *SMALL]
+    said = complaint(capsys, *words, "--out", str(trained / "run"))
+    assert "exists already" in said
+    assert "--overwrite" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["trian"], ["unknown command 'trian'", "did you mean 'train'"]),
+        (["train"], ["name of a recipe", "digits"]),
+        (["train", "digit"], ["unknown recipe 'digit'", "did you mean 'digits'"]),
+        (["train", "digits", "--epochz", "3"], ["--epochz", "did you mean --epochs?"]),
+        (["train", "digits", "--epochs", "many"], ["--epochs", "'many'"]),
+        (["train", "digits", "--epochs", "0"], ["--epochs must be above 0, got 0"]),
+        (["train", "digits", "--threshold", "2"], ["--threshold must be in [0, 1], got 2"]),
+        (["train", "digits", "--schedule", "fast"], ["'fast'", "one-cycle"]),
+        (["train", "folder"], ["needs --data"]),
+        (["train", "folder", "--data", "digitz"], ["'digitz'", "did you mean 'digits'"]),
+        (["train", "folder", "--data", "./nothing-here"], ["nothing-here", "does not exist"]),
+        (["resume", "nothing-here"], ["nothing-here is no folder"]),
+        (["evaluate"], ["missing", "--help"]),
+        (["explain", "runs/x", "--out", "y"], ["image"]),
+        (["recipes", "please"], ["no arguments"]),
+    ],
+)
+def test_what_is_typed_wrong_gets_one_line(words, parts, capsys):
+    said = complaint(capsys, *words)
+    for part in parts:
+        assert part.lower() in said.lower()
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--head", "loss_attention"], ["unknown head", "did you mean 'loss-attention'"]),
+        (["--backbone", "resnet81"], ["unknown backbone", "did you mean 'resnet18'"]),
+        (["--strided-layers", "7"], ["cannot stride in layer 7", "1, 6, 10, 14"]),
+        (["--patch-kernel", "30"], ["smaller than one patch", "30 x 30"]),
+        (["--devices", "4000"], ["--devices 4000", "cores"]),
+    ],
+)
+def test_a_model_that_cannot_be_leaves_no_folder(flags, parts, trained, tmp_path, capsys):
+    words = ["train", "folder", "--data", str(trained / "images"), *SMALL[:8]]
+    words += ["--strided-layers", *flags] if flags[0] == "--patch-kernel" else flags
+    said = complaint(capsys, *words, "--accelerator", "cpu", "--out", str(tmp_path / "run"))
+    for part in parts:
+        assert part in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_folders_that_cannot_be_trained_on(tmp_path, capsys):
+    def said_of(folder: Path, *flags: str) -> str:
+        words = ["train", "folder", "--data", str(folder), *flags, "--out", str(tmp_path / "run")]
+        return complaint(capsys, *words)
+
+    (tmp_path / "empty").mkdir()
+    assert "no image" in said_of(tmp_path / "empty").lower()
+    assert "one class" in said_of(make_folder(tmp_path / "single", ("only",)), *SMALL)
+    unequal = said_of(make_folder(tmp_path / "unequal"))
+    assert "--image-size" in unequal
+    broken = make_folder(tmp_path / "broken", each=14)
+    for i in range(12):
+        (broken / "dark" / f"{i}.png").write_bytes(b"not an image")
+    said = said_of(broken, *SMALL)
+    assert "0.png" in said
+    assert "2 more" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_damaged_runs(trained, tmp_path, capsys):
+    def copy(name: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in (trained / "run").iterdir():
+            if file.is_file():
+                (folder / file.name).write_bytes(file.read_bytes())
+        return folder
+
+    truncated = copy("truncated")
+    weights = truncated / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "truncated" in complaint(capsys, "evaluate", str(truncated))
+    other = copy("other")
+    recipe = (other / "recipe.yaml").read_text().replace("head: loss-attention", "head: mean")
+    (other / "recipe.yaml").write_text(recipe)
+    assert "not those of its recipe" in complaint(capsys, "evaluate", str(other))
+    newer = copy("newer")
+    facts = json.loads((newer / "run.json").read_text()) | {"format_version": 99}
+    (newer / "run.json").write_text(json.dumps(facts))
+    assert "newer" in complaint(capsys, "report", str(newer))
+
+
+def test_help_of_every_command(capsys):
+    for word in COMMANDS:
+        if word == "recipes":
+            continue
+        run(word, "--help")
+        assert f"loss-attention {word}" in capsys.readouterr().out
+
+
+def test_help_loads_no_torch():
+    code = (
+        "import sys\nfrom loss_attention.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules, 'torch'\nassert 'numpy' not in sys.modules, 'numpy'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "usage: loss-attention" in done.stdout
+
+
+def test_ctrl_c_says_how_to_resume_and_resuming_finishes(trained, tmp_path):
+    import os
+    import signal
+
+    folder = tmp_path / "run"
+    words = ["train", "folder", "--data", str(trained / "images"), *SMALL, "--out", str(folder)]
+    words[words.index("--epochs") + 1] = "40"
+    code = f"from loss_attention.cli import main\nmain({words!r})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+    while not (folder / "state.pt").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"loss-attention resume {folder}" in err
+    assert err.count("\n") == 1
+    run("resume", str(folder))
+    assert (folder / "report.html").exists()
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 40
