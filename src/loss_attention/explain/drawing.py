@@ -125,24 +125,29 @@ def panel(
     return drawn
 
 
-def overlay(image: Image.Image, marks: Marks, *, title: str, target: str) -> Image.Image:
-    """Draw marks on a picture, with a title above and what the colours and lines mean below.
+def overlay(
+    image: Image.Image, marks: Marks, *, prediction: str, probability: float, target: str
+) -> Image.Image:
+    """Draw marks on a picture, the prediction above and what colours and lines mean below.
 
     Args:
         image: the picture, of any size and mode; the model saw it resized to the heat map's.
         marks: what to draw.
-        title: the prediction and its probability, for instance.
+        prediction: the name of the predicted class.
+        probability: the probability that the model gives it, in [0, 1].
         target: the name of the explained class.
     """
     drawn = panel(image, marks)
-    size = max(15, round(max(drawn.size) / 45))
-    pad = size
     width = max(drawn.width, SHORTEST)
+    size = max(15, round(width / 45))
+    pad = size
     foot = legend(marks, target, width - 2 * pad, size)
-    top = 2 * pad + size
+    top = 3 * pad
     sheet = Image.new("RGB", (width, top + drawn.height + foot.height + 2 * pad), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((pad, pad), fit(title, size + 2, width - 2 * pad), _INK, _font(size + 2))
+    ending = f", {probability:.1%}"
+    room = width - 2 * pad - _font(size + 2).getlength(ending)
+    title = fit(prediction, size + 2, room) + ending
+    ImageDraw.Draw(sheet).text((pad, top // 2), title, _INK, _font(size + 2), anchor="lm")
     sheet.paste(drawn, ((width - drawn.width) // 2, top))
     sheet.paste(foot, (pad, top + drawn.height + pad))
     return sheet
@@ -166,7 +171,11 @@ def legend(marks: Marks, target: str, width: int, size: int) -> Image.Image:
     ramp = np.linspace(-1, 1, width, dtype=np.float32)[None].repeat(size, axis=0)
     sheet.paste(Image.fromarray(_tint(np.full((*ramp.shape, 3), _GREY), ramp)), (0, 3 * size // 2))
     limit = number(marks.limit)
-    ticks = ((f"-{limit}", 0, "la"), ("0", width // 2, "ma"), (f"+{limit}", width - 1, "ra"))
+    ticks = (
+        (f"\N{MINUS SIGN}{limit}", 0, "la"),
+        ("0", width // 2, "ma"),
+        (f"+{limit}", width - 1, "ra"),
+    )
     for text, x, anchor in ticks:
         draw.text((x, 11 * size // 4), text, _INK, _font(size), anchor=anchor)
     if keys:

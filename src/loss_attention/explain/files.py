@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from loss_attention.data.decoding import UnreadableImage, list_images, read_image, to_tensor
 from loss_attention.errors import InputError, unknown_name
-from loss_attention.explain.drawing import marks_of, overlay
+from loss_attention.explain.drawing import LONGEST, marks_of, overlay, resized
 from loss_attention.explanation import Explanation
 from loss_attention.heads.catalog import HEADS
 from loss_attention.models import PatchClassifier
@@ -27,6 +29,7 @@ UNITS = (
     "its logit. boxes and windows: [x0, y0, x1, y1] in pixels of the upright original image, x1 "
     "and y1 exclusive."
 )
+LONGEST_NAME = 200
 
 
 @dataclass
@@ -44,17 +47,11 @@ class ExplainSummary:
 
 @dataclass(frozen=True)
 class _Job:
-    """An image file and the stem of what is written for it."""
+    """An image file and where what is written for it goes."""
 
     source: Path
-    stem: Path
-
-    @property
-    def outputs(self) -> tuple[Path, Path]:
-        return (
-            self.stem.parent / f"{self.stem.name}.png",
-            self.stem.parent / f"{self.stem.name}.json",
-        )
+    picture: Path
+    description: Path
 
 
 def explain_files(
@@ -72,8 +69,8 @@ def explain_files(
     Args:
         model: a trained model with patches; images are resized to the size that it was trained at.
         paths: image files, and folders whose images are taken, sub-folders included.
-        out: where NAME.png and NAME.json go, NAME being the file's name without its ending, and
-            with it where that is needed to tell two files apart.
+        out: where NAME.png and NAME.json go; see `output_names` for NAME. What lies in it is not
+            explained, even where it is inside one of the folders.
         batch_size: images at a time.
         target: name of the class to explain; None: the predicted one of each image.
         overwrite: replace explanations that are there already.
@@ -81,7 +78,8 @@ def explain_files(
 
     Raises:
         InputError: before anything is written: a model without patches or image size, an unknown
-            class, a path that is not there, a folder without images, an output that exists.
+            class, a path that is not there, a folder without images, an output that exists or
+            would replace an image. Later: a full disk, weights that give no finite logits.
     """
     if HEADS[model.config["head"]].pooled_backbone:
         raise InputError(
@@ -91,9 +89,12 @@ def explain_files(
     if model.image_size is None:
         raise InputError("this model does not say the image size that it was trained at")
     index = _class_index(model, target)
-    jobs = _jobs(paths, out)
-    if not overwrite:
-        _refuse_existing(jobs)
+    sources = _sources(paths, out)
+    jobs = [
+        _Job(source, out / f"{name}.png", out / f"{name}.json")
+        for source, name in zip(sources, output_names(sources), strict=True)
+    ]
+    _refuse_to_replace(jobs, overwrite=overwrite)
     _make_folder(out)
     summary = ExplainSummary()
     for start in range(0, len(jobs), batch_size):
@@ -101,6 +102,40 @@ def explain_files(
         if progress is not None:
             progress(min(start + batch_size, len(jobs)), len(jobs))
     return summary
+
+
+def output_names(sources: Sequence[Path]) -> list[str]:
+    """Return a name for each file, all different, even where upper and lower case are one.
+
+    It is the file's name without its ending; with the ending, or with the folder too, where that
+    is needed to tell files apart; and numbered where nothing else helps.
+
+    Example:
+        >>> output_names([Path("x/a.jpg"), Path("x/a.png"), Path("x/b.png"), Path("y/b.png")])
+        ['a.jpg', 'a.png', 'x-b.png', 'y-b.png']
+    """
+    ways: tuple[Callable[[Path], str], ...] = (
+        lambda path: path.stem,
+        lambda path: path.name,
+        lambda path: f"{path.parent.name}-{path.name}",
+    )
+    # File systems take up to 255 bytes; an ending and a number come on top.
+    tries = [
+        [way(path).encode()[:LONGEST_NAME].decode(errors="ignore") for way in ways]
+        for path in sources
+    ]
+    counts = [Counter(row[way].casefold() for row in tries) for way in range(len(ways))]
+    names, taken = [], set[str]()
+    for row in tries:
+        alone = (
+            name for name, count in zip(row, counts, strict=True) if count[name.casefold()] < 2
+        )
+        base = next(alone, row[-1])
+        numbered = (f"{base}-{number}" for number in itertools.count(2))
+        name = next(n for n in itertools.chain([base], numbered) if n.casefold() not in taken)
+        taken.add(name.casefold())
+        names.append(name)
+    return names
 
 
 def describe(
@@ -116,7 +151,10 @@ def describe(
     """
     grid = explanation.grid
     scale = torch.tensor([original[0] / grid.width, original[1] / grid.height] * 2)
-    predicted = int(explanation.logits[index].argmax())
+    logits = explanation.logits[index]
+    if not logits.isfinite().all():
+        raise InputError("the model's logits are not finite numbers: its weights are damaged")
+    predicted = int(logits.argmax())
     box = explanation.boxes[index].cpu()
     return {
         "width": original[0],
@@ -125,7 +163,7 @@ def describe(
         "probability": float(explanation.probabilities[index, predicted]),
         "target": class_names[int(explanation.target[index])],
         "classes": list(class_names),
-        "logits": explanation.logits[index].tolist(),
+        "logits": logits.tolist(),
         "probabilities": explanation.probabilities[index].tolist(),
         "box": None if box.isnan().any() else _rounded(box * scale),
         "selected_patches": explanation.selected[index].nonzero().squeeze(1).tolist(),
@@ -143,28 +181,36 @@ def describe(
 def _explain_batch(
     model: PatchClassifier, jobs: Sequence[_Job], target: int | None, summary: ExplainSummary
 ) -> None:
-    readable: list[tuple[_Job, Image.Image]] = []
+    assert model.image_size is not None
+    readable: list[tuple[_Job, Image.Image, tuple[int, int]]] = []
+    inputs: list[Tensor] = []
     for job in jobs:
         try:
-            readable.append((job, read_image(job.source, model.config["in_channels"])))
+            image = read_image(job.source, model.config["in_channels"])
         except UnreadableImage as error:
             summary.unreadable.append(str(error))
+            continue
+        inputs.append(to_tensor(image, model.image_size))
+        # A batch of photos in full size would fill the memory.
+        readable.append((job, resized(image, 1, LONGEST), image.size))
     if not readable:
         return
-    images = torch.stack([to_tensor(image, model.image_size) for _, image in readable])
-    explanation = model.explain(images.to(model.mean.device), target)
-    for index, (job, image) in enumerate(readable):
-        described = describe(explanation, index, model.class_names, image.size)
-        title = f"{described['prediction']}, {described['probability']:.1%}"
-        marks = marks_of(explanation, index)
-        picture = overlay(image, marks, title=title, target=described["target"])
-        picture_path, json_path = job.outputs
+    explanation = model.explain(torch.stack(inputs).to(model.mean.device), target)
+    for index, (job, image, size) in enumerate(readable):
+        described = describe(explanation, index, model.class_names, size)
+        picture = overlay(
+            image,
+            marks_of(explanation, index),
+            prediction=described["prediction"],
+            probability=described["probability"],
+            target=described["target"],
+        )
         drawn = io.BytesIO()
         picture.save(drawn, "PNG")
-        write_whole(picture_path, drawn.getvalue())
+        write_whole(job.picture, drawn.getvalue())
         text = json.dumps({"file": str(job.source)} | described, ensure_ascii=False)
-        write_whole(json_path, text + "\n")
-        summary.written.append(json_path)
+        write_whole(job.description, text + "\n")
+        summary.written.append(job.description)
 
 
 def _class_index(model: PatchClassifier, target: str | None) -> int | None:
@@ -175,39 +221,38 @@ def _class_index(model: PatchClassifier, target: str | None) -> int | None:
     return model.class_names.index(target)
 
 
-def _jobs(paths: Sequence[Path], out: Path) -> list[_Job]:
-    """Find the files, each once, and give each a name of its own."""
-    sources: dict[Path, None] = {}
+def _sources(paths: Sequence[Path], out: Path) -> list[Path]:
+    """Return the image files that the paths name, each once, in order."""
+    sources: dict[Path, Path] = {}
+    results = out.resolve()
     for path in paths:
         if path.is_dir():
-            found = list_images(path)
+            found = [file for file in list_images(path) if results not in file.resolve().parents]
             if not found:
-                raise InputError(f"the folder {path} holds no images")
-            sources |= dict.fromkeys(found)
+                raise InputError(
+                    f"the images of {path} are in the --out folder itself; name another"
+                    if results in (path.resolve(), *path.resolve().parents) and list_images(path)
+                    else f"the folder {path} holds no images"
+                )
         elif path.exists():
-            sources[path] = None
+            found = [path]
         else:
             raise InputError(f"there is no file or folder {path}")
-    taken: set[str] = set()
-    jobs = []
-    stems = [source.stem for source in sources]
-    for source in sources:
-        name = source.stem if stems.count(source.stem) == 1 else source.name
-        base, number = name, 2
-        while name.lower() in taken:
-            name, number = f"{base}-{number}", number + 1
-        taken.add(name.lower())
-        jobs.append(_Job(source, out / name))
-    return jobs
+        for file in found:
+            sources.setdefault(file.resolve(), file)
+    return list(sources.values())
 
 
-def _refuse_existing(jobs: Iterable[_Job]) -> None:
-    for job in jobs:
-        for path in job.outputs:
-            if path.exists():
-                raise InputError(
-                    f"{path} exists already; name another --out, or replace it with --overwrite"
-                )
+def _refuse_to_replace(jobs: Sequence[_Job], *, overwrite: bool) -> None:
+    """Raise `InputError` for a file in the way: an image always, an explanation unless allowed."""
+    images = {job.source.resolve() for job in jobs}
+    for path in (path for job in jobs for path in (job.picture, job.description)):
+        if path.resolve() in images:
+            raise InputError(f"{path} is one of the images; name another --out")
+        if path.exists() and not overwrite:
+            raise InputError(
+                f"{path} exists already; name another --out, or replace it with --overwrite"
+            )
 
 
 def _make_folder(out: Path) -> None:
