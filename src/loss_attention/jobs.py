@@ -16,7 +16,7 @@ from loss_attention.explain.files import ExplainSummary, explain_files
 from loss_attention.explain.report import write_report
 from loss_attention.models import PatchClassifier, load
 from loss_attention.progress import counted
-from loss_attention.tables import evaluation_table
+from loss_attention.tables import show_evaluations
 from loss_attention.training.job import RunOptions, continue_run, start_run
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.run_folder import RunFolder
@@ -88,7 +88,7 @@ def evaluate_run(path: Path, data: str | None, console: Console) -> Evaluation:
     figures = _evaluate(model, splits, console)
     if data is None:
         run.write_json("evaluation.json", figures.to_json())
-    console.print(evaluation_table({recipe.name: figures}))
+    show_evaluations({recipe.name: figures}, console)
     return figures
 
 
@@ -139,7 +139,7 @@ def demo(recipe: Recipe, out: Path, options: RunOptions, console: Console) -> Pa
         runs[label] = _finish(run, splits, console)
     main = runs[recipe.head]
     figures = {label: finished.evaluation for label, finished in runs.items()}
-    console.print(evaluation_table(figures))
+    show_evaluations(figures, console)
     return _write_report(main, console, {TWIN: figures[TWIN]})
 
 
@@ -204,7 +204,7 @@ def _evaluate(model: PatchClassifier, splits: Splits, console: Console) -> Evalu
 def _report(finished: FinishedRun, console: Console) -> Path:
     """Print the figures and write the report."""
     name = finished.folder.recipe().name
-    console.print(evaluation_table({name: finished.evaluation}))
+    show_evaluations({name: finished.evaluation}, console)
     return _write_report(finished, console, {})
 
 
@@ -215,8 +215,8 @@ def _write_report(
         finished.folder.path,
         finished.model,
         finished.splits.test,
-        finished.evaluation.to_json(),
-        comparisons={label: figures.to_json() for label, figures in comparisons.items()},
+        finished.evaluation,
+        comparisons=comparisons,
     )
     console.print(f"report: {path}", soft_wrap=True)
     return path

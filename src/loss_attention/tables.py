@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -15,12 +16,19 @@ ABSENT = "-"
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     """A measure, or one of its floors, of every model."""
 
     label: str
     cells: tuple[str, ...]
     is_floor: bool
+
+
+def show_evaluations(evaluations: Mapping[str, Evaluation], console: Console) -> None:
+    """Print the table, and under it what a reader needs to read it."""
+    console.print(evaluation_table(evaluations))
+    # Not the table's caption, which would be wrapped to the table's width.
+    console.print(Text("\n".join(evaluation_notes(evaluations)), style="italic"))
 
 
 def evaluation_table(evaluations: Mapping[str, Evaluation]) -> Table:
@@ -34,14 +42,12 @@ def evaluation_table(evaluations: Mapping[str, Evaluation]) -> Table:
     """
     table = Table(
         title=Text(_title(evaluations)),
-        caption=Text("\n".join(_notes(evaluations))),
         title_justify="left",
-        caption_justify="left",
     )
     table.add_column("measure", no_wrap=True)
     for name in evaluations:
         table.add_column(Text(name), justify="right")
-    for row in _rows(evaluations):
+    for row in evaluation_rows(evaluations):
         label = f"  floor: {row.label}" if row.is_floor else row.label
         table.add_row(label, *row.cells, style="dim" if row.is_floor else "bold")
     return table
@@ -52,25 +58,29 @@ def evaluation_markdown(evaluations: Mapping[str, Evaluation]) -> str:
     lines = [_title(evaluations), ""]
     lines.append(f"| measure | {' | '.join(name.replace('|', '&#124;') for name in evaluations)} |")
     lines.append(f"| --- |{' ---: |' * len(evaluations)}")
-    for row in _rows(evaluations):
+    for row in evaluation_rows(evaluations):
         cells = row.cells if row.is_floor else [f"**{cell}**" for cell in row.cells]
         label = f"floor: {row.label}" if row.is_floor else f"**{row.label}**"
         lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *(f"{note}  " for note in _notes(evaluations))]).rstrip() + "\n"
+    return (
+        "\n".join([*lines, "", *(f"{note}  " for note in evaluation_notes(evaluations))]).rstrip()
+        + "\n"
+    )
 
 
-def _rows(evaluations: Mapping[str, Evaluation]) -> list[_Row]:
+def evaluation_rows(evaluations: Mapping[str, Evaluation]) -> list[Row]:
+    """Return the rows of the table, each floor under its measure, a cell for each model."""
     rows = []
     for measure in _first_of_each(evaluations).values():
         found = [evaluation.get(measure.name) for evaluation in evaluations.values()]
         values = tuple(ABSENT if one is None else _number(one.value) for one in found)
-        rows.append(_Row(measure.label, values, is_floor=False))
+        rows.append(Row(measure.label, values, is_floor=False))
         for floor in {name: None for one in found if one is not None for name in one.floors}:
             cells = tuple(
                 ABSENT if one is None or floor not in one.floors else _number(one.floors[floor])
                 for one in found
             )
-            rows.append(_Row(floor, cells, is_floor=True))
+            rows.append(Row(floor, cells, is_floor=True))
     return rows
 
 
@@ -103,7 +113,7 @@ def _title(evaluations: Mapping[str, Evaluation]) -> str:
     return "; ".join(f"{name}: {images}" for name, images in what.items())
 
 
-def _notes(evaluations: Mapping[str, Evaluation]) -> list[str]:
+def evaluation_notes(evaluations: Mapping[str, Evaluation]) -> list[str]:
     """Return what a reader needs to read this table, and nothing that does not occur in it."""
     measures = _first_of_each(evaluations)
     notes = ["Floor: what a constant answer scores on the same images."]
@@ -111,7 +121,7 @@ def _notes(evaluations: Mapping[str, Evaluation]) -> list[str]:
         notes.insert(0, "All measures: 0 to 1, higher is better.")
     if "patch_recall" in measures:
         notes.append("No selection has a higher recall than all patches (uniform weights): read F.")
-    cells = {cell for row in _rows(evaluations) for cell in row.cells}
+    cells = {cell for row in evaluation_rows(evaluations) for cell in row.cells}
     if UNDEFINED in cells:
         notes.append(f"{UNDEFINED}: nothing to count, or no training data to fit the floor to.")
     if ABSENT in cells:

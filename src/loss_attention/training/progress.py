@@ -81,5 +81,5 @@ class TrainingProgress:
         )
         if line["validation_accuracy"] is not None:
             text += f"  validation {line['validation_loss']:.3f} {line['validation_accuracy']:6.1%}"
-        text += f"  {line['images_per_second']:,.0f} images/s"
+        text += f"  {line['images_per_second']:,.0f} img/s"
         self.console.print(text + ("  best" if line["best"] else ""), highlight=False)
