@@ -167,7 +167,8 @@ def imported_rooms(path: Path, rooms: dict[str, Path]) -> set[str]:
 
 
 def test_every_room_is_drawn(rooms: dict[str, Path], house: dict[str, int]) -> None:
-    assert set(house) == set(rooms)
+    assert not set(rooms) - set(house), "give these their line in docs/architecture.md"
+    assert not set(house) - set(rooms), "docs/architecture.md draws what is not there"
 
 
 def test_rooms_stand_on_rooms_below(rooms: dict[str, Path], house: dict[str, int]) -> None:
@@ -175,7 +176,7 @@ def test_rooms_stand_on_rooms_below(rooms: dict[str, Path], house: dict[str, int
         f"{room} (floor {house[room]}) imports {below} (floor {house[below]})"
         for room, path in rooms.items()
         for below in imported_rooms(path, rooms)
-        if house[below] > house[room]
+        if room in house and house.get(below, 0) > house[room]
     ]
     assert not upward
 
