@@ -185,6 +185,22 @@ def test_a_patch_head_is_what_its_weights_say() -> None:
         assert prediction.selected[i].tolist() == (alpha > 0).tolist()
 
 
+@pytest.mark.parametrize("backbone", ["vgg11_bn", "resnet18"])
+def test_a_baseline_averages_places_and_classifies(backbone: str) -> None:
+    model = used_baseline(backbone).double()
+    images = torch.rand(2, 3, 40, 33, dtype=torch.float64)
+    with torch.no_grad():
+        logits = model(images).logits.numpy()
+        x = model.backbone((images - 0.5) / 0.25).numpy().mean(axis=(2, 3))
+    state = {name: value.numpy() for name, value in model.head.state_dict().items()}
+    # VGG: two hidden layers with ReLU and, in training alone, dropout; ResNet: none.
+    layers = ["0", "3", "6"] if backbone == "vgg11_bn" else ["0"]
+    for layer in layers:
+        x = x @ state[f"classifier.{layer}.weight"].T + state[f"classifier.{layer}.bias"]
+        x = x if layer == layers[-1] else np.maximum(x, 0)
+    np.testing.assert_allclose(logits, x, rtol=0, atol=1e-10)
+
+
 def test_mean_pooling_weighs_all_patches_alike() -> None:
     prediction = patches_of(used_model(head="mean"), torch.rand(2, 3, 17, 21))
     torch.testing.assert_close(prediction.patch_weights, torch.full((2, 12), 1 / 12))
