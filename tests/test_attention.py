@@ -123,7 +123,7 @@ def test_the_scale_of_all_logits_changes_no_weight(
     torch.testing.assert_close(after, before, rtol=0, atol=0)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32), st.floats(0.0, 0.9))
 def test_gradients_of_patch_weights_agree_with_finite_differences(
     seed: int, threshold: float
@@ -134,7 +134,7 @@ def test_gradients_of_patch_weights_agree_with_finite_differences(
     assert torch.autograd.gradcheck(lambda p: patch_weights(p, 0.0, mask), (logits,))
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32), st.floats(0.0, 0.9))
 def test_gradients_of_capsule_weights_agree_with_finite_differences(
     seed: int, threshold: float

@@ -19,6 +19,7 @@ SOURCE = Path(loss_attention.__file__).parent
 LEVELS = {
     "errors": 0,
     "progress": 0,
+    "saving": 0,
     "attention": 1,
     "backbones": 1,
     "data": 1,
