@@ -135,8 +135,9 @@ def test_exif_orientation_of_jpeg() -> None:
     assert np.abs(turned - np.rot90(np.asarray(picture), -1)).max() < 12
 
 
-def test_broken_exif_leaves_the_picture_as_stored() -> None:
-    content = encoded(Image.fromarray(RAMP), exif=b"Exif\x00\x00MM\x00*garbage")
+@pytest.mark.parametrize("exif", [b"MM\x00*garbage", b"nonsense", b"II*\x00\x08\x00\x00\x00\xff"])
+def test_broken_exif_leaves_the_picture_as_stored(exif: bytes) -> None:
+    content = encoded(Image.fromarray(RAMP), exif=b"Exif\x00\x00" + exif)
     assert np.array_equal(levels(content), RAMP)
 
 
