@@ -24,13 +24,17 @@ CHECKED_ROOMS = (
     "data.augmentation",
     "data.digits",
     "data.sample",
+    "evaluation",
     "explanation",
     "geometry",
     "heads",
+    "inference",
     "losses",
     "metrics",
     "models",
     "prediction",
+    "training.batches",
+    "training.schedule",
 )
 # An int passes for a float, as it does for mypy.
 _CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
