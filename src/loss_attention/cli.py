@@ -55,6 +55,8 @@ class DemoArguments:
     """The demo's folder; run again, it continues where it stopped."""
     epochs: int | None = None
     """Fewer epochs than the recipe's, for a quick look."""
+    limit_images: int | None = None
+    """At most this many training and this many test images, for a quick look."""
     hardware: Annotated[HardwareArguments, Flat] = field(default_factory=HardwareArguments)
 
 
@@ -196,7 +198,7 @@ def _demo(rest: list[str]) -> int:
     from loss_attention import jobs
     from loss_attention.recipes import recipe
 
-    chosen = replace(recipe("digits"), name="demo")
+    chosen = replace(recipe("digits"), name="demo", limit_images=given.limit_images)
     if given.epochs is not None:
         chosen = replace(chosen, epochs=given.epochs)
     jobs.demo(chosen, given.out, _options(given.hardware), _console())

@@ -37,13 +37,14 @@ def digits() -> Recipe:
         in_channels=1,
         horizontal_flip=False,
         backbone="vgg11_bn",
-        width=0.125,
-        strided_layers=(6,),
-        patch_kernel=5,
-        patch_stride=2,
-        epochs=6,
-        batch_size=64,
-        learning_rate=0.1,
+        width=0.1875,
+        strided_layers=(2, 6),
+        patch_kernel=3,
+        patch_stride=1,
+        gamma_max=0.5,
+        epochs=5,
+        batch_size=32,
+        learning_rate=0.05,
         nesterov=True,
         schedule="one-cycle",
     )
@@ -51,7 +52,7 @@ def digits() -> Recipe:
 
 def multi_digits() -> Recipe:
     """One to four digits in a scene, multi-label (Eq. 10)."""
-    return replace(digits(), name="multi-digits", data="multi-digits", learning_rate=0.05)
+    return replace(digits(), name="multi-digits", data="multi-digits")
 
 
 def cifar10() -> Recipe:

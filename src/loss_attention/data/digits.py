@@ -17,7 +17,8 @@ from loss_attention.data.sample import ImageSet, Splits
 
 CLASSES = tuple("0123456789")
 SCENE = 48
-SIZES = range(14, 29)
+SIZES = range(17, 33)  # sides of a whole digit before its empty margin is cut off
+MULTI_SIZES = range(14, 25)  # so that four find room beside each other
 FRAGMENT_SIZES = range(12, 25)
 TEST_SHARE = 0.25
 MOST_DIGITS = 4
@@ -65,13 +66,13 @@ def _splits(seed: int, train: int, test: int, most: int) -> Splits:
 
     scans, labels = load_digits(return_X_y=True)
     scans = scans.reshape(-1, 8, 8).astype(np.float32) / 16
-    shuffle = np.random.default_rng([seed, 0]).permutation(len(scans))
+    shuffle = np.random.default_rng([seed, most, 0]).permutation(len(scans))
     cut = round(TEST_SHARE * len(scans))
     parts = {"test": shuffle[:cut], "train": shuffle[cut:]}
     sets = {}
     for stream, (name, count) in enumerate([("train", train), ("test", test)], start=1):
         bank = _Bank(scans[parts[name]], labels[parts[name]].astype(np.int64))
-        sets[name] = _scenes(bank, count, most, np.random.default_rng([seed, stream]))
+        sets[name] = _scenes(bank, count, most, np.random.default_rng([seed, most, stream]))
     what = "one whole digit" if most == 1 else f"one to {most} whole digits"
     source = (
         f"scenes of scikit-learn's scanned digits, {what} in each "
@@ -88,7 +89,7 @@ def _scenes(bank: _Bank, count: int, most: int, rng: np.random.Generator) -> Ima
         canvas = np.zeros((SCENE, SCENE), np.float32)
         taken: list[tuple[int, int, int, int]] = []
         for g in range(rng.integers(1, most + 1)):
-            placed = _place_digit(canvas, bank, taken, rng)
+            placed = _place_digit(canvas, bank, taken, rng, alone=most == 1)
             if placed is not None:
                 box_labels[i, g], boxes[i, g] = placed
         _place_fragments(canvas, bank, taken, rng)
@@ -116,11 +117,14 @@ def _place_digit(
     bank: _Bank,
     taken: list[tuple[int, int, int, int]],
     rng: np.random.Generator,
+    *,
+    alone: bool,
 ) -> tuple[int, tuple[int, int, int, int]] | None:
     """Draw a whole digit where none is yet; return its label and the box of its ink."""
+    sizes = SIZES if alone else MULTI_SIZES
     which = int(rng.integers(len(bank)))
     for _ in range(20):
-        size = int(rng.integers(SIZES.start, SIZES.stop))
+        size = int(rng.integers(sizes.start, sizes.stop))
         digit = bank.resized(which, size)
         ink = digit > INK
         rows, columns = np.nonzero(ink.any(axis=1))[0], np.nonzero(ink.any(axis=0))[0]
