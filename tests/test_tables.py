@@ -3,7 +3,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from loss_attention.evaluation import Evaluation, Measure
-from loss_attention.tables import evaluation_markdown, evaluation_table
+from loss_attention.tables import evaluation_markdown, show_evaluations
 
 
 def evaluation(*measures: Measure, images: int = 2000, boxed: int = 2000) -> Evaluation:
@@ -18,7 +18,7 @@ RECALL = Measure("patch_recall", "patch recall", 0.5, {"uniform weights": 0.625}
 def rendered(evaluations: dict[str, Evaluation], width: int = 80) -> list[str]:
     console = Console(width=width, color_system=None, legacy_windows=False)
     with console.capture() as capture:
-        console.print(evaluation_table(evaluations))
+        show_evaluations(evaluations, console)
     return capture.get().splitlines()
 
 

@@ -91,6 +91,11 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert load(tmp_path).train.class_names == ("car", "train")
 
 
+def test_folders_beside_the_splits_are_no_classes(tmp_path: Path) -> None:
+    image_folder(tmp_path, {**with_prefix("train", CLASSES), "test/cat/1.png": 1, "docs/a.png": 9})
+    assert load(tmp_path).train.class_names == ("cat", "dog")
+
+
 def test_names_that_mean_something_to_a_glob(tmp_path: Path) -> None:
     folder = image_folder(tmp_path / "a [1] *?", with_prefix("[b]", CLASSES))
     image_folder(folder, {"c/1.png": 1})

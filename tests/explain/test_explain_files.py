@@ -213,8 +213,8 @@ def test_files_of_one_name_get_distinct_results(model, tmp_path):
         (["a.jpg", "A.png"], ["a.jpg", "A.png"]),
         (["x/a.jpg", "y/a.jpg"], ["x-a.jpg", "y-a.jpg"]),
         (["p/x/a.jpg", "q/x/a.jpg", "r/x/a.jpg"], ["x-a.jpg", "x-a.jpg-2", "x-a.jpg-3"]),
-        # The stem of the first is, but for its case, the name of the second.
-        (["A.png.jpg", "a.png", "a.jpg"], ["A.png", "a.png-2", "a.jpg"]),
+        # The stem of the second is, but for its case, the name of the first.
+        (["a.png", "A.png.jpg", "a.jpg"], ["a.png", "A.png-2", "a.jpg"]),
     ],
 )
 def test_names_tell_files_apart(paths, names):
