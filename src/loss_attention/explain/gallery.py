@@ -5,25 +5,49 @@ from __future__ import annotations
 import base64
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from PIL import Image
 from torch import Tensor
 
 from loss_attention.data.sample import ImageSet
-from loss_attention.explain.drawing import Marks, marks_of, number, panel, resized
+from loss_attention.explain.drawing import marks_of, number, panel, resized
 from loss_attention.explanation import Explanation, explain_prediction
+from loss_attention.geometry import box_iou
+from loss_attention.inference import run_batches
+from loss_attention.metrics.boxes import relevant_boxes
 from loss_attention.models import PatchClassifier
-from loss_attention.prediction import PatchPrediction
+from loss_attention.prediction import ImagePrediction, PatchPrediction
 
 MISTAKES = RIGHT_ANSWERS = 12
 BARS = 5
-SHORTEST, LONGEST = 200, 320
-QUALITY = 88
+BATCH = 256
+SHORTEST, LONGEST = 240, 360
+QUALITIES = (88, 75, 60, 45, 30)
+MOST_BYTES = 3_000_000
+"""All pictures of a report together, before base64 makes them a third longer."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a card.
+
+    Attributes:
+        caption: what is drawn: nothing, or which model's evidence.
+        alt: the same for those who cannot see it, with the figures that the drawing shows.
+        uri: the picture itself, as a data URI.
+        limit: the evidence at the ends of the colour scale, in units of the logits; empty for the
+            plain image.
+    """
+
+    caption: str
+    alt: str
+    uri: str
+    limit: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,7 +57,7 @@ class Bar:
     Attributes:
         name: the class.
         evidence: its logit, the sum of its evidence over patches.
-        percent: the bar's length, of half the width.
+        percent: the bar's length, of the longest; negative to the left.
         is_label: the image has this label.
     """
 
@@ -49,33 +73,34 @@ class Card:
 
     Attributes:
         name: what it is called.
-        prediction: the predicted class.
-        probability: of it.
+        answer: the predicted class (multi-label: all of them).
         labels: the true classes.
         correct: whether the answer counts as right.
-        picture: the image, as a data URI.
-        heat_map: the image with its evidence, patches and boxes; empty without patches.
-        limit: the evidence at the ends of the colour scale, in units of the logits.
+        target: the class whose evidence is shown, the predicted one; of a multi-label mistake,
+            the class that is most wrong.
+        probability: of that class.
+        pictures: the image, and its evidence where the model has patches; then that of the twins.
+        facts: where the evidence lies, in words.
         bars: the classes of most evidence, and the labels.
     """
 
     name: str
-    prediction: str
-    probability: float
+    answer: str
     labels: str
     correct: bool
-    picture: str
-    heat_map: str
-    limit: str
+    target: str
+    probability: float
+    pictures: tuple[Picture, ...]
+    facts: tuple[str, ...]
     bars: tuple[Bar, ...]
 
 
 def choose_mistakes(
-    correct: Bool[Tensor, " N"], probabilities: Float[Tensor, " N"], most: int = MISTAKES
+    correct: Bool[Tensor, " N"], confidence: Float[Tensor, " N"], most: int = MISTAKES
 ) -> list[int]:
     """Return the wrong answers, the most confident first."""
     wrong = (~correct).nonzero().squeeze(1)
-    order = probabilities[wrong].argsort(descending=True, stable=True)
+    order = confidence[wrong].argsort(descending=True, stable=True)
     return [int(index) for index in wrong[order][:most]]
 
 
@@ -95,25 +120,124 @@ def choose_right_answers(
     return sorted(index for _, index in sorted(rounds)[:most])
 
 
-def make_cards(model: PatchClassifier, data: ImageSet, chosen: Sequence[int]) -> list[Card]:
-    """Explain the chosen images, and describe each; in this order."""
+def wrongness(
+    logits: Float[Tensor, "B K"], labels: Shaped[Tensor, "B K"]
+) -> tuple[Float[Tensor, " B"], Int[Tensor, " B"]]:
+    """Return how wrong the most wrong class of each multi-label answer is, and which it is.
+
+    That is the distance of its probability from its label, in [0, 1]; above 0.5 for a mistake.
+    """
+    worst = (logits.sigmoid() - labels.float()).abs().max(dim=1)
+    return worst.values, worst.indices
+
+
+def mistake_confidence(
+    model: PatchClassifier,
+    data: ImageSet,
+    correct: Bool[Tensor, " N"],
+    probabilities: Float[Tensor, " N"],
+) -> Float[Tensor, " N"]:
+    """Return by what to order mistakes, the most confident being the highest.
+
+    Args:
+        model: that made them.
+        data: the images.
+        correct: whether each is right.
+        probabilities: of the predicted class of each. It is the answer where there is one label;
+            with several, the most confident class may be right, and mistakes are looked at again.
+    """
+    wrong = (~correct).nonzero().squeeze(1)
+    if not data.multi_label or len(wrong) == 0:
+        return probabilities
+    confidence = torch.zeros_like(probabilities)
+    confidence[wrong] = torch.cat(
+        run_batches(
+            model,
+            data.subset(wrong.to(data.images.device)),
+            lambda batch, prediction: wrongness(prediction.logits.float(), batch.labels)[0].cpu(),
+            batch_size=BATCH,
+            autocast=nullcontext,
+        )
+    ).to(confidence.dtype)
+    return confidence
+
+
+def make_cards(
+    model: PatchClassifier,
+    data: ImageSet,
+    chosen: Sequence[int],
+    twins: Mapping[str, PatchClassifier] | None = None,
+    *,
+    most_bytes: int = MOST_BYTES,
+) -> list[Card]:
+    """Explain the chosen images, and describe each; in this order.
+
+    Args:
+        model: the report's model.
+        data: the images to choose from.
+        chosen: their indices.
+        twins: models whose evidence for the same class is shown beside it, by what to call them.
+        most_bytes: of all pictures together.
+    """
     if not chosen:
         return []
-    part = data.subset(torch.tensor(chosen))
-    with torch.inference_mode():
-        prediction = model(part.images.to(model.mean.device))
-    logits = prediction.logits.cpu()
-    probabilities = logits.sigmoid() if model.multi_label else logits.softmax(dim=1)
-    # The same forward pass says both, so picture and words cannot differ.
-    explanation = (
-        explain_prediction(prediction, multi_label=model.multi_label)
-        if isinstance(prediction, PatchPrediction)
-        else None
-    )
+    part = data.subset(torch.tensor(chosen, device=data.images.device)).to("cpu")
+    prediction = _predict(model, part)
+    logits = prediction.logits.float()
+    matrix = part.label_matrix().bool()
+    target = logits.argmax(dim=1)
+    correct = matrix[torch.arange(len(part)), target]
+    if part.multi_label:
+        correct = ((logits > 0) == matrix).all(dim=1)
+        target = torch.where(correct, target, wrongness(logits, matrix)[1])
+    predictions = {"evidence": prediction}
+    predictions |= {name: _predict(twin, part) for name, twin in (twins or {}).items()}
+    explanations = {
+        name: explain_prediction(one, target, multi_label=part.multi_label)
+        for name, one in predictions.items()
+        if isinstance(one, PatchPrediction)
+    }
+    room = most_bytes // (len(chosen) * (1 + len(explanations)))
     return [
-        _card(part, i, chosen[i], logits[i], probabilities[i], explanation)
+        _card(part, i, chosen[i], logits[i], int(target[i]), bool(correct[i]), explanations, room)
         for i in range(len(chosen))
     ]
+
+
+def data_uri(image: Image.Image, room: int) -> str:
+    """Return a picture as a data URI, as good as so many bytes (before base64) allow."""
+    for quality in QUALITIES:
+        file = io.BytesIO()
+        # Full resolution of colour: the lines are thin.
+        image.convert("RGB").save(file, "JPEG", quality=quality, subsampling=0, optimize=True)
+        if file.tell() <= room or image.size == (1, 1):
+            return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    width, height = image.size
+    return data_uri(image.resize((max(1, width // 2), max(1, height // 2))), room)
+
+
+def _predict(model: PatchClassifier, part: ImageSet) -> ImagePrediction:
+    """Run a model over a few images; the prediction is on the CPU."""
+    return run_batches(
+        model,
+        part,
+        lambda _, prediction: _on_cpu(prediction),
+        batch_size=len(part),
+        autocast=nullcontext,
+    )[0]
+
+
+def _on_cpu(prediction: ImagePrediction) -> ImagePrediction:
+    logits = prediction.logits.cpu()
+    if not isinstance(prediction, PatchPrediction):
+        return ImagePrediction(logits)
+    return PatchPrediction(
+        logits,
+        prediction.patch_logits.cpu(),
+        prediction.patch_weights.cpu(),
+        prediction.grid,
+        prediction.selection,
+    )
 
 
 def _card(
@@ -121,57 +245,89 @@ def _card(
     i: int,
     number_in_set: int,
     logits: Float[Tensor, " K"],
-    probabilities: Float[Tensor, " K"],
-    explanation: Explanation | None,
+    target: int,
+    correct: bool,
+    explanations: Mapping[str, Explanation],
+    room: int,
 ) -> Card:
-    image = _picture(part.images[i])
+    names = part.class_names
     labels = part.label_matrix()[i].bool()
-    predicted = int(logits.argmax())
-    right = bool(((logits > 0) == labels).all()) if part.multi_label else bool(labels[predicted])
-    heat_map, limit = "", ""
-    if explanation is not None:
-        marks = marks_of(explanation, i, _true_boxes(part, i))
-        heat_map, limit = _data_uri(_drawn(image, marks)), number(marks.limit)
+    answer = (logits > 0) if part.multi_label else torch.arange(len(names)) == target
+    probabilities = logits.sigmoid() if part.multi_label else logits.softmax(dim=0)
+    name = part.names[i] if part.names else f"test image {number_in_set}"
+    image = _image(part.images[i])
+    plain = Picture("image", name, data_uri(resized(image, SHORTEST, LONGEST), room))
+    truths = _true_boxes(part, i)
+    drawn = [
+        _evidence(image, caption, one, i, names[target], truths, room)
+        for caption, one in explanations.items()
+    ]
     return Card(
-        name=part.names[i] if part.names else f"test image {number_in_set}",
-        prediction=part.class_names[predicted],
-        probability=float(probabilities[predicted]),
-        labels=", ".join(name for name, has in zip(part.class_names, labels, strict=True) if has)
-        or "none",
-        correct=right,
-        picture=_data_uri(resized(image, SHORTEST, LONGEST)),
-        heat_map=heat_map,
-        limit=limit,
-        bars=_bars(logits, labels, part.class_names),
+        name=name,
+        answer=_listed(names, answer),
+        labels=_listed(names, labels),
+        correct=correct,
+        target=names[target],
+        probability=float(probabilities[target]),
+        pictures=(plain, *drawn),
+        facts=_facts(explanations["evidence"], i, truths) if "evidence" in explanations else (),
+        bars=_bars(logits, labels, names),
     )
 
 
+def _evidence(
+    image: Image.Image,
+    caption: str,
+    explanation: Explanation,
+    i: int,
+    target: str,
+    truths: Float[Tensor, "G 4"],
+    room: int,
+) -> Picture:
+    marks = marks_of(explanation, i, truths.numpy())
+    facts = ", ".join(_facts(explanation, i, truths))
+    return Picture(
+        caption=caption,
+        alt=f"{caption} for {target}: {facts}",
+        uri=data_uri(panel(image, marks, shortest=SHORTEST, longest=LONGEST), room),
+        limit=number(marks.limit),
+    )
+
+
+def _facts(explanation: Explanation, i: int, truths: Float[Tensor, "G 4"]) -> tuple[str, ...]:
+    """Say where the evidence lies, for those who cannot or need not see it."""
+    selected = explanation.selected[i]
+    facts = [f"{int(selected.sum())} of {len(selected)} patches selected"]
+    if len(truths):
+        overlap = float(box_iou(explanation.boxes[i], truths).max())
+        facts.append(f"IoU of the boxes {overlap:.2f}")
+    return tuple(facts)
+
+
 def _bars(
-    logits: Float[Tensor, " K"], labels: Bool[Tensor, " K"], class_names: Sequence[str]
+    logits: Float[Tensor, " K"], labels: Bool[Tensor, " K"], names: Sequence[str]
 ) -> tuple[Bar, ...]:
     top = logits.argsort(descending=True, stable=True)[:BARS].tolist()
     shown = top + [k for k in labels.nonzero().squeeze(1).tolist() if k not in top][:BARS]
     longest = max(1e-9, max(abs(float(logits[k])) for k in shown))
     return tuple(
-        Bar(class_names[k], float(logits[k]), 100 * float(logits[k]) / longest, bool(labels[k]))
+        Bar(names[k], float(logits[k]), 100 * float(logits[k]) / longest, bool(labels[k]))
         for k in shown
     )
 
 
-def _true_boxes(part: ImageSet, i: int) -> Float[np.ndarray, "G 4"] | None:
-    return None if part.boxes is None else part.boxes[i].cpu().numpy()
+def _true_boxes(part: ImageSet, i: int) -> Float[Tensor, "G 4"]:
+    """Return the boxes of the image's labels; the measures count no others."""
+    if part.boxes is None or part.box_labels is None:
+        return torch.empty(0, 4)
+    relevant = relevant_boxes(part.box_labels[i : i + 1], part.labels[i : i + 1])[0]
+    return part.boxes[i][relevant & ~part.boxes[i].isnan().any(dim=1)]
 
 
-def _picture(pixels: Tensor) -> Image.Image:
-    array = pixels.cpu().permute(1, 2, 0).numpy()
+def _listed(names: Sequence[str], has: Bool[Tensor, " K"]) -> str:
+    return ", ".join(names[k] for k in has.nonzero().squeeze(1).tolist()) or "none"
+
+
+def _image(pixels: Tensor) -> Image.Image:
+    array = pixels.permute(1, 2, 0).numpy()
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
-
-
-def _drawn(image: Image.Image, marks: Marks) -> Image.Image:
-    return panel(image, marks, shortest=SHORTEST, longest=LONGEST)
-
-
-def _data_uri(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.convert("RGB").save(file, "JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from loss_attention.data.sample import ImageSet
-from loss_attention.evaluation import Evaluation
+from loss_attention.evaluation import Evaluation, Measure
 from loss_attention.explain.curves import curve_chart
-from loss_attention.explain.gallery import choose_mistakes, choose_right_answers, make_cards
+from loss_attention.explain.gallery import (
+    MOST_BYTES,
+    Card,
+    choose_mistakes,
+    choose_right_answers,
+    make_cards,
+    mistake_confidence,
+)
 from loss_attention.heads.catalog import HEADS
 from loss_attention.models import PatchClassifier
-from loss_attention.saving import write_whole
 from loss_attention.tables import evaluation_notes, evaluation_rows
+from loss_attention.training.run_folder import RunFolder
 
 REPORT_FILE = "report.html"
 TEMPLATE, STYLE = "report.html.jinja", "report.css"
-CHARTS = (
-    ("loss", {"training": "loss", "validation": "validation_loss"}),
-    ("accuracy", {"training": "accuracy", "validation": "validation_accuracy"}),
-)
+MOST_EPOCHS = 300
+"""Of longer runs, evenly spaced epochs are shown."""
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """A figure as a bar, all in percent of the way from the least to the greatest value."""
+
+    percent: float
+    floors: tuple[float, ...]
 
 
 def write_report(
@@ -34,6 +45,7 @@ def write_report(
     evaluation: Evaluation,
     *,
     comparisons: Mapping[str, Evaluation] | None = None,
+    twins: Mapping[str, PatchClassifier] | None = None,
 ) -> Path:
     """Write report.html into a run folder: no network needed, under 5 MB, light and dark.
 
@@ -43,6 +55,7 @@ def write_report(
         test: the images that `evaluation` is of.
         evaluation: of the model, with its results image by image.
         comparisons: other models' figures on the same images, by what to call them.
+        twins: models whose evidence the gallery shows beside the model's, by what to call them.
 
     Returns:
         The path of the page.
@@ -52,30 +65,50 @@ def write_report(
     """
     if evaluation.per_image is None:
         raise ValueError("the report needs an evaluation with its results image by image")
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-    facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    results = evaluation.per_image
-    mistakes = choose_mistakes(results.correct, results.probabilities)
-    right = choose_right_answers(results.correct, results.predictions)
-    figures = {_model_name(recipe): evaluation, **(comparisons or {})}
+    folder = RunFolder(run)
+    recipe, facts = asdict(folder.recipe()), folder.read_json("run.json")
+    figures = {recipe["head"]: evaluation, **(comparisons or {})}
+    mistakes, right = _gallery(model, test, evaluation, twins)
+    history = _thinned(folder.metrics())
     page = _template().render(
         style=resources.files("loss_attention.explain").joinpath(STYLE).read_text("utf-8"),
         recipe=recipe,
         facts=facts,
         model_names=list(figures),
         rows=evaluation_rows(figures),
+        gauges=_gauges(figures),
         notes=evaluation_notes(figures),
         images=evaluation.images,
-        charts=_charts(run),
-        mistakes=make_cards(model, test, mistakes),
-        mistake_count=int((~results.correct).sum()),
-        right=make_cards(model, test, right),
+        history=history,
+        charts=_charts(history, facts),
+        mistakes=mistakes,
+        mistake_count=int((~evaluation.per_image.correct).sum()),
+        right=right,
         has_evidence=not HEADS[recipe["head"]].pooled_backbone,
         has_boxes=test.boxes is not None,
+        has_twins=any(len(card.pictures) > 2 for card in (*mistakes, *right)),
+        multi_label=test.multi_label,
     )
-    path = run / REPORT_FILE
-    write_whole(path, page)
-    return path
+    folder.write(REPORT_FILE, page)
+    return run / REPORT_FILE
+
+
+def _gallery(
+    model: PatchClassifier,
+    test: ImageSet,
+    evaluation: Evaluation,
+    twins: Mapping[str, PatchClassifier] | None,
+) -> tuple[list[Card], list[Card]]:
+    """Return the mistakes, the most confident first, and right answers of every class."""
+    results = evaluation.per_image
+    assert results is not None
+    confidence = mistake_confidence(model, test, results.correct, results.probabilities)
+    chosen = choose_mistakes(results.correct, confidence)
+    right = choose_right_answers(results.correct, results.predictions)
+    return (
+        make_cards(model, test, chosen, twins, most_bytes=MOST_BYTES // 2),
+        make_cards(model, test, right, twins, most_bytes=MOST_BYTES // 2),
+    )
 
 
 def _template() -> Any:
@@ -91,19 +124,44 @@ def _template() -> Any:
     return environment.get_template(TEMPLATE)
 
 
-def _charts(run: Path) -> list[dict[str, Any]]:
-    path = run / "metrics.jsonl"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    lines = [json.loads(line) for line in text.splitlines()]
+def _gauges(figures: Mapping[str, Evaluation]) -> dict[str, list[Gauge | None]]:
+    """Return a bar for each measure, by its label, and model; None where it is undefined."""
+    labels = {m.label: m.name for evaluation in figures.values() for m in evaluation.measures}
+    return {
+        label: [_gauge(evaluation.get(name)) for evaluation in figures.values()]
+        for label, name in labels.items()
+    }
+
+
+def _gauge(measure: Measure | None) -> Gauge | None:
+    if measure is None or measure.value is None:
+        return None
+    low, high = measure.range
+
+    def percent(value: float) -> float:
+        return 100 * min(1.0, max(0.0, (value - low) / (high - low)))
+
+    floors = [value for value in measure.floors.values() if value is not None]
+    return Gauge(percent(measure.value), tuple(map(percent, floors)))
+
+
+def _thinned(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return evenly spaced epochs where there are many, the last one always."""
+    step = -(-len(history) // MOST_EPOCHS) or 1
+    return list(history[::-1][::step][::-1])
+
+
+def _charts(history: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    right = "exact matches" if facts.get("multi_label") else "accuracy"
     charts = []
-    for title, series in CHARTS:
-        values = {name: [line[field] for line in lines] for name, field in series.items()}
-        drawn = curve_chart(title, values)
+    for title, series in (
+        ("loss", {"training": "loss", "validation": "validation_loss"}),
+        (right, {"training": "accuracy", "validation": "validation_accuracy"}),
+    ):
+        values = {name: [line[field] for line in history] for name, field in series.items()}
+        epochs = [line["epoch"] for line in history]
+        drawn = curve_chart(title, epochs, values, facts.get("best_epoch"))
         if drawn:
             names = [name for name, found in values.items() if any(v is not None for v in found)]
             charts.append({"title": title, "svg": drawn, "names": names})
     return charts
-
-
-def _model_name(recipe: Mapping[str, Any]) -> str:
-    return str(recipe["head"])
