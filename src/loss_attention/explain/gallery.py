@@ -37,17 +37,19 @@ class Picture:
     """A picture of a card.
 
     Attributes:
-        caption: what is drawn: nothing, or which model's evidence.
-        alt: the same for those who cannot see it, with the figures that the drawing shows.
+        caption: what it shows: the image, or whose evidence.
+        alt: for those who cannot see it.
         uri: the picture itself, as a data URI.
         limit: the evidence at the ends of the colour scale, in units of the logits; empty for the
             plain image.
+        facts: where the evidence lies, in words.
     """
 
     caption: str
     alt: str
     uri: str
     limit: str = ""
+    facts: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,6 @@ class Card:
             the class that is most wrong.
         probability: of that class.
         pictures: the image, and its evidence where the model has patches; then that of the twins.
-        facts: where the evidence lies, in words.
         bars: the classes of most evidence, and the labels.
     """
 
@@ -91,7 +92,6 @@ class Card:
     target: str
     probability: float
     pictures: tuple[Picture, ...]
-    facts: tuple[str, ...]
     bars: tuple[Bar, ...]
 
 
@@ -190,7 +190,7 @@ def make_cards(
     if part.multi_label:
         correct = ((logits > 0) == matrix).all(dim=1)
         target = torch.where(correct, target, wrongness(logits, matrix)[1])
-    predictions = {"evidence": prediction}
+    predictions = {model.config["head"]: prediction}
     predictions |= {name: _predict(twin, part) for name, twin in (twins or {}).items()}
     explanations = {
         name: explain_prediction(one, target, multi_label=part.multi_label)
@@ -270,7 +270,6 @@ def _card(
         target=names[target],
         probability=float(probabilities[target]),
         pictures=(plain, *drawn),
-        facts=_facts(explanations["evidence"], i, truths) if "evidence" in explanations else (),
         bars=_bars(logits, labels, names),
     )
 
@@ -285,23 +284,22 @@ def _evidence(
     room: int,
 ) -> Picture:
     marks = marks_of(explanation, i, truths.numpy())
-    facts = ", ".join(_facts(explanation, i, truths))
     return Picture(
         caption=caption,
-        alt=f"{caption} for {target}: {facts}",
+        alt=f"{caption}, evidence for {target}",
         uri=data_uri(panel(image, marks, shortest=SHORTEST, longest=LONGEST), room),
         limit=number(marks.limit),
+        facts=_facts(explanation, i, truths),
     )
 
 
-def _facts(explanation: Explanation, i: int, truths: Float[Tensor, "G 4"]) -> tuple[str, ...]:
+def _facts(explanation: Explanation, i: int, truths: Float[Tensor, "G 4"]) -> str:
     """Say where the evidence lies, for those who cannot or need not see it."""
     selected = explanation.selected[i]
-    facts = [f"{int(selected.sum())} of {len(selected)} patches selected"]
+    facts = f"{int(selected.sum())} of {len(selected)} patches"
     if len(truths):
-        overlap = float(box_iou(explanation.boxes[i], truths).max())
-        facts.append(f"IoU of the boxes {overlap:.2f}")
-    return tuple(facts)
+        facts += f", IoU of the boxes {float(box_iou(explanation.boxes[i], truths).max()):.2f}"
+    return facts
 
 
 def _bars(
