@@ -32,8 +32,8 @@ def launch(folder: Path, devices: int = 1) -> subprocess.Popen[str]:
     )
 
 
-def run_to_end(folder: Path) -> None:
-    out, err = launch(folder).communicate(timeout=120)
+def run_to_end(folder: Path, devices: int = 1) -> None:
+    out, err = launch(folder, devices).communicate(timeout=120)
     assert "finished" in out, err
 
 
@@ -115,3 +115,18 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     run.write("recipe.yaml", tiny_recipe(epochs=2, width=0.1).to_yaml())
     with pytest.raises(InputError, match=r"is not of the model that its recipe\.yaml names"):
         continue_run(run, tiny_splits())
+
+
+def test_ctrl_c_stops_two_processes_and_resuming_ends_like_an_uninterrupted_run(tmp_path):
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    run_to_end(whole, devices=2)
+    process = launch(folder, devices=2)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "training\n"
+    while not (folder / "state.pt").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)  # to the waiting process alone, which passes it on
+    out, err = process.communicate(timeout=60)
+    assert out == "interrupted\n", err
+    run_to_end(folder, devices=2)
+    assert_same_run(folder, whole)

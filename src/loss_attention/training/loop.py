@@ -141,7 +141,7 @@ class Trainer:
         return True
 
     def train_epoch(self) -> bool:
-        """Train the rest of an epoch and close it; False when a stop was asked for in it."""
+        """Train the rest of an epoch and close it; False when a stop before the end was asked for."""
         position = self.position
         gamma = regulariser_weight(self.recipe, position.epoch, by_default=self.regularised)
         batches = epoch_batches(
@@ -172,7 +172,7 @@ class Trainer:
         self._check_finite()
         totals = self._sum(self.totals)
         self._close_epoch(totals, gamma, images_per_second(), started)
-        return True
+        return position.epoch == self.recipe.epochs or not self._stop_agreed()
 
     def train_step(self, batch: Int[Tensor, " B"], gamma: float) -> None:
         """Take one step on this process's part of a batch."""
@@ -335,7 +335,7 @@ class Trainer:
 
     def _check_due(self) -> bool:
         alone_on_cpu = self.fabric.world_size == 1 and self.fabric.device.type == "cpu"
-        return alone_on_cpu or self.position.step % CHECK_INTERVAL == 0
+        return alone_on_cpu or self._finished_steps % CHECK_INTERVAL == 0
 
     def _stop_agreed(self) -> bool:
         """Whether any process was asked to stop; all of them get the same answer."""
