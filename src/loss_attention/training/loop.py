@@ -141,7 +141,7 @@ class Trainer:
         return True
 
     def train_epoch(self) -> bool:
-        """Train the rest of an epoch and close it; False when a stop before the end was asked for."""
+        """Train the rest of an epoch and close it; False when asked to stop before the end."""
         position = self.position
         gamma = regulariser_weight(self.recipe, position.epoch, by_default=self.regularised)
         batches = epoch_batches(
