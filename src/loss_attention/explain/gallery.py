@@ -209,7 +209,7 @@ def data_uri(image: Image.Image, room: int) -> str:
     for quality in QUALITIES:
         file = io.BytesIO()
         # Full resolution of colour: the lines are thin.
-        image.convert("RGB").save(file, "JPEG", quality=quality, subsampling=0, optimize=True)
+        image.convert("RGB").save(file, "JPEG", quality=quality, subsampling=0)
         if file.tell() <= room or image.size == (1, 1):
             return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
     width, height = image.size
