@@ -129,20 +129,23 @@ def test_width_scales_every_layer() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "least"),
     [
-        {},
-        {"strided_layers": (6,)},
-        {"strided_layers": (1, 6, 10, 14)},
-        {"backbone": "vgg11_bn", "strided_layers": (2, 3)},
-        {"patch_kernel": 3, "strided_layers": (10,)},
-        {"patch_kernel": 1},
-        {"head": "mean", "patch_kernel": 4, "patch_stride": 2},
+        # The last of 9 places that are s pixels apart begins at pixel 8 s.
+        ({}, 9),
+        ({"strided_layers": (6,)}, 17),
+        ({"strided_layers": (1, 6, 10, 14)}, 129),
+        ({"backbone": "vgg11_bn", "strided_layers": (2, 3)}, 33),
+        ({"patch_kernel": 3, "strided_layers": (10,)}, 5),
+        ({"patch_kernel": 1}, 1),
+        ({"head": "mean", "patch_kernel": 4, "patch_stride": 2}, 4),
     ],
 )
-def test_the_smallest_image_works_and_a_pixel_less_is_refused(options: dict[str, object]) -> None:
+def test_the_smallest_image_works_and_a_pixel_less_is_refused(
+    options: dict[str, object], least: int
+) -> None:
     model = used_model(**options)
-    least = model.smallest_image
+    assert model.smallest_image == least
     prediction = patches_of(model, torch.rand(1, 3, least, least))
     assert prediction.grid.patches == 1
     assert prediction.patch_weights.tolist() == [[1.0]]
