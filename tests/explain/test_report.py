@@ -221,7 +221,7 @@ def test_bars_are_as_long_as_their_figures(page):
 def test_what_was_trained_and_on_what_is_said(page):
     for words in (
         "A vgg11_bn with the loss-attention head, 1.50 million parameters",
-        "made for a test",
+        "Data: made for a test.",
         "1,234 training images and 56 held out",
         "epoch 2 of 200",
         "79 seconds",
