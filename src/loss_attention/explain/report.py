@@ -103,7 +103,7 @@ def _gallery(
     results = evaluation.per_image
     assert results is not None
     confidence = mistake_confidence(model, test, results.correct, results.probabilities)
-    chosen = choose_mistakes(results.correct, -confidence)
+    chosen = choose_mistakes(results.correct, confidence)
     right = choose_right_answers(results.correct, results.predictions)
     return (
         make_cards(model, test, chosen, twins, most_bytes=MOST_BYTES // 2),
