@@ -65,13 +65,14 @@ def cifar10_small() -> Recipe:
     return Recipe(
         name="cifar10-small",
         data="cifar10",
+        crop_padding=2,
         width=0.375,
         strided_layers=(6, 10),
         patch_kernel=3,
         patch_stride=1,
-        epochs=9,
-        batch_size=128,
-        learning_rate=0.2,
+        epochs=11,
+        batch_size=64,
+        learning_rate=0.05,
         nesterov=True,
         schedule="one-cycle",
     )
