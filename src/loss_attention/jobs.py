@@ -140,7 +140,7 @@ def demo(recipe: Recipe, out: Path, options: RunOptions, console: Console) -> Pa
     main = runs[recipe.head]
     figures = {label: finished.evaluation for label, finished in runs.items()}
     show_evaluations(figures, console)
-    return _write_report(main, console, {TWIN: figures[TWIN]})
+    return _write_report(main, console, {TWIN: runs[TWIN]})
 
 
 def load_data(recipe: Recipe, console: Console) -> Splits:
@@ -208,15 +208,14 @@ def _report(finished: FinishedRun, console: Console) -> Path:
     return _write_report(finished, console, {})
 
 
-def _write_report(
-    finished: FinishedRun, console: Console, comparisons: dict[str, Evaluation]
-) -> Path:
+def _write_report(finished: FinishedRun, console: Console, twins: dict[str, FinishedRun]) -> Path:
     path = write_report(
         finished.folder.path,
         finished.model,
         finished.splits.test,
         finished.evaluation,
-        comparisons=comparisons,
+        comparisons={label: twin.evaluation for label, twin in twins.items()},
+        twins={label: twin.model for label, twin in twins.items()},
     )
     console.print(f"report: {path}", soft_wrap=True)
     return path
