@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import loss_attention as la
 from loss_attention.cli import COMMANDS, main
 
 SMALL = [
@@ -89,6 +91,17 @@ def test_evaluate_report_and_resume_of_a_finished_run(trained, capsys):
     run("resume", folder)
     assert "finished" in capsys.readouterr().out
     assert (trained / "run" / "model.safetensors").read_bytes() == before
+
+
+def test_the_evidence_of_a_trained_model_adds_up_in_batches(trained):
+    model = la.load(trained / "run")
+    images = torch.randint(0, 256, (50, 3, 16, 16), dtype=torch.uint8)
+    with torch.inference_mode():
+        for batch in images.split(16):
+            prediction = model(batch)
+            gap = prediction.evidence.sum(dim=1) - prediction.logits
+            assert gap.abs().max() < 1e-4
+            assert prediction.logits.abs().max() > 0.1  # or agreeing would mean nothing
 
 
 def test_explaining_a_folder_goes_on_past_what_is_no_image(trained, tmp_path, capsys):
