@@ -9,6 +9,7 @@ should run meanwhile. CIFAR-10 is taken from the folder in LOSS_ATTENTION_CIFAR1
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import statistics
@@ -64,18 +65,23 @@ def _trained(recipe: str, head: str, *flags: str) -> list[dict[str, Any]]:
 
 
 def _figures(out: Path, done: Finished, words: tuple[str, ...]) -> dict[str, Any]:
-    import json
+    return {
+        "command": " ".join(("loss-attention", *words)),
+        **_run_figures(out),
+        "whole_command_seconds": done.seconds,
+        "peak_memory_mib": done.peak_memory_mib,
+    }
 
+
+def _run_figures(out: Path) -> dict[str, Any]:
+    """Read what a finished run's folder says of it."""
     facts = json.loads((out / "run.json").read_text())
     evaluation = json.loads((out / "evaluation.json").read_text())
     return {
-        "command": " ".join(("loss-attention", *words)),
         "source": facts["source"],
         "parameters": facts["parameters"],
         "best_epoch": facts["best_epoch"],
         "training_seconds": facts["train_seconds"],
-        "whole_command_seconds": done.seconds,
-        "peak_memory_mib": done.peak_memory_mib,
         "measures": evaluation["measures"],
     }
 
@@ -106,6 +112,13 @@ def demo() -> dict[str, Any]:
             "seconds": done.seconds,
             "peak_memory_mib": done.peak_memory_mib,
             "report_mib": report.stat().st_size / 2**20,
+            "runs": [
+                {"head": head, "seed": 0} | _run_figures(run)
+                for head, run in (
+                    ("loss-attention", report.parent),
+                    ("mean", report.parent / "mean-pooling"),
+                )
+            ],
             "output": done.output.splitlines()[-60:],
         }
 

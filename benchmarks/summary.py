@@ -39,8 +39,17 @@ def write_summary(folder: Path) -> None:
 
 
 def _digits(figures: dict[str, Any]) -> list[str]:
+    took = [
+        ("whole command, seconds", "whole_command_seconds"),
+        ("peak memory, MiB", "peak_memory_mib"),
+    ]
+    return [_commands(figures["runs"]), _beside_its_twin(figures["runs"], took)]
+
+
+def _beside_its_twin(runs: list[dict[str, Any]], took: Sequence[tuple[str, str]]) -> str:
+    """Return the table of loss-attention and its mean-pooling twin, with floors."""
     heads = ("loss-attention", "mean")
-    by_head = {head: [run for run in figures["runs"] if run["head"] == head] for head in heads}
+    by_head = {head: [run for run in runs if run["head"] == head] for head in heads}
     lines = [
         "| measure | loss-attention | mean-pooling twin | floors |",
         "| --- | ---: | ---: | --- |",
@@ -48,10 +57,9 @@ def _digits(figures: dict[str, Any]) -> list[str]:
     for name, label in SHOWN:
         cells = [_spread([_value(run, name) for run in by_head[head]]) for head in heads]
         lines.append(f"| {label} | {cells[0]} | {cells[1]} | {_floors(by_head[heads[0]], name)} |")
-    lines.append(_row("training, seconds", by_head, heads, "training_seconds"))
-    lines.append(_row("whole command, seconds", by_head, heads, "whole_command_seconds"))
-    lines.append(_row("peak memory, MiB", by_head, heads, "peak_memory_mib"))
-    return [_commands(figures["runs"]), "\n".join(lines)]
+    for label, name in (("training, seconds", "training_seconds"), *took):
+        lines.append(_row(label, by_head, heads, name))
+    return "\n".join(lines)
 
 
 def _row(label: str, by_head: dict[str, Any], heads: Sequence[str], name: str) -> str:
@@ -78,7 +86,10 @@ def _cifar10(figures: dict[str, Any]) -> list[str]:
 def _demo(figures: dict[str, Any]) -> list[str]:
     return [
         f"`{figures['command']}`: {figures['seconds']:.0f} seconds, report of "
-        f"{figures['report_mib']:.1f} MiB. The end of what it printed:",
+        f"{figures['report_mib']:.1f} MiB, peak memory of its largest process "
+        f"{figures['peak_memory_mib']:.0f} MiB. Seed 0, {figures['runs'][0]['source']}.",
+        _beside_its_twin(figures["runs"], []),
+        "The end of what it printed:",
         "```\n" + "\n".join(line.rstrip() for line in figures["output"]) + "\n```",
     ]
 
