@@ -186,6 +186,7 @@ def test_a_patch_head_is_what_its_weights_say() -> None:
         np.testing.assert_allclose(prediction.patch_weights[i].numpy(), alpha, rtol=0, atol=1e-10)
         np.testing.assert_allclose(prediction.logits[i].numpy(), z, rtol=0, atol=1e-10)
         assert prediction.selected[i].tolist() == (alpha > 0).tolist()
+    assert prediction.selection == 0  # Eq. 5b has subtracted the threshold already
 
 
 @pytest.mark.parametrize("backbone", ["vgg11_bn", "resnet18"])
@@ -205,7 +206,8 @@ def test_a_baseline_averages_places_and_classifies(backbone: str) -> None:
 
 
 def test_mean_pooling_weighs_all_patches_alike() -> None:
-    prediction = patches_of(used_model(head="mean"), torch.rand(2, 3, 17, 21))
+    prediction = patches_of(used_model(head="mean", threshold=0.3), torch.rand(2, 3, 17, 21))
+    assert prediction.selection == 0.3
     torch.testing.assert_close(prediction.patch_weights, torch.full((2, 12), 1 / 12))
     torch.testing.assert_close(prediction.logits, prediction.patch_logits.mean(dim=1))
     assert prediction.selected.all()
