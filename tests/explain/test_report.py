@@ -60,7 +60,7 @@ class Page(html.parser.HTMLParser):
 
 def make_model(head: str, classes: tuple[str, ...], **options) -> la.PatchClassifier:
     torch.manual_seed(1)
-    return la.create_model(
+    model = la.create_model(
         "vgg11_bn",
         head=head,
         num_classes=len(classes),
@@ -69,7 +69,12 @@ def make_model(head: str, classes: tuple[str, ...], **options) -> la.PatchClassi
         patch_kernel=5,
         threshold=0.5,
         **options,
-    ).eval()
+    )
+    with torch.no_grad():  # answers of unequal confidence
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_var.fill_(0.12)
+    return model.eval()
 
 
 def make_set(
@@ -244,6 +249,7 @@ def test_mistakes_come_first_and_the_most_confident_of_them(page):
     confidence = [float(found) for found in re.findall(r'<span class="quiet">([\d.]+) %', wrong)]
     assert len(confidence) == 12
     assert confidence == sorted(confidence, reverse=True)
+    assert len(set(confidence)) > 6
 
 
 def test_a_twin_is_drawn_beside_the_model(page):
