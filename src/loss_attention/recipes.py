@@ -1,6 +1,6 @@
 """Named, complete, typed configurations. A recipe is a function; a variant changes a few fields.
 
-Each says what it needs and what it reaches, with the figures' place in results/.
+Each says what it reached and on what; the figures, one seed each, are in results/.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ class RecipeEntry:
 
 
 def digits() -> Recipe:
-    """Scenes of scanned digits: the demo, and the quickest way to see the method work."""
+    """Scenes of scanned digits: the demo, and the quickest way to see the method work.
+
+    loss-attention train digits; 46 seconds on two cores with AVX512-BF16, one seed: accuracy 0.998,
+    patch F 0.797, 0.960 of the weight inside the box (results/demo.json).
+    """
     return Recipe(
         name="digits",
         data="digits",
@@ -61,7 +65,11 @@ def cifar10() -> Recipe:
 
 
 def cifar10_small() -> Recipe:
-    """CIFAR-10 on a two-core CPU in minutes: fewer channels, two strides, few epochs."""
+    """CIFAR-10 on a two-core CPU in minutes: fewer channels, two strides, few epochs.
+
+    loss-attention train cifar10-small; 18 minutes and 0.866 on two cores with AVX512-BF16, one
+    seed, JPEG re-encoded images (results/cifar10-small.json).
+    """
     return Recipe(
         name="cifar10-small",
         data="cifar10",
@@ -95,19 +103,30 @@ def folder() -> Recipe:
     )
 
 
+TWO_CORES = "two cores with AVX512-BF16"
+
 RECIPES: dict[str, RecipeEntry] = {
-    "digits": RecipeEntry(digits, "scenes of scanned digits: the demo", "not measured", "-"),
+    "digits": RecipeEntry(
+        digits,
+        "scenes of scanned digits: the demo",
+        "accuracy 0.998, patch F 0.80, 0.96 of the weight inside the box",
+        f"46 s of training on {TWO_CORES}",
+    ),
     "multi-digits": RecipeEntry(
-        multi_digits, "one to four digits a scene, multi-label", "not measured", "-"
+        multi_digits, "one to four digits a scene, multi-label", "not measured", "a CPU"
     ),
     "cifar10": RecipeEntry(
-        cifar10,
-        "the paper's CIFAR-10, ResNet18 at full width",
-        "not measured",
-        "a GPU; days on a CPU",
+        cifar10, "the paper's CIFAR-10, full width", "not measured", "a GPU; days on a CPU"
     ),
-    "cifar10-small": RecipeEntry(cifar10_small, "CIFAR-10 on a CPU", "not measured", "-"),
-    "folder": RecipeEntry(folder, "your own images, given with --data", "not measured", "-"),
+    "cifar10-small": RecipeEntry(
+        cifar10_small,
+        "CIFAR-10 on a CPU",
+        "accuracy 0.866 on JPEG re-encoded CIFAR-10",
+        f"18 min of training on {TWO_CORES}",
+    ),
+    "folder": RecipeEntry(
+        folder, "your own images, given with --data", "what your images allow", "a CPU or a GPU"
+    ),
 }
 
 
