@@ -80,6 +80,6 @@ class TrainingProgress:
             f"accuracy {line['accuracy']:6.1%}"
         )
         if line["validation_accuracy"] is not None:
-            text += f"  validation {line['validation_loss']:.3f} {line['validation_accuracy']:6.1%}"
+            text += f"  val {line['validation_loss']:.3f} {line['validation_accuracy']:6.1%}"
         text += f"  {line['images_per_second']:,.0f} img/s"
         self.console.print(text + ("  best" if line["best"] else ""), highlight=False)
