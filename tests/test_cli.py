@@ -101,7 +101,7 @@ def test_the_evidence_of_a_trained_model_adds_up_in_batches(trained):
             prediction = model(batch)
             gap = prediction.evidence.sum(dim=1) - prediction.logits
             assert gap.abs().max() < 1e-4
-            assert prediction.logits.abs().max() > 0.1  # or agreeing would mean nothing
+            assert prediction.logits.abs().max() > 0.01  # or agreeing would mean nothing
 
 
 def test_explaining_a_folder_goes_on_past_what_is_no_image(trained, tmp_path, capsys):

@@ -1,0 +1,52 @@
+"""What each process of a test does, in a file of its own: spawned processes import it from here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from training.tiny import tiny_recipe, tiny_splits
+
+from loss_attention.data.sample import hold_out
+from loss_attention.training.batches import process_part
+from loss_attention.training.job import build_model
+from loss_attention.training.loop import Trainer
+from loss_attention.training.run_folder import RunFolder
+
+
+class OneEpoch:
+    """Trains an epoch and saves what this process saw and ended with."""
+
+    def __init__(self, folder: Path, *, freeze: bool) -> None:
+        self.folder, self.freeze = folder, freeze
+
+    def __call__(self, fabric: Fabric) -> None:
+        torch.set_num_threads(1)
+        recipe, splits = tiny_recipe(epochs=1, learning_rate=0.5), tiny_splits(images=33)
+        model = build_model(recipe, splits)
+        if self.freeze:
+            # `train()` on a frozen module keeps it in evaluation mode, as in fine-tuning.
+            for module in model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+                    module.train = lambda mode=True, module=module: module  # type: ignore
+        _, held = hold_out(splits.train.labels, 0.1, 0)
+        trainer = Trainer(
+            fabric, recipe, model, splits.train, splits.train.subset(held), RunFolder(self.folder)
+        )
+        seen: list[Any] = []
+        step = trainer.train_step
+
+        def watched(batch, gamma):
+            seen.extend(batch[process_part(batch, fabric.global_rank, fabric.world_size)].tolist())
+            step(batch, gamma)
+
+        trainer.train_step = watched  # type: ignore[method-assign]
+        trainer.train()
+        torch.save(
+            {"seen": seen, "state": model.state_dict(), "history": trainer.position.history},
+            self.folder / f"rank{fabric.global_rank}of{fabric.world_size}.pt",
+        )
