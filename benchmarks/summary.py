@@ -80,6 +80,8 @@ def _cifar10(figures: dict[str, Any]) -> list[str]:
         f"| parameters, millions | {runs[0]['parameters'] / 1e6:.2f} |",
     ]
     data = f"Data: {figures['data']}; test split of 10,000 images, looked at once a run."
+    if "remark" in figures:
+        data += f" {figures['remark']}"
     return [_commands(runs), data, "\n".join(lines)]
 
 
