@@ -12,27 +12,15 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from loss_attention.errors import InputError, unknown_name
-from loss_attention.training.recipe import Recipe
+from loss_attention.training.recipe import Recipe, RunOptions
 
 Arguments = TypeVar("Arguments")
 Flat = tyro.conf.arg(name="")
-
-
-@dataclass(frozen=True)
-class HardwareArguments:
-    """Where to run."""
-
-    devices: int = 1
-    """Processes, each on a GPU of its own, or together on the CPU."""
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU where there is one."""
-    checkpoint_every_steps: int = 0
-    """Save each so many steps too, not only at the end of each epoch."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +28,7 @@ class TrainArguments:
     """Train, checkpoint, evaluate and report. Every field of the recipe is a flag."""
 
     recipe: Annotated[Recipe, Flat]
-    hardware: Annotated[HardwareArguments, Flat] = field(default_factory=HardwareArguments)
+    hardware: Annotated[RunOptions, Flat] = field(default_factory=RunOptions)
     out: Path | None = None
     """The run's folder; runs/NAME if not given."""
     overwrite: bool = False
@@ -57,7 +45,7 @@ class DemoArguments:
     """Fewer epochs than the recipe's, for a quick look."""
     limit_images: int | None = None
     """At most this many training and this many test images, for a quick look."""
-    hardware: Annotated[HardwareArguments, Flat] = field(default_factory=HardwareArguments)
+    hardware: Annotated[RunOptions, Flat] = field(default_factory=RunOptions)
 
 
 @dataclass(frozen=True)
@@ -143,7 +131,7 @@ def _train(rest: list[str]) -> int:
     from loss_attention import jobs
 
     out = given.out or Path("runs") / given.recipe.name
-    jobs.train(given.recipe, out, _options(given.hardware), _console(), overwrite=given.overwrite)
+    jobs.train(given.recipe, out, given.hardware, _console(), overwrite=given.overwrite)
     return 0
 
 
@@ -201,7 +189,7 @@ def _demo(rest: list[str]) -> int:
     chosen = replace(recipe("digits"), name="demo", limit_images=given.limit_images)
     if given.epochs is not None:
         chosen = replace(chosen, epochs=given.epochs)
-    jobs.demo(chosen, given.out, _options(given.hardware), _console())
+    jobs.demo(chosen, given.out, given.hardware, _console())
     return 0
 
 
@@ -290,12 +278,6 @@ def _one_line(complaint: str, words: str) -> str:
     # Of the nearest flag keep its name, not its whole entry.
     message = re.sub(r"Perhaps you meant: (--\S+).*", r"did you mean \1?", message)
     return f"{message.rstrip('.')}; see loss-attention {words} --help"
-
-
-def _options(given: HardwareArguments) -> Any:
-    from loss_attention.training.job import RunOptions
-
-    return RunOptions(given.devices, given.accelerator, given.checkpoint_every_steps)
 
 
 def _console() -> Any:

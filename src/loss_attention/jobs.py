@@ -17,8 +17,8 @@ from loss_attention.explain.report import write_report
 from loss_attention.models import PatchClassifier, load
 from loss_attention.progress import counted
 from loss_attention.tables import show_evaluations
-from loss_attention.training.job import RunOptions, continue_run, start_run
-from loss_attention.training.recipe import Recipe
+from loss_attention.training.job import continue_run, start_run
+from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
 
 MODEL_FIELDS = (

@@ -7,9 +7,9 @@ import logging
 import re
 import shlex
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -30,26 +30,8 @@ from loss_attention.training.environment import (
 )
 from loss_attention.training.interruption import ForwardedStop
 from loss_attention.training.loop import Trainer
-from loss_attention.training.recipe import Recipe
+from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import FORMAT_VERSION, RunFolder
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Where and on what a recipe runs; nothing of it changes what is computed, but to rounding."""
-
-    devices: int = 1
-    """Processes, each on a GPU of its own, or together on the CPU."""
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU where there is one."""
-    checkpoint_every_steps: int = 0
-    """Save each so many steps too, not only at the end of each epoch."""
-
-    def __post_init__(self) -> None:
-        if self.checkpoint_every_steps < 0:
-            raise InputError(
-                f"--checkpoint-every-steps must be at least 0, got {self.checkpoint_every_steps}"
-            )
 
 
 def build_model(recipe: Recipe, splits: Splits) -> PatchClassifier:

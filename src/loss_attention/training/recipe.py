@@ -127,3 +127,21 @@ class Recipe:
             raise InputError(f"{path}: {what}")
         values["strided_layers"] = tuple(values.get("strided_layers", ()))
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and on what a recipe runs; nothing of it changes what is computed, but to rounding."""
+
+    devices: int = 1
+    """Processes, each on a GPU of its own, or together on the CPU."""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one."""
+    checkpoint_every_steps: int = 0
+    """Save each so many steps too, not only at the end of each epoch."""
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every_steps < 0:
+            raise InputError(
+                f"--checkpoint-every-steps must be at least 0, got {self.checkpoint_every_steps}"
+            )
