@@ -23,6 +23,7 @@ CHECKED_ROOMS = (
     "backbones",
     "data.augmentation",
     "data.digits",
+    "data.placement",
     "data.sample",
     "evaluation",
     "explanation",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loss_attention.data.sample import ImageSet, hold_out
+from loss_attention.data.sample import ImageSet, Splits, hold_out, limited
 
 
 def image_set(labels: torch.Tensor, classes: int = 3) -> ImageSet:
@@ -19,7 +20,10 @@ def image_set(labels: torch.Tensor, classes: int = 3) -> ImageSet:
     boxes = torch.arange(n * 8, dtype=torch.float32).reshape(n, 2, 4)
     box_labels = torch.arange(n * 2).reshape(n, 2)
     names = tuple(f"{i}.png" for i in range(n))
-    return ImageSet(images, labels, tuple("abc"[:classes]), boxes, box_labels, names)
+    masks = torch.arange(n * 12).reshape(n, 3, 4) % 5 == 0
+    placements = torch.tensor([[8.0, 6.0 + i, 0.0, 0.0, 4.0, 3.0] for i in range(n)])
+    kinds = tuple("abc"[:classes])
+    return ImageSet(images, labels, kinds, boxes, box_labels, names, masks, placements)
 
 
 @given(
@@ -80,8 +84,31 @@ def test_subset_keeps_rows_together() -> None:
     assert part.boxes[0, 0].tolist() == [24, 25, 26, 27]
     assert part.box_labels.tolist() == [[6, 7], [0, 1]]
     assert part.names == ("3.png", "0.png")
+    assert part.masks is not None
+    assert part.placements is not None
+    assert part.masks[0].tolist() == whole.masks[3].tolist() != whole.masks[0].tolist()
+    assert part.placements[:, 1].tolist() == [9, 6]
     assert len(part) == 2
     assert part.size == (3, 4)
+
+
+def test_limiting_and_moving_keep_masks_and_placements() -> None:
+    whole = image_set(torch.tensor([0, 1, 2, 1]))
+    few = limited(Splits(whole, whole, "x"), 2, seed=0).test
+    assert few.masks is not None
+    assert few.placements is not None
+    rows = [whole.names.index(name) for name in few.names]
+    assert torch.equal(few.masks, whole.masks[rows])
+    assert torch.equal(few.placements, whole.placements[rows])
+    moved = whole.to("meta")
+    assert moved.masks.device.type == moved.placements.device.type == "meta"
+
+
+def test_boxes_in_pixels_of_the_originals() -> None:
+    data = image_set(torch.tensor([0, 1]))  # 4 x 3 pixels, of 8 x 6 and 8 x 7
+    boxes = torch.tensor([[[0.0, 0.0, 4.0, 3.0]], [[1.0, 0.0, 2.0, 1.5]]])
+    assert data.original_boxes(boxes).tolist() == [[[0, 0, 8, 6]], [[2, 0, 4, 3.5]]]
+    assert replace(data, placements=None).original_boxes(boxes) is boxes
 
 
 def test_label_matrix_of_both_kinds() -> None:

@@ -1,4 +1,4 @@
-"""What every data source hands over: images with labels and, where there are any, boxes."""
+"""What every data source hands over: images with labels and, if there are any, boxes and masks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import hashlib
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
+
+from loss_attention.data.placement import to_original
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,10 @@ class ImageSet:
             float32, rows of NaN after an image's last box; None where the set has no boxes.
         box_labels: the class of each box, shape `(N, G)`, int64, -1 for "no box"; None likewise.
         names: where each image came from (a file name, say), for people; empty if unknown.
+        masks: the pixels that show an object of one of the image's labels, shape `(N, H, W)`; an
+            image without any has no mask. None where the set has no masks.
+        placements: size of each original image and the box that its picture fills in `images`,
+            shape `(N, 6)`, as `data/placement.py` has it; None: the images are the originals.
     """
 
     images: UInt8[Tensor, "N C H W"]
@@ -30,6 +36,8 @@ class ImageSet:
     boxes: Float[Tensor, "N G 4"] | None = None
     box_labels: Int[Tensor, "N G"] | None = None
     names: tuple[str, ...] = ()
+    masks: Bool[Tensor, "N H W"] | None = None
+    placements: Float[Tensor, "N 6"] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -60,6 +68,8 @@ class ImageSet:
             boxes=None if self.boxes is None else self.boxes[index],
             box_labels=None if self.box_labels is None else self.box_labels[index],
             names=tuple(self.names[i] for i in index.tolist()) if self.names else (),
+            masks=None if self.masks is None else self.masks[index],
+            placements=None if self.placements is None else self.placements[index],
         )
 
     def to(self, device: torch.device | str) -> ImageSet:
@@ -70,7 +80,13 @@ class ImageSet:
             labels=self.labels.to(device),
             boxes=None if self.boxes is None else self.boxes.to(device),
             box_labels=None if self.box_labels is None else self.box_labels.to(device),
+            masks=None if self.masks is None else self.masks.to(device),
+            placements=None if self.placements is None else self.placements.to(device),
         )
+
+    def original_boxes(self, boxes: Float[Tensor, "N G 4"]) -> Float[Tensor, "N G 4"]:
+        """Return boxes in pixels of the upright originals, clipped to them."""
+        return boxes if self.placements is None else to_original(boxes, self.placements)
 
     def fingerprint(self) -> str:
         """Return a hash of the images and labels, the same wherever the same set is loaded."""
