@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import abstractmethod
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loss_attention.geometry import PatchGrid
+
+# All of these are not frozen: Fabric rebuilds a module's outputs in full precision, which needs
+# settable fields.
 
 
 @dataclass
@@ -18,9 +23,37 @@ class ImagePrediction:
     logits: Float[Tensor, "B K"]
 
 
-# Not frozen: Fabric rebuilds a module's outputs in full precision, which needs settable fields.
+class WeightedPrediction(ImagePrediction):
+    """The prediction of any network that weighs patches.
+
+    It names what its kinds share; each is a dataclass that lists these fields in its own order.
+
+    Attributes:
+        patch_weights: `alpha_m`, shape `(B, M)`, float32; non-negative, each row sums to 1.
+        grid: where the patches lie in the input image.
+        selection: a patch is selected when its weight is greater than `selection / M`.
+    """
+
+    patch_weights: Float[Tensor, "B M"]
+    grid: PatchGrid
+    selection: float
+
+    @property
+    @abstractmethod
+    def patch_scores(self) -> Float[Tensor, "B M K"]:
+        """What each patch by itself says to each class: its own class is that of the highest.
+
+        Of several labels, it says yes to those above 0.
+        """
+
+    @property
+    def selected(self) -> Bool[Tensor, "B M"]:
+        """True for the patches that count as chosen by the network."""
+        return self.patch_weights > self.selection / self.patch_weights.shape[1]
+
+
 @dataclass
-class PatchPrediction(ImagePrediction):
+class PatchPrediction(WeightedPrediction):
     """The prediction of a patch network, with the evidence that adds up to it.
 
     Attributes:
@@ -37,14 +70,105 @@ class PatchPrediction(ImagePrediction):
     selection: float
 
     @property
+    def patch_scores(self) -> Float[Tensor, "B M K"]:
+        """The patch logits."""
+        return self.patch_logits
+
+    @property
     def evidence(self) -> Float[Tensor, "B M K"]:
         """`alpha_m * p_m`, what each patch adds to each class; sums over M to `logits`."""
         return self.patch_weights.unsqueeze(-1) * self.patch_logits
 
+
+@dataclass
+class CapsulePrediction(PatchPrediction):
+    """The prediction of a capsule network, each patch of which has C capsules (Eq. 6).
+
+    `patch_logits` are the sum of a patch's capsule logits over its channels. The evidence is
+    `sum over c of alpha_cm p_cm`, which is not patch weight times patch logits: Eq. 6b subtracts
+    the threshold from the weight of a patch and Eq. 6c does not from that of its capsules, so the
+    latter do not sum to the former.
+
+    Attributes:
+        capsule_logits: `p_cm`, the class vector of each capsule, shape `(B, C, M, K)`, float32.
+        capsule_weights: `alpha_cm` of Eq. 6c, shape `(B, C, M)`, float32; non-negative, sums to 1
+            for each image.
+    """
+
+    capsule_logits: Float[Tensor, "B C M K"]
+    capsule_weights: Float[Tensor, "B C M"]
+
     @property
-    def selected(self) -> Bool[Tensor, "B M"]:
-        """True for the patches that count as chosen by the network."""
-        return self.patch_weights > self.selection / self.patch_weights.shape[1]
+    def evidence(self) -> Float[Tensor, "B M K"]:
+        """`sum over c of alpha_cm p_cm`; sums over M to `logits` (Eqs. 6d and 6e)."""
+        return torch.einsum("bcm,bcmk->bmk", self.capsule_weights, self.capsule_logits)
+
+
+@dataclass
+class RoutedPrediction(WeightedPrediction):
+    """The prediction of capsules under dynamic routing (Sabour et al. 2017).
+
+    It has no evidence: a class capsule is squashed, and what a patch did for its length depends on
+    where all the others point, so no sum over patches gives what was decided on.
+
+    Attributes:
+        logits: `2 log |s_k|` of the input `s_k` to each class capsule, shape `(B, K)`, float32.
+            Squashing makes that the log-odds of the capsule's length, so a sigmoid returns the
+            length, which Sabour et al. read as the probability that the class is there; above 0
+            is a length above 1/2, and the longest capsule has the highest logit. A softmax of
+            them, the share of each class in the sum of `|s_k|^2`, is the probability where an
+            image has one label.
+        votes: what each patch's routed votes add to the input of each class capsule along its
+            direction, `sum over c of c_cmk u_cmk . s_k / |s_k|`, shape `(B, M, K)`, float32; sums
+            over M to `|s_k|`, as long as that direction is taken as given.
+        class_weights: the last round's routing coefficients of each class, summed over the capsule
+            channels of a patch and divided by their sum over patches, shape `(B, M, K)`, float32.
+        patch_weights: those of the predicted class, shape `(B, M)`.
+        grid: where the patches lie in the input image.
+        selection: a patch is selected when its weight is greater than `selection / M`.
+    """
+
+    votes: Float[Tensor, "B M K"]
+    class_weights: Float[Tensor, "B M K"]
+    patch_weights: Float[Tensor, "B M"]
+    grid: PatchGrid
+    selection: float
+
+    @property
+    def patch_scores(self) -> Float[Tensor, "B M K"]:
+        """The votes: coefficients times votes, along the direction of the class capsule.
+
+        A patch's own class is the one whose capsule it lengthens most; a negative score shortens
+        the capsule.
+        """
+        return self.votes
+
+    @property
+    def lengths(self) -> Float[Tensor, "B K"]:
+        """The lengths of the class capsules, in [0, 1)."""
+        return self.logits.sigmoid()
+
+    def of_class(self, target: Int[Tensor, " B"]) -> RoutedPrediction:
+        """Return the same prediction with the patch weights of another class for each image."""
+        return replace(self, patch_weights=weights_of_class(self.class_weights, target))
+
+
+AnyPrediction = TypeVar("AnyPrediction", bound=ImagePrediction)
+
+
+def on_cpu(prediction: AnyPrediction) -> AnyPrediction:
+    """Return a prediction of the same kind whose tensors are on the CPU."""
+    values = {field.name: getattr(prediction, field.name) for field in fields(prediction)}
+    moved = {name: value.cpu() for name, value in values.items() if isinstance(value, Tensor)}
+    return replace(prediction, **moved)
+
+
+def weights_of_class(
+    class_weights: Float[Tensor, "B M K"], target: Int[Tensor, " B"]
+) -> Float[Tensor, "B M"]:
+    """Return the column of each image's class."""
+    index = target[:, None, None].expand(-1, class_weights.shape[1], 1)
+    return class_weights.gather(2, index).squeeze(2)
 
 
 def full_precision(values: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
