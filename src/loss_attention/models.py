@@ -195,14 +195,15 @@ def create_model(
     """Build an untrained classifier (the paper's Section IV).
 
     Args:
-        backbone: `vgg11_bn` or `resnet18`.
+        backbone: `vgg11_bn`, `vgg16_bn`, `resnet18`, `resnet50`, `resnet50_paper` (the wider
+            blocks behind the paper's 58.16 million parameters) or `googlenet`.
         head: `loss-attention`, `mean`, or `baseline` (the published network as it is: no patches).
         num_classes: K, at least 1.
         in_channels: channels of the images, 1 for grey, 3 for colour.
         width: factor on the channels of every layer, above 0; 1 is the paper's size.
-        strided_layers: 1-based indices of the backbone's 3 x 3 convolutions that get stride 2,
-            counted the paper's way (shortcuts do not count). In a baseline they come on top of
-            the strides and pooling that the published network has.
+        strided_layers: 1-based indices of the backbone's convolutional layers that get stride 2,
+            counted the paper's way (`loss_attention.backbones.spatial`). In a baseline they come
+            on top of the strides and pooling that the published network has.
         patch_kernel: side of a patch, in places of the backbone's feature map.
         patch_stride: step between patches, in places of the feature map.
         threshold: the paper's xi in [0, 1]: patches of a share below `threshold / M` are dropped.

@@ -1,0 +1,110 @@
+"""ResNets (He et al. 2016) with a 3 x 3 stride-1 stem, without their classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from loss_attention.backbones.receptive_field import Branched
+from loss_attention.backbones.spatial import Backbone, convolution
+
+
+class BlockKind(NamedTuple):
+    """What the residual blocks of a ResNet are made of.
+
+    Attributes:
+        kernels: sides of their convolutions. The first 3 x 3 of a block is the one that may
+            stride: a strided 1 x 1 would leave three of four places unseen.
+        expansion: channels of the last convolution, as a multiple of the others'.
+    """
+
+    kernels: tuple[int, ...]
+    expansion: int
+
+    @property
+    def strided(self) -> int:
+        """Position, from 0, of the convolution that may stride."""
+        return self.kernels.index(3)
+
+
+BASIC = BlockKind((3, 3), expansion=1)
+BOTTLENECK = BlockKind((1, 3, 1), expansion=4)
+# The bottleneck behind the paper's 58.16 million parameters of ResNet50.
+WIDE_BOTTLENECK = BlockKind((3, 3, 1), expansion=4)
+
+
+class ResidualBlock(Branched):
+    """Convolutions with batch norm, and a shortcut around them."""
+
+    def __init__(self, kind: BlockKind, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.depth = len(kind.kernels)
+        inside = in_channels
+        for position, kernel in enumerate(kind.kernels):
+            last = position == self.depth - 1
+            width = channels * kind.expansion if last else channels
+            convolution = nn.Conv2d(
+                inside,
+                width,
+                kernel,
+                stride if position == kind.strided else 1,
+                padding=kernel // 2,
+                bias=False,
+            )
+            self.add_module(f"conv{position + 1}", convolution)
+            self.add_module(f"bn{position + 1}", nn.BatchNorm2d(width))
+            inside = width
+        self.shortcut = nn.Sequential()
+        if in_channels != inside or stride != 1:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, inside, 1, stride, bias=False), nn.BatchNorm2d(inside)
+            )
+
+    def paths(self) -> list[Sequence[nn.Module]]:
+        """Return the convolutions, and the shortcut."""
+        numbers = range(1, self.depth + 1)
+        return [[self.get_submodule(f"conv{number}") for number in numbers], [self.shortcut]]
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        """Return `relu(F(x) + shortcut(x))`."""
+        residual = x
+        for number in range(1, self.depth):
+            residual = F.relu(self._convolved(residual, number), inplace=True)
+        return F.relu(self._convolved(residual, self.depth) + self.shortcut(x), inplace=True)
+
+    def _convolved(self, x: Tensor, number: int) -> Tensor:
+        result: Tensor = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(x))
+        return result
+
+
+def resnet(
+    kind: BlockKind,
+    widths: Sequence[int],
+    blocks: Sequence[int],
+    *,
+    in_channels: int,
+    strided_layers: Collection[int],
+) -> Backbone:
+    """Build a ResNet.
+
+    Args:
+        kind: what its blocks are made of.
+        widths: channels of each stage, before the expansion; the first is the stem's too.
+        blocks: blocks of each stage.
+        in_channels: channels of the images.
+        strided_layers: 1-based indices, among the convolutions outside shortcuts, of those with
+            stride 2: the stem, or a block's first 3 x 3 convolution.
+    """
+    layers = convolution(in_channels, widths[0], 3, 2 if 1 in strided_layers else 1)
+    channels, index = widths[0], 2
+    for width, count in zip(widths, blocks, strict=True):
+        for _ in range(count):
+            stride = 2 if index + kind.strided in strided_layers else 1
+            layers.append(ResidualBlock(kind, channels, width, stride))
+            channels = width * kind.expansion
+            index += len(kind.kernels)
+    return Backbone(nn.Sequential(*layers), channels)
