@@ -68,14 +68,7 @@ def explain_prediction(
     batch, classes = logits.shape
     if target is None:
         target = logits.argmax(dim=1)
-    elif isinstance(target, int):
-        target = torch.full((batch,), target, device=logits.device)
-    in_range = not target.is_floating_point() and ((target >= 0) & (target < classes)).all()
-    if target.shape != (batch,) or not in_range:
-        raise InputError(
-            f"target must be {batch} class indices in 0..{classes - 1}, got {target.tolist()}"
-        )
-    target = target.to(logits.device, torch.int64)
+    target = explained_class(target, batch, classes, logits.device)
     evidence = prediction.evidence
     index = target[:, None, None].expand(-1, evidence.shape[1], 1)
     return Explanation(
@@ -89,3 +82,21 @@ def explain_prediction(
         boxes=enclosing_boxes(prediction.selected, prediction.grid.windows(logits.device)),
         grid=prediction.grid,
     )
+
+
+def explained_class(
+    target: int | Int[Tensor, " B"], batch: int, classes: int, device: torch.device
+) -> Int[Tensor, " B"]:
+    """Return the class to explain for each image of a batch, as int64 on a device.
+
+    Raises:
+        ValueError: not one class for all or one an image, or one outside the classes.
+    """
+    if isinstance(target, int):
+        target = torch.full((batch,), target, device=device)
+    in_range = not target.is_floating_point() and ((target >= 0) & (target < classes)).all()
+    if target.shape != (batch,) or not in_range:
+        raise InputError(
+            f"target must be {batch} class indices in 0..{classes - 1}, got {target.tolist()}"
+        )
+    return target.to(device, torch.int64)

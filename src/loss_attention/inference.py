@@ -53,7 +53,7 @@ def run_batches(
         parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
         device = data.images.device if parameter is None else parameter.device
     results = []
-    with torch.inference_mode(), _evaluation_mode(model):
+    with torch.inference_mode(), evaluation_mode(model):
         for start in range(0, len(data), batch_size):
             stop = min(start + batch_size, len(data))
             batch = data.subset(torch.arange(start, stop, device=data.images.device)).to(device)
@@ -66,7 +66,7 @@ def run_batches(
 
 
 @contextmanager
-def _evaluation_mode(model: Model) -> Iterator[None]:
+def evaluation_mode(model: Model | nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode and back, module by module: frozen ones stay frozen."""
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = [module.training for module in modules]

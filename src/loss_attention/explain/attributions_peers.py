@@ -1,0 +1,146 @@
+"""Methods that others have published, estimated from gradients or from covered windows.
+
+Each function takes a model in evaluation mode, images in [0, 1] and the explained classes.
+captum computes what it has; it comes with the extra `compare` and is imported on first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from loss_attention.errors import InputError
+from loss_attention.explain.attributions_forward import enlarged, forward_with_features
+from loss_attention.geometry import PatchGrid
+from loss_attention.models import PatchClassifier
+
+INTEGRATION_STEPS = 50
+"""Of Integrated Gradients, along the straight line from the mean colour to the image."""
+AT_ONCE = 256
+"""Images that a method which needs many variants of each runs through the model together."""
+BASELINE_WINDOWS = 4
+"""A window of a model without patches is the image's side divided by this."""
+
+
+def grad_cam(
+    model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
+) -> Float[Tensor, "B H W"]:
+    """Return the features of the backbone's last map, each weighted by its mean gradient.
+
+    Source: Selvaraju et al. 2017, "Grad-CAM", with its final ReLU; computed by captum, enlarged
+    linearly. Unit: logit per place of the map. Sign: never negative.
+    """
+    explainer = _captum().LayerGradCam(_logits_of(model), model.backbone)
+    maps: Tensor = explainer.attribute(_leaf(images), target, relu_attributions=True)
+    return enlarged(maps.detach()[:, 0], images)
+
+
+def layer_cam(
+    model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
+) -> Float[Tensor, "B H W"]:
+    """Return the features of the backbone's last map, weighted place by place by their gradient.
+
+    Source: Jiang et al. 2021, "LayerCAM": negative gradients count as 0, a ReLU follows the sum
+    over channels. Computed here, as captum lacks it; enlarged linearly. Unit: the logit's. Sign:
+    never negative.
+    """
+    with torch.enable_grad():
+        prediction, features = forward_with_features(model, _leaf(images))
+        chosen = prediction.logits.gather(1, target.unsqueeze(1)).sum()
+        (gradient,) = torch.autograd.grad(chosen, features)
+    return enlarged(F.relu((F.relu(gradient) * features.detach()).sum(dim=1)), images)
+
+
+def integrated_gradients(
+    model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
+) -> Float[Tensor, "B H W"]:
+    """Return the gradient of each pixel along the way from the mean colour, times its distance.
+
+    Source: Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks"; computed by captum
+    in 50 steps from an image of the training set's mean colour, summed over the channels. Unit:
+    the logit's; the map sums to the image's logit less that of the mean colour, as far as the
+    steps are fine enough. Sign: positive for the class, negative against it.
+    """
+    explainer = _captum().IntegratedGradients(_logits_of(model))
+    maps: Tensor = explainer.attribute(
+        _leaf(images),
+        model.mean.expand_as(images),
+        target,
+        n_steps=INTEGRATION_STEPS,
+        internal_batch_size=max(AT_ONCE, len(images)),
+    )
+    return maps.detach().to(images.dtype).sum(dim=1)
+
+
+def occlusion(
+    model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
+) -> Float[Tensor, "B H W"]:
+    """Return how far the logit falls when a window is covered with the training set's mean colour.
+
+    Each pixel has the mean over the windows that cover it. The windows are those of the patches;
+    a model without patches gets windows of a quarter of the image's shorter side at every half.
+
+    Source: Zeiler & Fergus 2014, "Visualizing and Understanding Convolutional Networks"; computed
+    by captum. Unit: the logit's. Sign: positive where covering lowers the logit.
+    """
+    explainer = _captum().Occlusion(_logits_of(model))
+    height, width = images.shape[2:]
+    grid = window_grid(model, height, width)
+    step = (min(grid.stride, height), min(grid.stride, width))
+    maps: Tensor = explainer.attribute(
+        images,
+        (images.shape[1], min(grid.window, height), min(grid.window, width)),
+        strides=(images.shape[1], *step),
+        baselines=model.mean.expand_as(images),
+        target=target,
+        perturbations_per_eval=max(1, AT_ONCE // len(images)),
+    )
+    # The same for every channel of a pixel.
+    return maps.detach()[:, 0].to(images.dtype)
+
+
+def window_grid(model: PatchClassifier, height: int, width: int) -> PatchGrid:
+    """Return the windows that a model's images are covered by, one at a time.
+
+    They are those of its patches; of a model without patches, windows of a quarter of the image's
+    shorter side at every half window.
+    """
+    with torch.no_grad():
+        blank = model.mean.expand(1, -1, height, width)
+        grid = getattr(model(blank), "grid", None)
+    if isinstance(grid, PatchGrid):
+        return grid
+    window = max(1, min(height, width) // BASELINE_WINDOWS)
+    stride = max(1, window // 2)
+    rows, columns = ((side - window) // stride + 1 for side in (height, width))
+    return PatchGrid(rows, columns, window, stride, height, width)
+
+
+def _leaf(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """Return images that a graph hangs on, even where no parameter requires gradients."""
+    return images.detach().clone().requires_grad_()
+
+
+def _logits_of(model: PatchClassifier) -> Callable[[Tensor], Tensor]:
+    def logits(images: Tensor) -> Tensor:
+        scores: Tensor = model(images).logits
+        return scores
+
+    return logits
+
+
+def _captum() -> ModuleType:
+    try:
+        from captum import attr
+    except ImportError as error:
+        raise InputError(
+            "this method is computed by captum, which is not installed; "
+            "install it with: pip install 'loss-attention[compare]'"
+        ) from error
+    module: ModuleType = attr
+    return module
