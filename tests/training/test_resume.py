@@ -81,7 +81,7 @@ def test_killed_at_random_moments_ends_bit_identical(whole_run, tmp_path):
     assert killed_in_training >= 3  # or the run is too short to prove anything
     run_to_end(folder)
     assert_same_run(folder, whole_run)
-    assert not list(folder.glob(".*"))
+    assert [file.name for file in folder.glob(".*")] == [".lock"]
 
 
 def test_ctrl_c_finishes_the_step_and_saves(whole_run, tmp_path):
@@ -130,3 +130,33 @@ def test_ctrl_c_stops_two_processes_and_resuming_ends_like_an_uninterrupted_run(
     assert out == "interrupted\n", err
     run_to_end(folder, devices=2)
     assert_same_run(folder, whole)
+
+
+def test_a_run_in_training_is_left_alone_by_another_process(tmp_path: Path) -> None:
+    recipe, splits = tiny_recipe(epochs=1), tiny_splits()
+    run = start_run(tmp_path / "run", recipe, splits, RunOptions(accelerator="cpu"))
+    with run.locked():
+        with pytest.raises(InputError, match="another process is training the run"):
+            continue_run(run, splits)
+        with pytest.raises(InputError, match="another process is training the run"):
+            start_run(run.path, recipe, splits, RunOptions(accelerator="cpu"), overwrite=True)
+    assert continue_run(run, splits)
+
+
+def test_a_killed_run_leaves_no_lock_behind(tmp_path: Path) -> None:
+    held = (
+        "import sys, time; from pathlib import Path\n"
+        "from loss_attention.training.run_folder import RunFolder\n"
+        "with RunFolder(Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", held, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(InputError, match="another process"), RunFolder(tmp_path).locked():
+        pass
+    process.kill()
+    process.communicate()
+    with RunFolder(tmp_path).locked():
+        pass

@@ -122,7 +122,8 @@ def continue_run(run: RunFolder, splits: Splits, console: Console | None = None)
         True when the run is finished, False when it was interrupted and can be resumed.
 
     Raises:
-        InputError: the data is not what the run began with, or what `Trainer` raises.
+        InputError: the data is not what the run began with, another process is training it, or
+            what `Trainer` raises.
     """
     recipe, facts = run.recipe(), run.read_json("run.json")
     if facts.get("data_fingerprint") != splits.train.fingerprint():
@@ -145,11 +146,12 @@ def continue_run(run: RunFolder, splits: Splits, console: Console | None = None)
     )
     model = build_model(recipe, splits)
     work = _Work(run, model, train, validation, options, shown=console is not None)
-    if options.devices == 1:
-        fabric.launch()
-        outcome = work(fabric, console)
-    else:
-        outcome = _launch_processes(fabric, work)
+    with run.locked():
+        if options.devices == 1:
+            fabric.launch()
+            outcome = work(fabric, console)
+        else:
+            outcome = _launch_processes(fabric, work)
     facts["finished"] = outcome["finished"]
     facts["best_epoch"], facts["train_seconds"] = outcome["best_epoch"], outcome["seconds"]
     run.write_json("run.json", facts)

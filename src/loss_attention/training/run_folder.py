@@ -6,11 +6,13 @@ import contextlib
 import io
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from loss_attention.errors import InputError
 from loss_attention.models import WEIGHTS_FILE
@@ -19,6 +21,7 @@ from loss_attention.training.recipe import Recipe
 
 FORMAT_VERSION = 1
 STATE_FILE = "state.pt"
+LOCK_FILE = ".lock"
 WRITTEN = (
     "recipe.yaml",
     WEIGHTS_FILE,
@@ -55,8 +58,9 @@ class RunFolder:
                 )
             if not (path / "recipe.yaml").exists():
                 raise InputError(f"{path} is not a run folder; --overwrite will not touch it")
-            for name in WRITTEN:
-                _remove(path / name)
+            with cls(path).locked():
+                for name in WRITTEN:
+                    _remove(path / name)
         run = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -83,6 +87,25 @@ class RunFolder:
                 f"up to {FORMAT_VERSION}): upgrade to read it"
             )
         return run
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing the run meanwhile; the system frees a dead one's lock.
+
+        Raises:
+            InputError: another process has it.
+        """
+        try:
+            lock = FileLock(self.path / LOCK_FILE, timeout=0)
+            lock.acquire()
+        except Timeout as error:
+            raise InputError(
+                f"another process is training the run {self.path}; wait for it or stop it first"
+            ) from error
+        except OSError as error:
+            raise SaveError(f"cannot write to {self.path}: {error.strerror}") from error
+        with lock:
+            yield
 
     def recipe(self) -> Recipe:
         """Return the run's recipe."""
