@@ -34,7 +34,7 @@ from loss_attention.training.progress import TrainingProgress
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.run_folder import RunFolder
 from loss_attention.training.scalars import Scalars
-from loss_attention.training.schedule import learning_rate, regulariser_weight
+from loss_attention.training.schedule import adam_betas, learning_rate, regulariser_weight
 
 # Steps between the looks at device values that make the host wait for a GPU.
 CHECK_INTERVAL = 20
@@ -63,6 +63,21 @@ class Position:
     best_epoch: int = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser; its rates are set anew at each step."""
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(
+            model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+    )
 
 
 class Trainer:
@@ -99,14 +114,7 @@ class Trainer:
         self.validation_images = len(validation)
         # torch's stubs know this overload of `to` for tensors alone.
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
-        )
-        self.network, self.optimizer = fabric.setup(model, optimizer)
+        self.network, self.optimizer = fabric.setup(model, make_optimizer(recipe, model))
         self.loss: Callable[..., Tensor] = (
             multi_label_loss if train.multi_label else single_label_loss
         )
@@ -193,9 +201,7 @@ class Trainer:
         torch.manual_seed(
             stream_seed(recipe.seed + fabric.global_rank + 1, position.epoch, position.step)
         )
-        rate = learning_rate(recipe, self._finished_steps, recipe.epochs * self.steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self._set_rates()
         prediction: ImagePrediction = self.network(images)
         loss = self.loss(prediction, labels, gamma)
         # Gradients are averaged over processes, whose parts may differ by an image.
@@ -248,6 +254,15 @@ class Trainer:
         if self.fabric.is_global_zero:  # the sum over all processes, kept by one of them
             self.totals += state["totals"].to(self.totals.device)
             self.run.write_metrics(self.position.history)
+
+    def _set_rates(self) -> None:
+        """Give the optimiser what its schedule says at this step, resumed or not."""
+        recipe, step = self.recipe, self._finished_steps
+        total = recipe.epochs * self.steps_per_epoch
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, step, total)
+            if recipe.optimizer == "adam":
+                group["betas"] = adam_betas(recipe, step, total)
 
     @property
     def _finished_steps(self) -> int:

@@ -32,13 +32,14 @@ class Recipe:
     validation_fraction: float = 0.1
     """Part of the training set held out to choose the best epoch, in [0, 1); 0: take the last."""
     backbone: str = "resnet18"
-    """The network under the head: vgg11_bn or resnet18."""
+    """The network under the head: vgg11_bn, vgg16_bn, resnet18, resnet50, resnet50_paper (the
+    paper's wider blocks) or googlenet."""
     head: str = "loss-attention"
     """How patches become a decision: loss-attention, mean, or baseline (no patches)."""
     width: float = 1.0
     """Factor on the channels of every layer, above 0."""
     strided_layers: tuple[int, ...] = ()
-    """1-based indices of the backbone's 3 x 3 convolutions that get stride 2."""
+    """1-based indices of the backbone's convolutional layers that get stride 2."""
     patch_kernel: int = 9
     """Side of a patch, in places of the backbone's feature map."""
     patch_stride: int = 4
@@ -57,15 +58,18 @@ class Recipe:
     """Images in a step, over all processes together."""
     learning_rate: float = 0.1
     """The schedule's highest learning rate, above 0."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """The paper trains mean pooling and dynamic routing with Adam, all else with SGD."""
     momentum: float = 0.9
-    """Momentum of SGD, in [0, 1)."""
+    """Momentum of SGD, or Adam's beta1, in [0, 1)."""
     nesterov: bool = False
     """Nesterov's form of the momentum; the paper uses the plain one."""
     weight_decay: float = 5e-4
     """L2 penalty on every weight, at least 0."""
-    schedule: Literal["steps", "one-cycle"] = "steps"
-    """steps: ten times less at 1/2 and at 3/4 of the epochs (the paper's); one-cycle: for short
-    runs, up over the warm-up and down to 0 along a cosine, step by step."""
+    schedule: Literal["steps", "one-cycle", "paper-adam"] = "steps"
+    """steps: ten times less at 1/2 and at 3/4 of the epochs (the paper's, for SGD); paper-adam: up
+    over 2/5, then constant, ten times less at 3/5 and at 4/5; one-cycle: for short runs, up over
+    the warm-up and down to 0 along a cosine, step by step."""
     warmup: float = 0.25
     """Part of a one-cycle schedule that rises, in [0, 1)."""
     seed: int = 0
@@ -96,6 +100,11 @@ class Recipe:
             self._require(name, value is None or value > 0, "must be above 0")
         self._require(
             "nesterov", not self.nesterov or self.momentum > 0, "needs a momentum above 0"
+        )
+        adam = self.optimizer == "adam"
+        self._require("nesterov", not (self.nesterov and adam), "belongs to --optimizer sgd")
+        self._require(
+            "schedule", adam or self.schedule != "paper-adam", "needs --optimizer adam"
         )
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
