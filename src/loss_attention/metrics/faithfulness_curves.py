@@ -1,0 +1,151 @@
+"""Insertion and deletion: what becomes of a score as pixels go or come in the order of a map.
+
+Deletion replaces the most important pixels first; the sooner the score falls the better, so a
+smaller area under the curve is better. Insertion starts from the fill and brings the most important
+pixels back first; a larger area is better. Both areas are in the score's range, so in [0, 1] for
+probabilities. Petsiuk et al. 2018, "RISE"; the patch version removes the windows of the model's own
+patches. Floors: the same curves in a random order and in that of edges. What the fill brings in is
+new to the model as well, which is why there are two, blurred and of the mean colour.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from loss_attention.geometry import PatchGrid
+from loss_attention.metrics.faithfulness import Score
+
+PIXEL_STEPS = 16
+"""Equal steps in which pixels go or come."""
+BLUR = 1 / 8
+"""Deviation of the Gaussian that blurs, as a part of the image's shorter side."""
+_TIES = 20210118
+"""Seed of the order in which equal values are taken: in reading order, a constant map would not be
+neutral, but start in a corner."""
+
+
+class Curve(NamedTuple):
+    """What each image scored as its pixels changed.
+
+    Attributes:
+        scores: before the first step and after each.
+        changed: the share of the pixels that had changed by then, from 0 to 1.
+    """
+
+    scores: Float[Tensor, "B S"]
+    changed: Float[Tensor, "B S"]
+
+    @property
+    def area(self) -> Float[Tensor, " B"]:
+        """The area under the scores over the share of changed pixels, by trapezoids."""
+        return torch.trapezoid(self.scores.double(), self.changed.double(), dim=1)
+
+
+def mean_fill(
+    images: Float[Tensor, "B C H W"], colour: Float[Tensor, "C 1 1"]
+) -> Float[Tensor, "B C H W"]:
+    """Return images of one colour, the training set's mean."""
+    return colour.to(images.dtype).expand_as(images)
+
+
+def blurred_fill(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """Return the images blurred until only their large patches of colour are left.
+
+    A Gaussian of a deviation of an eighth of the shorter side; near the border the weights that
+    fall inside the image are scaled to a sum of 1.
+    """
+    height, width = images.shape[2:]
+    deviation = BLUR * min(height, width)
+    down, across = (_gaussian(side, deviation, images) for side in (height, width))
+    return torch.einsum("yv,bcvu,xu->bcyx", down, images, across)
+
+
+def pixel_order(maps: Float[Tensor, "B H W"], steps: int = PIXEL_STEPS) -> Int[Tensor, "B H W"]:
+    """Return in which step, 1 to `steps`, each pixel changes: the largest values in the first.
+
+    Example:
+        >>> pixel_order(torch.tensor([[[0.1, 0.9], [0.5, -2.0]]]), steps=2)
+        tensor([[[2, 1],
+                 [1, 2]]])
+    """
+    ranks = _places(maps.flatten(1))
+    return (ranks * steps // ranks.shape[1] + 1).reshape(maps.shape)
+
+
+def patch_order(scores: Float[Tensor, "B M"], grid: PatchGrid) -> Int[Tensor, "B H W"]:
+    """Return in which step, 1 to M, each pixel changes when windows go whole, the largest first.
+
+    A pixel under several windows goes with the first. Pixels under no window go with the last, so
+    that every curve ends at the same image.
+    """
+    ranks = _places(scores) + 1
+    order = ranks.new_full((len(scores), grid.height, grid.width), grid.patches)
+    for m, (x0, y0, x1, y1) in enumerate(grid.windows().int().tolist()):
+        part = order[:, y0:y1, x0:x1]
+        torch.minimum(part, ranks[:, m, None, None], out=part)
+    return order
+
+
+def deletion_curve(
+    score: Score,
+    images: Float[Tensor, "B C H W"],
+    fill: Float[Tensor, "B C H W"],
+    order: Int[Tensor, "B H W"],
+) -> Curve:
+    """Return the scores as pixels are replaced by the fill; a smaller area is better.
+
+    Args:
+        score: called with images of this batch, one of each.
+        images: in [0, 1].
+        fill: what a removed pixel becomes.
+        order: in which step each pixel changes, from `pixel_order` or `patch_order`.
+    """
+    return _curve(score, images, fill, order)
+
+
+def insertion_curve(
+    score: Score,
+    images: Float[Tensor, "B C H W"],
+    fill: Float[Tensor, "B C H W"],
+    order: Int[Tensor, "B H W"],
+) -> Curve:
+    """Return the scores as the fill's pixels become the image's; a larger area is better.
+
+    The arguments are those of `deletion_curve`.
+    """
+    return _curve(score, fill, images, order)
+
+
+def _curve(
+    score: Score,
+    start: Float[Tensor, "B C H W"],
+    end: Float[Tensor, "B C H W"],
+    order: Int[Tensor, "B H W"],
+) -> Curve:
+    scores, changed = [], []
+    for step in range(int(order.max()) + 1):
+        done = order <= step
+        scores.append(score(torch.where(done.unsqueeze(1), end, start)))
+        changed.append(done.double().mean(dim=(1, 2)))
+    return Curve(torch.stack(scores, dim=1), torch.stack(changed, dim=1))
+
+
+def _places(values: Float[Tensor, "B N"]) -> Int[Tensor, "B N"]:
+    """Return each value's place in its row, 0 for the largest; ties in a fixed random order."""
+    count = values.shape[1]
+    mixed = torch.randperm(count, generator=torch.Generator().manual_seed(_TIES))
+    mixed = mixed.to(values.device)
+    order = mixed[values[:, mixed].argsort(dim=1, descending=True, stable=True)]
+    places = torch.empty_like(order)
+    return places.scatter_(1, order, torch.arange(count, device=values.device).expand_as(order))
+
+
+def _gaussian(side: int, deviation: float, like: Tensor) -> Float[Tensor, "n n"]:
+    """Return the matrix that blurs one axis; each row sums to 1."""
+    at = torch.arange(side, dtype=like.dtype, device=like.device)
+    weights = torch.exp(-((at - at.unsqueeze(1)) ** 2) / (2 * deviation**2))
+    return weights / weights.sum(dim=1, keepdim=True)
