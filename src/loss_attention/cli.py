@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -80,6 +80,30 @@ class ExplainArguments:
     """Explain this class instead of the predicted one."""
     overwrite: bool = False
     """Replace explanations that are in the folder already."""
+
+
+@dataclass(frozen=True)
+class ReproduceArguments:
+    """Measure what the paper's tables and figures need, and show ours beside the paper's."""
+
+    targets: tyro.conf.Positional[tuple[str, ...]]
+    """table1 to table7, figure4 to figure7, or all."""
+    scale: str = "paper"
+    """paper: its settings; smoke: everything tiny, in a minute; others: see results/ledger."""
+    only: str | None = None
+    """Measure just the cells with these words in their path: "ResNet18 CIFAR-10", say."""
+    out: Path = Path("runs/reproduce")
+    """Where the ledger, the trainings and the tables go; run again, it continues there."""
+    seeds: int | None = None
+    """Seeds of each training, from 0 up; None: as many as the scale has (the paper's 4)."""
+    data_root: Path | None = None
+    """A folder with data sets in it, each under its name; None: the Hugging Face hub."""
+    workers: int | None = None
+    """Trainings side by side; None: one for each GPU, or one."""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one."""
+    show: bool = False
+    """Train nothing, and show what has been measured so far."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -193,6 +217,30 @@ def _demo(rest: list[str]) -> int:
     return 0
 
 
+def _reproduce(rest: list[str]) -> int:
+    given = _parse(ReproduceArguments, rest, "reproduce")
+    if not given.targets:
+        raise InputError("reproduce needs a table or figure: table1 to table7, figure4 to figure7")
+    from loss_attention.paper.command import reproduce
+    from loss_attention.paper.reproduction import Reproduction
+    from loss_attention.paper.scales import scale
+
+    reproduction = Reproduction(
+        scale(given.scale),
+        given.out,
+        seeds=given.seeds,
+        data_root=given.data_root,
+        workers=given.workers,
+        accelerator=given.accelerator,
+        console=_console(),
+    )
+    outcome = reproduce(given.targets, reproduction, only=given.only, train=not given.show)
+    print(f"written: {', '.join(map(str, outcome.written))}")
+    for problem in outcome.problems:
+        print(f"loss-attention: {problem}", file=sys.stderr)
+    return 2 if outcome.problems else 0
+
+
 def _recipes(rest: list[str]) -> int:
     if rest:
         raise InputError("recipes takes no arguments")
@@ -219,6 +267,11 @@ COMMANDS: dict[str, Command] = {
         _explain, "explain RUN IMAGE|FOLDER ... --out DIR", "show where the evidence lies"
     ),
     "report": Command(_report, "report RUN", "write a run's report.html anew"),
+    "reproduce": Command(
+        _reproduce,
+        "reproduce TABLE|FIGURE ... [--scale smoke]",
+        "the paper's tables and figures beside ours",
+    ),
     "recipes": Command(_recipes, "recipes", "list the recipes, with expected score and time"),
     "demo": Command(_demo, "demo [--out DIR]", "train on digits beside a mean-pooling twin"),
 }

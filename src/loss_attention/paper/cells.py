@@ -1,0 +1,91 @@
+"""What a table or figure is made of: cells, and the training that each of them measures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+from loss_attention.errors import InputError
+from loss_attention.training.recipe import Recipe
+
+PARAMETERS = "parameters"
+"""The measure that needs no training: millions of parameters at the paper's size."""
+EPOCH_SECONDS = "epoch_seconds"
+"""The measure that the training itself takes: mean seconds of an epoch, without validation."""
+NOT_FIGURES = {"name", "data", "seed"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of the paper, and how we measure it.
+
+    Attributes:
+        labels: what its row is called, from the outermost group to the method.
+        column: what its column is called.
+        paper: the paper's figure; None where it prints none.
+        measure: the name of a measure of `evaluation.evaluate`, `PARAMETERS` or `EPOCH_SECONDS`.
+        recipe: what to train, at the scale in question, any seed; None for a network of others,
+            which the paper cites and we do not build.
+        factor: from our unit to the paper's, 100 for a percentage.
+    """
+
+    labels: tuple[str, ...]
+    column: str
+    paper: float | None
+    measure: str
+    recipe: Recipe | None
+    factor: float = 100.0
+
+    @property
+    def path(self) -> str:
+        """Return labels and column in a line, which `--only` patterns are held against."""
+        return "/".join((*self.labels, self.column))
+
+    @property
+    def trained(self) -> bool:
+        """Whether measuring it takes a training."""
+        return self.recipe is not None and self.measure != PARAMETERS
+
+
+def training_key(recipe: Recipe) -> str:
+    """Return what identifies a training: a readable name and a hash of what decides its figures.
+
+    Recipes that differ in name and seed alone are the same training, so tables share it. Fields
+    that have their default leave no trace, so that a new field changes no key. The data counts by
+    its name and not by where it lies.
+
+    Example:
+        >>> training_key(Recipe("x", "digits", head="mean", seed=3))
+        'digits-resnet18-mean-bd089bd8'
+    """
+    values = asdict(recipe)
+    defaults = {field.name: field.default for field in fields(Recipe)}
+    decisive = {
+        name: value
+        for name, value in values.items()
+        if name in ("data", "backbone", "head")
+        or (name not in NOT_FIGURES and value != defaults[name])
+    }
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{recipe.data}-{recipe.backbone}-{recipe.head}-{digest}".replace("/", "_")
+
+
+def matching(cells: Sequence[Cell], pattern: str | None) -> list[Cell]:
+    """Return the cells whose path has the pattern in it, whatever the case of its letters.
+
+    Args:
+        cells: all cells of the targets in question.
+        pattern: words of which each must be in the path, divided by spaces; None: every cell.
+
+    Raises:
+        InputError: the pattern matches no cell.
+    """
+    words = (pattern or "").lower().split()
+    found = [cell for cell in cells if all(word in cell.path.lower() for word in words)]
+    if pattern is not None and not found:
+        raise InputError(
+            f"--only {pattern!r} matches none of {len(cells)} cells, {cells[0].path!r} for example"
+        )
+    return found

@@ -1,0 +1,65 @@
+"""What `loss-attention reproduce` does: tables and figures, beside the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loss_attention.errors import unknown_name
+from loss_attention.paper.catalog import TARGETS
+from loss_attention.paper.cells import matching
+from loss_attention.paper.reproduction import Reproduction
+from loss_attention.paper.target import Target
+
+EVERYTHING = "all"
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """What came out.
+
+    Attributes:
+        written: the files of every table and figure.
+        problems: why cells could not be measured, a line each.
+    """
+
+    written: tuple[Path, ...]
+    problems: tuple[str, ...]
+
+
+def reproduce(
+    names: Sequence[str],
+    reproduction: Reproduction,
+    *,
+    only: str | None = None,
+    train: bool = True,
+) -> Reproduced:
+    """Measure what tables and figures need, and write them.
+
+    Args:
+        names: of targets, or `all`.
+        reproduction: the scale, the folder and what to train on.
+        only: measure just the cells with this pattern in their path; None: all.
+        train: False: show what has been measured so far, and train nothing.
+
+    Raises:
+        InputError: an unknown target, or a pattern that matches nothing.
+        RunStopped: stopped by Ctrl-C; the same command continues.
+    """
+    targets = [_target(name) for name in (TARGETS if EVERYTHING in names else names)]
+    cells = {target.name: target.cells(reproduction.scale) for target in targets}
+    wanted = matching([cell for group in cells.values() for cell in group], only)
+    if train:
+        reproduction.measure(wanted)
+    folder = reproduction.out / reproduction.scale.name
+    written: list[Path] = []
+    for target in targets:
+        written += target.write(reproduction, cells[target.name], folder)
+    return Reproduced(tuple(written), tuple(reproduction.problems))
+
+
+def _target(name: str) -> Target:
+    if name not in TARGETS:
+        raise unknown_name("table or figure", name, [*TARGETS, EVERYTHING])
+    return TARGETS[name]

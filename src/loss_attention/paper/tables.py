@@ -1,0 +1,126 @@
+"""The paper's tables as cells: which training stands behind each figure, at a scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from loss_attention.paper.cells import EPOCH_SECONDS, PARAMETERS, Cell
+from loss_attention.paper.numbers import PAPER_TABLES, RESNET, VGG, PaperRow
+from loss_attention.paper.scales import Scale
+from loss_attention.recipes import paper_recipe
+from loss_attention.training.recipe import Recipe
+
+DATA = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "SVHN": "svhn", "COCO": "coco2014"}
+BACKBONES = {
+    VGG: "vgg11_bn",
+    "VGG16_bn": "vgg16_bn",
+    RESNET: "resnet18",
+    "ResNet50": "resnet50_paper",
+    "GoogLeNet": "googlenet",
+}
+HEADS = {
+    ("ConvNet", "Baseline"): "baseline",
+    ("ConvNet", "Mean-pooling"): "mean",
+    ("ConvNet", "Attention"): "attention",
+    ("ConvNet", "Gated-Attention"): "gated-attention",
+    ("ConvNet", "Loss-Attention"): "loss-attention",
+    ("CapNet", "Dynamic Routing"): "capsule-dynamic-routing",
+    ("CapNet", "Loss-Attention"): "capsule-loss-attention",
+}
+MEASURES = {
+    "Accuracy": "accuracy",
+    "mAP": "mean_average_precision",
+    "AP": "box_ap",
+    "Precision": "patch_precision",
+    "Recall": "patch_recall",
+    "F-score": "patch_f",
+}
+STRIDES_OF_TABLE_7: dict[str, tuple[int, ...]] = {
+    "0": (),
+    "1": (6,),
+    "2": (6, 10),
+    "3": (6, 10, 14),
+}
+
+CellOf = Callable[[PaperRow, str], tuple[str, Recipe | None]]
+"""From a row and a column to the measure and the paper's recipe."""
+
+
+def _table1(row: PaperRow, column: str) -> tuple[str, Recipe | None]:
+    method, data, measure = column.split(", ")
+    head = HEADS["CapNet" if method == "Dynamic Routing" else "ConvNet", method]
+    optimizer = "adam" if row.labels == ("Adam",) else "sgd"
+    return MEASURES[measure], paper_recipe(DATA[data], head=head, optimizer=optimizer)
+
+
+def _table2(row: PaperRow, column: str) -> tuple[str, Recipe | None]:
+    architecture, backbone, method = row.labels
+    parameters = column not in DATA
+    measure = PARAMETERS if parameters else "accuracy"
+    if backbone not in BACKBONES:
+        return measure, None
+    data = "cifar10" if parameters else DATA[column]
+    return measure, paper_recipe(data, BACKBONES[backbone], HEADS[architecture, method])
+
+
+def _table3(row: PaperRow, column: str) -> tuple[str, Recipe | None]:
+    backbone, data = column.split(", ")
+    head = HEADS["ConvNet", row.labels[0]]
+    return "accuracy", paper_recipe(DATA[data], BACKBONES[backbone], head)
+
+
+def _table45(data: str) -> CellOf:
+    def cell(row: PaperRow, column: str) -> tuple[str, Recipe | None]:
+        backbone, architecture, method = row.labels
+        head = HEADS[architecture, method]
+        return MEASURES[column], paper_recipe(data, BACKBONES[backbone], head)
+
+    return cell
+
+
+def _table6(row: PaperRow, column: str) -> tuple[str, Recipe | None]:
+    backbone, parameters = row.labels
+    gamma, xi = (float(part.split()[1]) for part in parameters.split(", "))
+    recipe = paper_recipe("tiny-imagenet", BACKBONES[backbone])
+    return MEASURES[column], replace(recipe, gamma_max=gamma, threshold=xi)
+
+
+def _table7(row: PaperRow, column: str) -> tuple[str, Recipe | None]:
+    """The paper leaves open which layers stride (here ResNet18's own) and the rate (0.1)."""
+    patch, what = column.split(", ")
+    recipe = replace(
+        paper_recipe("cifar10"),
+        image_size=64,
+        batch_size=48,
+        strided_layers=STRIDES_OF_TABLE_7[row.labels[0]],
+        patch_stride=int(patch.rsplit(" ", 1)[1]),
+    )
+    return EPOCH_SECONDS if what.startswith("Seconds") else MEASURES[what], recipe
+
+
+CELLS: dict[str, CellOf] = {
+    "table1": _table1,
+    "table2": _table2,
+    "table3": _table3,
+    "table4": _table45("tiny-imagenet"),
+    "table5": _table45("coco2014"),
+    "table6": _table6,
+    "table7": _table7,
+}
+
+
+def table_cells(name: str, scale: Scale) -> tuple[Cell, ...]:
+    """Return a table's cells, row by row; figures that the paper does not print have none."""
+    table, cell_of = PAPER_TABLES[name], CELLS[name]
+    cells = []
+    for row in table.rows:
+        for column, value in zip(table.columns, row.values, strict=True):
+            if value is None:
+                continue
+            measure, recipe = cell_of(row, column)
+            if recipe is not None and measure != PARAMETERS:
+                recipe = scale.recipe(recipe)
+            factor = 1.0 if measure in (PARAMETERS, EPOCH_SECONDS) else 100.0
+            cells.append(Cell(row.labels, column, value, measure, recipe, factor))
+    return tuple(cells)

@@ -1,0 +1,115 @@
+"""One training of the ledger: from its recipe to a record, in a run folder of its own."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from loss_attention import __version__
+from loss_attention.data.sample import Splits
+from loss_attention.errors import InputError
+from loss_attention.evaluation import Evaluation, evaluate
+from loss_attention.jobs import RunStopped, load_weights
+from loss_attention.models import PatchClassifier
+from loss_attention.paper.cells import EPOCH_SECONDS, training_key
+from loss_attention.paper.datasets import Shelf, located
+from loss_attention.paper.ledger import Record
+from loss_attention.training.environment import choose_accelerator
+from loss_attention.training.job import continue_run, start_run
+from loss_attention.training.recipe import Recipe, RunOptions
+from loss_attention.training.run_folder import RunFolder
+
+Accelerator = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and the data it was trained on."""
+
+    model: PatchClassifier
+    splits: Splits
+    record: Record
+
+
+def run_path(out: Path, recipe: Recipe) -> Path:
+    """Return the folder of a training with its seed."""
+    return out / "trainings" / training_key(recipe) / f"seed-{recipe.seed}"
+
+
+def train(
+    recipe: Recipe, out: Path, shelf: Shelf, accelerator: Accelerator, console: Console | None
+) -> Trained:
+    """Train a recipe, or what is left of it, and evaluate it once on the test split.
+
+    Args:
+        recipe: names its data, and has its seed.
+        out: the folder that holds all trainings.
+        shelf: loads the data.
+        accelerator: what to train on.
+        console: where to show progress; None: nowhere.
+
+    Raises:
+        InputError: data that is not there, another run in the folder, weights that diverged.
+        RunStopped: stopped by Ctrl-C, with everything saved.
+    """
+    splits = shelf.splits(recipe)
+    run = _run(recipe, out, splits, shelf.data_root, RunOptions(accelerator=accelerator))
+    evaluated = run.read_json("evaluation.json")
+    if not run.read_json("run.json").get("finished") and not continue_run(run, splits, console):
+        raise RunStopped("stopped; the same command continues")
+    model = load_weights(run)
+    if not evaluated:
+        device = choose_accelerator(accelerator, 1)
+        figures = evaluate(
+            model.to(device), splits.test, train=splits.train, autocast=nullcontext, device=device
+        )
+        run.write_json("evaluation.json", figures.to_json())
+        model.cpu()
+    else:
+        figures = Evaluation.from_json(evaluated)
+    return Trained(model, splits, _record(recipe, run, figures))
+
+
+def _run(
+    recipe: Recipe, out: Path, splits: Splits, data_root: Path | None, options: RunOptions
+) -> RunFolder:
+    path, wanted = run_path(out, recipe), located(recipe, data_root)
+    if not (path / "run.json").exists():
+        # A folder without run.json was cut short before its first step: nothing to lose there.
+        return start_run(path, wanted, splits, options, overwrite=path.exists())
+    run = RunFolder.open(path)
+    if replace(run.recipe(), data=wanted.data) != wanted:
+        raise InputError(f"{path} holds a run with other settings; name another folder with --out")
+    return run
+
+
+def _record(recipe: Recipe, run: RunFolder, figures: Evaluation) -> Record:
+    facts, history = run.read_json("run.json"), run.metrics()
+    measures = {measure.name: measure.value for measure in figures.measures}
+    seconds = [facts["train_images"] / line["images_per_second"] for line in history]
+    measures[EPOCH_SECONDS] = sum(seconds) / len(seconds)
+    return Record(
+        training=training_key(recipe),
+        seed=recipe.seed,
+        recipe=_plain(recipe),
+        measures=measures,
+        floors={measure.name: dict(measure.floors) for measure in figures.measures},
+        minutes=round(facts["train_seconds"] / 60, 3),
+        source=facts["source"],
+        test_images=figures.images,
+        hardware=facts["hardware"],
+        versions={"loss-attention": __version__, **facts["versions"]},
+        finished=datetime.now(UTC).date().isoformat(),
+    )
+
+
+def _plain(recipe: Recipe) -> dict[str, object]:
+    """Return the recipe's fields as JSON would hold them."""
+    from dataclasses import asdict
+
+    return asdict(recipe) | {"strided_layers": list(recipe.strided_layers)}
