@@ -151,8 +151,14 @@ def load_data(recipe: Recipe, console: Console) -> Splits:
             in_channels=recipe.in_channels,
             image_size=recipe.image_size,
             seed=recipe.seed,
+            resize=recipe.resize,
+            classes=recipe.classes,
+            masks=recipe.masks,
+            skip_broken=recipe.skip_broken,
             progress=progress,
         )
+    for note in splits.notes:
+        console.print(f"{recipe.data}: {note}", highlight=False, soft_wrap=True)
     if recipe.limit_images is not None:
         return limited(splits, recipe.limit_images, recipe.seed)
     return splits

@@ -322,9 +322,9 @@ def test_a_test_class_that_training_lacks(tmp_path: Path) -> None:
 
 
 def test_parquet_of_an_unclear_split(tmp_path: Path) -> None:
-    for name in ("train", "test", "extra"):
+    for name in ("train", "test", "other"):
         parquet(tmp_path / f"{name}.parquet", {"image": stored(1, 2), "label": [0, 1]}, TYPES)
-    assert "the name of extra.parquet says no split" in refusal(tmp_path)
+    assert "the name of other.parquet says no split" in refusal(tmp_path)
 
 
 def test_variants_of_a_data_set_are_not_mixed(tmp_path: Path) -> None:

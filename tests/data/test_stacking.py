@@ -8,12 +8,12 @@ import pytest
 import torch
 from data.making import png, write
 
-from loss_attention.data.stacking import Encoded, stack_images
+from loss_attention.data.stacking import Encoded, Form, stack_images
 from loss_attention.errors import InputError
 
 
 def stack(images: list[Encoded], image_size: int | None = None) -> torch.Tensor:
-    return stack_images(iter(images), len(images), in_channels=1, image_size=image_size)
+    return stack_images(iter(images), len(images), Form(1, image_size)).images
 
 
 def test_every_image_lands_in_its_row() -> None:
@@ -31,8 +31,7 @@ def test_progress_counts_up_to_all() -> None:
     stack_images(
         images,
         500,
-        in_channels=3,
-        image_size=None,
+        Form(3),
         progress=lambda done, total: calls.append((done, total)),
     )
     assert calls == sorted(calls)

@@ -19,9 +19,10 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageStat, UnidentifiedImageError
 from torch import Tensor
 
+from loss_attention.data.placement import Resize, place
 from loss_attention.errors import InputError
 
 IMAGE_SUFFIXES = (
@@ -86,24 +87,54 @@ def read_image(source: Path | bytes, in_channels: int, name: str | None = None) 
         raise UnreadableImage(name, _reason(error, source)) from error
 
 
-def to_tensor(image: Image.Image, size: tuple[int, int] | None = None) -> UInt8[Tensor, "C H W"]:
+def to_tensor(
+    image: Image.Image, size: tuple[int, int] | None = None, resize: Resize = "squash"
+) -> UInt8[Tensor, "C H W"]:
     """Return an image of mode L or RGB as a tensor.
 
     Args:
         image: what `read_image` returns.
-        size: height and width in pixels to resize to; the picture is squashed to that shape, not
-            cropped, with bilinear interpolation that averages when it shrinks. None: as it is.
+        size: height and width in pixels to resize to, with bilinear interpolation that averages
+            when it shrinks; nothing is cropped. None: as it is.
+        resize: squash the picture to that shape; or keep its aspect and centre it on a border of
+            its own mean colour, which needs nothing but the picture and so is the same in
+            training and in explaining.
 
     Example:
         >>> to_tensor(Image.new("RGB", (6, 4)), size=(2, 3)).shape
         torch.Size([3, 2, 3])
     """
-    if size is not None and image.size != (size[1], size[0]):
-        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    if size is not None:
+        image = fitted(image, size, resize)
     pixels = np.array(image, np.uint8)  # a copy: Pillow's own buffer is read-only
     if pixels.ndim == 2:
         return torch.from_numpy(pixels).unsqueeze(0)
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def fitted(
+    image: Image.Image,
+    size: tuple[int, int],
+    resize: Resize,
+    border: tuple[int, ...] | None = None,
+) -> Image.Image:
+    """Return an image resized to height and width, on a border where it is padded.
+
+    Args:
+        image: of any size.
+        size: height and width in pixels.
+        resize: see `to_tensor`.
+        border: the border's colour, a level for each band; None: the image's mean.
+    """
+    _, _, left, top, right, bottom = place(image.size, size, resize)
+    if image.size != (right - left, bottom - top):
+        image = image.resize((right - left, bottom - top), Image.Resampling.BILINEAR)
+    if image.size == (size[1], size[0]):
+        return image
+    colour = border or tuple(round(mean) for mean in ImageStat.Stat(image).mean)
+    canvas = Image.new(image.mode, (size[1], size[0]), colour if len(colour) > 1 else colour[0])
+    canvas.paste(image, (left, top))
+    return canvas
 
 
 def list_images(path: Path) -> list[Path]:

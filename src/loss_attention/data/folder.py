@@ -1,4 +1,4 @@
-"""Data sets in files here: parquet, image folders, and what `datasets` saved. Nothing is written.
+"""Image folders, and parquet files or what `datasets` saved. Nothing is written.
 
 Image folders come in two layouts. With splits, `FOLDER/train/CLASS/...` and `FOLDER/test/CLASS/...`
 (or `val`, `valid`, `validation`), or without, `FOLDER/CLASS/...`. Everything below a class folder
@@ -8,90 +8,64 @@ belongs to the class, however deep.
 from __future__ import annotations
 
 import glob
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from loss_attention.data.decoding import IMAGE_SUFFIXES, list_images, visible_files
 from loss_attention.data.hub import quiet_datasets
-from loss_attention.data.splits import TEST_NAMES, TRAIN_NAMES, VALIDATION_NAMES
+from loss_attention.data.records import Part, Record, Source
+from loss_attention.data.splits import SPLITS, by_split, split_of
+from loss_attention.data.stored import source_of_tables
 from loss_attention.errors import InputError
 
-_SPLITS = {
-    name: split
-    for split, names in (
-        ("train", TRAIN_NAMES),
-        ("test", TEST_NAMES),
-        ("validation", VALIDATION_NAMES),
-    )
-    for name in names
-}
-# Files that say what the images beside them show, in the layout that `datasets` calls imagefolder.
-_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-_SAVED = ("dataset_dict.json", "dataset_info.json")
+SAVED = ("dataset_dict.json", "dataset_info.json")
 
 
-def open_local(path: Path) -> Mapping[str, Any]:
-    """Return a table of the `datasets` library for each split of what is at a path.
+def open_saved(folder: Path, where: str) -> Source:
+    """Return what `datasets` saved in a folder."""
+    with quiet_datasets(f"{where} cannot be read") as datasets:
+        saved = datasets.load_from_disk(str(folder))
+    tables = dict(saved) if isinstance(saved, dict) else {"train": saved}
+    return source_of_tables(tables, where, folder.absolute())
+
+
+def open_parquet(path: Path, files: list[Path], where: str) -> Source:
+    """Return parquet files, sorted into splits by their names.
 
     Args:
-        path: a folder, or a parquet file.
-
-    Raises:
-        InputError: nothing there, nothing of use in it, or a layout that can be read in two ways.
+        path: the folder that they are in, or the one file.
+        files: the files.
+        where: what the data is called.
     """
-    if not path.exists():
-        raise InputError(f"data folder {path} does not exist")
-    try:
-        return _open_file(path) if path.is_file() else _open_folder(path)
-    except OSError as error:
-        raise InputError(f"data folder {path} cannot be read: {error}") from error
+    if path.is_file():
+        return source_of_tables(_load(where, "parquet", {"train": [path]}), where, path.parent)
+    parts = _by_split(path, files, where)
+    for split, part in parts.items():
+        _require_one_folder(path, split, part)
+    return source_of_tables(_load(where, "parquet", parts), where, path.absolute())
 
 
-def _open_file(path: Path) -> Mapping[str, Any]:
-    if path.suffix.lower() != ".parquet":
-        raise InputError(f"data file {path} is no parquet file; a folder of images works too")
-    return _load(path, "parquet", {"train": [path]})
+def open_metadata(folder: Path, files: list[Path], where: str) -> Source:
+    """Return images with a metadata.parquet beside them, the layout `imagefolder` of `datasets`."""
+    tables = _load(where, "imagefolder", _by_split(folder, files, where))
+    return source_of_tables(tables, where, folder.absolute())
 
 
-def _open_folder(folder: Path) -> Mapping[str, Any]:
-    if any((folder / name).is_file() for name in _SAVED):
-        with quiet_datasets(f"data folder {folder} cannot be read") as datasets:
-            saved = datasets.load_from_disk(str(folder))
-            return dict(saved) if isinstance(saved, dict) else {"train": saved}
-    files = sorted(visible_files(folder))
-    if any(file.name in _METADATA for file in files):
-        return _load(folder, "imagefolder", _by_split(folder, files))
-    tables = [file for file in files if file.suffix.lower() == ".parquet"]
-    if tables:
-        parts = _by_split(folder, tables)
-        for split, part in parts.items():
-            _require_one_folder(folder, split, part)
-        return _load(folder, "parquet", parts)
-    return _class_folders(folder)
-
-
-def _load(path: Path, kind: str, files: Mapping[str, list[Path]]) -> Mapping[str, Any]:
+def _load(where: str, kind: str, files: Mapping[str, list[Path]]) -> Mapping[str, Any]:
     escaped = {
         split: [glob.escape(str(file.absolute())) for file in part] for split, part in files.items()
     }
-    with quiet_datasets(f"data folder {path} cannot be read") as datasets:
+    with quiet_datasets(f"{where} cannot be read") as datasets:
         return dict(datasets.load_dataset(kind, data_files=escaped))
 
 
-def _by_split(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
-    """Sort files by the split that their name or a folder above them says; none says: train."""
-    parts: dict[str, list[Path]] = {}
-    for file in files:
-        parts.setdefault(_split_of(file.relative_to(folder)), []).append(file)
-    unnamed = parts.pop("", [])
-    if unnamed and "train" in parts:
-        raise InputError(
-            f"data folder {folder}: the name of {unnamed[0].relative_to(folder)} says no split "
-            "(train, test or validation), while others do"
-        )
-    return {"train": unnamed, **parts} if unnamed else parts
+def _by_split(folder: Path, files: list[Path], where: str) -> dict[str, list[Path]]:
+    def named(file: Path) -> str:
+        return str(file.relative_to(folder))
+
+    found = ((file, split_of(file.relative_to(folder))) for file in files)
+    return by_split(found, named, where)
 
 
 def _require_one_folder(folder: Path, split: str, files: list[Path]) -> None:
@@ -104,16 +78,9 @@ def _require_one_folder(folder: Path, split: str, files: list[Path]) -> None:
         )
 
 
-def _split_of(path: Path) -> str:
-    for part in reversed(path.parts):
-        for word in re.split(r"[^a-z]+", part.lower()):
-            if word in _SPLITS:
-                return _SPLITS[word]
-    return ""
-
-
-def _class_folders(folder: Path) -> Mapping[str, Any]:
-    parts = {}
+def open_class_folders(folder: Path, where: str) -> Source:
+    """Return images whose class is the name of their folder."""
+    parts = []
     for split, part in _split_folders(folder).items():
         loose, classes = _classes(part)
         if classes and loose:
@@ -128,10 +95,15 @@ def _class_folders(folder: Path) -> Mapping[str, Any]:
                 "class into a folder with its name"
             )
         if classes:  # otherwise a test folder without labels, or an empty one
-            parts[split] = _table(classes)
-    if "train" not in parts:
+            records = [
+                Record(image.relative_to(folder).as_posix(), image, name)
+                for name, images in classes.items()
+                for image in images
+            ]
+            parts.append(Part(split, records))
+    if "train" not in [part.name for part in parts]:
         raise InputError(f"data folder {folder} holds no images to train on")
-    return parts
+    return Source(where, tuple(parts))
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
@@ -141,13 +113,13 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     or no other class beside it.
     """
     inside = _folders(folder)
-    named = [child for child in inside if child.name.lower() in _SPLITS]
-    training = [child for child in named if _SPLITS[child.name.lower()] == "train"]
+    named = [child for child in inside if child.name.lower() in SPLITS]
+    training = [child for child in named if SPLITS[child.name.lower()] == "train"]
     if not any(_folders(child) for child in training) and len(named) < max(1, len(inside)):
         return {"train": folder}
     splits: dict[str, Path] = {}
     for child in named:
-        split = _SPLITS[child.name.lower()]
+        split = SPLITS[child.name.lower()]
         if split in splits:
             raise InputError(
                 f"data folder {folder}: {splits[split].name} and {child.name} both name the "
@@ -179,14 +151,3 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(
         path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
     )
-
-
-def _table(classes: Mapping[str, list[Path]]) -> Any:
-    """Return images and the names of their classes as a table, in memory."""
-    images = [(str(image.absolute()), name) for name, part in classes.items() for image in part]
-    with quiet_datasets("the names of the image files cannot be read") as datasets:
-        features = {"image": datasets.Image(decode=False), "label": datasets.Value("string")}
-        return datasets.Dataset.from_dict(
-            {"image": [path for path, _ in images], "label": [name for _, name in images]},
-            features=datasets.Features(features),
-        )

@@ -18,10 +18,14 @@ Rows = Sequence[Any]
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of every split: indices `(N,)` or a matrix `(N, K)`, as in `ImageSet`."""
+    """The labels of every split: indices `(N,)` or a matrix `(N, K)`, as in `ImageSet`.
+
+    `index` leads from a label as it is stored to the index of its class.
+    """
 
     class_names: tuple[str, ...]
     splits: dict[str, Shaped[Tensor, "N *K"]]
+    index: dict[Any, int]
 
 
 def read_labels(
@@ -70,7 +74,7 @@ def read_labels(
         found_indices = [indices(split, row, label) for row, label in enumerate(labels)]
         tensors[split] = _tensor(found_indices, len(names) if multi_label else None)
     _require_two_classes(names, tensors[training], where)
-    return Labels(names, tensors)
+    return Labels(names, tensors, index)
 
 
 def unlabelled(rows: Rows) -> bool:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 
+from loss_attention.data.assembling import assemble, chosen
+from loss_attention.data.classes import select_classes
 from loss_attention.data.decoding import to_tensor
 from loss_attention.data.digits import digits, multi_digits
-from loss_attention.data.folder import open_local
 from loss_attention.data.hub import HUB_ID, open_hub
+from loss_attention.data.known import KNOWN
+from loss_attention.data.placement import Resize
+from loss_attention.data.places import open_place
+from loss_attention.data.records import Source
 from loss_attention.data.sample import ImageSet, Splits
-from loss_attention.data.splits import decode_tables
-from loss_attention.data.stacking import Progress
-from loss_attention.errors import unknown_name
+from loss_attention.data.stacking import Form, Progress
+from loss_attention.data.stored import source_of_tables
+from loss_attention.data.tree import is_archive
+from loss_attention.errors import InputError, unknown_name
 
 MADE: dict[str, Callable[[int], Splits]] = {"digits": digits, "multi-digits": multi_digits}
 """Data made here, from a seed."""
-
-HUB_IDS: dict[str, str] = {"cifar10": "uoft-cs/cifar10"}
-"""Short names of data sets on the Hugging Face hub."""
 
 
 def load_splits(
@@ -32,18 +35,29 @@ def load_splits(
     in_channels: int,
     image_size: int | None,
     seed: int,
+    resize: Resize = "squash",
+    classes: Sequence[str] = (),
+    masks: bool = False,
+    skip_broken: bool = False,
     progress: Progress | None = None,
 ) -> Splits:
     """Load data, decoded, in memory.
 
     Args:
-        data: a known name (`digits`, `multi-digits`, `cifar10`), a local folder or parquet file, or
-            a Hugging Face data set (`org/name`, or `org/name:configuration`). A name that is
-            both known and a folder here is the known one; `./NAME` is the folder.
+        data: a name of `MADE` or `KNOWN`; `NAME:PATH`, a known data set that lies at a path; a
+            local folder, archive, parquet file or table of images; or a Hugging Face data set
+            (`org/name`, or `org/name:configuration`). A name that is both known and a folder here
+            is the known one; `./NAME` is the folder.
         in_channels: 1 or 3: images are converted to grey or to colour.
-        image_size: resize each image to this many pixels square, whatever its shape was; None:
-            they must be of one size already.
-        seed: decides made data, and what is held out where there is no test split.
+        image_size: bring each image to this many pixels square; None: they must be of one size
+            already.
+        seed: decides made data, which classes are drawn, and what is held out where there is no
+            test split.
+        resize: squash images to the square, or pad them and keep their aspect.
+        classes: names of the classes to keep, or one number of classes to draw by the seed; none:
+            all of them.
+        masks: read the masks of objects too.
+        skip_broken: go on without the images that something is wrong with.
         progress: called with the number of decoded images and their total, now and then.
 
     Returns:
@@ -54,37 +68,51 @@ def load_splits(
         InputError: nothing of this name, nothing usable there, unreadable images, labels outside
             the classes, one class only, or images of unequal sizes.
     """
+    form = Form(in_channels, image_size, resize, masks)
     if data in MADE:
+        if classes or masks:
+            raise InputError(f"{data} is made here: --classes and --masks do not apply to it")
         made = MADE[data](seed)
         train, test = (_in_form(part, in_channels, image_size) for part in (made.train, made.test))
         return replace(made, train=train, test=test)
+    source = chosen(open_source(data, masks=masks))
+    name = data.partition(":")[0]
+    if name in KNOWN:
+        source = replace(source, notes=(*source.notes, *KNOWN[name].differences(source)))
+    source = select_classes(source, classes, seed)
+    return assemble(source, form, seed, skip_broken=skip_broken, progress=progress)
+
+
+def open_source(data: str, *, masks: bool = False) -> Source:
+    """Return all that there is of the data of a name or at a place, undecoded; see `load_splits`.
+
+    Raises:
+        InputError: nothing of this name, or nothing usable there.
+    """
+    name, _, place = data.partition(":")
+    if name in KNOWN and place:
+        path = Path(place).expanduser()
+        return open_place(path, f"{name} in {place}", masks=masks, known=name)
     path = Path(data).expanduser()
-    root = None
-    if data in HUB_IDS:
-        tables, where = open_hub(HUB_IDS[data]), HUB_IDS[data]
-    elif _looks_local(data, path):
-        tables, where = open_local(path), f"data folder {data}"
-        root = (path if path.is_dir() else path.parent).absolute()
-    elif HUB_ID.fullmatch(data):
-        tables, where = open_hub(data), data
-    else:
-        raise unknown_name("dataset", data, [*MADE, *HUB_IDS])
-    return decode_tables(
-        tables,
-        where,
-        root,
-        in_channels=in_channels,
-        image_size=image_size,
-        seed=seed,
-        progress=progress,
-    )
+    hub = KNOWN[data].hub if data in KNOWN else data
+    if hub is None:
+        raise InputError(f"{data} is not downloaded by itself: {KNOWN[data].get}")
+    if data not in KNOWN and _looks_local(data, path):
+        return open_place(path, f"data folder {data}", masks=masks)
+    if not HUB_ID.fullmatch(hub):
+        raise unknown_name("dataset", data, [*MADE, *KNOWN])
+    return source_of_tables(open_hub(hub), hub)
 
 
 def _looks_local(data: str, path: Path) -> bool:
     """Tell a path from a name: it exists, is written like one, or is not `org/name`."""
     if data and path.exists():
         return True
-    written_so = data.startswith((".", "~", "/", os.sep)) or path.suffix == ".parquet"
+    written_so = (
+        data.startswith((".", "~", "/", os.sep))
+        or path.suffix in (".parquet", ".csv", ".jsonl")
+        or is_archive(path)
+    )
     return written_so or (bool({"/", os.sep} & set(data)) and not HUB_ID.fullmatch(data))
 
 

@@ -104,11 +104,13 @@ class Splits:
         train: the training set, validation slice included.
         test: the reported split.
         source: what the data is, in a line for people.
+        notes: what in it is unlike expected or was left out, a line each; `source` has them too.
     """
 
     train: ImageSet
     test: ImageSet
     source: str
+    notes: tuple[str, ...] = ()
 
 
 def limited(splits: Splits, images: int, seed: int) -> Splits:
@@ -119,7 +121,7 @@ def limited(splits: Splits, images: int, seed: int) -> Splits:
         return data.subset(order[:images].sort().values)
 
     source = f"{splits.source}, limited to {images:,} training and {images:,} test images"
-    return Splits(part(splits.train), part(splits.test), source)
+    return Splits(part(splits.train), part(splits.test), source, splits.notes)
 
 
 def hold_out(labels: Shaped[Tensor, "N *K"], fraction: float, seed: int) -> tuple[Tensor, Tensor]:

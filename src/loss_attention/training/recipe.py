@@ -18,9 +18,19 @@ class Recipe:
     name: str
     """The recipe's name; the run folder is runs/NAME unless --out says otherwise."""
     data: str
-    """digits, multi-digits, cifar10, any Hugging Face dataset id, or a local folder."""
+    """A known name (digits, cifar10, coco2014, ...), NAME:PATH, a Hugging Face dataset id, or a
+    local folder, archive or table of images; docs/data.md lists them."""
     image_size: int | None = None
     """Resize every image to this many pixels square; None: they must be of one size already."""
+    resize: Literal["squash", "pad"] = "squash"
+    """How images of another shape become square: out of their aspect, or kept in it and centred on
+    a border of their mean colour."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes to use, or one number of classes to draw by the seed; none: all."""
+    masks: bool = False
+    """Read the masks of objects too, to measure against; the data must have them."""
+    skip_broken: bool = False
+    """Go on without the images that something is wrong with, and say how many."""
     in_channels: int = 3
     """Channels that images are converted to: 1 (grey) or 3 (colour)."""
     limit_images: int | None = None
@@ -35,7 +45,8 @@ class Recipe:
     """The network under the head: vgg11_bn, vgg16_bn, resnet18, resnet50, resnet50_paper (the
     paper's wider blocks) or googlenet."""
     head: str = "loss-attention"
-    """How patches become a decision: loss-attention, mean, or baseline (no patches)."""
+    """How patches become a decision: loss-attention, capsule-loss-attention, mean, attention,
+    gated-attention, capsule-dynamic-routing, or baseline (no patches)."""
     width: float = 1.0
     """Factor on the channels of every layer, above 0."""
     strided_layers: tuple[int, ...] = ()
@@ -51,7 +62,8 @@ class Recipe:
     gamma_epochs: float = 0.4
     """The regulariser ramps up over this part of the epochs, in [0, 1]."""
     regularise: bool | None = None
-    """Use the patch regulariser; None: where the paper does, with loss-attention alone."""
+    """Use the patch regulariser; None: where the paper does, with loss-attention alone. A head
+    without patch logits (baseline, capsule-dynamic-routing) cannot."""
     epochs: int = 200
     """Passes over the training set."""
     batch_size: int = 128
@@ -113,7 +125,7 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML, fields in their order here."""
-        values = asdict(self) | {"strided_layers": list(self.strided_layers)}
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
     @classmethod
@@ -134,7 +146,8 @@ class Recipe:
             extra = sorted(set(values) - known) if isinstance(values, dict) else []
             what = f"unknown fields {', '.join(extra)}" if extra else "no recipe in it"
             raise InputError(f"{path}: {what}")
-        values["strided_layers"] = tuple(values.get("strided_layers", ()))
+        for name in ("strided_layers", "classes"):
+            values[name] = tuple(values.get(name, ()))
         return cls(**values)
 
 

@@ -1,0 +1,88 @@
+"""What lies at a place: which layout a folder, an archive or a file is in, told from its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from loss_attention.data.coco import coco_files, read_coco
+from loss_attention.data.folder import (
+    SAVED,
+    open_class_folders,
+    open_metadata,
+    open_parquet,
+    open_saved,
+)
+from loss_attention.data.listed import listings, read_listed
+from loss_attention.data.records import Source
+from loss_attention.data.tiny_imagenet import read_tiny_imagenet, root_of
+from loss_attention.data.tree import Tree, is_archive, open_tree
+from loss_attention.data.voc import read_voc, voc_files
+from loss_attention.data.yolo import read_yolo, yolo_files
+from loss_attention.errors import InputError
+
+PACKED = (
+    "Tiny ImageNet, COCO JSON, Pascal VOC XML, YOLO text files, or images that a CSV or JSON-lines "
+    "file lists"
+)
+"""The layouts that are read from archives."""
+
+
+def open_place(path: Path, where: str, *, masks: bool = False, known: str | None = None) -> Source:
+    """Return what is at a path, whatever its layout.
+
+    Args:
+        path: a folder, an archive, a parquet file, or a table or COCO JSON of images.
+        where: what the data is called in errors and descriptions.
+        masks: draw masks where the layout has them.
+        known: the known data set that is meant to lie there; of COCO it decides the year.
+
+    Raises:
+        InputError: nothing there, nothing of use in it, or a layout that can be read in two ways.
+    """
+    if not path.exists():
+        raise InputError(f"{where} does not exist")
+    try:
+        if path.is_dir() and any((path / name).is_file() for name in SAVED):
+            return open_saved(path, where)
+        if path.is_file() and not is_archive(path):
+            return _open_file(path, where, masks=masks)
+        return _open_tree(open_tree(path), where, masks=masks, known=known)
+    except OSError as error:
+        raise InputError(f"{where} cannot be read: {error}") from error
+
+
+def _open_file(path: Path, where: str, *, masks: bool) -> Source:
+    if path.suffix.lower() == ".parquet":
+        return open_parquet(path, [path], where)
+    tree = Tree(path.parent, (path.name,), lambda name: path.parent / name)
+    if listings(tree):
+        return read_listed(open_tree(path.parent), [path.name], where, masks=masks)
+    if found := coco_files(tree, None):
+        return read_coco(open_tree(path.parent), found, where, masks=masks)
+    raise InputError(
+        f"{where} is no parquet file, archive, COCO JSON, or CSV or JSON-lines file with a column "
+        "of images; a folder of images works too"
+    )
+
+
+def _open_tree(tree: Tree, where: str, *, masks: bool, known: str | None) -> Source:
+    """Try the layouts from the most to the least particular."""
+    root = root_of(tree)
+    if root is not None:
+        return read_tiny_imagenet(tree.below(root), where)
+    if found := coco_files(tree, known):
+        return read_coco(tree, found, where, masks=masks)
+    if annotations := voc_files(tree):
+        return read_voc(tree, annotations, where)
+    if images := yolo_files(tree):
+        return read_yolo(tree, images, where)
+    if tables := listings(tree):
+        return read_listed(tree, tables, where, masks=masks)
+    files = [tree.path / name for name in tree.names]
+    if tree.path.is_file() or not all(file.is_file() for file in files):
+        raise InputError(f"{where} is packed, and what is in it is not {PACKED}; unpack it")
+    if any(file.name == "metadata.parquet" for file in files):
+        return open_metadata(tree.path, files, where)
+    if parquet := [file for file in files if file.suffix.lower() == ".parquet"]:
+        return open_parquet(tree.path, parquet, where)
+    return open_class_folders(tree.path, where)

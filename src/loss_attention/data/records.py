@@ -1,0 +1,223 @@
+"""One table for every source: a record an image, with labels and boxes, before it is decoded.
+
+A reader turns a layout of files into a `Source`; what is wrong with single images it notes in
+`Source.problems` and goes on, so that all of it can be told at once, or left out where that is
+asked for. `data/assembling.py` decodes any source.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from loss_attention.errors import InputError
+
+Content = Path | bytes | Callable[[], bytes] | int | None
+"""Where an encoded image is: a file, its bytes, a way to get them, a row of `Part.lookup`, or
+nothing is there."""
+
+MaskMaker = Callable[[tuple[int, int]], Image.Image]
+"""From the upright original's width and height to a mask of that size, 255 on objects."""
+
+MOST_NAMED = 10
+
+
+class Box(NamedTuple):
+    """An object, in pixels of the upright original (or shares of its size); x1, y1 are exclusive.
+
+    `row` is its number in what lists it, for messages.
+    """
+
+    label: Any
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    row: int = 0
+
+
+@dataclass(frozen=True)
+class Record:
+    """An image and what is known of it.
+
+    Attributes:
+        name: what people may call it: its path within the source, where it has one.
+        content: where it is.
+        label: its class, or in a multi-label source the list of its classes.
+        boxes: its objects.
+        mask: draws the pixels of its objects.
+        size: width and height that the annotations state.
+        origin: what lists its boxes ("labels.csv row"): with a box's row it names the place.
+        relative: its boxes are in shares of the image's width and height.
+    """
+
+    name: str
+    content: Content
+    label: Any
+    boxes: tuple[Box, ...] = ()
+    mask: MaskMaker | None = None
+    size: tuple[int, int] | None = None
+    origin: str = ""
+    relative: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split: its records, and for contents that are row numbers the way to them."""
+
+    name: str
+    records: Sequence[Record]
+    lookup: Callable[[list[int]], list[Content]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def contents(self, records: Sequence[Record]) -> list[Content]:
+        """Return where the images of some of the records are, looked up together."""
+        if self.lookup is None:
+            return [record.content for record in records]
+        return self.lookup(
+            [record.content for record in records if isinstance(record.content, int)]
+        )
+
+
+class Problem(NamedTuple):
+    """Something wrong with one image: `what` names file and row in one line."""
+
+    image: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything that a place holds, undecoded.
+
+    Attributes:
+        where: what people may call it.
+        parts: its splits, by the name they have there.
+        class_names: the classes, and labels are their indices; None: the labels are the classes.
+        multi_label: whether records hold lists of labels.
+        problems: what is wrong with single images; those are not among the records.
+        notes: what was left out or is unlike expected, a line each.
+    """
+
+    where: str
+    parts: tuple[Part, ...]
+    class_names: tuple[str, ...] | None = None
+    multi_label: bool = False
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def stored_classes(source: Source) -> dict[str, Any]:
+    """Return the classes by name: those declared, else those of the first split's labels, sorted.
+
+    The values are what labels hold in the records.
+    """
+    if source.class_names is not None:
+        return {name: k for k, name in enumerate(source.class_names)}
+    found: set[Any] = set()
+    for record in source.parts[0].records:
+        found.update(record.label if source.multi_label else [record.label])
+    return {str(value): value for value in sorted(found - {None})}
+
+
+@dataclass
+class Findings:
+    """What a reader notes on its way: problems of images, and counts of what it left out."""
+
+    problems: list[Problem] = field(default_factory=list)
+    flat_boxes: int = 0
+
+    def add(self, image: str, what: str) -> None:
+        """Note what is wrong with an image."""
+        self.problems.append(Problem(image, what))
+
+    def unlisted(self, images: Iterable[str], listing: str) -> None:
+        """Note images that nothing is said of in what should list them."""
+        for image in sorted(images):
+            self.add(image, f"the image {image} has no annotation in {listing}")
+
+    def boxes(self, image: str, origin: str, found: Iterable[Box]) -> tuple[Box, ...]:
+        """Return boxes that have an area; note those that are turned inside out.
+
+        Published sets hold a few without any area (COCO two); they are left out and counted.
+        """
+        kept = []
+        for box in found:
+            numbers = box[1:5]
+            if not all(map(math.isfinite, numbers)):
+                self.add(image, f"{origin} {box.row}: box {_shown(box)} holds no numbers")
+            elif box.x1 < box.x0 or box.y1 < box.y0:
+                axis = "x" if box.x1 < box.x0 else "y"
+                self.add(image, f"{origin} {box.row}: box {_shown(box)} has {axis}1 < {axis}0")
+            elif box.x1 == box.x0 or box.y1 == box.y0:
+                self.flat_boxes += 1
+            else:
+                kept.append(box)
+        return tuple(kept)
+
+    def finish(self, source: Source) -> Source:
+        """Return a source with what was found, and without the images that have problems."""
+        bad = {problem.image for problem in self.problems}
+        notes = source.notes
+        if self.flat_boxes:
+            notes += (f"{count(self.flat_boxes, 'box')} without area left out",)
+        parts = source.parts
+        if bad:
+            parts = tuple(
+                replace(part, records=[r for r in part.records if r.name not in bad])
+                for part in parts
+            )
+        problems = (*source.problems, *self.problems)
+        return replace(source, parts=parts, problems=problems, notes=notes)
+
+
+def refuse(where: str, problems: Sequence[Problem]) -> None:
+    """Raise `InputError` for problems, if there are any: the first ten, in one line."""
+    if problems:
+        rest = len(problems) - MOST_NAMED
+        more = f"; and {rest:,} more" if rest > 0 else ""
+        raise InputError(f"{where}: {'; '.join(p.what for p in problems[:MOST_NAMED])}{more}")
+
+
+def count(number: int, what: str) -> str:
+    """Return a number and a noun, in the plural where it is not one.
+
+    Example:
+        >>> count(1, "image"), count(2000, "box")
+        ('1 image', '2,000 boxes')
+    """
+    ending = "" if number == 1 else "es" if what.endswith(("s", "x")) else "s"
+    return f"{number:,} {what}{ending}"
+
+
+def outside(record: Record, which: int, width: int, height: int) -> str | None:
+    """Return what to say of a box that leaves its image by over a pixel; None if it does not.
+
+    A pixel is what rounding in annotation tools amounts to.
+
+    Args:
+        record: of the image.
+        which: the number of the box among the record's.
+        width: of the upright image, in pixels.
+        height: likewise.
+    """
+    box = record.boxes[which]
+    if record.relative:
+        box = box._replace(
+            x0=box.x0 * width, y0=box.y0 * height, x1=box.x1 * width, y1=box.y1 * height
+        )
+    if box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1:
+        return None
+    place = f"{record.origin} {box.row}"
+    return f"{place}: box {_shown(box)} lies outside {record.name}, which is {width} x {height}"
+
+
+def _shown(box: Box) -> str:
+    return "(" + ", ".join(f"{number:g}" for number in box[1:5]) + ")"

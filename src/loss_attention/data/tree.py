@@ -1,0 +1,209 @@
+"""Files by name, wherever they lie: in a folder, a zip or a tar, or in several of these.
+
+Nothing is unpacked to disk. Zips are read where they are, member by member; tars, which can only
+be read from front to back, are read into memory.
+"""
+
+from __future__ import annotations
+
+import lzma
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from loss_attention.data.decoding import IMAGE_SUFFIXES, visible_files
+from loss_attention.data.records import Content
+from loss_attention.errors import InputError
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
+MOST_BYTES = 8 * 2**30
+"""A tar of more than this, unpacked, is refused: it would have to be held in memory."""
+MOST_MEMBER_BYTES = 2**30
+"""A file in an archive that unpacks to more than this is refused."""
+
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Files below a root.
+
+    Attributes:
+        path: the folder or archive that people named.
+        names: the files' paths from the root, sorted, with forward slashes.
+        content: from such a path to where the file is.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    content: Callable[[str], Content]
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes."""
+        content = self.content(name)
+        if isinstance(content, Path):
+            return content.read_bytes()
+        assert content is not None
+        assert not isinstance(content, int)
+        return content if isinstance(content, bytes) else content()
+
+    def text(self, name: str) -> str:
+        """Return a file's text.
+
+        Raises:
+            InputError: it is not UTF-8.
+        """
+        try:
+            return self.read(name).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.path}: {name} is no UTF-8 text: {error.reason}") from error
+
+    def below(self, root: str) -> Tree:
+        """Return the files whose path starts with `root`, seen from there."""
+        if not root:
+            return self
+        names = tuple(name[len(root) :] for name in self.names if name.startswith(root))
+        return Tree(self.path, names, lambda name: self.content(root + name))
+
+
+def is_archive(path: Path) -> bool:
+    """Return whether a file is named like an archive."""
+    return path.name.lower().endswith(ARCHIVES)
+
+
+def open_tree(path: Path) -> Tree:
+    """Return the files of a folder or an archive.
+
+    A folder without images in it but with archives, as data sets are downloaded, is taken for what
+    its archives hold together.
+
+    Raises:
+        InputError: an archive that is truncated, too large, holds links, or names a file outside
+            itself.
+    """
+    if path.is_file():
+        return _joined(path, [_open_archive(path)])
+    files = {file.relative_to(path).as_posix(): file for file in visible_files(path)}
+    folder = Tree(path, tuple(sorted(files)), lambda name: path / name)
+    archives = [file for file in files.values() if file.parent == path and is_archive(file)]
+    if not archives or any(file.suffix.lower() in IMAGE_SUFFIXES for file in files.values()):
+        return folder
+    with ThreadPoolExecutor() as pool:  # decompressing leaves Python's lock to the others
+        return _joined(
+            path,
+            [
+                {name: files[name] for name in folder.names},
+                *pool.map(_open_archive, sorted(archives)),
+            ],
+        )
+
+
+def _joined(path: Path, parts: list[Mapping[str, Content]]) -> Tree:
+    """Join files of several places; of two with one name the first is taken."""
+    files: dict[str, Content] = {}
+    for part in parts:
+        for name, content in part.items():
+            files.setdefault(name, content)
+    return Tree(path, tuple(sorted(files)), files.__getitem__)
+
+
+def _open_archive(path: Path) -> Mapping[str, Content]:
+    with _damage_named(path):
+        files = _open_zip(path) if path.suffix.lower() == ".zip" else _read_tar(path)
+    return {name: content for name, content in files.items() if not _hidden(name)}
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGE as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"archive {path} is truncated or damaged: {reason}") from error
+    except OSError as error:
+        raise InputError(f"archive {path} cannot be read: {error}") from error
+
+
+def _open_zip(path: Path) -> Mapping[str, Content]:
+    archive = zipfile.ZipFile(path)
+    files: dict[str, Content] = {}
+    for member in archive.infolist():
+        _require_inside(path, member.filename)
+        if (member.external_attr >> 16) & 0o170000 == 0o120000:
+            _refuse_link(path, member.filename)
+        _require_size(path, member.filename, member.file_size)
+        if member.flag_bits & 1:
+            raise InputError(f"archive {path} is encrypted; unpack it and give the folder")
+        if not member.is_dir():
+            files[member.filename] = partial(archive.read, member)
+    return files
+
+
+def _read_tar(path: Path) -> Mapping[str, Content]:
+    files: dict[str, Content] = {}
+    total = 0
+    with tarfile.open(path, "r|*") as archive:
+        for member in archive:
+            _require_inside(path, member.name)
+            if member.isdir():
+                continue
+            if not member.isfile():
+                _refuse_link(path, member.name)
+            _require_size(path, member.name, member.size)
+            total += member.size
+            if total > MOST_BYTES:
+                raise InputError(
+                    f"archive {path} unpacks to more than {MOST_BYTES / 2**30:.0f} GiB, which "
+                    "would be held in memory; unpack it and give the folder"
+                )
+            file = archive.extractfile(member)
+            assert file is not None
+            content = file.read()
+            if len(content) < member.size:
+                raise EOFError(f"{member.name} ends early")
+            files[PurePosixPath(member.name).as_posix()] = content
+    _require_end(path)
+    return files
+
+
+def _require_end(path: Path) -> None:
+    """Raise where a plain tar stops between two files, which `tarfile` takes for its end."""
+    with path.open("rb") as file:
+        if file.read(512)[257:262] != b"ustar":
+            return  # compressed: an early end has been noticed
+        file.seek(max(0, path.stat().st_size - 512))
+        if file.read().strip(b"\0"):
+            raise EOFError("its end is missing")
+
+
+def _require_inside(path: Path, name: str) -> None:
+    parts = re.split(r"[/\\]", name)
+    if ".." in parts or name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
+        raise InputError(f"archive {path} is refused: its file {name!r} would lie outside of it")
+
+
+def _refuse_link(path: Path, name: str) -> None:
+    raise InputError(
+        f"archive {path} is refused: {name!r} in it is a link or a device, not a file; "
+        "unpack it and give the folder"
+    )
+
+
+def _require_size(path: Path, name: str, size: int) -> None:
+    if size > MOST_MEMBER_BYTES:
+        raise InputError(
+            f"archive {path} is refused: {name!r} unpacks to {size / 2**30:.1f} GiB, over "
+            f"the limit of {MOST_MEMBER_BYTES / 2**30:.0f} GiB; unpack it and give the folder"
+        )
+
+
+def _hidden(name: str) -> bool:
+    """Return whether a path has a hidden part, or is what macOS puts beside the files in a zip."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
