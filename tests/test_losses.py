@@ -228,7 +228,7 @@ def test_a_gamma_that_cannot_be_is_named() -> None:
         single_label_loss(patches, labels, gamma=-0.1)
     with pytest.raises(ValueError, match="gamma must be at least 0, got nan"):
         multi_label_loss(patches, matrix, gamma=math.nan)
-    with pytest.raises(ValueError, match=r"gamma = 0\.1 needs patches"):
+    with pytest.raises(ValueError, match=r"gamma = 0\.1 needs patch logits"):
         single_label_loss(image, labels, gamma=0.1)
-    with pytest.raises(ValueError, match=r"gamma = 0\.1 needs patches"):
+    with pytest.raises(ValueError, match=r"gamma = 0\.1 needs patch logits"):
         multi_label_loss(image, matrix, gamma=0.1)

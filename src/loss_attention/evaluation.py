@@ -22,7 +22,7 @@ from loss_attention.data.sample import ImageSet
 from loss_attention.errors import InputError
 from loss_attention.geometry import enclosing_boxes
 from loss_attention.inference import Autocast, Model, run_batches
-from loss_attention.losses import multi_label_loss, single_label_loss
+from loss_attention.losses import Loss, loss_for
 from loss_attention.metrics.boxes import (
     centred_box,
     correct_boxes,
@@ -42,7 +42,7 @@ from loss_attention.metrics.patches import (
     weight_inside,
 )
 from loss_attention.models import PatchClassifier
-from loss_attention.prediction import ImagePrediction, PatchPrediction
+from loss_attention.prediction import ImagePrediction, WeightedPrediction
 
 FORMAT_VERSION = 1
 
@@ -213,25 +213,37 @@ def evaluate(
 
 
 def validate(
-    model: Model, data: ImageSet, batch_size: int, autocast: Autocast = nullcontext
+    model: Model,
+    data: ImageSet,
+    batch_size: int,
+    autocast: Autocast = nullcontext,
+    *,
+    loss: Loss | None = None,
 ) -> tuple[float, float]:
-    """Return the mean loss in nats (no regulariser) and the share of images that are right.
+    """Return the mean loss (no regulariser) and the share of images that are right.
 
     The share is the accuracy, or for multi-label data that of exact matches. The model is in
     evaluation mode meanwhile, and left in the mode it was in. The host waits for the device once.
 
+    Args:
+        model: a `PatchClassifier` or any module that returns a prediction.
+        data: the images.
+        batch_size: images at a time.
+        autocast: makes the context that the model runs in.
+        loss: what the model is trained with; None: cross-entropy, in nats.
+
     Raises:
         InputError: no images.
     """
-    loss_of = multi_label_loss if data.multi_label else single_label_loss
+    loss_of = loss or loss_for("cross-entropy", multi_label=data.multi_label)
 
     def measure(batch: ImageSet, prediction: ImagePrediction) -> Tensor:
         right = correct_images(prediction.logits, batch.labels).sum()
-        return torch.stack([loss_of(prediction, batch.labels) * len(batch), right])
+        return torch.stack([loss_of(prediction, batch.labels, 0.0) * len(batch), right])
 
     batches = run_batches(model, data, measure, batch_size=batch_size, autocast=autocast)
-    loss, right = torch.stack(batches).cpu().double().sum(dim=0).tolist()
-    return loss / len(data), right / len(data)
+    total, right = torch.stack(batches).cpu().double().sum(dim=0).tolist()
+    return total / len(data), right / len(data)
 
 
 @dataclass(frozen=True)
@@ -277,8 +289,9 @@ def _measure_batch(batch: ImageSet, prediction: ImagePrediction) -> _Batch:
     per_image = ImageResults(predictions, best.values, correct_images(logits, batch.labels))
     relevant = _relevant(batch)
     place = None
-    if isinstance(prediction, PatchPrediction) and batch.boxes is not None and relevant is not None:
-        place = _measure_place(prediction, batch.labels, batch.boxes, relevant)
+    boxes = batch.boxes
+    if isinstance(prediction, WeightedPrediction) and boxes is not None and relevant is not None:
+        place = _measure_place(prediction, batch.labels, boxes, relevant)
     return _Batch(per_image, logits if batch.multi_label else None, place)
 
 
@@ -287,7 +300,7 @@ def _relevant(data: ImageSet) -> Bool[Tensor, "N G"] | None:
 
 
 def _measure_place(
-    prediction: PatchPrediction,
+    prediction: WeightedPrediction,
     labels: Shaped[Tensor, "B *K"],
     boxes: Float[Tensor, "B G 4"],
     relevant: Bool[Tensor, "B G"],
@@ -295,7 +308,7 @@ def _measure_place(
     windows = prediction.grid.windows(boxes.device)
     weights, selected = prediction.patch_weights.float(), prediction.selected
     boxed = relevant.any(dim=1, keepdim=True)
-    right = right_patches(prediction.patch_logits, labels) & boxed
+    right = right_patches(prediction.patch_scores, labels) & boxed
     inside = patches_in_boxes(windows, boxes, relevant)
     uniform = torch.full_like(weights, 1 / weights.shape[1])
     return _Place(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,23 +11,52 @@ from torch import Tensor
 
 from loss_attention.errors import InputError
 from loss_attention.geometry import PatchGrid, enclosing_boxes, paint_patches
-from loss_attention.prediction import ImagePrediction, PatchPrediction
+from loss_attention.prediction import (
+    ImagePrediction,
+    PatchPrediction,
+    RoutedPrediction,
+    WeightedPrediction,
+    of_class,
+)
+
+
+class Quantity(NamedTuple):
+    """What a heat map shows, for people.
+
+    Attributes:
+        name: it reads on as "NAME for CLASS".
+        unit: of its values.
+        signed: values below 0 speak against the class; without a sign there are none.
+    """
+
+    name: str
+    unit: str
+    signed: bool
+
+
+EVIDENCE = Quantity("evidence", "logit units", signed=True)
+ROUTING_WEIGHT = Quantity("routing weight", "share of 1", signed=False)
 
 
 @dataclass(frozen=True)
 class Explanation:
     """The explained predictions of a batch. Nothing in it is estimated: all of it was used.
 
+    A head without exact evidence (dynamic routing) has weights to show: then `evidence` is None,
+    and the heat maps are of the patch weights, which say where it looked and not what it was for.
+
     Attributes:
         logits: shape `(B, K)`.
         probabilities: shape `(B, K)`: softmax, or sigmoid for a multi-label model.
         target: the explained class of each image, shape `(B,)`.
         evidence: what each patch adds to each class, in units of the logits, shape `(B, M, K)`;
-            sums over M to `logits`.
-        patch_weights: shape `(B, M)`; each row sums to 1.
-        selected: the patches that count as chosen, shape `(B, M)`.
-        heat_maps: evidence for the target class painted on the pixels, each pixel the mean over
-            the patches that cover it, in units of the logits, shape `(B, H, W)`.
+            sums over M to `logits`. None where the head has no exact evidence.
+        patch_weights: shape `(B, M)`; each row sums to 1. With dynamic routing, those of the
+            target class.
+        selected: the patches that count as chosen by these weights, shape `(B, M)`.
+        heat_maps: what `shown` names, for the target class, painted on the pixels, each pixel the
+            mean over the patches that cover it, shape `(B, H, W)`.
+        shown: what the heat maps show, and its unit: `EVIDENCE`, or `ROUTING_WEIGHT`.
         boxes: the smallest rectangle around the selected patches' windows, in pixels of the input
             `(x0, y0, x1, y1)`, shape `(B, 4)`; NaN where nothing is selected.
         grid: where the patches lie.
@@ -35,10 +65,11 @@ class Explanation:
     logits: Float[Tensor, "B K"]
     probabilities: Float[Tensor, "B K"]
     target: Int[Tensor, " B"]
-    evidence: Float[Tensor, "B M K"]
+    evidence: Float[Tensor, "B M K"] | None
     patch_weights: Float[Tensor, "B M"]
     selected: Bool[Tensor, "B M"]
     heat_maps: Float[Tensor, "B H W"]
+    shown: Quantity
     boxes: Float[Tensor, "B 4"]
     grid: PatchGrid
 
@@ -59,7 +90,7 @@ def explain_prediction(
     Raises:
         ValueError: a prediction without patches (a baseline), or a target outside the classes.
     """
-    if not isinstance(prediction, PatchPrediction):
+    if not isinstance(prediction, WeightedPrediction):
         raise InputError(
             "this model has no patches, so its decision has no exact evidence to show; "
             "a patch head such as 'loss-attention' or 'mean' has"
@@ -69,8 +100,10 @@ def explain_prediction(
     if target is None:
         target = logits.argmax(dim=1)
     target = explained_class(target, batch, classes, logits.device)
-    evidence = prediction.evidence
-    index = target[:, None, None].expand(-1, evidence.shape[1], 1)
+    if isinstance(prediction, RoutedPrediction):
+        prediction = prediction.of_class(target)
+    evidence = prediction.evidence if isinstance(prediction, PatchPrediction) else None
+    values = prediction.patch_weights if evidence is None else of_class(evidence, target)
     return Explanation(
         logits=logits,
         probabilities=logits.sigmoid() if multi_label else logits.softmax(dim=1),
@@ -78,7 +111,8 @@ def explain_prediction(
         evidence=evidence,
         patch_weights=prediction.patch_weights,
         selected=prediction.selected,
-        heat_maps=paint_patches(evidence.gather(2, index).squeeze(2), prediction.grid),
+        heat_maps=paint_patches(values, prediction.grid),
+        shown=ROUTING_WEIGHT if evidence is None else EVIDENCE,
         boxes=enclosing_boxes(prediction.selected, prediction.grid.windows(logits.device)),
         grid=prediction.grid,
     )

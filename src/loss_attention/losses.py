@@ -1,12 +1,14 @@
 """The paper's objective: Eqs. 1 to 3 with the patch regulariser of Eqs. 9 and 10, and its ramp.
 
-Gradients flow through the patch weights in the regulariser.
+Gradients flow through the patch weights in the regulariser. Beside them stands the margin loss,
+which dynamic routing is trained with.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TypeGuard
+from collections.abc import Callable
+from typing import Literal, TypeGuard
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -14,6 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loss_attention.prediction import ImagePrediction, PatchPrediction
+
+PRESENT_MARGIN, ABSENT_MARGIN, ABSENT_WEIGHT = 0.9, 0.1, 0.5
+"""Sabour et al.'s m+, m- and lambda."""
+
+Objective = Literal["cross-entropy", "margin"]
+Loss = Callable[[ImagePrediction, Tensor, float], Tensor]
+"""From a prediction, labels and gamma to a scalar."""
 
 
 def single_label_loss(
@@ -33,7 +42,7 @@ def single_label_loss(
 
     Raises:
         ValueError: labels of another shape or type, or outside [0, K); a negative gamma; gamma
-            above 0 for a prediction without patches. The range of labels on a GPU is left to
+            above 0 for a prediction without patch logits. The range of labels on a GPU is left to
             torch's own assertion there, because reading it would make the host wait at each step.
 
     Example:
@@ -43,16 +52,7 @@ def single_label_loss(
         >>> single_label_loss(ImagePrediction(logits), torch.tensor([0]))
         tensor(0.1269)
     """
-    batch, classes = prediction.logits.shape
-    if labels.shape != (batch,) or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(
-            f"labels must be {batch} class indices (int64), got shape {tuple(labels.shape)} "
-            f"of {labels.dtype}"
-        )
-    labels = labels.long()
-    if labels.device.type == "cpu" and batch and not (labels.min() >= 0 and labels.max() < classes):
-        wrong = labels[(labels < 0) | (labels >= classes)][0]
-        raise ValueError(f"label {int(wrong)} is outside the {classes} classes 0..{classes - 1}")
+    labels = _class_indices(prediction, labels)
     loss = F.cross_entropy(prediction.logits, labels)
     if _has_regulariser(prediction, gamma):
         log_probability = F.log_softmax(prediction.patch_logits, dim=2)
@@ -80,17 +80,10 @@ def multi_label_loss(
 
     Raises:
         ValueError: labels of another shape, or other than 0 and 1 (checked on the CPU only, see
-            `single_label_loss`); a negative gamma; gamma above 0 for a prediction without patches.
+            `single_label_loss`); a negative gamma; gamma above 0 for a prediction without patch
+            logits.
     """
-    if labels.shape != prediction.logits.shape:
-        raise ValueError(
-            f"labels must have the shape {tuple(prediction.logits.shape)} of the logits, "
-            f"got {tuple(labels.shape)}"
-        )
-    if labels.device.type == "cpu" and not ((labels == 0) | (labels == 1)).all():
-        wrong = labels[(labels != 0) & (labels != 1)][0]
-        raise ValueError(f"multi-label labels must be 0 or 1, got {wrong.item()}")
-    targets = labels.to(prediction.logits.dtype)
+    targets = _label_matrix(prediction, labels)
     loss = F.binary_cross_entropy_with_logits(prediction.logits, targets, reduction="none")
     loss = loss.sum(dim=1).mean()
     if _has_regulariser(prediction, gamma):
@@ -102,11 +95,87 @@ def multi_label_loss(
     return loss
 
 
+def margin_loss(
+    prediction: ImagePrediction, labels: Shaped[Tensor, "B *K"], gamma: float = 0.0
+) -> Float[Tensor, ""]:
+    """Sabour et al.'s margin loss on the lengths of class capsules (their Eq. 4).
+
+    `L_k = T_k max(0, m+ - |v_k|)^2 + lambda (1 - T_k) max(0, |v_k| - m-)^2` with m+ = 0.9,
+    m- = 0.1 and lambda = 0.5, summed over classes and averaged over the batch. It was made for any
+    number of labels: T_k is 1 for each class that the image has.
+
+    Args:
+        prediction: what the model returned; the sigmoid of a logit is the length `|v_k|` of that
+            class's capsule (see `RoutedPrediction`).
+        labels: class indices `(B,)`, or 1 where the image has the class, else 0, `(B, K)`.
+        gamma: 0; there are no patch logits to regularise.
+
+    Returns:
+        The loss, without a unit.
+
+    Raises:
+        ValueError: labels as in `single_label_loss` or `multi_label_loss`; a gamma other than 0.
+
+    Example:
+        >>> import torch
+        >>> from loss_attention.prediction import ImagePrediction
+        >>> lengths = torch.tensor([[0.7, 0.3]])
+        >>> margin_loss(ImagePrediction(lengths.logit()), torch.tensor([0]))  # 0.2^2 + 0.5 x 0.2^2
+        tensor(0.0600)
+    """
+    if gamma != 0:
+        raise ValueError(f"the margin loss has no patch regulariser, so gamma is 0, got {gamma}")
+    if labels.ndim == 1:
+        present = F.one_hot(_class_indices(prediction, labels), prediction.logits.shape[1])
+        present = present.to(prediction.logits.dtype)
+    else:
+        present = _label_matrix(prediction, labels)
+    lengths = prediction.logits.sigmoid()
+    short = F.relu(PRESENT_MARGIN - lengths).square()
+    long = F.relu(lengths - ABSENT_MARGIN).square()
+    return (present * short + ABSENT_WEIGHT * (1 - present) * long).sum(dim=1).mean()
+
+
+def loss_for(objective: Objective, *, multi_label: bool) -> Loss:
+    """Return the loss of an objective, for one label an image or for any number of them."""
+    if objective == "margin":
+        return margin_loss
+    return multi_label_loss if multi_label else single_label_loss
+
+
+def _class_indices(prediction: ImagePrediction, labels: Tensor) -> Int[Tensor, " B"]:
+    """Return labels as int64, checked to be a class of each image."""
+    batch, classes = prediction.logits.shape
+    if labels.shape != (batch,) or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"labels must be {batch} class indices (int64), got shape {tuple(labels.shape)} "
+            f"of {labels.dtype}"
+        )
+    labels = labels.long()
+    if labels.device.type == "cpu" and batch and not (labels.min() >= 0 and labels.max() < classes):
+        wrong = labels[(labels < 0) | (labels >= classes)][0]
+        raise ValueError(f"label {int(wrong)} is outside the {classes} classes 0..{classes - 1}")
+    return labels
+
+
+def _label_matrix(prediction: ImagePrediction, labels: Tensor) -> Float[Tensor, "B K"]:
+    """Return 0/1 labels in the logits' type, checked to be that for each image and class."""
+    if labels.shape != prediction.logits.shape:
+        raise ValueError(
+            f"labels must have the shape {tuple(prediction.logits.shape)} of the logits, "
+            f"got {tuple(labels.shape)}"
+        )
+    if labels.device.type == "cpu" and not ((labels == 0) | (labels == 1)).all():
+        wrong = labels[(labels != 0) & (labels != 1)][0]
+        raise ValueError(f"multi-label labels must be 0 or 1, got {wrong.item()}")
+    return labels.to(prediction.logits.dtype)
+
+
 def _has_regulariser(prediction: ImagePrediction, gamma: float) -> TypeGuard[PatchPrediction]:
     if not gamma >= 0:
         raise ValueError(f"gamma must be at least 0, got {gamma}")
     if gamma > 0 and not isinstance(prediction, PatchPrediction):
-        raise ValueError(f"gamma = {gamma} needs patches, and this prediction has none")
+        raise ValueError(f"gamma = {gamma} needs patch logits, and this prediction has none")
     return gamma > 0
 
 

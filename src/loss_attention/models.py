@@ -19,7 +19,6 @@ from loss_attention.backbones.catalog import BACKBONES
 from loss_attention.errors import InputError, unknown_name
 from loss_attention.explanation import Explanation, explain_prediction
 from loss_attention.heads.catalog import HEADS, HeadOptions
-from loss_attention.heads.patches import PatchHead
 from loss_attention.prediction import ImagePrediction
 
 FORMAT_VERSION = 1
@@ -40,7 +39,8 @@ class PatchClassifier(
         config: the arguments it was built from, plain values that JSON can hold.
         class_names: name of each class; "0", "1", ... where none were given.
         image_size: height and width in pixels that it was trained at, or None.
-        multi_label: its probabilities are sigmoids.
+        multi_label: its probabilities are sigmoids. So they are with dynamic routing, where they
+            are also the lengths of the class capsules.
     """
 
     mean: Tensor
@@ -86,7 +86,11 @@ class PatchClassifier(
         self.backbone = entry.build(
             in_channels, width, tuple(strided_layers), head_entry.pooled_backbone
         )
-        options = HeadOptions(num_classes, width, patch_kernel, patch_stride, threshold)
+        if head_entry.fixed_image_size and self.image_size is not None:
+            self.check_image_size(*self.image_size)
+        options = HeadOptions(
+            num_classes, width, patch_kernel, patch_stride, threshold, self.image_size
+        )
         self.head = head_entry.build(entry, self.backbone, options)
 
     def forward(self, images: Shaped[Tensor, "B C H W"]) -> ImagePrediction:
@@ -97,10 +101,12 @@ class PatchClassifier(
                 normalised inside, with the training set's mean and deviation.
 
         Returns:
-            A `PatchPrediction`, or an `ImagePrediction` without patches for the baseline head.
+            A `PatchPrediction`, a `CapsulePrediction` or `RoutedPrediction` for the capsule heads,
+            or an `ImagePrediction` without patches for the baseline head.
 
         Raises:
-            ValueError: another number of channels, another type, or images smaller than one patch.
+            ValueError: another number of channels, another type, images smaller than one patch,
+                or of another size than a routing head was made for.
         """
         if images.ndim != 4 or images.shape[1] != self.mean.shape[0]:
             raise InputError(
@@ -150,19 +156,29 @@ class PatchClassifier(
     @property
     def smallest_image(self) -> int:
         """The smallest height and width in pixels that hold one patch."""
-        if not isinstance(self.head, PatchHead):
+        if HEADS[self.config["head"]].pooled_backbone:
             return 1
-        stride = self.backbone.stride
-        return self.head.window - stride + 1
+        # The last of the kernel's places begins so many pixels after the first.
+        return (int(self.config["patch_kernel"]) - 1) * self.backbone.stride + 1
 
     def check_image_size(self, height: int, width: int) -> None:
-        """Raise `InputError` for images that are smaller than one patch."""
+        """Raise `InputError` for images smaller than one patch, or of a size that is not theirs.
+
+        A head with parameters for each position takes images of the size it was made for alone.
+        """
         least = self.smallest_image
         if min(height, width) < least:
             raise InputError(
                 f"images of {height} x {width} pixels are smaller than one patch; the smallest "
                 f"this model takes is {least} x {least} (a smaller patch_kernel or fewer "
                 "strided_layers would lower that)"
+            )
+        head = self.config["head"]
+        if HEADS[head].fixed_image_size and (height, width) != self.image_size:
+            made_for = " x ".join(map(str, self.image_size or ()))
+            raise InputError(
+                f"a model with the head {head} takes images of the size that it was made for, "
+                f"{made_for} pixels, got {height} x {width}"
             )
 
     def to_bytes(self) -> bytes:
@@ -197,7 +213,10 @@ def create_model(
     Args:
         backbone: `vgg11_bn`, `vgg16_bn`, `resnet18`, `resnet50`, `resnet50_paper` (the wider
             blocks behind the paper's 58.16 million parameters) or `googlenet`.
-        head: `loss-attention`, `mean`, or `baseline` (the published network as it is: no patches).
+        head: `loss-attention`, `capsule-loss-attention`, or what they are compared with: `mean`,
+            `attention`, `gated-attention`, `capsule-dynamic-routing` (which needs `image_size` and
+            is trained with `margin_loss`), and `baseline` (the published network as it is: no
+            patches).
         num_classes: K, at least 1.
         in_channels: channels of the images, 1 for grey, 3 for colour.
         width: factor on the channels of every layer, above 0; 1 is the paper's size.
@@ -208,11 +227,13 @@ def create_model(
         patch_stride: step between patches, in places of the feature map.
         threshold: the paper's xi in [0, 1]: patches of a share below `threshold / M` are dropped.
         class_names: kept with the model, for people; none or `num_classes` of them.
-        image_size: height and width in pixels that it is meant for, kept with the model.
+        image_size: height and width in pixels that it is meant for, kept with the model. Dynamic
+            routing has parameters for each position of a patch and takes no other size.
         multi_label: an image may have several classes; probabilities are sigmoids.
 
     Returns:
-        A module from images `(B, C, H, W)` to a `PatchPrediction` (baseline: `ImagePrediction`).
+        A module from images `(B, C, H, W)` to a `PatchPrediction`; the capsule heads return a
+        `CapsulePrediction` and a `RoutedPrediction`, the baseline an `ImagePrediction`.
 
     Raises:
         ValueError: an unknown name (with the nearest known one), or a value out of its range.
@@ -301,6 +322,14 @@ def _check(config: dict[str, Any]) -> None:
         raise unknown_name("backbone", config["backbone"], BACKBONES)
     if config["head"] not in HEADS:
         raise unknown_name("head", config["head"], HEADS)
+    size = config["image_size"]
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise InputError(f"image_size must be a height and a width in pixels, got {size}")
+    if size is None and HEADS[config["head"]].fixed_image_size:
+        raise InputError(
+            f"the head {config['head']} needs image_size=(height, width) in pixels: it has "
+            "parameters for each position of a patch"
+        )
     for name in ("num_classes", "in_channels", "patch_kernel", "patch_stride"):
         if config[name] < 1:
             raise InputError(f"{name} must be at least 1, got {config[name]}")

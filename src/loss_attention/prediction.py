@@ -150,7 +150,7 @@ class RoutedPrediction(WeightedPrediction):
 
     def of_class(self, target: Int[Tensor, " B"]) -> RoutedPrediction:
         """Return the same prediction with the patch weights of another class for each image."""
-        return replace(self, patch_weights=weights_of_class(self.class_weights, target))
+        return replace(self, patch_weights=of_class(self.class_weights, target))
 
 
 AnyPrediction = TypeVar("AnyPrediction", bound=ImagePrediction)
@@ -163,12 +163,10 @@ def on_cpu(prediction: AnyPrediction) -> AnyPrediction:
     return replace(prediction, **moved)
 
 
-def weights_of_class(
-    class_weights: Float[Tensor, "B M K"], target: Int[Tensor, " B"]
-) -> Float[Tensor, "B M"]:
-    """Return the column of each image's class."""
-    index = target[:, None, None].expand(-1, class_weights.shape[1], 1)
-    return class_weights.gather(2, index).squeeze(2)
+def of_class(values: Float[Tensor, "B M K"], target: Int[Tensor, " B"]) -> Float[Tensor, "B M"]:
+    """Return the values of one class of each image."""
+    index = target[:, None, None].expand(-1, values.shape[1], 1)
+    return values.gather(2, index).squeeze(2)
 
 
 def full_precision(values: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:

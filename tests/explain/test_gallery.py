@@ -138,7 +138,7 @@ def test_bars_are_the_logits_the_highest_first_and_the_label_always():
         names = [data.class_names[k] for k in order + [7] * (7 not in order)]
         assert [bar.name for bar in card.bars] == names
         assert [bar.name for bar in card.bars if bar.is_label] == ["h"]
-        evidence = np.array([bar.evidence for bar in card.bars])
+        evidence = np.array([bar.logit for bar in card.bars])
         np.testing.assert_allclose(evidence[:BARS], row[order], atol=1e-4)
         percent = np.array([bar.percent for bar in card.bars])
         np.testing.assert_allclose(percent, 100 * evidence / np.abs(evidence).max())

@@ -1,7 +1,8 @@
 """Heat maps over pictures: evidence in two hues, the selected patches outlined, the boxes drawn.
 
 Colours are chosen to be told apart with any colour vision, and none carries a meaning alone:
-evidence for the class is red and evidence against it blue, with a scale beside them; the outline
+evidence for the class is red and evidence against it blue, with a scale beside them (of what has
+no sign, weights for example, there is the red half); the outline
 of the selected patches is solid white, the model's box dashed yellow, a true box dotted cyan, and
 each line lies on a dark one, so that it shows on any picture.
 """
@@ -21,7 +22,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from loss_attention.explanation import Explanation
+from loss_attention.explanation import EVIDENCE, Explanation, Quantity
 
 SHORTEST, LONGEST = 384, 1280
 """A picture is enlarged until its shorter side has so many pixels, but its longer one no more."""
@@ -58,20 +59,22 @@ class Marks:
     """What is drawn over one picture. All boxes are in pixels of the model's input.
 
     Attributes:
-        heat_map: evidence for the explained class at each input pixel, in units of the logits.
+        heat_map: what is shown for the explained class at each input pixel.
         windows: the windows of the selected patches.
         boxes: what the model says, none or one.
         truths: boxes that are known to be right, where there are any.
+        shown: what the heat map shows, and its unit.
     """
 
     heat_map: Float[np.ndarray, "H W"]
     windows: Float[np.ndarray, "S 4"] = field(default_factory=_no_boxes)
     boxes: Float[np.ndarray, "N 4"] = field(default_factory=_no_boxes)
     truths: Float[np.ndarray, "G 4"] = field(default_factory=_no_boxes)
+    shown: Quantity = EVIDENCE
 
     @property
     def limit(self) -> float:
-        """The strongest evidence either way, which the colour scale ends with."""
+        """The greatest magnitude, which the colour scale ends with."""
         return float(np.abs(_finite(self.heat_map)).max(initial=0.0))
 
 
@@ -93,6 +96,7 @@ def marks_of(
         windows=windows[explanation.selected[index].cpu().numpy()],
         boxes=boxes[~np.isnan(boxes).any(axis=1)],
         truths=truths[~np.isnan(truths).any(axis=1)],
+        shown=explanation.shown,
     )
 
 
@@ -154,7 +158,7 @@ def overlay(
 
 
 def legend(marks: Marks, target: str, width: int, size: int) -> Image.Image:
-    """Draw the colour scale in units of evidence, and the kinds of lines that occur in `marks`.
+    """Draw the colour scale with what it shows, and the kinds of lines that occur in `marks`.
 
     Args:
         marks: what was drawn.
@@ -165,22 +169,30 @@ def legend(marks: Marks, target: str, width: int, size: int) -> Image.Image:
     keys = _keys(marks, width, size)
     sheet = Image.new("RGB", (width, 4 * size + (keys.height + size if keys else 0)), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    before, after = "evidence for ", " (logit units)"
+    before, after = f"{marks.shown.name} for ", f" ({marks.shown.unit})"
     room = width - sum(_font(size).getlength(part) for part in (before, after))
     draw.text((0, 0), before + fit(target, size, room) + after, _INK, _font(size))
-    ramp = np.linspace(-1, 1, width, dtype=np.float32)[None].repeat(size, axis=0)
-    sheet.paste(Image.fromarray(_tint(np.full((*ramp.shape, 3), _GREY), ramp)), (0, 3 * size // 2))
-    limit = number(marks.limit)
-    ticks = (
-        (f"\N{MINUS SIGN}{limit}", 0, "la"),
-        ("0", width // 2, "ma"),
-        (f"+{limit}", width - 1, "ra"),
+    ramp = np.linspace(-1 if marks.shown.signed else 0, 1, width, dtype=np.float32)[None].repeat(
+        size, axis=0
     )
-    for text, x, anchor in ticks:
+    sheet.paste(Image.fromarray(_tint(np.full((*ramp.shape, 3), _GREY), ramp)), (0, 3 * size // 2))
+    for text, x, anchor in _ticks(marks, width):
         draw.text((x, 11 * size // 4), text, _INK, _font(size), anchor=anchor)
     if keys:
         sheet.paste(keys, (0, 5 * size))
     return sheet
+
+
+def _ticks(marks: Marks, width: int) -> tuple[tuple[str, int, str], ...]:
+    """Return the words of a colour scale, where they stand, and how they are anchored there."""
+    limit = number(marks.limit)
+    if not marks.shown.signed:
+        return (("0", 0, "la"), (limit, width - 1, "ra"))
+    return (
+        (f"\N{MINUS SIGN}{limit}", 0, "la"),
+        ("0", width // 2, "ma"),
+        (f"+{limit}", width - 1, "ra"),
+    )
 
 
 def _keys(marks: Marks, width: int, size: int) -> Image.Image | None:

@@ -24,10 +24,18 @@ from loss_attention.heads.catalog import HEADS
 from loss_attention.models import PatchClassifier
 from loss_attention.saving import write_whole
 
-UNITS = (
+EVIDENCE_UNITS = (
     "evidence and logits: in units of the logits; the evidence of a class summed over patches is "
-    "its logit. boxes and windows: [x0, y0, x1, y1] in pixels of the upright original image, x1 "
-    "and y1 exclusive."
+    "its logit."
+)
+NO_EVIDENCE_UNITS = (
+    "evidence: null, as no sum over patches is what this model decides on; the patch weights, "
+    "which the picture shows, are those of the target class and sum to 1. logits: log-odds of the "
+    "lengths of the class capsules."
+)
+BOX_UNITS = (
+    "boxes and windows: [x0, y0, x1, y1] in pixels of the upright original image, x1 and y1 "
+    "exclusive."
 )
 LONGEST_NAME = 200
 
@@ -156,6 +164,7 @@ def describe(
         raise InputError("the model's logits are not finite numbers: its weights are damaged")
     predicted = int(logits.argmax())
     box = explanation.boxes[index].cpu()
+    evidence = explanation.evidence
     return {
         "width": original[0],
         "height": original[1],
@@ -168,13 +177,14 @@ def describe(
         "box": None if box.isnan().any() else _rounded(box * scale),
         "selected_patches": explanation.selected[index].nonzero().squeeze(1).tolist(),
         "patch_weights": explanation.patch_weights[index].tolist(),
-        "evidence": explanation.evidence[index].tolist(),
+        "evidence": None if evidence is None else evidence[index].tolist(),
+        "heat_map": {"shows": explanation.shown.name, "unit": explanation.shown.unit},
         "grid": {
             "rows": grid.rows,
             "columns": grid.columns,
             "windows": _rounded(grid.windows() * scale),
         },
-        "units": UNITS,
+        "units": f"{NO_EVIDENCE_UNITS if evidence is None else EVIDENCE_UNITS} {BOX_UNITS}",
     }
 
 

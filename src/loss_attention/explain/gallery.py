@@ -21,7 +21,7 @@ from loss_attention.geometry import box_iou
 from loss_attention.inference import run_batches
 from loss_attention.metrics.boxes import relevant_boxes
 from loss_attention.models import PatchClassifier
-from loss_attention.prediction import ImagePrediction, PatchPrediction
+from loss_attention.prediction import ImagePrediction, WeightedPrediction, on_cpu
 
 MISTAKES = RIGHT_ANSWERS = 12
 BARS = 5
@@ -37,12 +37,12 @@ class Picture:
     """A picture of a card.
 
     Attributes:
-        caption: what it shows: the image, or whose evidence.
+        caption: the image, or whose heat map it is.
         alt: for those who cannot see it.
         uri: the picture itself, as a data URI.
-        limit: the evidence at the ends of the colour scale, in units of the logits; empty for the
-            plain image.
-        facts: where the evidence lies, in words.
+        limit: the value that the colour scale ends with; empty for the plain image.
+        facts: what is shown where, in words.
+        signed: the scale begins at minus the limit, not at 0.
     """
 
     caption: str
@@ -50,21 +50,22 @@ class Picture:
     uri: str
     limit: str = ""
     facts: str = ""
+    signed: bool = True
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A class and its evidence in an image.
+    """A class and its logit for an image.
 
     Attributes:
         name: the class.
-        evidence: its logit, the sum of its evidence over patches.
+        logit: the sum of its evidence over patches, where the model has evidence.
         percent: the bar's length, of the longest; negative to the left.
         is_label: the image has this label.
     """
 
     name: str
-    evidence: float
+    logit: float
     percent: float
     is_label: bool
 
@@ -78,11 +79,11 @@ class Card:
         answer: the predicted class (multi-label: all of them).
         labels: the true classes.
         correct: whether the answer counts as right.
-        target: the class whose evidence is shown, the predicted one; of a multi-label mistake,
+        target: the class that the heat maps are for, the predicted one; of a multi-label mistake,
             the class that is most wrong.
         probability: of that class.
-        pictures: the image, and its evidence where the model has patches; then that of the twins.
-        bars: the classes of most evidence, and the labels.
+        pictures: the image, and its heat map where the model has patches; then those of the twins.
+        bars: the classes of the highest logits, and the labels.
     """
 
     name: str
@@ -176,7 +177,7 @@ def make_cards(
         model: the report's model.
         data: the images to choose from.
         chosen: their indices.
-        twins: models whose evidence for the same class is shown beside it, by what to call them.
+        twins: models whose heat map for the same class is shown beside it, by what to call them.
         most_bytes: of all pictures together.
     """
     if not chosen:
@@ -195,7 +196,7 @@ def make_cards(
     explanations = {
         name: explain_prediction(one, target, multi_label=part.multi_label)
         for name, one in predictions.items()
-        if isinstance(one, PatchPrediction)
+        if isinstance(one, WeightedPrediction)
     }
     room = most_bytes // (len(chosen) * (1 + len(explanations)))
     return [
@@ -221,23 +222,10 @@ def _predict(model: PatchClassifier, part: ImageSet) -> ImagePrediction:
     return run_batches(
         model,
         part,
-        lambda _, prediction: _on_cpu(prediction),
+        lambda _, prediction: on_cpu(prediction),
         batch_size=len(part),
         autocast=nullcontext,
     )[0]
-
-
-def _on_cpu(prediction: ImagePrediction) -> ImagePrediction:
-    logits = prediction.logits.cpu()
-    if not isinstance(prediction, PatchPrediction):
-        return ImagePrediction(logits)
-    return PatchPrediction(
-        logits,
-        prediction.patch_logits.cpu(),
-        prediction.patch_weights.cpu(),
-        prediction.grid,
-        prediction.selection,
-    )
 
 
 def _card(
@@ -259,7 +247,7 @@ def _card(
     plain = Picture("image", name, data_uri(resized(image, SHORTEST, LONGEST), room))
     truths = _true_boxes(part, i)
     drawn = [
-        _evidence(image, caption, one, i, names[target], truths, room)
+        _heat_map(image, caption, one, i, names[target], truths, room)
         for caption, one in explanations.items()
     ]
     return Card(
@@ -274,7 +262,7 @@ def _card(
     )
 
 
-def _evidence(
+def _heat_map(
     image: Image.Image,
     caption: str,
     explanation: Explanation,
@@ -286,15 +274,16 @@ def _evidence(
     marks = marks_of(explanation, i, truths.numpy())
     return Picture(
         caption=caption,
-        alt=f"{caption}, evidence for {target}",
+        alt=f"{caption}, {marks.shown.name} for {target}",
         uri=data_uri(panel(image, marks, shortest=SHORTEST, longest=LONGEST), room),
         limit=number(marks.limit),
         facts=_facts(explanation, i, truths),
+        signed=marks.shown.signed,
     )
 
 
 def _facts(explanation: Explanation, i: int, truths: Float[Tensor, "G 4"]) -> str:
-    """Say where the evidence lies, for those who cannot or need not see it."""
+    """Say what was selected and where, for those who cannot or need not see it."""
     selected = explanation.selected[i]
     facts = f"{int(selected.sum())} of {len(selected)} patches"
     if len(truths):

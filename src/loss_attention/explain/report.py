@@ -67,6 +67,7 @@ def write_report(
         raise ValueError("the report needs an evaluation with its results image by image")
     folder = RunFolder(run)
     recipe, facts = asdict(folder.recipe()), folder.read_json("run.json")
+    head = HEADS[recipe["head"]]
     figures = {recipe["head"]: evaluation, **(comparisons or {})}
     mistakes, right = _gallery(model, test, evaluation, twins)
     history = _thinned(folder.metrics())
@@ -84,7 +85,8 @@ def write_report(
         mistakes=mistakes,
         mistake_count=int((~evaluation.per_image.correct).sum()),
         right=right,
-        has_evidence=not HEADS[recipe["head"]].pooled_backbone,
+        has_patches=not head.pooled_backbone,
+        has_evidence=head.has_evidence,
         has_boxes=test.boxes is not None,
         has_twins=any(len(card.pictures) > 2 for card in (*mistakes, *right)),
         multi_label=test.multi_label,

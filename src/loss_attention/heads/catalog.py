@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
 from loss_attention.backbones.catalog import BackboneEntry, scaled
 from loss_attention.backbones.spatial import Backbone
+from loss_attention.errors import InputError
 from loss_attention.heads.baseline import BaselineHead
+from loss_attention.heads.capsule import PATCH_CHANNELS as CAPSULE_CHANNELS
+from loss_attention.heads.capsule import PRIMARY_CHANNELS, CapsuleHead
 from loss_attention.heads.loss_attention import LossAttention
-from loss_attention.heads.patches import PATCH_CHANNELS, PatchHead
-from loss_attention.heads.pooling import MeanPooling
+from loss_attention.heads.patches import PATCH_CHANNELS, PatchHead, PatchLayout
+from loss_attention.heads.pooling import ATTENTION_UNITS, AttentionPooling, MeanPooling
+from loss_attention.heads.routing import RoutingHead
+from loss_attention.losses import Objective
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,15 @@ class HeadOptions:
     patch_kernel: int
     patch_stride: int
     threshold: float
+    image_size: tuple[int, int] | None
+
+    def scaled(self, channels: int) -> int:
+        """Return a number of channels times `width`, at least 1."""
+        return scaled([channels], self.width)[0]
+
+    def layout(self, backbone: Backbone, selection: float) -> PatchLayout:
+        """Return how patches lie on the backbone's feature map."""
+        return PatchLayout(self.patch_kernel, self.patch_stride, backbone.stride, selection)
 
 
 @dataclass(frozen=True)
@@ -35,15 +50,22 @@ class HeadEntry:
         pooled_backbone: it stands on the published network, with its pooling and strides.
         regularised: its objective has the patch regulariser unless told otherwise (the paper
             gives it to loss-attention alone).
+        has_evidence: it has patch logits, and its answer is exactly their weighted sum; without
+            them there is nothing to regularise either.
+        objective: what it is trained with.
+        fixed_image_size: it is made for images of one size.
     """
 
     build: Callable[[BackboneEntry, Backbone, HeadOptions], nn.Module]
     pooled_backbone: bool = False
     regularised: bool = False
+    has_evidence: bool = True
+    objective: Objective = "cross-entropy"
+    fixed_image_size: bool = False
 
 
 def _baseline(entry: BackboneEntry, backbone: Backbone, options: HeadOptions) -> nn.Module:
-    hidden = scaled([entry.baseline_hidden], options.width)[0] if entry.baseline_hidden else 0
+    hidden = options.scaled(entry.baseline_hidden) if entry.baseline_hidden else 0
     return BaselineHead(backbone.channels, options.num_classes, hidden)
 
 
@@ -51,9 +73,48 @@ def _mean(_: BackboneEntry, backbone: Backbone, options: HeadOptions) -> nn.Modu
     return _patch_head(backbone, options, MeanPooling(), selection=options.threshold)
 
 
+def _attention(
+    gated: bool, _: BackboneEntry, backbone: Backbone, options: HeadOptions
+) -> nn.Module:
+    weighing = AttentionPooling(
+        options.scaled(PATCH_CHANNELS), options.scaled(ATTENTION_UNITS), gated=gated
+    )
+    return _patch_head(backbone, options, weighing, selection=options.threshold)
+
+
+# Eqs. 5b and 6b have already subtracted the threshold: what is left above 0 is selected.
+
+
 def _loss_attention(_: BackboneEntry, backbone: Backbone, options: HeadOptions) -> nn.Module:
-    # Eq. 5b has already subtracted the threshold: what is left above 0 is selected.
     return _patch_head(backbone, options, LossAttention(options.threshold), selection=0.0)
+
+
+def _capsule_loss_attention(
+    _: BackboneEntry, backbone: Backbone, options: HeadOptions
+) -> nn.Module:
+    # `width` scales how many capsules there are; their dimensions are what the classifier and
+    # Eq. 11 work in, and stay.
+    return CapsuleHead(
+        backbone.channels,
+        options.num_classes,
+        layout=options.layout(backbone, selection=0.0),
+        threshold=options.threshold,
+        primary_channels=options.scaled(PRIMARY_CHANNELS),
+        channels=options.scaled(CAPSULE_CHANNELS),
+    )
+
+
+def _dynamic_routing(_: BackboneEntry, backbone: Backbone, options: HeadOptions) -> nn.Module:
+    assert options.image_size is not None, "PatchClassifier checks what fixed_image_size asks for"
+    layout = options.layout(backbone, selection=options.threshold)
+    rows, columns = layout.shape(options.image_size)
+    return RoutingHead(
+        backbone.channels,
+        options.num_classes,
+        layout=layout,
+        positions=rows * columns,
+        channels=options.scaled(PRIMARY_CHANNELS),
+    )
 
 
 def _patch_head(
@@ -63,16 +124,28 @@ def _patch_head(
         backbone.channels,
         options.num_classes,
         weighing=weighing,
-        selection=selection,
-        feature_stride=backbone.stride,
-        channels=scaled([PATCH_CHANNELS], options.width)[0],
-        kernel=options.patch_kernel,
-        stride=options.patch_stride,
+        layout=options.layout(backbone, selection),
+        channels=options.scaled(PATCH_CHANNELS),
     )
 
 
 HEADS: dict[str, HeadEntry] = {
-    "baseline": HeadEntry(_baseline, pooled_backbone=True),
+    "baseline": HeadEntry(_baseline, pooled_backbone=True, has_evidence=False),
     "mean": HeadEntry(_mean),
+    "attention": HeadEntry(partial(_attention, False)),
+    "gated-attention": HeadEntry(partial(_attention, True)),
     "loss-attention": HeadEntry(_loss_attention, regularised=True),
+    "capsule-loss-attention": HeadEntry(_capsule_loss_attention, regularised=True),
+    "capsule-dynamic-routing": HeadEntry(
+        _dynamic_routing, has_evidence=False, objective="margin", fixed_image_size=True
+    ),
 }
+
+
+def check_regulariser(head: str) -> None:
+    """Raise `InputError` for a head whose patches the regulariser cannot reach."""
+    if not HEADS[head].has_evidence:
+        able = ", ".join(name for name, entry in HEADS.items() if entry.has_evidence)
+        raise InputError(
+            f"--regularise: the head {head} has no patch logits to regularise; these have: {able}"
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,6 +12,33 @@ from loss_attention.geometry import PatchGrid
 from loss_attention.prediction import PatchPrediction, full_precision, pool_patches
 
 PATCH_CHANNELS = 512
+
+
+@dataclass(frozen=True)
+class PatchLayout:
+    """How patches lie on a feature map, and which of them count as selected.
+
+    Attributes:
+        kernel: side of a patch, in places of the feature map.
+        stride: step between patches, in places of the feature map.
+        feature_stride: pixels of the image between neighbouring places of the feature map.
+        selection: patches of weight above `selection / M` count as selected.
+    """
+
+    kernel: int
+    stride: int
+    feature_stride: int
+    selection: float
+
+    def shape(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Return rows and columns of patches on an image of `(height, width)` pixels."""
+        height, width = (-(-pixels // self.feature_stride) for pixels in image_size)
+        return (height - self.kernel) // self.stride + 1, (width - self.kernel) // self.stride + 1
+
+    def grid(self, rows: int, columns: int, image_size: tuple[int, int]) -> PatchGrid:
+        """Return where the patches lie in an image of `(height, width)` pixels."""
+        window, step = self.kernel * self.feature_stride, self.stride * self.feature_stride
+        return PatchGrid(rows, columns, window, step, *image_size)
 
 
 class PatchHead(nn.Module):
@@ -24,11 +53,8 @@ class PatchHead(nn.Module):
         num_classes: K.
         weighing: a module from patch features `(B, M, D)` and patch logits `(B, M, K)` to weights
             `(B, M)`.
-        selection: patches of weight above `selection / M` count as selected.
-        feature_stride: pixels of the image between neighbouring places of the feature map.
+        layout: how the patches lie on the feature map.
         channels: D, features of a patch.
-        kernel: side of a patch, in places of the feature map.
-        stride: step between patches, in places of the feature map.
     """
 
     def __init__(
@@ -37,16 +63,13 @@ class PatchHead(nn.Module):
         num_classes: int,
         *,
         weighing: nn.Module,
-        selection: float,
-        feature_stride: int,
+        layout: PatchLayout,
         channels: int,
-        kernel: int,
-        stride: int,
     ) -> None:
         super().__init__()
         # The batch norm that follows takes away any bias of these two.
         self.patch_layers = nn.Sequential(
-            nn.Conv2d(in_channels, channels, kernel, stride, bias=False),
+            nn.Conv2d(in_channels, channels, layout.kernel, layout.stride, bias=False),
             nn.BatchNorm2d(channels),
             nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 1, bias=False),
@@ -55,9 +78,7 @@ class PatchHead(nn.Module):
         )
         self.classifier = nn.Linear(channels, num_classes)
         self.weighing = weighing
-        self.selection = selection
-        self.window = kernel * feature_stride
-        self.stride = stride * feature_stride
+        self.layout = layout
 
     def forward(
         self, feature_map: Float[Tensor, "B C h w"], image_size: tuple[int, int]
@@ -72,5 +93,5 @@ class PatchHead(nn.Module):
             patch_logits: Tensor = full_precision(self.classifier(patches))
             weights: Tensor = self.weighing(patches, patch_logits)
             logits = pool_patches(patch_logits, weights)
-        grid = PatchGrid(rows, columns, self.window, self.stride, *image_size)
-        return PatchPrediction(logits, patch_logits, weights, grid, self.selection)
+        grid = self.layout.grid(rows, columns, image_size)
+        return PatchPrediction(logits, patch_logits, weights, grid, self.layout.selection)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from loss_attention.prediction import full_precision
+
+ATTENTION_UNITS = 128
 
 
 class MeanPooling(nn.Module):
@@ -17,3 +22,35 @@ class MeanPooling(nn.Module):
         """Return uniform weights."""
         batch, count, _ = patch_logits.shape
         return patch_logits.new_full((batch, count), 1.0 / count)
+
+
+class AttentionPooling(nn.Module):
+    """Weights from a network of two layers on the patch features (Ilse et al. 2018, Eqs. 7 to 9).
+
+    `a_m = softmax over m of w^T tanh(V h_m)`; gated: `w^T (tanh(V h_m) * sigmoid(U h_m))`. V, U and
+    w have no bias, as printed there (w's would cancel in the softmax). The parameter counts of the
+    paper's Table II hold to their last digit with and without those of V and U, but for the one of
+    ungated VGG11, 30.80 there and 30.79 either way.
+
+    Args:
+        channels: D, features of a patch.
+        units: hidden units; 128 in both papers.
+        gated: with the sigmoid gate U.
+    """
+
+    def __init__(self, channels: int, units: int, *, gated: bool) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(channels, units, bias=False)
+        self.gate = nn.Linear(channels, units, bias=False) if gated else None
+        self.score = nn.Linear(units, 1, bias=False)
+
+    def forward(
+        self,
+        patches: Float[Tensor, "B M D"],
+        patch_logits: Float[Tensor, "B M K"],  # noqa: ARG002 (other heads weigh by logits)
+    ) -> Float[Tensor, "B M"]:
+        """Return the weights, in float32 or better."""
+        hidden = torch.tanh(self.hidden(patches))
+        if self.gate is not None:
+            hidden = hidden * torch.sigmoid(self.gate(patches))
+        return torch.softmax(full_precision(self.score(hidden).squeeze(2)), dim=1)

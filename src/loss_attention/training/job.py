@@ -21,6 +21,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from loss_attention import __version__
 from loss_attention.data.sample import ImageSet, Splits, hold_out
 from loss_attention.errors import InputError
+from loss_attention.heads.catalog import check_regulariser
 from loss_attention.models import PatchClassifier, create_model
 from loss_attention.training.environment import (
     choose_accelerator,
@@ -40,6 +41,8 @@ def build_model(recipe: Recipe, splits: Splits) -> PatchClassifier:
     Raises:
         InputError: a value of the recipe that its network cannot have, or images too small.
     """
+    if recipe.regularise:
+        check_regulariser(recipe.head)
     torch.manual_seed(recipe.seed)
     model = create_model(
         recipe.backbone,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,7 +17,7 @@ from loss_attention.data.sample import ImageSet
 from loss_attention.errors import InputError
 from loss_attention.evaluation import validate
 from loss_attention.heads.catalog import HEADS
-from loss_attention.losses import multi_label_loss, single_label_loss
+from loss_attention.losses import Loss, loss_for
 from loss_attention.metrics.classification import correct_images
 from loss_attention.models import WEIGHTS_FILE, PatchClassifier
 from loss_attention.prediction import ImagePrediction
@@ -115,10 +114,9 @@ class Trainer:
         # torch's stubs know this overload of `to` for tensors alone.
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network, self.optimizer = fabric.setup(model, make_optimizer(recipe, model))
-        self.loss: Callable[..., Tensor] = (
-            multi_label_loss if train.multi_label else single_label_loss
-        )
-        self.regularised = HEADS[recipe.head].regularised
+        head = HEADS[recipe.head]
+        self.loss: Loss = loss_for(head.objective, multi_label=train.multi_label)
+        self.regularised = head.regularised
         self.steps_per_epoch = steps_per_epoch(len(train), recipe.batch_size)
         self.position = Position()
         # Sums over the epoch: loss x images, correct, images. On the device, so no step waits.
@@ -315,7 +313,9 @@ class Trainer:
         sums = torch.zeros(2, dtype=torch.float64)
         if len(self.validation):
             size = max(self.recipe.batch_size, 256)
-            figures = validate(self.model, self.validation, size, self.fabric.autocast)
+            figures = validate(
+                self.model, self.validation, size, self.fabric.autocast, loss=self.loss
+            )
             sums = torch.tensor(figures, dtype=torch.float64) * len(self.validation)
         sums = self._sum(sums.to(self.fabric.device))
         loss, accuracy = (sums / self.validation_images).tolist()

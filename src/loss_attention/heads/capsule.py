@@ -1,0 +1,126 @@
+"""Capsules of the paper's Section IV-B: vectors at each place, weighed by Eq. 6."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from loss_attention.attention import capsule_weights
+from loss_attention.heads.patches import PatchLayout
+from loss_attention.prediction import CapsulePrediction, full_precision
+
+PRIMARY_CHANNELS, PRIMARY_DIMENSION = 32, 16
+PATCH_CHANNELS, PATCH_DIMENSION = 64, 128
+
+
+class Capsules(nn.Module):
+    """A layer of convolutional capsules, all of them in one convolution.
+
+    The papers convolve once for each capsule dimension, to `channels` maps; output `c * D + d` of
+    the one convolution here is output c of the convolution for dimension d, so that the vector of
+    a capsule lies together. The convolution has a bias, also where batch norm follows and takes
+    its effect away: the published parameter counts include it.
+
+    Args:
+        in_channels: channels of its input.
+        channels: C, capsules at each place.
+        dimension: D, of each.
+        kernel: side of the convolution.
+        stride: of the convolution.
+        normalised: batch norm and ReLU follow, over each of the `C * D` outputs by itself.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        dimension: int,
+        *,
+        kernel: int,
+        stride: int,
+        normalised: bool,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, channels * dimension, kernel, stride)]
+        if normalised:
+            layers += [nn.BatchNorm2d(channels * dimension), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers)
+        self.shape = (channels, dimension)
+
+    def forward(self, maps: Float[Tensor, "B N h w"]) -> Float[Tensor, "B C D rows columns"]:
+        """Return the vector of each capsule."""
+        outputs: Tensor = self.layers(maps)
+        return outputs.view(len(outputs), *self.shape, *outputs.shape[2:])
+
+
+class CapsuleHead(nn.Module):
+    """Two layers of capsules, one classifier for all capsules and the image, weights of Eq. 6.
+
+    The first layer's capsules become their length less a bias b of each channel, and 0 where that
+    is negative (Eq. 11, whose root is over squares). The second layer's, `h_cm`, go through the
+    classifier: `p_cm = W h_cm + bias`. As the capsule weights of Eq. 6c sum to 1, the image's
+    class vector of Eq. 6e is the weighted sum of the `p_cm`.
+
+    Args:
+        in_channels: channels of the feature map.
+        num_classes: K.
+        layout: how the patches lie on the feature map.
+        threshold: the paper's xi.
+        primary_channels: capsules of the first layer at each place, of dimension 16.
+        channels: C, capsules of each patch, of dimension 128.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        layout: PatchLayout,
+        threshold: float,
+        primary_channels: int,
+        channels: int,
+    ) -> None:
+        super().__init__()
+        self.primary = Capsules(
+            in_channels,
+            primary_channels,
+            PRIMARY_DIMENSION,
+            kernel=layout.kernel,
+            stride=layout.stride,
+            normalised=True,
+        )
+        # Eq. 11's b: at 0 no place is dropped before training says which are trivial.
+        self.trivial_length = nn.Parameter(torch.zeros(primary_channels))
+        self.patch_capsules = Capsules(
+            primary_channels, channels, PATCH_DIMENSION, kernel=1, stride=1, normalised=True
+        )
+        self.classifier = nn.Linear(PATCH_DIMENSION, num_classes)
+        self.layout = layout
+        self.threshold = threshold
+
+    def forward(
+        self, feature_map: Float[Tensor, "B N h w"], image_size: tuple[int, int]
+    ) -> CapsulePrediction:
+        """Return the prediction for feature maps of images of `(height, width)` pixels."""
+        lengths = torch.linalg.vector_norm(self.primary(feature_map), dim=2)
+        capsules: Tensor = self.patch_capsules(
+            F.relu(lengths - self.trivial_length.reshape(-1, 1, 1).to(lengths.dtype))
+        )
+        rows, columns = capsules.shape[3:]
+        # Full precision from here on: the evidence has to add up.
+        with torch.autocast(capsules.device.type, enabled=False):
+            # (B, M, C, D): with channels last in memory, this order needs no copy.
+            vectors = capsules.flatten(3).permute(0, 3, 1, 2).to(self.classifier.weight.dtype)
+            logits_of_all: Tensor = full_precision(self.classifier(vectors)).transpose(1, 2)
+            patch_weights, weights = capsule_weights(logits_of_all, self.threshold)
+            return CapsulePrediction(
+                logits=torch.einsum("bcm,bcmk->bk", weights, logits_of_all),
+                patch_logits=logits_of_all.sum(dim=1),
+                patch_weights=patch_weights,
+                grid=self.layout.grid(rows, columns, image_size),
+                selection=self.layout.selection,
+                capsule_logits=logits_of_all,
+                capsule_weights=weights,
+            )
