@@ -35,6 +35,7 @@ LEVELS = {
     "inference": 5,
     "tables": 5,
     "training": 5,
+    "data_jobs": 6,
     "jobs": 6,
     "paper": 6,
     "recipes": 6,

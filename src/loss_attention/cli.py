@@ -106,6 +106,16 @@ class ReproduceArguments:
     """Train nothing, and show what has been measured so far."""
 
 
+@dataclass(frozen=True)
+class DataCheckArguments:
+    """What is in a data set and what is wrong with it."""
+
+    data: tyro.conf.Positional[str]
+    """A folder, archive, table of images, known name, NAME:PATH, or Hugging Face dataset id."""
+    out: Path | None = None
+    """Draw some of the images, with their labels and boxes, in this .png or .jpg."""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; exit 0, 2 for something the user can mend, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -241,6 +251,19 @@ def _reproduce(rest: list[str]) -> int:
     return 2 if outcome.problems else 0
 
 
+def _data(rest: list[str]) -> int:
+    if not rest or rest[0] not in ("check", "-h", "--help"):
+        raise InputError("data needs a word after it: data check PATH [--out PICTURE]")
+    given = _parse(DataCheckArguments, rest[1:] if rest[0] == "check" else rest, "data check")
+    from loss_attention.data_jobs import check_data
+
+    wrong = check_data(given.data, given.out, _console())
+    if wrong:
+        what = "1 thing is" if wrong == 1 else f"{wrong:,} things are"
+        return _fail(f"{what} wrong with {given.data}; --skip-broken trains without such images")
+    return 0
+
+
 def _recipes(rest: list[str]) -> int:
     if rest:
         raise InputError("recipes takes no arguments")
@@ -271,6 +294,9 @@ COMMANDS: dict[str, Command] = {
         _reproduce,
         "reproduce TABLE|FIGURE ... [--scale smoke]",
         "the paper's tables and figures beside ours",
+    ),
+    "data": Command(
+        _data, "data check PATH [--out PICTURE]", "what is in a data set, and what is wrong with it"
     ),
     "recipes": Command(_recipes, "recipes", "list the recipes, with expected score and time"),
     "demo": Command(_demo, "demo [--out DIR]", "train on digits beside a mean-pooling twin"),

@@ -1,0 +1,207 @@
+"""What is in a data set and what is wrong with it, without training on it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from PIL import Image
+
+from loss_attention.data.decoding import UnreadableImage
+from loss_attention.data.records import MOST_NAMED, Content, Part, Record, Source, count, outside
+from loss_attention.data.stacking import Encoded, Progress, read_encoded
+
+_BLOCK = 512  # images looked up at once
+_MOST_CLASSES = 40  # of more, only the smallest and the largest are listed
+
+
+@dataclass
+class Checked:
+    """The result of a check.
+
+    Attributes:
+        facts: a line each about what there is.
+        faults: what training refuses, or leaves out where that is asked for.
+        doubts: what training does not mind and people may: duplicates, leaks, oddities.
+    """
+
+    facts: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one image is like: its size and a hash of its pixels, or why it cannot be read."""
+
+    record: Record
+    size: tuple[int, int] = (0, 0)
+    pixels: bytes = b""
+    broken: str = ""
+
+
+def check(source: Source, progress: Progress | None = None) -> Checked:
+    """Decode every image of a source and look for all that is wrong.
+
+    Args:
+        source: with all of its splits.
+        progress: called with the number of images looked at and their total.
+    """
+    result = Checked(facts=[*source.notes], faults=[problem.what for problem in source.problems])
+    total, done = sum(map(len, source.parts)), 0
+    looks: dict[str, list[Look]] = {}
+    for part in source.parts:
+        looks[part.name] = []
+        for look in _looks(part):
+            looks[part.name].append(look)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+    for part in source.parts:
+        _count(source, part, looks[part.name], result)
+    _foreign_classes(source, result)
+    for part in source.parts:
+        _duplicates(part.name, looks[part.name], result)
+    _leaks(looks, result)
+    return result
+
+
+def class_name(source: Source, label: Any) -> str:
+    """Return what people call a label of a source."""
+    return str(label) if source.class_names is None else source.class_names[label]
+
+
+def labels_of(source: Source, record: Record) -> list[Any]:
+    """Return the labels of a record, none or one or several."""
+    labels = record.label if source.multi_label else [record.label]
+    return [label for label in labels or [] if label is not None]
+
+
+def _looks(part: Part) -> Iterator[Look]:
+    records = iter(part.records)
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        while block := list(islice(records, _BLOCK)):
+            yield from pool.map(_look, block, part.contents(block))
+
+
+def _look(record: Record, content: Content) -> Look:
+    try:
+        image = read_encoded(Encoded(record.name, content, record.size), in_channels=3)
+        if record.mask is not None:
+            record.mask(image.size)
+    except UnreadableImage as error:
+        return Look(record, broken=str(error))
+    return Look(record, image.size, _hash(image))
+
+
+def _hash(image: Image.Image) -> bytes:
+    digest = hashlib.sha256(repr(image.size).encode())
+    digest.update(image.tobytes())
+    return digest.digest()
+
+
+def _count(source: Source, part: Part, looks: Sequence[Look], result: Checked) -> None:
+    """Note counts, classes, sizes, broken files and boxes of one split."""
+    name = part.name
+    counts = Counter(label for record in part.records for label in labels_of(source, record))
+    named = {class_name(source, label): number for label, number in counts.items()}
+    result.facts.append(f"{name}: {count(len(part), 'image')} of {count(len(named), 'class')}")
+    if named:
+        result.facts.append(f"{name}: {_class_counts(named)}")
+    sizes = Counter(look.size for look in looks if not look.broken)
+    if sizes:
+        result.facts.append(f"{name}: {_sizes(sizes)}")
+    result.faults += [look.broken for look in looks if look.broken]
+    boxes = sum(len(record.boxes) for record in part.records)
+    if boxes:
+        boxed = sum(bool(record.boxes) for record in part.records)
+        result.facts.append(f"{name}: {count(boxes, 'box')} in {count(boxed, 'image')}")
+    for look in looks:
+        for which in range(len(look.record.boxes) if not look.broken else 0):
+            fault = outside(look.record, which, *look.size)
+            if fault is not None:
+                result.faults.append(fault)
+
+
+def _class_counts(named: Mapping[str, int]) -> str:
+    ordered = sorted(named.items(), key=lambda item: (-item[1], item[0]))
+    if len({number for _, number in ordered}) == 1:
+        return f"{count(ordered[0][1], 'image')} of each class"
+    if len(ordered) <= _MOST_CLASSES:
+        return ", ".join(f"{name} {number:,}" for name, number in ordered)
+    (most, largest), (least, smallest) = ordered[0], ordered[-1]
+    return f"from {smallest:,} ({least}) to {largest:,} ({most}) images a class"
+
+
+def _sizes(sizes: Counter[tuple[int, int]]) -> str:
+    if len(sizes) == 1:
+        ((width, height),) = sizes
+        return f"all {width} x {height} pixels (width x height)"
+    widths, heights = zip(*sizes, strict=True)
+    (width, height), number = sizes.most_common(1)[0]
+    return (
+        f"{len(sizes):,} sizes, {min(widths)} to {max(widths)} wide and {min(heights)} to "
+        f"{max(heights)} high, most often {width} x {height} ({count(number, 'image')}): "
+        "train with --image-size"
+    )
+
+
+def _foreign_classes(source: Source, result: Checked) -> None:
+    """Note classes that another split shows and training does not."""
+    training = next((part for part in source.parts if part.name == "train"), source.parts[0])
+    known = {label for record in training.records for label in labels_of(source, record)}
+    for part in source.parts:
+        foreign: dict[Any, str] = {}
+        for record in part.records:
+            for label in labels_of(source, record):
+                if label not in known:
+                    foreign.setdefault(label, record.name)
+        for label, image in foreign.items():
+            what = f"{part.name}: class {class_name(source, label)!r} ({image}) is not in training"
+            declared = source.class_names is not None
+            (result.doubts if declared else result.faults).append(what)
+
+
+def _duplicates(split: str, looks: Sequence[Look], result: Checked) -> None:
+    """Note identical images of one split, and whether their labels differ."""
+    groups: dict[bytes, list[Record]] = defaultdict(list)
+    for look in looks:
+        if not look.broken:
+            groups[look.pixels].append(look.record)
+    same = [group for group in groups.values() if len(group) > 1]
+    if same:
+        spare = sum(len(group) - 1 for group in same)
+        result.doubts.append(f"{split}: {count(spare, 'duplicate')}: {_named(same)}")
+    differing = [group for group in same if any(r.label != group[0].label for r in group)]
+    if differing:
+        result.doubts.append(
+            f"{split}: identical images with different labels: {_named(differing)}"
+        )
+
+
+def _leaks(looks: Mapping[str, Sequence[Look]], result: Checked) -> None:
+    """Note images that two splits share."""
+    first: dict[bytes, tuple[str, Record]] = {}
+    shared: dict[tuple[str, str], list[list[Record]]] = defaultdict(list)
+    for split, own in looks.items():
+        for look in own:
+            if look.broken:
+                continue
+            home, record = first.setdefault(look.pixels, (split, look.record))
+            if home != split:
+                shared[home, split].append([record, look.record])
+    for (home, split), pairs in shared.items():
+        what = f"{count(len(pairs), 'image')} of {split} also in {home}"
+        result.doubts.append(f"leak: {what}: {_named(pairs)}")
+
+
+def _named(groups: Sequence[Sequence[Record]]) -> str:
+    shown = "; ".join(" = ".join(r.name for r in group[:3]) for group in groups[:MOST_NAMED])
+    rest = len(groups) - MOST_NAMED
+    return shown + (f"; and {rest:,} more" if rest > 0 else "")

@@ -1,0 +1,72 @@
+"""What `loss-attention data` does: check a data set."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from loss_attention.data.check import check
+from loss_attention.data.contact_sheet import contact_sheet
+from loss_attention.data.loading import MADE, open_source
+from loss_attention.data.records import count
+from loss_attention.errors import InputError
+from loss_attention.progress import counted
+from loss_attention.saving import write_whole
+
+_MOST_LINES = 50
+
+
+def check_data(data: str, out: Path | None, console: Console) -> int:
+    """Print what is in a data set and what is wrong with it; draw some of it.
+
+    Args:
+        data: as for `load_splits`.
+        out: where to draw the contact sheet, a .png or .jpg that is not there yet; None: nowhere.
+        console: where to print.
+
+    Returns:
+        How many things are wrong that training refuses.
+
+    Raises:
+        InputError: nothing usable there, or a picture that cannot be written.
+    """
+    if data in MADE:
+        raise InputError(f"{data} is made here, so there is nothing to check")
+    if out is not None:
+        _require_picture(out)
+    source = open_source(data, masks=True)
+    source = replace(source, parts=tuple(part for part in source.parts if len(part)))
+    if not source.parts:
+        raise InputError(f"{source.where} holds no images that could be checked")
+    with counted("looking at images", console) as progress:
+        result = check(source, progress)
+    console.print(source.where, highlight=False, soft_wrap=True, markup=False)
+    for title, lines in (
+        ("", result.facts),
+        ("to know: ", result.doubts),
+        ("wrong: ", result.faults),
+    ):
+        for line in lines[:_MOST_LINES]:
+            console.print(f"  {title}{line}", highlight=False, soft_wrap=True, markup=False)
+        if len(lines) > _MOST_LINES:
+            console.print(f"  {title}and {len(lines) - _MOST_LINES:,} more", highlight=False)
+    if out is not None:
+        drawn = io.BytesIO()
+        contact_sheet(source).save(drawn, "PNG" if out.suffix.lower() == ".png" else "JPEG")
+        write_whole(out, drawn.getvalue())
+        console.print(f"contact sheet: {out}", soft_wrap=True, highlight=False)
+    if not result.faults:
+        console.print(f"nothing wrong with {count(sum(map(len, source.parts)), 'image')}")
+    return len(result.faults)
+
+
+def _require_picture(out: Path) -> None:
+    if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise InputError(f"--out {out}: the contact sheet is a picture, .png or .jpg")
+    if out.exists():
+        raise InputError(f"--out {out} exists already; name another")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}")
