@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from loss_attention.data.loading import load_splits
-from loss_attention.data.sample import Splits, limited
+from loss_attention.data.sample import Splits, hold_out, limited
 from loss_attention.errors import InputError
 from loss_attention.evaluation import Evaluation, evaluate
 from loss_attention.explain.files import ExplainSummary, explain_files
@@ -30,6 +30,7 @@ MODEL_FIELDS = (
     "patch_kernel",
     "patch_stride",
     "threshold",
+    "resize",
 )
 TWIN = "mean-pooling"
 
@@ -85,7 +86,7 @@ def evaluate_run(path: Path, data: str | None, console: Console) -> Evaluation:
             f"{recipe.data if data is None else data} has other classes than the run {path}: "
             f"{len(splits.test.class_names)} of them, {', '.join(splits.test.class_names[:3])}, ..."
         )
-    figures = _evaluate(model, splits, console)
+    figures = _evaluate(model, splits, recipe, console)
     if data is None:
         run.write_json("evaluation.json", figures.to_json())
     show_evaluations({recipe.name: figures}, console)
@@ -113,7 +114,7 @@ def report(path: Path, console: Console) -> Path:
     """Write a finished run's report anew."""
     run = RunFolder.open(path)
     model, splits = load_weights(run), load_data(run.recipe(), console)
-    return _report(FinishedRun(run, model, splits, _evaluate(model, splits, console)), console)
+    return _report(FinishedRun(run, model, splits, _evaluate(model, splits, recipe, console)), console)
 
 
 def demo(recipe: Recipe, out: Path, options: RunOptions, console: Console) -> Path:
@@ -197,14 +198,24 @@ def _finish(run: RunFolder, splits: Splits, console: Console) -> FinishedRun:
         if not continue_run(run, splits, console):
             raise RunStopped(f"stopped; continue with: loss-attention resume {run.path}")
     model = load_weights(run)
-    figures = _evaluate(model, splits, console)
+    figures = _evaluate(model, splits, run.recipe(), console)
     run.write_json("evaluation.json", figures.to_json())
     return FinishedRun(run, model, splits, figures)
 
 
-def _evaluate(model: PatchClassifier, splits: Splits, console: Console) -> Evaluation:
+def _evaluate(
+    model: PatchClassifier, splits: Splits, recipe: Recipe, console: Console
+) -> Evaluation:
+    """Measure a model on the test split; thresholds are chosen on the run's validation slice."""
+    _, held_out = hold_out(splits.train.labels, recipe.validation_fraction, recipe.seed)
     with counted("evaluating", console) as progress:
-        return evaluate(model, splits.test, train=splits.train, progress=progress)
+        return evaluate(
+            model,
+            splits.test,
+            train=splits.train,
+            held_out=splits.train.subset(held_out),
+            progress=progress,
+        )
 
 
 def _report(finished: FinishedRun, console: Console) -> Path:

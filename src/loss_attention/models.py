@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
@@ -16,6 +16,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from loss_attention.backbones.catalog import BACKBONES
+from loss_attention.data.placement import Resize
 from loss_attention.errors import InputError, unknown_name
 from loss_attention.explanation import Explanation, explain_prediction
 from loss_attention.heads.catalog import HEADS, HeadOptions
@@ -39,6 +40,7 @@ class PatchClassifier(
         config: the arguments it was built from, plain values that JSON can hold.
         class_names: name of each class; "0", "1", ... where none were given.
         image_size: height and width in pixels that it was trained at, or None.
+        resize: how images of another shape were brought to that size.
         multi_label: its probabilities are sigmoids. So they are with dynamic routing, where they
             are also the lengths of the class capsules.
     """
@@ -60,6 +62,7 @@ class PatchClassifier(
         class_names: Sequence[str] = (),
         image_size: Sequence[int] | None = None,
         multi_label: bool = False,
+        resize: Resize = "squash",
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -75,12 +78,14 @@ class PatchClassifier(
             "class_names": list(class_names),
             "image_size": None if image_size is None else list(image_size),
             "multi_label": multi_label,
+            "resize": resize,
         }
         _check(self.config)
         entry, head_entry = BACKBONES[backbone], HEADS[head]
         self.class_names = tuple(class_names) or tuple(map(str, range(num_classes)))
         self.image_size = None if image_size is None else (image_size[0], image_size[1])
         self.multi_label = multi_label
+        self.resize: Resize = resize
         self.register_buffer("mean", torch.full((in_channels, 1, 1), 0.5))
         self.register_buffer("std", torch.full((in_channels, 1, 1), 0.25))
         self.backbone = entry.build(
@@ -207,6 +212,7 @@ def create_model(
     class_names: Sequence[str] = (),
     image_size: Sequence[int] | None = None,
     multi_label: bool = False,
+    resize: Resize = "squash",
 ) -> PatchClassifier:
     """Build an untrained classifier (the paper's Section IV).
 
@@ -230,6 +236,8 @@ def create_model(
         image_size: height and width in pixels that it is meant for, kept with the model. Dynamic
             routing has parameters for each position of a patch and takes no other size.
         multi_label: an image may have several classes; probabilities are sigmoids.
+        resize: how images of another shape become `image_size`, squashed or padded ("pad"); kept
+            with the model.
 
     Returns:
         A module from images `(B, C, H, W)` to a `PatchPrediction`; the capsule heads return a
@@ -256,6 +264,7 @@ def create_model(
         class_names,
         image_size,
         multi_label,
+        resize,
     )
 
 
@@ -344,6 +353,8 @@ def _check(config: dict[str, Any]) -> None:
                 f"strided_layers: {config['backbone']} cannot stride in layer {index}; "
                 f"it can in {', '.join(map(str, places))}"
             )
+    if config["resize"] not in get_args(Resize):
+        raise unknown_name("resize", config["resize"], get_args(Resize))
     if config["class_names"] and len(config["class_names"]) != config["num_classes"]:
         raise InputError(
             f"class_names must name all {config['num_classes']} classes, "

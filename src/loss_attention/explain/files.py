@@ -16,7 +16,14 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from loss_attention.data.decoding import UnreadableImage, list_images, read_image, to_tensor
+from loss_attention.data.decoding import (
+    UnreadableImage,
+    fitted,
+    list_images,
+    read_image,
+    to_tensor,
+)
+from loss_attention.data.placement import Resize, place, to_original
 from loss_attention.errors import InputError, unknown_name
 from loss_attention.explain.drawing import LONGEST, marks_of, overlay, resized
 from loss_attention.explanation import Explanation
@@ -147,7 +154,11 @@ def output_names(sources: Sequence[Path]) -> list[str]:
 
 
 def describe(
-    explanation: Explanation, index: int, class_names: Sequence[str], original: tuple[int, int]
+    explanation: Explanation,
+    index: int,
+    class_names: Sequence[str],
+    original: tuple[int, int],
+    resize: Resize = "squash",
 ) -> dict[str, Any]:
     """Return the JSON of one explained image.
 
@@ -156,9 +167,14 @@ def describe(
         index: which image of the batch.
         class_names: of the model.
         original: width and height of the upright original image, in pixels.
+        resize: how it was brought to the model's size.
     """
     grid = explanation.grid
-    scale = torch.tensor([original[0] / grid.width, original[1] / grid.height] * 2)
+    placement = torch.tensor([place(original, (grid.height, grid.width), resize)]).float()
+
+    def originally(boxes: Float[Tensor, "N 4"]) -> list[Any]:
+        return _rounded(to_original(boxes.cpu().unsqueeze(0), placement)[0])
+
     logits = explanation.logits[index]
     if not logits.isfinite().all():
         raise InputError("the model's logits are not finite numbers: its weights are damaged")
@@ -174,7 +190,7 @@ def describe(
         "classes": list(class_names),
         "logits": logits.tolist(),
         "probabilities": explanation.probabilities[index].tolist(),
-        "box": None if box.isnan().any() else _rounded(box * scale),
+        "box": None if box.isnan().any() else originally(box.unsqueeze(0))[0],
         "selected_patches": explanation.selected[index].nonzero().squeeze(1).tolist(),
         "patch_weights": explanation.patch_weights[index].tolist(),
         "evidence": None if evidence is None else evidence[index].tolist(),
@@ -182,7 +198,7 @@ def describe(
         "grid": {
             "rows": grid.rows,
             "columns": grid.columns,
-            "windows": _rounded(grid.windows() * scale),
+            "windows": originally(grid.windows()),
         },
         "units": f"{NO_EVIDENCE_UNITS if evidence is None else EVIDENCE_UNITS} {BOX_UNITS}",
     }
@@ -200,14 +216,15 @@ def _explain_batch(
         except UnreadableImage as error:
             summary.unreadable.append(str(error))
             continue
-        inputs.append(to_tensor(image, model.image_size))
+        inputs.append(to_tensor(image, model.image_size, model.resize))
         # A batch of photos in full size would fill the memory.
-        readable.append((job, resized(image, 1, LONGEST), image.size))
+        shown = _as_seen(resized(image, 1, LONGEST), model.image_size, model.resize)
+        readable.append((job, shown, image.size))
     if not readable:
         return
     explanation = model.explain(torch.stack(inputs).to(model.mean.device), target)
     for index, (job, image, size) in enumerate(readable):
-        described = describe(explanation, index, model.class_names, size)
+        described = describe(explanation, index, model.class_names, size, model.resize)
         picture = overlay(
             image,
             marks_of(explanation, index),
@@ -221,6 +238,14 @@ def _explain_batch(
         text = json.dumps({"file": str(job.source)} | described, ensure_ascii=False)
         write_whole(job.description, text + "\n")
         summary.written.append(job.description)
+
+
+def _as_seen(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image.Image:
+    """Return a picture with the border that the model sees it with, in the picture's own size."""
+    if resize == "squash":  # the heat map is stretched to the picture instead
+        return image
+    scale = max(image.height / size[0], image.width / size[1])
+    return fitted(image, (round(size[0] * scale), round(size[1] * scale)), resize)
 
 
 def _class_index(model: PatchClassifier, target: str | None) -> int | None:

@@ -57,6 +57,7 @@ def build_model(recipe: Recipe, splits: Splits) -> PatchClassifier:
         class_names=splits.train.class_names,
         image_size=splits.train.size,
         multi_label=splits.train.multi_label,
+        resize=recipe.resize,
     )
     model.check_image_size(*splits.train.size)
     model.set_normalisation(*channel_statistics(splits.train.images))
