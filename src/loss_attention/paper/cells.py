@@ -29,6 +29,7 @@ class Cell:
         recipe: what to train, at the scale in question, any seed; None for a network of others,
             which the paper cites and we do not build.
         factor: from our unit to the paper's, 100 for a percentage.
+        weights: the trained weights are needed, not the figure alone.
     """
 
     labels: tuple[str, ...]
@@ -37,6 +38,7 @@ class Cell:
     measure: str
     recipe: Recipe | None
     factor: float = 100.0
+    weights: bool = False
 
     @property
     def path(self) -> str:

@@ -10,6 +10,7 @@ from loss_attention.errors import unknown_name
 from loss_attention.paper.catalog import TARGETS
 from loss_attention.paper.cells import matching
 from loss_attention.paper.reproduction import Reproduction
+from loss_attention.paper.scales import Scale
 from loss_attention.paper.target import Target
 
 EVERYTHING = "all"
@@ -47,19 +48,22 @@ def reproduce(
         InputError: an unknown target, or a pattern that matches nothing.
         RunStopped: stopped by Ctrl-C; the same command continues.
     """
-    targets = [_target(name) for name in (TARGETS if EVERYTHING in names else names)]
-    cells = {target.name: target.cells(reproduction.scale) for target in targets}
+    if EVERYTHING in names:
+        names = reproduction.scale.targets or tuple(TARGETS)
+    targets = {name: _target(name, reproduction.scale) for name in names}
+    cells = {name: target.cells(reproduction.scale) for name, target in targets.items()}
     wanted = matching([cell for group in cells.values() for cell in group], only)
     if train:
         reproduction.measure(wanted)
     folder = reproduction.out / reproduction.scale.name
     written: list[Path] = []
-    for target in targets:
-        written += target.write(reproduction, cells[target.name], folder)
+    for name, target in targets.items():
+        written += target.write(reproduction, cells[name], folder)
     return Reproduced(tuple(written), tuple(reproduction.problems))
 
 
-def _target(name: str) -> Target:
+def _target(name: str, scale: Scale) -> Target:
     if name not in TARGETS:
         raise unknown_name("table or figure", name, [*TARGETS, EVERYTHING])
+    scale.check(name)
     return TARGETS[name]

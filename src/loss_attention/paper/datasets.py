@@ -1,10 +1,9 @@
-"""The paper's data sets: where each may lie and where to get it; those loaded are kept a while."""
+"""The paper's data: where it may lie under `--data-root`; what is loaded is kept a while."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -16,33 +15,14 @@ from loss_attention.training.recipe import Recipe
 
 KEPT = 3
 """Data sets kept in memory at a time."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a data set of the paper comes from.
-
-    Attributes:
-        folders: what it may be called under `--data-root`.
-        where: where to get it.
-    """
-
-    folders: tuple[str, ...]
-    where: str
-
-
-_CIFAR = "https://www.cs.toronto.edu/~kriz/cifar.html or the Hugging Face hub"
-_COCO = "https://cocodataset.org/#download"
-SOURCES: dict[str, Source] = {
-    "cifar10": Source(("cifar10",), _CIFAR),
-    "cifar100": Source(("cifar100",), _CIFAR),
-    "svhn": Source(("svhn",), "http://ufldl.stanford.edu/housenumbers or the Hugging Face hub"),
-    "tiny-imagenet": Source(
-        ("tiny-imagenet-200", "tiny-imagenet"), "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
-    ),
-    "coco2014": Source(("coco2014", "coco"), f"{_COCO} (2014 train, 2014 val, annotations)"),
-    "coco2017": Source(("coco2017",), f"{_COCO} (2017 train, 2017 val, annotations)"),
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "cifar10": ("cifar10",),
+    "cifar100": ("cifar100",),
+    "svhn": ("svhn",),
+    "tiny-imagenet": ("tiny-imagenet-200", "tiny-imagenet", "tiny-imagenet-200.zip"),
+    "coco2014": ("coco2014", "coco"),
 }
+"""What each data set may be called under `--data-root`, the likeliest name first."""
 
 
 class MissingDataError(InputError):
@@ -50,12 +30,11 @@ class MissingDataError(InputError):
 
 
 def located(recipe: Recipe, data_root: Path | None) -> Recipe:
-    """Return the recipe with its data's folder under `data_root`, if it is there."""
-    source = SOURCES.get(recipe.data)
-    if data_root is not None and source is not None:
-        for folder in source.folders:
+    """Return the recipe with its data's place under `data_root`, if it is there."""
+    if data_root is not None:
+        for folder in FOLDERS.get(recipe.data, ()):
             if (data_root / folder).exists():
-                return replace(recipe, data=str(data_root / folder))
+                return replace(recipe, data=f"{recipe.data}:{data_root / folder}")
     return recipe
 
 
@@ -70,40 +49,34 @@ class Shelf:
     def __init__(self, data_root: Path | None, console: Console) -> None:
         self.data_root, self.console = data_root, console
         self._whole: OrderedDict[tuple[object, ...], Splits] = OrderedDict()
-        self._missing: dict[str, str] = {}
+        self._missing: dict[str, MissingDataError] = {}
 
     def splits(self, recipe: Recipe) -> Splits:
-        """Return a recipe's data, of which no more than it asks for.
+        """Return a recipe's data, no more images of it than it asks for.
 
         Raises:
             MissingDataError: it cannot be loaded; the message says where to get it.
         """
         if recipe.data in self._missing:
-            raise MissingDataError(self._missing[recipe.data])
+            raise self._missing[recipe.data]
         whole = replace(located(recipe, self.data_root), limit_images=None)
-        # The seed decides made data, and what is held out where there is no test split.
-        key = (whole.data, whole.in_channels, whole.image_size, whole.seed)
+        # The seed decides made data. The paper's sets have a test split, so nothing is drawn there.
+        seed = None if recipe.data in FOLDERS else recipe.seed
+        key = (whole.data, whole.in_channels, whole.image_size, seed)
         if key not in self._whole:
-            self._whole[key] = self._load(recipe.data, lambda: load_data(whole, self.console))
-            while len(self._whole) > KEPT:
+            self._whole[key] = self._load(recipe.data, whole)
+            if len(self._whole) > KEPT:
                 self._whole.popitem(last=False)
         self._whole.move_to_end(key)
         found = self._whole[key]
-        return (
-            found
-            if recipe.limit_images is None
-            else limited(found, recipe.limit_images, recipe.seed)
-        )
+        if recipe.limit_images is None:
+            return found
+        return limited(found, recipe.limit_images, recipe.seed)
 
-    def _load(self, name: str, load: Callable[[], Splits]) -> Splits:
+    def _load(self, name: str, recipe: Recipe) -> Splits:
         try:
-            return load()
+            return load_data(recipe, self.console)
         except InputError as error:
-            where = ""
-            if name in SOURCES:
-                folder = SOURCES[name].folders[0]
-                where = (
-                    f"; get it from {SOURCES[name].where} and put it under --data-root as {folder}"
-                )
-            self._missing[name] = f"{name} is not here ({error}){where}"
-            raise MissingDataError(self._missing[name]) from error
+            here = f"; or put it under --data-root as {FOLDERS[name][0]}" if name in FOLDERS else ""
+            self._missing[name] = MissingDataError(f"{name} is not here: {error}{here}")
+            raise self._missing[name] from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from loss_attention.errors import InputError
 from loss_attention.models import PatchClassifier, create_model
 from loss_attention.paper.cells import PARAMETERS, Cell, training_key
 from loss_attention.paper.datasets import MissingDataError, Shelf
-from loss_attention.paper.ledger import LEDGER_FILE, Ledger
+from loss_attention.paper.ledger import LEDGER_FILE, Ledger, Record
 from loss_attention.paper.scales import Scale
-from loss_attention.paper.trainings import Accelerator, Trained, train
+from loss_attention.paper.trainings import Accelerator, Trained, is_trained, train
+from loss_attention.paper.workers import Setting, count_workers, train_side_by_side
 from loss_attention.training.recipe import Recipe
 
 PAPER_IMAGE_CLASSES = 10
@@ -76,7 +77,9 @@ class Reproduction:
     ) -> None:
         self.scale, self.out = scale, out
         self.seeds = scale.seeds if seeds is None else seeds
-        self.workers, self.accelerator = workers, accelerator
+        if self.seeds < 1:
+            raise InputError(f"--seeds must be at least 1, got {seeds}")
+        self.workers, self.accelerator = count_workers(workers, accelerator), accelerator
         self.console = console or Console(quiet=True)
         self.shelf = Shelf(data_root, self.console)
         self.ledger = Ledger(out / LEDGER_FILE)
@@ -88,25 +91,50 @@ class Reproduction:
         Trainings that cannot be done leave a line in `problems`, and the rest goes on.
         """
         todo = self.missing(cells)
-        for number, recipe in enumerate(todo, start=1):
+        outcomes: Iterable[tuple[Recipe, Record | InputError]] = self._one_by_one(todo)
+        if self.workers > 1 and len(todo) > 1:
+            self.console.print(f"{len(todo)} trainings, {self.workers} side by side")
+            setting = Setting(self.out, self.shelf.data_root, self.accelerator)
+            outcomes = train_side_by_side(todo, self.workers, setting)
+        for number, (recipe, outcome) in enumerate(outcomes, start=1):
+            if isinstance(outcome, Record):
+                self.ledger.add(outcome)
+                words = f"{outcome.minutes:.1f} minutes"
+            else:
+                line = str(outcome)
+                if not isinstance(outcome, MissingDataError):
+                    line = f"{training_key(recipe)}, seed {recipe.seed}: {line}"
+                self.problems[line] = None
+                words = f"not measured: {line}"
             self.console.print(
-                f"[{number}/{len(todo)}] {training_key(recipe)}, seed {recipe.seed}", markup=False
+                f"[{number}/{len(todo)}] {training_key(recipe)}, seed {recipe.seed}: {words}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
             )
+
+    def _one_by_one(self, todo: list[Recipe]) -> Iterator[tuple[Recipe, Record | InputError]]:
+        for recipe in todo:
             try:
-                self.ledger.add(self._train(recipe).record)
-            except MissingDataError as error:
-                self._problem(str(error))
+                yield recipe, self._train(recipe).record
             except InputError as error:
-                self._problem(f"{training_key(recipe)}, seed {recipe.seed}: {error}")
+                yield recipe, error
 
     def missing(self, cells: Iterable[Cell]) -> list[Recipe]:
         """Return what is still to train for these cells, seed by seed, each training once."""
-        wanted = {training_key(c.recipe): c.recipe for c in cells if c.trained and c.recipe}
+        wanted: dict[str, Recipe] = {}
+        weights: set[str] = set()
+        for cell in cells:
+            if cell.trained and cell.recipe is not None:
+                key = training_key(cell.recipe)
+                wanted.setdefault(key, cell.recipe)
+                weights |= {key} if cell.weights else set()
+        seeded = [replace(r, seed=seed) for seed in range(self.seeds) for r in wanted.values()]
         return [
-            replace(recipe, seed=seed)
-            for seed in range(self.seeds)
-            for key, recipe in wanted.items()
-            if self.ledger.get(key, seed) is None
+            recipe
+            for recipe in seeded
+            if self.ledger.get(key := training_key(recipe), recipe.seed) is None
+            or (key in weights and not is_trained(self.out, recipe))
         ]
 
     def result(self, cell: Cell) -> Result | None:
@@ -139,11 +167,6 @@ class Reproduction:
 
     def _train(self, recipe: Recipe) -> Trained:
         return train(recipe, self.out, self.shelf, self.accelerator, self.console)
-
-    def _problem(self, line: str) -> None:
-        if line not in self.problems:
-            self.problems[line] = None
-            self.console.print(f"not measured: {line}", markup=False, soft_wrap=True)
 
 
 def parameters(recipe: Recipe) -> int:

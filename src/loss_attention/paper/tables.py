@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from loss_attention.paper.cells import EPOCH_SECONDS, PARAMETERS, Cell
-from loss_attention.paper.numbers import PAPER_TABLES, RESNET, VGG, PaperRow
+from loss_attention.paper.numbers import PAPER_TABLES, RESNET, VGG, PaperRow, PaperTable
 from loss_attention.paper.scales import Scale
-from loss_attention.recipes import paper_recipe
+from loss_attention.recipes import paper_recipe, with_adam
 from loss_attention.training.recipe import Recipe
 
 DATA = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "SVHN": "svhn", "COCO": "coco2014"}
@@ -50,8 +51,8 @@ CellOf = Callable[[PaperRow, str], tuple[str, Recipe | None]]
 def _table1(row: PaperRow, column: str) -> tuple[str, Recipe | None]:
     method, data, measure = column.split(", ")
     head = HEADS["CapNet" if method == "Dynamic Routing" else "ConvNet", method]
-    optimizer = "adam" if row.labels == ("Adam",) else "sgd"
-    return MEASURES[measure], paper_recipe(DATA[data], head=head, optimizer=optimizer)
+    recipe = paper_recipe(DATA[data], head=head, optimizer="sgd")
+    return MEASURES[measure], with_adam(recipe) if row.labels == ("Adam",) else recipe
 
 
 def _table2(row: PaperRow, column: str) -> tuple[str, Recipe | None]:
@@ -80,10 +81,14 @@ def _table45(data: str) -> CellOf:
 
 
 def _table6(row: PaperRow, column: str) -> tuple[str, Recipe | None]:
-    backbone, parameters = row.labels
-    gamma, xi = (float(part.split()[1]) for part in parameters.split(", "))
-    recipe = paper_recipe("tiny-imagenet", BACKBONES[backbone])
-    return MEASURES[column], replace(recipe, gamma_max=gamma, threshold=xi)
+    recipe = paper_recipe("tiny-imagenet", BACKBONES[row.labels[0]])
+    return MEASURES[column], replace(recipe, **_parameters(row.labels[1]))
+
+
+def _parameters(words: str) -> dict[str, Any]:
+    """Return the recipe's fields for "gamma_max 0.1, xi 0", say."""
+    gamma, xi = (float(part.split()[1]) for part in words.split(", "))
+    return {"gamma_max": gamma, "threshold": xi}
 
 
 def _table7(row: PaperRow, column: str) -> tuple[str, Recipe | None]:
@@ -110,8 +115,23 @@ CELLS: dict[str, CellOf] = {
 }
 
 
-def table_cells(name: str, scale: Scale) -> tuple[Cell, ...]:
-    """Return a table's cells, row by row; figures that the paper does not print have none."""
+@dataclass(frozen=True)
+class TableAtScale:
+    """A table and what measures each of its figures at a scale."""
+
+    table: PaperTable
+    cells: tuple[Cell, ...]
+
+
+def table_at(name: str, scale: Scale) -> TableAtScale:
+    """Return a table at a scale; figures that the paper does not print have no cell.
+
+    Raises:
+        InputError: the scale is not made for this table.
+    """
+    scale.check(name)
+    if scale.name == "reduced":
+        return reduced_table(name, scale)
     table, cell_of = PAPER_TABLES[name], CELLS[name]
     cells = []
     for row in table.rows:
@@ -123,4 +143,47 @@ def table_cells(name: str, scale: Scale) -> tuple[Cell, ...]:
                 recipe = scale.recipe(recipe)
             factor = 1.0 if measure in (PARAMETERS, EPOCH_SECONDS) else 100.0
             cells.append(Cell(row.labels, column, value, measure, recipe, factor))
-    return tuple(cells)
+    return TableAtScale(table, tuple(cells))
+
+
+def table_cells(name: str, scale: Scale) -> tuple[Cell, ...]:
+    """Return the cells of a table at a scale, row by row."""
+    return table_at(name, scale).cells
+
+
+def reduced_table(name: str, scale: Scale) -> TableAtScale:
+    """Return Table II or VI for small machines: every head, or both parameters, on two data sets.
+
+    CIFAR-10 with ResNet18 stands beside the paper's figures of its full training; what the paper
+    measured on other data, or not at all, has none.
+    """
+    columns = {"CIFAR-10, ResNet18, Accuracy": ("cifar10", "resnet18", "accuracy")}
+    for label, measure in MEASURES.items():
+        if label != "mAP" and (name == "table6" or label == "Accuracy"):
+            columns[f"digits, VGG11_bn, {label}"] = ("digits", "vgg11_bn", measure)
+    rows, cells = [], []
+    for labels, changes in _reduced_rows(name).items():
+        values = []
+        for column, (data, backbone, measure) in columns.items():
+            recipe = replace(
+                paper_recipe("cifar10", backbone, changes.get("head", "loss-attention")),
+                data=data,
+                **{key: value for key, value in changes.items() if key != "head"},
+            )
+            paper = None
+            if name == "table2" and data == "cifar10":
+                paper = PAPER_TABLES[name].value("CIFAR-10", labels[0], RESNET, labels[1])
+            values.append(paper)
+            cells.append(Cell(labels, column, paper, measure, scale.recipe(recipe)))
+        rows.append(PaperRow(labels, tuple(values)))
+    headings = ("Architecture", "Method") if name == "table2" else ("Parameters",)
+    title = f"{PAPER_TABLES[name].title}; reduced"
+    table = PaperTable(name, title, headings, tuple(columns), tuple(rows))
+    return TableAtScale(table, tuple(cells))
+
+
+def _reduced_rows(name: str) -> dict[tuple[str, ...], dict[str, Any]]:
+    if name == "table2":
+        return {labels: {"head": head} for labels, head in HEADS.items()}
+    settings = dict.fromkeys(row.labels[1] for row in PAPER_TABLES[name].rows)
+    return {(words,): _parameters(words) for words in settings}

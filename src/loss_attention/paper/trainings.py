@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -22,7 +21,7 @@ from loss_attention.paper.ledger import Record
 from loss_attention.training.environment import choose_accelerator
 from loss_attention.training.job import continue_run, start_run
 from loss_attention.training.recipe import Recipe, RunOptions
-from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.run_folder import STATE_FILE, RunFolder
 
 Accelerator = Literal["auto", "cpu", "cuda"]
 
@@ -39,6 +38,11 @@ class Trained:
 def run_path(out: Path, recipe: Recipe) -> Path:
     """Return the folder of a training with its seed."""
     return out / "trainings" / training_key(recipe) / f"seed-{recipe.seed}"
+
+
+def is_trained(out: Path, recipe: Recipe) -> bool:
+    """Whether the weights of a finished training are here."""
+    return (run_path(out, recipe) / "evaluation.json").exists()
 
 
 def train(
@@ -59,19 +63,19 @@ def train(
     """
     splits = shelf.splits(recipe)
     run = _run(recipe, out, splits, shelf.data_root, RunOptions(accelerator=accelerator))
-    evaluated = run.read_json("evaluation.json")
     if not run.read_json("run.json").get("finished") and not continue_run(run, splits, console):
         raise RunStopped("stopped; the same command continues")
     model = load_weights(run)
-    if not evaluated:
-        device = choose_accelerator(accelerator, 1)
-        figures = evaluate(
-            model.to(device), splits.test, train=splits.train, autocast=nullcontext, device=device
-        )
-        run.write_json("evaluation.json", figures.to_json())
-        model.cpu()
-    else:
+    evaluated = run.read_json("evaluation.json")
+    if evaluated:
         figures = Evaluation.from_json(evaluated)
+    else:
+        device = choose_accelerator(accelerator, 1)
+        figures = evaluate(model.to(device), splits.test, train=splits.train, device=device)
+        model.cpu()
+        run.write_json("evaluation.json", figures.to_json())
+        # Only an unfinished run is continued, and the ledger has many runs.
+        (run.path / STATE_FILE).unlink(missing_ok=True)
     return Trained(model, splits, _record(recipe, run, figures))
 
 
@@ -96,7 +100,7 @@ def _record(recipe: Recipe, run: RunFolder, figures: Evaluation) -> Record:
     return Record(
         training=training_key(recipe),
         seed=recipe.seed,
-        recipe=_plain(recipe),
+        recipe=asdict(recipe) | {"strided_layers": list(recipe.strided_layers)},
         measures=measures,
         floors={measure.name: dict(measure.floors) for measure in figures.measures},
         minutes=round(facts["train_seconds"] / 60, 3),
@@ -106,10 +110,3 @@ def _record(recipe: Recipe, run: RunFolder, figures: Evaluation) -> Record:
         versions={"loss-attention": __version__, **facts["versions"]},
         finished=datetime.now(UTC).date().isoformat(),
     )
-
-
-def _plain(recipe: Recipe) -> dict[str, object]:
-    """Return the recipe's fields as JSON would hold them."""
-    from dataclasses import asdict
-
-    return asdict(recipe) | {"strided_layers": list(recipe.strided_layers)}

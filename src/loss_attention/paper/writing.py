@@ -11,83 +11,111 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from loss_attention.paper.cells import PARAMETERS, Cell, training_key
+from loss_attention.paper.cells import EPOCH_SECONDS, Cell, training_key
 from loss_attention.paper.numbers import PaperTable
 from loss_attention.paper.reproduction import Reproduction, Result
 from loss_attention.saving import write_whole
 
 NOT_MEASURED = "not measured"
 NOT_OURS = "cited"
+UNDEFINED = "undefined"
+ABSENT = "-"
+Rows = list[tuple[tuple[str, ...], list[str]]]
+"""The labels of each row, and the texts of its cells."""
+PLACE_MEASURES = ("box_ap", "patch_precision", "patch_recall", "patch_f")
 
 
 def write_table(
     paper: PaperTable, cells: Sequence[Cell], reproduction: Reproduction, folder: Path
 ) -> list[Path]:
     """Show a table on the terminal and write it as Markdown and JSON; return the files."""
-    results = {(cell.labels, cell.column): (cell, reproduction.result(cell)) for cell in cells}
-    grid = [
-        [
-            *row.labels,
-            *(_text(*results.get((row.labels, column), (None, None))) for column in paper.columns),
-        ]
+    results = [(cell, reproduction.result(cell)) for cell in cells]
+    texts = {
+        (cell.labels, cell.column): _text(cell, result, _absence(cell, reproduction))
+        for cell, result in results
+    }
+    rows = [
+        (row.labels, [texts.get((row.labels, column), ABSENT) for column in paper.columns])
         for row in paper.rows
     ]
     title = f"{paper.name}: {paper.title}. Scale {reproduction.scale.name}"
-    notes = _notes(paper, reproduction)
-    table = Table(title=Text(title), title_justify="left", show_lines=True)
-    for heading in (*paper.headings, *paper.columns):
-        table.add_column(Text(heading))
-    for line in grid:
-        table.add_row(*(Text(text) for text in line))
-    reproduction.console.print(table)
+    notes = _notes(paper, cells, reproduction)
+    reproduction.console.print(_terminal(title, paper, rows))
     reproduction.console.print(Text("\n".join(notes), style="italic"))
 
     folder.mkdir(parents=True, exist_ok=True)
     markdown, data = folder / f"{paper.name}.md", folder / f"{paper.name}.json"
-    write_whole(markdown, _markdown(title, paper, grid, notes))
-    rows = [_cell_json(cell, result) for cell, result in results.values()]
+    write_whole(markdown, _markdown(title, paper, rows, notes))
     content = {
         "format_version": 1,
         "table": paper.name,
         "title": paper.title,
         "scale": reproduction.scale.name,
         "notes": notes,
-        "cells": rows,
+        "cells": [_cell_json(cell, result) for cell, result in results],
     }
     write_whole(data, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return [markdown, data]
 
 
-def _text(cell: Cell | None, result: Result | None) -> str:
-    """Return a cell's text: the paper's figure, and under it ours and the difference."""
-    if cell is None or cell.paper is None:
-        return "-"
-    digits = 2 if cell.factor != 1.0 or cell.measure == PARAMETERS else 0
-    paper = f"{cell.paper:.{digits}f}"
+def _text(cell: Cell, result: Result | None, absence: str) -> str:
+    """Return a cell's lines: the paper's figure, ours, the difference, and the best floor."""
+    digits = 0 if cell.measure == EPOCH_SECONDS else 2
+    lines = [] if cell.paper is None else [f"{cell.paper:.{digits}f}"]
     if cell.recipe is None:
-        return f"{paper}\n{NOT_OURS}"
+        return "\n".join([*lines, NOT_OURS])
     if result is None:
-        return f"{paper}\n{NOT_MEASURED}"
-    deviation = "" if result.deviation is None else f" ± {result.deviation:.{digits}f}"
-    difference = f"{result.mean - cell.paper:+.{digits}f}"
-    return f"{paper}\n{result.mean:.{digits}f}{deviation}\n({difference})"
+        return "\n".join([*lines, absence])
+    spread = "" if result.deviation is None else f" ± {result.deviation:.{digits}f}"
+    lines.append(f"{result.mean:.{digits}f}{spread}")
+    if cell.paper is not None:
+        # Rounded first, so that no difference is a negative zero.
+        lines.append(f"({round(result.mean - cell.paper, digits) + 0.0:+.{digits}f})")
+    if cell.measure in PLACE_MEASURES and result.floors:
+        lines.append(f"floor {max(result.floors.values()):.{digits}f}")
+    return "\n".join(lines)
 
 
-def _markdown(
-    title: str, paper: PaperTable, grid: Sequence[Sequence[str]], notes: Sequence[str]
-) -> str:
+def _absence(cell: Cell, reproduction: Reproduction) -> str:
+    """Return why a cell has no figure of ours: no training, or nothing to divide by in it."""
+    measured = cell.recipe is not None and reproduction.ledger.seeds(training_key(cell.recipe))
+    return UNDEFINED if measured else NOT_MEASURED
+
+
+def _terminal(title: str, paper: PaperTable, rows: Rows) -> Table:
+    """Return the table for 80 columns: a row's labels stand one under the other."""
+    table = Table(title=Text(title), title_justify="left", show_lines=True)
+    table.add_column(Text("\n".join(paper.headings)), overflow="fold")
+    for column in paper.columns:
+        table.add_column(Text(column), justify="right", overflow="fold")
+    for labels, texts in rows:
+        table.add_row(*(Text(text) for text in ("\n".join(labels), *texts)))
+    return table
+
+
+def _markdown(title: str, paper: PaperTable, rows: Rows, notes: Sequence[str]) -> str:
     lines = [f"# {title}", ""]
     lines.append(f"| {' | '.join((*paper.headings, *paper.columns))} |")
     lines.append(f"|{' --- |' * len(paper.headings)}{' ---: |' * len(paper.columns)}")
-    lines += [f"| {' | '.join(text.replace(chr(10), '<br>') for text in row)} |" for row in grid]
+    for labels, texts in rows:
+        cells = [*labels, *(text.replace("\n", "<br>") for text in texts)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
 
 
-def _notes(paper: PaperTable, reproduction: Reproduction) -> list[str]:
+def _notes(paper: PaperTable, cells: Sequence[Cell], reproduction: Reproduction) -> list[str]:
+    scale = reproduction.scale
+    counts = sorted({len(r.values) for c in cells if c.trained and (r := reproduction.result(c))})
+    seeds = (
+        f" Seeds measured: {' to '.join(map(str, {*counts[:1], *counts[-1:]}))}." if counts else ""
+    )
     notes = [
-        f"Each cell: the paper's figure, ours as mean ± sample deviation over seeds, and ours less "
-        f"the paper's. {reproduction.scale.name}: {reproduction.scale.summary}."
+        "Each cell: the paper's figure where it prints one, ours as mean ± sample deviation over "
+        "seeds, and in brackets ours less the paper's. Percent, if the column does not say "
+        f"otherwise. Scale {scale.name}: {scale.summary}.{seeds}"
     ]
+    if any(cell.measure in PLACE_MEASURES for cell in cells):
+        notes.append("Floor: the best that a constant answer scores on the same images.")
     return [*notes, *(f"The paper: {doubt}" for doubt in paper.doubts)]
 
 
@@ -99,12 +127,12 @@ def _cell_json(cell: Cell, result: Result | None) -> dict[str, Any]:
         "measure": cell.measure,
         "measured": result is not None,
     }
-    if result is not None and cell.paper is not None:
+    if result is not None:
         found |= {
             "values": list(result.values),
             "mean": result.mean,
             "deviation": result.deviation,
-            "difference": result.mean - cell.paper,
+            "difference": None if cell.paper is None else result.mean - cell.paper,
             "floors": result.floors,
         }
     if cell.recipe is not None:

@@ -47,6 +47,10 @@ class ForwardedStop(StopRequest):
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         super()._remember(number, frame)
+        self.forward(number)
+
+    def forward(self, number: int) -> None:
+        """Send a signal to every worker that still runs."""
         for worker in multiprocessing.active_children():
             if worker.pid is not None:
                 with contextlib.suppress(ProcessLookupError):
