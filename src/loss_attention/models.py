@@ -16,6 +16,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from loss_attention.backbones.catalog import BACKBONES
+from loss_attention.backbones.receptive_field import ReceptiveField
 from loss_attention.data.placement import Resize
 from loss_attention.errors import InputError, unknown_name
 from loss_attention.explanation import Explanation, explain_prediction
@@ -165,6 +166,14 @@ class PatchClassifier(
             return 1
         # The last of the kernel's places begins so many pixels after the first.
         return (int(self.config["patch_kernel"]) - 1) * self.backbone.stride + 1
+
+    @property
+    def receptive_field(self) -> ReceptiveField | None:
+        """Which pixels each patch depends on, more than its window; None for a baseline."""
+        if HEADS[self.config["head"]].pooled_backbone:
+            return None
+        field = self.backbone.receptive_field
+        return field.after(int(self.config["patch_kernel"]), int(self.config["patch_stride"]))
 
     def check_image_size(self, height: int, width: int) -> None:
         """Raise `InputError` for images smaller than one patch, or of a size that is not theirs.
