@@ -158,3 +158,50 @@ def batch_norm(
     for c in range(len(image)):
         result[c] = (image[c] - mean[c]) / math.sqrt(variance[c] + epsilon) * scale[c] + shift[c]
     return result
+
+
+def attention_weights(h: Array, v: Array, w: Array, u: Array | None = None) -> Array:
+    """Ilse et al. 2018, Eqs. 7 to 9, for one image: `h` (M, D), `v` and the gate `u` (L, D)."""
+    scores = []
+    for patch in h:
+        hidden = np.array([math.tanh(float(row @ patch)) for row in v])
+        if u is not None:
+            gate = np.array([1 / (1 + math.exp(-float(row @ patch))) for row in u])
+            hidden = hidden * gate
+        scores.append(float(w @ hidden))
+    exponentials = [math.exp(score - max(scores)) for score in scores]
+    return np.array([value / sum(exponentials) for value in exponentials])
+
+
+def squash(s: Array) -> Array:
+    """Sabour et al. 2017, Eq. 1, for one vector."""
+    n = length(s)
+    return n**2 / (1 + n**2) * s / n
+
+
+def dynamic_routing(votes: Array, rounds: int) -> tuple[Array, Array]:
+    """Sabour et al.'s Procedure 1 for one image, `votes` (I, K, D): coefficients and inputs s."""
+    count, classes, _ = votes.shape
+    b = np.zeros((count, classes))
+    for _ in range(rounds):
+        c = np.array([[math.exp(b[i, k]) for k in range(classes)] for i in range(count)])
+        for i in range(count):
+            c[i] = c[i] / c[i].sum()
+        s = np.array([sum(c[i, k] * votes[i, k] for i in range(count)) for k in range(classes)])
+        v = np.array([squash(s[k]) for k in range(classes)])
+        for i in range(count):
+            for k in range(classes):
+                b[i, k] += float(votes[i, k] @ v[k])
+    return c, s
+
+
+def margin_loss(lengths: Array, y: Array) -> float:
+    """Sabour et al.'s Eq. 4 for a batch: `lengths` and 0/1 labels `y` of shape (B, K)."""
+    total = 0.0
+    for i in range(len(lengths)):
+        for k in range(lengths.shape[1]):
+            if y[i, k] == 1:
+                total += max(0.0, 0.9 - lengths[i, k]) ** 2
+            else:
+                total += 0.5 * max(0.0, lengths[i, k] - 0.1) ** 2
+    return total / len(lengths)

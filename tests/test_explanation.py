@@ -7,9 +7,16 @@ import math
 import pytest
 import torch
 
-from loss_attention.explanation import explain_prediction
+from loss_attention.explanation import ROUTING_WEIGHT, explain_prediction
 from loss_attention.geometry import PatchGrid
-from loss_attention.prediction import ImagePrediction, PatchPrediction, pool_patches
+from loss_attention.prediction import (
+    CapsulePrediction,
+    ImagePrediction,
+    PatchPrediction,
+    RoutedPrediction,
+    on_cpu,
+    pool_patches,
+)
 
 # Two windows of 2 x 2 pixels, one column apart, on an image of 2 x 3.
 GRID = PatchGrid(rows=1, columns=2, window=2, stride=1, height=2, width=3)
@@ -42,6 +49,7 @@ def test_the_predicted_class_is_explained_unless_told_otherwise() -> None:
     assert explanation.evidence.tolist() == EVIDENCE
     assert explanation.patch_weights.tolist() == WEIGHTS.tolist()
     assert explanation.grid == GRID
+    assert explanation.shown == ("evidence", "logit units", True)
     # Evidence 1 and 0 for class 0, and 3 and 0 for class 1; the middle column lies in both.
     assert explanation.heat_maps.tolist() == [[[1.0, 0.5, 0.0]] * 2, [[3.0, 1.5, 0.0]] * 2]
     assert explanation.boxes.tolist() == [[0, 0, 3, 2], [0, 0, 2, 2]]
@@ -90,3 +98,68 @@ def test_a_prediction_without_patches_has_nothing_to_show() -> None:
     with pytest.raises(ValueError, match="no patches") as caught:
         explain_prediction(ImagePrediction(LOGITS))
     assert "\n" not in str(caught.value)
+
+
+def test_evidence_of_capsules_is_theirs_and_not_the_patches_weight() -> None:
+    # One image, two capsules in each of two patches, two classes.
+    capsule_logits = torch.tensor([[[[1.0, 2.0], [4.0, 0.0]], [[3.0, -1.0], [8.0, 8.0]]]])
+    capsule_weights = torch.tensor([[[0.5, 0.25], [0.25, 0.0]]])
+    found = CapsulePrediction(
+        torch.tensor([[2.25, 0.75]]),
+        capsule_logits.sum(dim=1),
+        torch.tensor([[0.9, 0.1]]),
+        GRID,
+        0.0,
+        capsule_logits,
+        capsule_weights,
+    )
+    # 0.5 x 1 + 0.25 x 3 and 0.5 x 2 - 0.25 x 1; then 0.25 x 4 and 0.
+    assert found.evidence.tolist() == [[[1.25, 0.75], [1.0, 0.0]]]
+    assert found.evidence.sum(dim=1).tolist() == found.logits.tolist()
+    explanation = explain_prediction(found)
+    assert explanation.evidence is not None
+    assert explanation.evidence.tolist() == found.evidence.tolist()
+    assert explanation.heat_maps.tolist() == [[[1.25, 1.125, 1.0]] * 2]
+
+
+def routed(selection: float = 0.0) -> RoutedPrediction:
+    return RoutedPrediction(
+        logits=torch.tensor([[0.0, math.log(3.0)]]),
+        votes=torch.tensor([[[0.25, -0.5], [0.75, 2.0]]]),
+        class_weights=torch.tensor([[[0.875, 0.25], [0.125, 0.75]]]),
+        patch_weights=torch.tensor([[0.25, 0.75]]),
+        grid=GRID,
+        selection=selection,
+    )
+
+
+def test_without_evidence_the_weights_of_the_class_are_shown_and_named() -> None:
+    explanation = explain_prediction(routed(selection=1.0))
+    assert explanation.evidence is None
+    assert explanation.shown is ROUTING_WEIGHT
+    assert not explanation.shown.signed
+    assert explanation.target.tolist() == [1]
+    assert explanation.heat_maps.tolist() == [[[0.25, 0.5, 0.75]] * 2]
+    assert explanation.selected.tolist() == [[False, True]]
+    assert explanation.boxes.tolist() == [[1, 0, 3, 2]]
+    # Of another class: its weights, and what is selected by them.
+    other = explain_prediction(routed(selection=1.0), 0)
+    assert other.patch_weights.tolist() == [[0.875, 0.125]]
+    assert other.heat_maps.tolist() == [[[0.875, 0.5, 0.125]] * 2]
+    assert other.boxes.tolist() == [[0, 0, 2, 2]]
+
+
+def test_probabilities_of_class_capsules_are_shares_of_squares_or_lengths() -> None:
+    # Inputs of length 1 and 3 ** 0.5: squashed to 1/2 and 3/4, and a quarter of 1 + 3 is 1.
+    single = explain_prediction(routed()).probabilities[0]
+    assert single.tolist() == pytest.approx([0.25, 0.75])
+    multi = explain_prediction(routed(), multi_label=True).probabilities[0]
+    assert multi.tolist() == pytest.approx([0.5, 0.75])
+    assert routed().lengths[0].tolist() == pytest.approx([0.5, 0.75])
+
+
+def test_predictions_of_every_kind_move_as_they_are() -> None:
+    for one in (ImagePrediction(LOGITS), prediction(selection=0.5), routed()):
+        moved = on_cpu(one)
+        assert type(moved) is type(one)
+        assert vars(moved) == vars(one)  # already there: the very tensors

@@ -25,7 +25,7 @@ from loss_attention.explain.drawing import (
     panel,
     resized,
 )
-from loss_attention.explanation import explain_prediction
+from loss_attention.explanation import ROUTING_WEIGHT, explain_prediction
 from loss_attention.geometry import PatchGrid
 from loss_attention.prediction import PatchPrediction
 
@@ -226,6 +226,24 @@ def test_the_ends_of_the_scale_are_those_of_the_picture():
     # The picture's grey is a little lighter or darker than the scale's; the hue is the same.
     assert np.abs(scale[26, -2] - drawn).max() < 20
     assert np.abs(scale[26, 1] - drawn).max() > 50
+
+
+def test_what_has_no_sign_has_the_red_half_of_the_scale():
+    both = np.asarray(legend(Marks(hot(3.0)), "a", 301, 15)).astype(int)[26]
+    half = np.asarray(legend(Marks(hot(3.0), shown=ROUTING_WEIGHT), "a", 301, 15)).astype(int)[26]
+    # It begins with the grey that is the middle of the other, and ends as that does.
+    assert np.abs(half[0] - both[150]).max() < 10
+    assert np.abs(half[-1] - both[-1]).max() < 10
+    assert (half[:, 0] >= half[:, 2]).all()
+    assert (both[:100, 0] < both[:100, 2]).all()
+
+
+def test_the_legend_names_what_is_shown():
+    evidence, weights = (
+        np.asarray(legend(marks, "a", 300, 15))[:15]
+        for marks in (Marks(hot(1.0)), Marks(hot(1.0), shown=ROUTING_WEIGHT))
+    )
+    assert (evidence != weights).any()
 
 
 def test_long_names_are_shortened_to_the_room_there_is():

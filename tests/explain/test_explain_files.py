@@ -84,6 +84,28 @@ def test_the_evidence_in_the_json_adds_up(model, tmp_path):
     assert len(logits) == 5  # each image got its own answer
 
 
+@pytest.mark.parametrize("head", ["attention", "capsule-loss-attention"])
+def test_heads_with_evidence_say_that_they_show_it(head, tmp_path):
+    file = save_image(tmp_path / "a.png")
+    found = read(explain_files(make_model(head=head), [file], tmp_path / "out").written[0])
+    assert found["heat_map"] == {"shows": "evidence", "unit": "logit units"}
+    np.testing.assert_allclose(np.sum(found["evidence"], axis=0), found["logits"], atol=1e-4)
+    assert "summed over patches is its logit" in found["units"]
+
+
+def test_a_head_without_evidence_says_so_instead_of_inventing_it(tmp_path):
+    model, file = make_model(head="capsule-dynamic-routing"), save_image(tmp_path / "a.png")
+    found = read(explain_files(model, [file], tmp_path / "out", target="dog").written[0])
+    assert found["evidence"] is None
+    assert found["heat_map"] == {"shows": "routing weight", "unit": "share of 1"}
+    assert "evidence: null" in found["units"]
+    assert "logits: log-odds" in found["units"]
+    weights = model.explain(to_tensor(read_image(file, 3), (24, 24))[None], 1).patch_weights[0]
+    np.testing.assert_allclose(found["patch_weights"], weights, atol=1e-6)
+    assert sum(found["patch_weights"]) == pytest.approx(1, abs=1e-5)
+    assert (tmp_path / "out" / "a.png").exists()
+
+
 def test_boxes_and_windows_are_in_pixels_of_the_original(model, tmp_path):
     # 24 x 24 input pixels are 240 x 48 here: 10 across and 2 down.
     found = read(

@@ -68,6 +68,7 @@ def make_model(head: str, classes: tuple[str, ...], **options) -> la.PatchClassi
         width=0.05,
         patch_kernel=5,
         threshold=0.5,
+        image_size=(16, 16),
         **options,
     )
     with torch.no_grad():  # answers of unequal confidence
@@ -294,6 +295,31 @@ def test_a_baseline_says_that_there_is_no_evidence(tmp_path):
     assert len(page.of("img")) == len(page.of("article")) > 0
     assert "outline of the selected patches" not in page.text
     assert "patch F" not in page.text
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_head_without_exact_evidence_says_what_it_shows_instead(tmp_path, multi_label):
+    page = report_of(tmp_path, "capsule-dynamic-routing", multi_label=multi_label)
+    assert "This network's answer has no exact evidence" in page.text
+    assert "routing weights of" in page.text
+    assert "outline of the selected patches" in page.text
+    assert "log-odds of" in page.text
+    assert "blue against it" not in page.text
+    assert "exactly, a weighted sum" not in page.text
+    assert "patch F" in page.text
+    pictures = [str(picture["alt"]) for picture in page.of("img")]
+    assert len(pictures) == 2 * len(page.of("article")) > 0
+    named = [alt for alt in pictures if "routing weight for" in alt]
+    assert len(named) == len(page.of("article"))
+    assert "ramp half" in page.source
+
+
+@pytest.mark.parametrize("head", ["gated-attention", "capsule-loss-attention"])
+def test_heads_with_evidence_show_it(tmp_path, head):
+    page = report_of(tmp_path, head)
+    assert "exactly, a weighted sum" in page.text
+    assert "evidence, summed over patches" in page.text
+    assert len(page.of("img")) == 2 * len(page.of("article"))
 
 
 def test_sets_without_boxes_promise_none(tmp_path):

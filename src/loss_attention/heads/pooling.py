@@ -28,9 +28,9 @@ class AttentionPooling(nn.Module):
     """Weights from a network of two layers on the patch features (Ilse et al. 2018, Eqs. 7 to 9).
 
     `a_m = softmax over m of w^T tanh(V h_m)`; gated: `w^T (tanh(V h_m) * sigmoid(U h_m))`. V, U and
-    w have no bias, as printed there (w's would cancel in the softmax). The parameter counts of the
-    paper's Table II hold to their last digit with and without those of V and U, but for the one of
-    ungated VGG11, 30.80 there and 30.79 either way.
+    w have no bias, as printed there; w's would cancel in the softmax. The models' parameter counts
+    do not tell whether the paper had them: ungated, ours are 30.79 and 32.74 million either way
+    where its Table II prints 30.80 and 32.73.
 
     Args:
         channels: D, features of a patch.
