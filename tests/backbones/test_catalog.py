@@ -9,6 +9,7 @@ from backbones.replay import WIDTH, build, build_random
 import loss_attention as la
 from loss_attention.backbones.catalog import BACKBONES, scaled
 from loss_attention.errors import InputError
+from loss_attention.heads.catalog import HEADS
 
 # The published network's own strides and poolings, all in all.
 PUBLISHED_STRIDE = {"vgg11_bn": 32, "vgg16_bn": 32, "googlenet": 4}
@@ -189,6 +190,17 @@ def test_any_width_and_any_channels_train(name: str, head: str, width: float) ->
     model(torch.rand(2, 5, 6, 9)).logits.sum().backward()
     gradients = [p.grad for p in model.parameters()]
     assert all(gradient is not None for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("head", [name for name in HEADS if name != "baseline"])
+def test_every_patch_head_stands_on_every_backbone(name: str, head: str) -> None:
+    places = BACKBONES[name].strideable
+    options = {"num_classes": 3, "width": 1 / 64, "image_size": (34, 40)}
+    model = la.create_model(name, head=head, strided_layers=places[-1:], **options)
+    prediction = model.eval()(torch.rand(1, 3, 34, 40))
+    assert prediction.grid[:4] == (3, 3, 18, 8)
+    assert prediction.patch_weights.sum().item() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
