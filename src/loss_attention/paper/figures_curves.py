@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from loss_attention.paper.figures_layout import LETTERS, Drawing, rounded, sheet
+from loss_attention.paper.figures_layout import LETTERS, Drawing, sheet
 
 LINEAR_TO = 0.1
 """gamma_max is drawn linearly up to here, and logarithmically above."""
@@ -59,6 +59,8 @@ class Look(NamedTuple):
 
 
 LOOKS = (Look("#0072B2", "o", "-"), Look("#D55E00", "s", "--"), Look("#009E73", "^", "-."))
+OURS, THE_PAPER = ", ours", ", the paper (Table VI)"
+_FLOOR_GREY = "0.35"
 FLOOR_LINES = ("-.", ":", (0, (1, 4)))
 SYMBOLS = {"gamma_max": r"$\gamma_{max}$", "xi": r"$\xi$"}
 
@@ -80,13 +82,8 @@ def draw_curves(panels: Sequence[Panel], caption: str, columns: int = 4) -> Draw
         axes.set_title(f"({letter})", fontsize=LETTERS, loc="left", pad=3)
     for axes in every[len(panels) :]:
         axes.remove()
-    handles: dict[str, Line2D] = {}
-    for axes in every[: len(panels)]:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
     figure.legend(
-        list(handles.values()),
-        list(handles),
+        handles=_legend(every[: len(panels)], names),
         loc="outside upper center",
         ncols=4,
         fontsize=LETTERS,
@@ -109,7 +106,7 @@ def _draw_panel(axes: Axes, panel: Panel, floor_names: Sequence[str]) -> None:
             markersize=3.5,
             linewidth=1.1,
             capsize=2,
-            label=f"{name}, ours",
+            label=f"{name}{OURS}",
         )
         known = [(point.x, point.paper) for point in points if point.paper is not None]
         axes.plot(
@@ -119,7 +116,7 @@ def _draw_panel(axes: Axes, panel: Panel, floor_names: Sequence[str]) -> None:
             linestyle="",
             markersize=6,
             markerfacecolor="none",
-            label=f"{name}, the paper (Table VI)",
+            label=f"{name}{THE_PAPER}",
         )
     _draw_floors(axes, panel, floor_names)
     axes.set_ylabel(f"{panel.measure} (%)", fontsize=LETTERS, labelpad=2)
@@ -137,14 +134,14 @@ def _draw_panel(axes: Axes, panel: Panel, floor_names: Sequence[str]) -> None:
 
 def _draw_floors(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
     for name in _floor_names(panel):
-        line = FLOOR_LINES[names.index(name) % len(FLOOR_LINES)]
+        line = _floor_line(name, names)
         found = {
             network: [(point.x, (point.floors or {}).get(name)) for point in points]
             for network, points in panel.curves.items()
         }
         values = {y for points in found.values() for _, y in points if y is not None}
         if max(values) - min(values) < 1e-6:
-            axes.axhline(values.pop(), color="0.35", linestyle=line, linewidth=0.9, label=name)
+            axes.axhline(values.pop(), color=_FLOOR_GREY, linestyle=line, linewidth=0.9, label=name)
             continue
         for points, look in zip(found.values(), LOOKS, strict=False):
             axes.plot(
@@ -155,6 +152,27 @@ def _draw_floors(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
                 linewidth=0.7,
                 label=name,
             )
+
+
+def _legend(panels: Sequence[Axes], floor_names: Sequence[str]) -> list[Any]:
+    """Return what the legend shows: our curves, the paper's marks, and the floors in grey."""
+    found: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    networks = sorted(
+        (label for label in found if label not in floor_names),
+        key=lambda label: label.endswith(THE_PAPER),
+    )
+    floors = [
+        Line2D([], [], color=_FLOOR_GREY, linestyle=_floor_line(name, floor_names), label=name)
+        for name in floor_names
+    ]
+    return [found[label] for label in networks] + floors
+
+
+def _floor_line(name: str, names: Sequence[str]) -> Any:
+    return FLOOR_LINES[names.index(name) % len(FLOOR_LINES)]
 
 
 def _floor_names(panel: Panel) -> list[str]:

@@ -13,6 +13,8 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
 from loss_attention.saving import write_whole
 
@@ -22,9 +24,10 @@ WIDTH = 7.16
 DOTS_PER_INCH = 300
 LETTERS = 7.0
 """Points, as small as the letters of a printed figure may be."""
-_LINE = 1.35 * LETTERS / 72
-_CHARACTER = 0.545 * LETTERS / 72
+_SPACING = 1.25
+_LINE = _SPACING * LETTERS / 72
 _MARGIN = 0.08
+"""Inches around the drawing and its caption."""
 
 
 class Drawing(NamedTuple):
@@ -36,9 +39,9 @@ class Drawing(NamedTuple):
 
 def sheet(height: float, caption: str) -> Figure:
     """Return an empty figure with so many inches of height to draw on, and the caption below."""
-    lines = textwrap.wrap(caption, int((WIDTH - 2 * _MARGIN) / _CHARACTER))
+    lines = _wrapped(caption, (WIDTH - 2 * _MARGIN) * 72)
     foot = len(lines) * _LINE + 2 * _MARGIN
-    whole = height + foot
+    whole = height + foot + _MARGIN
     figure = Figure(figsize=(WIDTH, whole), layout="constrained")
     engine = figure.get_layout_engine()
     assert engine is not None
@@ -48,11 +51,23 @@ def sheet(height: float, caption: str) -> Figure:
         (foot - _MARGIN) / whole,
         "\n".join(lines),
         fontsize=LETTERS,
-        linespacing=1.35 / 1.2,
+        linespacing=_SPACING,
         verticalalignment="top",
         parse_math=False,
     )
     return figure
+
+
+def _wrapped(text: str, room: float) -> list[str]:
+    """Break a text into lines of at most so many points."""
+    letters, lines = FontProperties(size=LETTERS), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if text_to_path.get_text_width_height_descent(longer, letters, ismath=False)[0] > room:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def bare(axes: Axes, title: str = "", below: str = "") -> None:

@@ -37,6 +37,8 @@ PIXELS = 320
 _GREY = 150
 _DARK = "#0f0f0f"
 _DOT = "#D55E00"
+LARGEST_DOT = 6.0
+"""Points across the dot of an image's heaviest patch, or less where patches are close."""
 _FADED = 0.25
 """How much of the picture is left where no patch is selected."""
 
@@ -94,12 +96,12 @@ def draw_heat_maps(samples: Sequence[Sample], systems: Sequence[HeatMaps], capti
             bare(axes, below=f"p = {float(system.probabilities[column]):.2f}")
             if column == 0:
                 axes.set_ylabel(system.system, fontsize=LETTERS)
-    _colour_scale(figure.add_subplot(places[rows, 1:-1] if len(samples) > 2 else places[rows, :]))
+    _colour_scale(figure.add_subplot(places[rows, :]))
     numbers = {
         "samples": [{"name": sample.name, "class": sample.target} for sample in samples],
         "systems": [
             {
-                "system": system.system.replace("\n", ", "),
+                "system": system.system.replace("\n", " "),
                 "probabilities": rounded(system.probabilities),
                 "heat_maps": rounded(system.maps),
             }
@@ -126,12 +128,14 @@ def draw_patches(samples: Sequence[Sample], explanation: Explanation, caption: s
         height, width = mask.shape
         axes.imshow(_with_faded(sample.image, mask), extent=(0, width, height, 0))
         lines = [((x0, y0), (x1, y1)) for x0, y0, x1, y1 in outline_segments(mask)]
-        axes.add_collection(LineCollection(lines, **_stroke(OUTLINE, 1.0)))
-        # The dot of the heaviest patch nearly fills the step between two patches.
-        largest = 0.8 * explanation.grid.stride / width * 72 * WIDTH / (COLUMNS + 1)
+        axes.add_collection(LineCollection(lines, clip_on=False, **_stroke(OUTLINE, 1.0)))
+        step = explanation.grid.stride / width * 72 * WIDTH / (COLUMNS + 1)
+        largest = min(LARGEST_DOT, 0.7 * step)
         shares = weights[selected] / weights.max()
+        x, y = middles[selected].T.numpy()
         axes.scatter(
-            *middles[selected].T.numpy(),
+            x,
+            y,
             s=shares.numpy() * largest**2,
             color=_DOT,
             edgecolors="white",
@@ -162,10 +166,12 @@ def draw_boxes(samples: Sequence[Sample], explanation: Explanation, caption: str
     grid = explanation.grid
     for axes, sample, box in zip(axes_of, samples, explanation.boxes, strict=True):
         axes.imshow(_enlarged(sample.image), extent=(0, grid.width, grid.height, 0))
-        for line, boxes in ((TRUTH, sample.truths), (BOX, box[None])):
+        for line, width, boxes in ((TRUTH, 0.9, sample.truths), (BOX, 1.4, box[None])):
             for x0, y0, x1, y1 in boxes[~boxes.isnan().any(dim=1)].tolist():
-                style = _stroke(line, 1.4)
-                axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, **style))
+                style = _stroke(line, width)
+                axes.add_patch(
+                    Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, clip_on=False, **style)
+                )
         iou = float(box_iou(box, sample.truths).max()) if len(sample.truths) else None
         bare(axes, sample.target, "no true box" if iou is None else f"IoU {iou:.2f}")
         numbers.append(
@@ -179,10 +185,10 @@ def draw_boxes(samples: Sequence[Sample], explanation: Explanation, caption: str
     _legend(
         figure,
         [
-            Line2D([], [], **_stroke(line, 1.4), label=words)
-            for line, words in (
-                (BOX, "predicted: around the selected patches"),
-                (TRUTH, "true boxes of the image's labels"),
+            Line2D([], [], **_stroke(line, width), label=words)
+            for line, width, words in (
+                (BOX, 1.4, "predicted: around the selected patches"),
+                (TRUTH, 0.9, "true boxes of the image's labels"),
             )
         ],
     )
@@ -193,7 +199,7 @@ def _pictures(count: int, caption: str) -> tuple[Figure, list[Axes]]:
     """Return a sheet with room for so many pictures, and a legend above them."""
     columns = min(count, COLUMNS)
     rows = -(-count // columns)
-    figure = sheet(rows * 1.5 + 0.25, caption)
+    figure = sheet(rows * 1.42 + 0.25, caption)
     places = figure.add_gridspec(rows, columns)
     return figure, [figure.add_subplot(places[divmod(i, columns)]) for i in range(count)]
 
@@ -207,6 +213,10 @@ def _colour_scale(axes: Axes) -> None:
     bare(axes, below="share of each map's strongest value (below 0: speaks against the class)")
     axes.set_xticks([-1, -0.5, 0, 0.5, 1])
     axes.tick_params(labelsize=LETTERS, length=2)
+    # Within the ends, or the columns above would make room for what stands out.
+    ends = axes.get_xticklabels()
+    ends[0].set_horizontalalignment("left")
+    ends[-1].set_horizontalalignment("right")
 
 
 def _enlarged(image: Image.Image) -> np.ndarray[Any, Any]:
