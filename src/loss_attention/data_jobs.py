@@ -38,7 +38,9 @@ def check_data(data: str, out: Path | None, console: Console) -> int:
     if out is not None:
         _require_picture(out)
     source = open_source(data, masks=True)
-    source = replace(source, parts=tuple(part for part in source.parts if len(part)))
+    # The training split first, as the others are held against it.
+    parts = sorted((part for part in source.parts if len(part)), key=lambda p: p.name != "train")
+    source = replace(source, parts=tuple(parts))
     if not source.parts:
         raise InputError(f"{source.where} holds no images that could be checked")
     with counted("looking at images", console) as progress:

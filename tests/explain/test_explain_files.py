@@ -130,6 +130,26 @@ def test_boxes_of_large_photos_are_not_those_of_the_smaller_drawing(model, tmp_p
         assert picture.width == 1280
 
 
+def test_results_of_a_padded_image_are_in_pixels_of_the_original_too(tmp_path):
+    model = make_model(resize="pad")
+    file = save_image(tmp_path / "a.png", (60, 30))  # becomes 24 x 12, six rows down
+    found = read(explain_files(model, [file], tmp_path / "out").written[0])
+    padded = to_tensor(read_image(file, 3), (24, 24), "pad")[None]
+    explanation = model.explain(padded)
+    assert found["logits"] == pytest.approx(explanation.logits[0].tolist(), abs=1e-5)
+    for window, seen in zip(found["grid"]["windows"], explanation.grid.windows(), strict=True):
+        x0, y0, x1, y1 = (seen * 2.5 - torch.tensor([0, 15, 0, 15])).tolist()
+        expected = [max(0, x0), min(30, max(0, y0)), min(60, x1), min(30, max(0, y1))]
+        assert window == pytest.approx(expected, abs=0.01)
+    x0, y0, x1, y1 = found["box"]
+    assert 0 <= x0 <= x1 <= 60
+    assert 0 <= y0 <= y1 <= 30
+    with Image.open(tmp_path / "out" / "a.png") as picture:
+        square = picture.width  # the drawing shows the border that the model saw
+    assert read(tmp_path / "out" / "a.json")["width"] == 60
+    assert square >= 384
+
+
 def test_a_turned_photo_is_explained_upright(model, tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6

@@ -12,6 +12,16 @@ def test_a_recipe_survives_yaml(name, tmp_path):
     assert Recipe.from_yaml(path) == recipe(name)
 
 
+def test_the_choice_of_data_survives_yaml(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    chosen = Recipe("x", "y", image_size=8, resize="pad", classes=("cat", "7"), skip_broken=True)
+    path.write_text(chosen.to_yaml())
+    assert Recipe.from_yaml(path) == chosen
+    lines = [line for line in path.read_text().splitlines() if line.split(":")[0] != "classes"]
+    path.write_text("\n".join(line for line in lines if not line.startswith("- ")))
+    assert Recipe.from_yaml(path).classes == ()  # a run from before there was a choice
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -21,6 +31,7 @@ def test_a_recipe_survives_yaml(name, tmp_path):
         ("in_channels", 2, "--in-channels must be 1 or 3, got 2"),
         ("image_size", 0, "--image-size must be above 0, got 0"),
         ("gamma_max", -0.1, "--gamma-max must be at least 0, got -0.1"),
+        ("resize", "pad", "--resize needs --image-size, got pad"),
         ("width", float("nan"), "--width must be above 0, got nan"),
     ],
 )
@@ -50,3 +61,19 @@ def test_a_damaged_recipe_file_says_what_is_wrong(text, message, tmp_path):
 def test_unknown_recipe_suggests_the_nearest():
     with pytest.raises(InputError, match="did you mean 'digits'"):
         recipe("digit")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": "paper-adam"}, "--schedule needs --optimizer adam, got paper-adam"),
+        (
+            {"optimizer": "adam", "nesterov": True},
+            "--nesterov belongs to --optimizer sgd, got True",
+        ),
+    ],
+)
+def test_what_the_other_optimizer_cannot_do_is_refused(changes, message):
+    with pytest.raises(InputError) as caught:
+        Recipe(name="x", data="digits", **changes)
+    assert str(caught.value) == message

@@ -41,6 +41,8 @@ def draw_segments(segments: Sequence[Any], name: str, size: tuple[int, int]) -> 
                 for polygon in segment:
                     if len(polygon) >= 6:
                         ImageDraw.Draw(mask).polygon(list(map(float, polygon)), fill=255)
+        except UnreadableImage:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise UnreadableImage(name, f"its segmentation is none of COCO's ({error})") from error
     return mask

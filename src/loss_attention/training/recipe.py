@@ -107,6 +107,8 @@ class Recipe:
         for name in ("validation_fraction", "momentum", "warmup"):
             self._require(name, 0 <= getattr(self, name) < 1, "must be in [0, 1)")
         self._require("in_channels", self.in_channels in (1, 3), "must be 1 or 3")
+        padded = self.resize == "pad"
+        self._require("resize", not padded or self.image_size is not None, "needs --image-size")
         for name in ("image_size", "limit_images"):
             value = getattr(self, name)
             self._require(name, value is None or value > 0, "must be above 0")
