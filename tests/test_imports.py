@@ -35,6 +35,7 @@ LEVELS = {
     "inference": 5,
     "tables": 5,
     "training": 5,
+    "compare_jobs": 6,
     "data_jobs": 6,
     "jobs": 6,
     "paper": 6,

@@ -78,6 +78,9 @@ class ExplainArguments:
     """Where the pictures and JSON files go."""
     target: str | None = None
     """Explain this class instead of the predicted one."""
+    method: str | None = None
+    """evidence, cam, grad-cam, layer-cam, integrated-gradients, occlusion; also uniform, random and
+    edges. None: what the model itself says of its patches."""
     overwrite: bool = False
     """Replace explanations that are in the folder already."""
 
@@ -114,6 +117,31 @@ class DataCheckArguments:
     """A folder, archive, table of images, known name, NAME:PATH, or Hugging Face dataset id."""
     out: Path | None = None
     """Draw some of the images, with their labels and boxes, in this .png or .jpg."""
+
+
+@dataclass(frozen=True)
+class CompareArguments:
+    """Methods of explanation side by side: where they point, how faithful they are, their cost."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+    methods: str | None = None
+    """Their names with commas between: evidence,grad-cam. None: all that the model allows. The
+    floors uniform, random and edges come on top."""
+    images: int = 50
+    """How many test images to explain; time grows with it."""
+    data: str | None = None
+    """Other data than the run's own, with the same classes."""
+    out: Path | None = None
+    """Where table, JSON and picture go; None: compare in the run's folder."""
+    batch_size: int = 32
+    """Images at a time."""
+    seed: int = 0
+    """Which images are drawn."""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one."""
+    overwrite: bool = False
+    """Replace a comparison that is in the folder already."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -197,12 +225,33 @@ def _explain(rest: list[str]) -> int:
         given.out,
         _console(),
         target=given.target,
+        method=given.method,
         overwrite=given.overwrite,
     )
     print(f"{len(summary.written)} images explained in {given.out}")
     for problem in summary.unreadable:
         print(f"loss-attention: {problem}", file=sys.stderr)
     return 2 if summary.unreadable else 0
+
+
+def _compare(rest: list[str]) -> int:
+    given = _parse(CompareArguments, rest, "compare")
+    from loss_attention.compare_jobs import compare_run
+
+    names = None if given.methods is None else [n.strip() for n in given.methods.split(",")]
+    compare_run(
+        given.run,
+        names,
+        _console(),
+        data=given.data,
+        out=given.out,
+        images=given.images,
+        batch_size=given.batch_size,
+        seed=given.seed,
+        accelerator=given.accelerator,
+        overwrite=given.overwrite,
+    )
+    return 0
 
 
 def _report(rest: list[str]) -> int:
@@ -288,6 +337,9 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(_evaluate, "evaluate RUN [--data DATA]", "score a run, beside its floors"),
     "explain": Command(
         _explain, "explain RUN IMAGE|FOLDER ... --out DIR", "show where the evidence lies"
+    ),
+    "compare": Command(
+        _compare, "compare RUN [--methods A,B,...]", "methods of explanation side by side"
     ),
     "report": Command(_report, "report RUN", "write a run's report.html anew"),
     "reproduce": Command(

@@ -100,21 +100,30 @@ def explain(
     console: Console,
     *,
     target: str | None = None,
+    method: str | None = None,
     overwrite: bool = False,
 ) -> ExplainSummary:
     """Explain image files with a run, a weights file or a hub model; a picture and a JSON each."""
     model = load(path)
     with counted("explaining", console) as progress:
         return explain_files(
-            model, images, out, target=target, overwrite=overwrite, progress=progress
+            model,
+            images,
+            out,
+            target=target,
+            method=method,
+            overwrite=overwrite,
+            progress=progress,
         )
 
 
 def report(path: Path, console: Console) -> Path:
     """Write a finished run's report anew."""
     run = RunFolder.open(path)
-    model, splits = load_weights(run), load_data(run.recipe(), console)
-    return _report(FinishedRun(run, model, splits, _evaluate(model, splits, recipe, console)), console)
+    recipe = run.recipe()
+    model, splits = load_weights(run), load_data(recipe, console)
+    figures = _evaluate(model, splits, recipe, console)
+    return _report(FinishedRun(run, model, splits, figures), console)
 
 
 def demo(recipe: Recipe, out: Path, options: RunOptions, console: Console) -> Path:

@@ -6,7 +6,8 @@ Where a method looks inside the network, it looks at the backbone's last feature
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +17,12 @@ from torch import Tensor
 from loss_attention.errors import unknown_name
 from loss_attention.explain.attributions_forward import (
     class_activation_map,
+    class_patches,
     edge_map,
     evidence_map,
+    evidence_patches,
     random_map,
+    random_patches,
     uniform_map,
 )
 from loss_attention.explain.attributions_peers import (
@@ -27,9 +31,16 @@ from loss_attention.explain.attributions_peers import (
     layer_cam,
     occlusion,
 )
-from loss_attention.explanation import explained_class
+from loss_attention.explanation import EVIDENCE, Quantity, explained_class
+from loss_attention.geometry import PatchGrid
 from loss_attention.inference import evaluation_mode
 from loss_attention.models import PatchClassifier
+
+PatchValues = tuple[Float[Tensor, "B M"], PatchGrid]
+
+
+def _no_patches(_model: PatchClassifier, _images: Tensor, _target: Tensor) -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -39,29 +50,41 @@ class Method:
     Attributes:
         compute: from a model in evaluation mode, images with values in [0, 1] and the explained
             class of each image to heat maps. Its docstring says source, unit and sign.
-        words: what it shows, for people.
+        shown: its name for people, its unit, and whether values below 0 speak against the class.
         floor: it knows nothing of the model, and other methods are measured against it.
+        patches: likewise the values of the patches that the map is painted from, and where they
+            lie; None where it is not painted from patches.
     """
 
     compute: Callable[
         [PatchClassifier, Float[Tensor, "B C H W"], Int[Tensor, " B"]], Float[Tensor, "B H W"]
     ]
-    words: str
+    shown: Quantity
     floor: bool = False
+    patches: Callable[[PatchClassifier, Tensor, Tensor], PatchValues | None] = _no_patches
 
 
 METHODS: dict[str, Method] = {
-    "evidence": Method(evidence_map, "the model's own evidence, exact, in units of the logit"),
-    "uniform": Method(uniform_map, "the same value everywhere", floor=True),
-    "random": Method(random_map, "random values", floor=True),
-    "edges": Method(edge_map, "the strength of edges in the image", floor=True),
-    "cam": Method(class_activation_map, "each place's own score for the class, in logit units"),
-    "grad-cam": Method(grad_cam, "features weighted by their mean gradient"),
-    "layer-cam": Method(layer_cam, "features weighted by their gradient place by place"),
-    "integrated-gradients": Method(
-        integrated_gradients, "share of each pixel in the logit's change from the mean colour"
+    "evidence": Method(evidence_map, EVIDENCE, patches=evidence_patches),
+    "uniform": Method(uniform_map, Quantity("uniform map", "no unit", signed=False), floor=True),
+    "random": Method(
+        random_map,
+        Quantity("random values", "no unit", signed=False),
+        floor=True,
+        patches=random_patches,
     ),
-    "occlusion": Method(occlusion, "how far the logit falls when a window is covered"),
+    "edges": Method(edge_map, Quantity("edges", "brightness a pixel", signed=False), floor=True),
+    "cam": Method(
+        class_activation_map,
+        Quantity("class map", "logit units", signed=True),
+        patches=class_patches,
+    ),
+    "grad-cam": Method(grad_cam, Quantity("Grad-CAM", "logit units a place", signed=False)),
+    "layer-cam": Method(layer_cam, Quantity("LayerCAM", "logit units", signed=False)),
+    "integrated-gradients": Method(
+        integrated_gradients, Quantity("Integrated Gradients", "logit units a pixel", signed=True)
+    ),
+    "occlusion": Method(occlusion, Quantity("occlusion", "logit units", signed=True)),
 }
 
 
@@ -92,15 +115,50 @@ def attribute(
         >>> attribute(model, torch.zeros(2, 3, 32, 32), "uniform").unique()
         tensor([1.])
     """
-    if method not in METHODS:
-        raise unknown_name("method", method, METHODS)
-    # Whatever the caller's mode: gradients need ordinary tensors. The clone is one.
+    chosen = find_method(method)
+    with _prepared(model, images, target) as (scaled, classes):
+        return chosen.compute(model, scaled, classes).detach()
+
+
+def attribute_patches(
+    model: PatchClassifier,
+    images: Shaped[Tensor, "B C H W"],
+    method: str,
+    target: int | Int[Tensor, " B"] | None = None,
+) -> Float[Tensor, "B M"] | None:
+    """Return the values of the patches that a method's heat map is painted from.
+
+    None where the map is not painted from patches. Otherwise as `attribute`.
+    """
+    chosen = find_method(method)
+    with _prepared(model, images, target) as (scaled, classes):
+        own = chosen.patches(model, scaled, classes)
+    return None if own is None else own[0].detach()
+
+
+def find_method(name: str) -> Method:
+    """Return a method by its name.
+
+    Raises:
+        ValueError: there is none of that name; the nearest is named.
+    """
+    if name not in METHODS:
+        raise unknown_name("method", name, METHODS)
+    return METHODS[name]
+
+
+@contextmanager
+def _prepared(
+    model: PatchClassifier,
+    images: Shaped[Tensor, "B C H W"],
+    target: int | Int[Tensor, " B"] | None,
+) -> Iterator[tuple[Float[Tensor, "B C H W"], Int[Tensor, " B"]]]:
+    """Yield images in [0, 1] and the explained classes, with the model in evaluation mode."""
+    # Whatever the caller's mode: gradients need ordinary tensors, and a clone is one.
     with torch.inference_mode(False), torch.no_grad(), evaluation_mode(model):
         scaled = images.clone() if images.is_floating_point() else images / 255
         scaled = scaled.detach().to(model.mean.dtype)
         if target is None:
             target = model(scaled).logits.argmax(dim=1)
-        chosen = explained_class(
-            target, len(scaled), model.config["num_classes"], scaled.device
-        ).clone()
-        return METHODS[method].compute(model, scaled, chosen).detach()
+        classes = model.config["num_classes"]
+        yield scaled, explained_class(target, len(scaled), classes, scaled.device).clone()

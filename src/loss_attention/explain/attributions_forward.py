@@ -15,8 +15,14 @@ from torch.nn import functional as F
 from loss_attention.errors import InputError
 from loss_attention.geometry import PatchGrid, paint_patches
 from loss_attention.heads.baseline import BaselineHead
+from loss_attention.metrics.edges import edge_strength
 from loss_attention.models import PatchClassifier
-from loss_attention.prediction import ImagePrediction, PatchPrediction
+from loss_attention.prediction import (
+    ImagePrediction,
+    PatchPrediction,
+    WeightedPrediction,
+    of_class,
+)
 
 RANDOM_SEED = 0
 
@@ -32,13 +38,20 @@ def evidence_map(
     Raises:
         ValueError: a head without exact evidence.
     """
+    return paint_patches(*evidence_patches(model, images, target))
+
+
+def evidence_patches(
+    model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
+) -> tuple[Float[Tensor, "B M"], PatchGrid]:
+    """Return the evidence of each patch, and where the patches lie; see `evidence_map`."""
     prediction = model(images)
     if not isinstance(prediction, PatchPrediction):
         raise InputError(
             f"a model with the head {model.config['head']} has no exact evidence to show; "
-            "--method cam or --method grad-cam may serve instead"
+            "--method grad-cam works with every model, --method cam with many"
         )
-    return paint_patches(_of_class(prediction.evidence, target), prediction.grid)
+    return of_class(prediction.evidence, target), prediction.grid
 
 
 def class_activation_map(
@@ -48,29 +61,40 @@ def class_activation_map(
 
     For a baseline that ends in average pooling and one linear layer: the class's weights applied
     to the feature map, whose mean is the logit less its bias; enlarged linearly. For a model of
-    patches: the patch logits of the class, painted on the pixels; unlike the evidence they do not
-    heed how much weight a patch has.
+    patches: the patches' own scores for the class (patch logits; with dynamic routing, votes),
+    painted on the pixels; unlike the evidence they do not heed how much weight a patch has.
 
     Source: Zhou et al. 2016, "Learning Deep Features for Discriminative Localization". Unit: the
     logit's. Sign: positive for the class, negative against it.
 
     Raises:
-        ValueError: a classifier with hidden layers (VGG's), or a head without patch logits.
+        ValueError: a classifier with hidden layers, as VGG's.
     """
-    prediction, features = forward_with_features(model, images)
-    if isinstance(prediction, PatchPrediction):
-        return paint_patches(_of_class(prediction.patch_logits, target), prediction.grid)
+    own = class_patches(model, images, target)
+    if own is not None:
+        return paint_patches(*own)
     head = model.head
     if not isinstance(head, BaselineHead) or len(head.classifier) != 1:
         raise InputError(
             f"there is no class activation map for {model.config['backbone']} with the head "
-            f"{model.config['head']}: it takes average pooling followed by one linear layer, or "
-            "patch logits; --method grad-cam works with every model"
+            f"{model.config['head']}: it takes patches, or average pooling followed by one linear "
+            "layer; --method grad-cam works with every model"
         )
     linear = head.classifier[0]
     assert isinstance(linear, nn.Linear)
-    weights = linear.weight[target]
-    return enlarged(torch.einsum("bd,bdhw->bhw", weights, features), images)
+    _, features = forward_with_features(model, images)
+    return enlarged(torch.einsum("bd,bdhw->bhw", linear.weight[target], features), images)
+
+
+def class_patches(
+    model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
+) -> tuple[Float[Tensor, "B M"], PatchGrid] | None:
+    """Return each patch's own score for the class; None without patches."""
+    if isinstance(model.head, BaselineHead):
+        return None
+    prediction = model(images)
+    assert isinstance(prediction, WeightedPrediction)
+    return of_class(prediction.patch_scores, target), prediction.grid
 
 
 def uniform_map(
@@ -88,7 +112,7 @@ def uniform_map(
 def random_map(
     model: PatchClassifier,
     images: Float[Tensor, "B C H W"],
-    target: Int[Tensor, " B"],  # noqa: ARG001 (a floor knows nothing of it)
+    target: Int[Tensor, " B"],
 ) -> Float[Tensor, "B H W"]:
     """Return random values at the places where the model's own explanation has values.
 
@@ -98,18 +122,24 @@ def random_map(
 
     Source: none needed. Unit: none. Sign: positive.
     """
-    prediction, features = forward_with_features(model, images)
-    grid = getattr(prediction, "grid", None)
-    count = grid.patches if isinstance(grid, PatchGrid) else features.shape[2] * features.shape[3]
-    rows = []
-    for image in images.cpu():
-        # Rounded: devices may differ in how they divide by 255.
-        seed = zlib.crc32((image * 255).round().to(torch.uint8).numpy().tobytes(), RANDOM_SEED)
-        rows.append(torch.rand(count, generator=torch.Generator().manual_seed(seed)))
-    values = torch.stack(rows).to(images.device)
-    if isinstance(grid, PatchGrid):
-        return paint_patches(values, grid)
-    return enlarged(values.reshape(-1, *features.shape[2:]), images)
+    own = random_patches(model, images, target)
+    if own is not None:
+        return paint_patches(*own)
+    _, features = forward_with_features(model, images)
+    height, width = features.shape[2:]
+    return enlarged(_noise(images, height * width).reshape(-1, height, width), images)
+
+
+def random_patches(
+    model: PatchClassifier,
+    images: Float[Tensor, "B C H W"],
+    target: Int[Tensor, " B"],  # noqa: ARG001 (a floor knows nothing of it)
+) -> tuple[Float[Tensor, "B M"], PatchGrid] | None:
+    """Return a random value for each patch; None without patches."""
+    if isinstance(model.head, BaselineHead):
+        return None
+    grid = model(images).grid
+    return _noise(images, grid.patches), grid
 
 
 def edge_map(
@@ -119,17 +149,11 @@ def edge_map(
 ) -> Float[Tensor, "B H W"]:
     """Return the magnitude of the brightness gradient by the Sobel operator.
 
-    Brightness is the mean over the channels; at the border the outermost pixels are repeated.
-
     Source: an edge detector passes for an explanation to many eyes and knows nothing of the model
     (Adebayo et al. 2018, "Sanity Checks for Saliency Maps"). Unit: brightness, of a full range of
     1, a pixel. Sign: never negative.
     """
-    across = images.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
-    grey = F.pad(images.mean(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-    slopes = F.conv2d(grey, torch.stack([across, across.T]).unsqueeze(1))
-    strength: Tensor = torch.linalg.vector_norm(slopes, dim=1)
-    return strength
+    return edge_strength(images)
 
 
 def forward_with_features(
@@ -152,6 +176,11 @@ def enlarged(
     return F.interpolate(maps.unsqueeze(1), images.shape[2:], mode="bilinear")[:, 0]
 
 
-def _of_class(values: Float[Tensor, "B M K"], target: Int[Tensor, " B"]) -> Float[Tensor, "B M"]:
-    """Return the values of each image's explained class."""
-    return values[torch.arange(len(values), device=values.device), :, target]
+def _noise(images: Float[Tensor, "B C H W"], count: int) -> Float[Tensor, "B count"]:
+    """Return values in [0, 1) that depend on the image alone."""
+    rows = []
+    for image in images.cpu():
+        # Rounded: devices may differ in how they divide by 255.
+        seed = zlib.crc32((image * 255).round().to(torch.uint8).numpy().tobytes(), RANDOM_SEED)
+        rows.append(torch.rand(count, generator=torch.Generator().manual_seed(seed)))
+    return torch.stack(rows).to(images.device)

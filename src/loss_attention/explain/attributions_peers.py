@@ -18,6 +18,7 @@ from loss_attention.errors import InputError
 from loss_attention.explain.attributions_forward import enlarged, forward_with_features
 from loss_attention.geometry import PatchGrid
 from loss_attention.models import PatchClassifier
+from loss_attention.prediction import WeightedPrediction
 
 INTEGRATION_STEPS = 50
 """Of Integrated Gradients, along the straight line from the mean colour to the image."""
@@ -112,11 +113,11 @@ def window_grid(model: PatchClassifier, height: int, width: int) -> PatchGrid:
     """
     with torch.no_grad():
         blank = model.mean.expand(1, -1, height, width)
-        grid = getattr(model(blank), "grid", None)
-    if isinstance(grid, PatchGrid):
-        return grid
+        prediction = model(blank)
+    if isinstance(prediction, WeightedPrediction):
+        return prediction.grid
     window = max(1, min(height, width) // BASELINE_WINDOWS)
-    stride = max(1, window // 2)
+    stride = -(-window // 2)
     rows, columns = ((side - window) // stride + 1 for side in (height, width))
     return PatchGrid(rows, columns, window, stride, height, width)
 

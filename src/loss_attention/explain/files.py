@@ -25,7 +25,13 @@ from loss_attention.data.decoding import (
 )
 from loss_attention.data.placement import Resize, place, to_original
 from loss_attention.errors import InputError, unknown_name
-from loss_attention.explain.drawing import LONGEST, marks_of, overlay, resized
+from loss_attention.explain.attributions_files import (
+    check_method,
+    describe_attribution,
+    describe_decision,
+    explain_by,
+)
+from loss_attention.explain.drawing import LONGEST, Marks, marks_of, overlay, resized
 from loss_attention.explanation import Explanation
 from loss_attention.heads.catalog import HEADS
 from loss_attention.models import PatchClassifier
@@ -76,6 +82,7 @@ def explain_files(
     *,
     batch_size: int = 64,
     target: str | None = None,
+    method: str | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ExplainSummary:
@@ -88,6 +95,7 @@ def explain_files(
             explained, even where it is inside one of the folders.
         batch_size: images at a time.
         target: name of the class to explain; None: the predicted one of each image.
+        method: one of `attributions.METHODS`; None: what the model itself says of its patches.
         overwrite: replace explanations that are there already.
         progress: called with the number of files done and of all files.
 
@@ -96,13 +104,15 @@ def explain_files(
             class, a path that is not there, a folder without images, an output that exists or
             would replace an image. Later: a full disk, weights that give no finite logits.
     """
-    if HEADS[model.config["head"]].pooled_backbone:
+    if method is None and HEADS[model.config["head"]].pooled_backbone:
         raise InputError(
             f"a model with the head {model.config['head']} has no patches, so it has no evidence "
-            "to show; train with --head loss-attention"
+            "to show; train with --head loss-attention, or try --method cam or --method grad-cam"
         )
     if model.image_size is None:
         raise InputError("this model does not say the image size that it was trained at")
+    if method is not None:
+        check_method(model, model.image_size, method)
     index = _class_index(model, target)
     sources = _sources(paths, out)
     jobs = [
@@ -113,7 +123,7 @@ def explain_files(
     _make_folder(out)
     summary = ExplainSummary()
     for start in range(0, len(jobs), batch_size):
-        _explain_batch(model, jobs[start : start + batch_size], index, summary)
+        _explain_batch(model, jobs[start : start + batch_size], index, method, summary)
         if progress is not None:
             progress(min(start + batch_size, len(jobs)), len(jobs))
     return summary
@@ -175,21 +185,10 @@ def describe(
     def originally(boxes: Float[Tensor, "N 4"]) -> list[Any]:
         return _rounded(to_original(boxes.cpu().unsqueeze(0), placement)[0])
 
-    logits = explanation.logits[index]
-    if not logits.isfinite().all():
-        raise InputError("the model's logits are not finite numbers: its weights are damaged")
-    predicted = int(logits.argmax())
     box = explanation.boxes[index].cpu()
     evidence = explanation.evidence
     return {
-        "width": original[0],
-        "height": original[1],
-        "prediction": class_names[predicted],
-        "probability": float(explanation.probabilities[index, predicted]),
-        "target": class_names[int(explanation.target[index])],
-        "classes": list(class_names),
-        "logits": logits.tolist(),
-        "probabilities": explanation.probabilities[index].tolist(),
+        **describe_decision(explanation, index, class_names, original),
         "box": None if box.isnan().any() else originally(box.unsqueeze(0))[0],
         "selected_patches": explanation.selected[index].nonzero().squeeze(1).tolist(),
         "patch_weights": explanation.patch_weights[index].tolist(),
@@ -205,7 +204,11 @@ def describe(
 
 
 def _explain_batch(
-    model: PatchClassifier, jobs: Sequence[_Job], target: int | None, summary: ExplainSummary
+    model: PatchClassifier,
+    jobs: Sequence[_Job],
+    target: int | None,
+    method: str | None,
+    summary: ExplainSummary,
 ) -> None:
     assert model.image_size is not None
     readable: list[tuple[_Job, Image.Image, tuple[int, int]]] = []
@@ -222,12 +225,17 @@ def _explain_batch(
         readable.append((job, shown, image.size))
     if not readable:
         return
-    explanation = model.explain(torch.stack(inputs).to(model.mean.device), target)
-    for index, (job, image, size) in enumerate(readable):
-        described = describe(explanation, index, model.class_names, size, model.resize)
+    described_with_marks = _explained(
+        model,
+        torch.stack(inputs).to(model.mean.device),
+        [size for _, _, size in readable],
+        target,
+        method,
+    )
+    for (job, image, _), (described, marks) in zip(readable, described_with_marks, strict=True):
         picture = overlay(
             image,
-            marks_of(explanation, index),
+            marks,
             prediction=described["prediction"],
             probability=described["probability"],
             target=described["target"],
@@ -238,6 +246,28 @@ def _explain_batch(
         text = json.dumps({"file": str(job.source)} | described, ensure_ascii=False)
         write_whole(job.description, text + "\n")
         summary.written.append(job.description)
+
+
+def _explained(
+    model: PatchClassifier,
+    images: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    target: int | None,
+    method: str | None,
+) -> list[tuple[dict[str, Any], Marks]]:
+    """Return the JSON of each image of a batch and what to draw for it."""
+    names = model.class_names
+    if method is None:
+        own = model.explain(images, target)
+        return [
+            (describe(own, index, names, size, model.resize), marks_of(own, index))
+            for index, size in enumerate(sizes)
+        ]
+    found = explain_by(model, images, target, method)
+    return [
+        (describe_attribution(found, index, names, size), found.marks(index))
+        for index, size in enumerate(sizes)
+    ]
 
 
 def _as_seen(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image.Image:

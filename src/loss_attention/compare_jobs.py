@@ -1,0 +1,111 @@
+"""What the word `compare` does: methods of explanation measured side by side, and written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from loss_attention import __version__
+from loss_attention.errors import InputError
+from loss_attention.explain.attributions import find_method
+from loss_attention.explain.compare import Comparison, compare
+from loss_attention.explain.compare_picture import maps_picture
+from loss_attention.explain.compare_results import (
+    comparison_json,
+    comparison_markdown,
+    show_comparison,
+)
+from loss_attention.jobs import load_data, load_weights
+from loss_attention.progress import counted
+from loss_attention.saving import SaveError, write_whole
+from loss_attention.training.environment import choose_accelerator, hardware, versions
+from loss_attention.training.run_folder import RunFolder
+
+JSON_FILE, MARKDOWN_FILE, PICTURE_FILE = "comparison.json", "comparison.md", "maps.png"
+
+
+def compare_run(
+    path: Path,
+    methods: Sequence[str] | None,
+    console: Console,
+    *,
+    data: str | None = None,
+    out: Path | None = None,
+    images: int = 50,
+    batch_size: int = 32,
+    seed: int = 0,
+    accelerator: str = "auto",
+    overwrite: bool = False,
+) -> Comparison:
+    """Compare methods of explanation on a run's best weights and its test images.
+
+    Args:
+        path: the run's folder.
+        methods: their names; None: all that the model allows. The floors come on top.
+        console: where the table goes.
+        data: other data than the run's own, with the same classes.
+        out: where the table, its JSON and a picture go; None: `compare` in the run's folder.
+        images: how many to explain.
+        batch_size: images at a time.
+        seed: which images are drawn.
+        accelerator: auto, cpu or cuda.
+        overwrite: replace a comparison that is in the folder.
+
+    Raises:
+        InputError: anything that the flags, the run or the data have wrong; nothing is written.
+    """
+    for name in methods or ():
+        find_method(name)
+    run = RunFolder.open(path)
+    folder = out or path / "compare"
+    taken = [folder / name for name in (JSON_FILE, MARKDOWN_FILE, PICTURE_FILE)]
+    for file in taken:
+        if file.exists() and not overwrite:
+            raise InputError(
+                f"{file} exists already; name another --out, or replace it with --overwrite"
+            )
+    device = torch.device(choose_accelerator(accelerator, 1))
+    model, recipe = load_weights(run).to(device), run.recipe()
+    splits = load_data(replace(recipe, data=data) if data else recipe, console)
+    with counted("comparing", console) as progress:
+        comparison, subject = compare(
+            model,
+            splits.test,
+            methods,
+            train=splits.train,
+            images=images,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+        )
+    picture = maps_picture(subject, list(comparison.figures))
+    facts = {
+        "run": recipe.name,
+        "head": recipe.head,
+        "backbone": recipe.backbone,
+        "data": splits.source,
+        "loss_attention": __version__,
+        "versions": versions(),
+        "hardware": hardware(device.type, 1, "32"),
+    }
+    written = json.dumps(facts | comparison_json(comparison), ensure_ascii=False, indent=2)
+    title = f"# {recipe.name}: methods of explanation compared\n\n{splits.source}\n\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SaveError(f"cannot make the folder {folder}: {error.strerror}") from error
+    texts: tuple[str | bytes, ...] = (
+        written + "\n",
+        title + comparison_markdown(comparison),
+        picture,
+    )
+    for file, content in zip(taken, texts, strict=True):
+        write_whole(file, content)
+    show_comparison(comparison, console)
+    console.print(f"written: {', '.join(map(str, taken))}", soft_wrap=True, highlight=False)
+    return comparison

@@ -1,0 +1,262 @@
+"""Methods of explanation side by side: where they point, how faithful they are, their cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from loss_attention.data.sample import ImageSet
+from loss_attention.errors import InputError
+from loss_attention.explain.attributions import METHODS, attribute, find_method
+from loss_attention.explain.attributions_peers import window_grid
+from loss_attention.explain.compare_measures import (
+    RANDOMISED_SHARES,
+    STAGES,
+    Boxed,
+    Mosaics,
+    Subject,
+    in_batches,
+    logit,
+    measure_method,
+    measure_time,
+    unit_range,
+)
+from loss_attention.explain.randomisation import randomised
+from loss_attention.inference import evaluation_mode
+from loss_attention.metrics.faithfulness import masking_falls
+from loss_attention.metrics.faithfulness_curves import mean_fill
+from loss_attention.metrics.grid_pointing import assemble, choose_mosaics
+from loss_attention.models import PatchClassifier
+
+FLOORS = tuple(name for name, method in METHODS.items() if method.floor)
+MOSAIC_SIDES = {"grid_2x2": 2, "grid_3x3": 3}
+MOSAIC_POOL = 1000
+"""Mosaics are made of the most confident of at most so many images."""
+
+
+class Figure(NamedTuple):
+    """The mean over images, and its standard error (None for one image, or for a time)."""
+
+    value: float
+    error: float | None
+    images: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was measured of each method on the same images.
+
+    Attributes:
+        figures: by method and measure (`compare_measures.MEASURES`); a measure that the data or
+            the model does not allow is not there.
+        images: how many were explained.
+        boxed: how many of them have a box of their class.
+        mosaics: how many of each size.
+        left_out: why, for each method that this model does not allow.
+        seed: which the images were chosen by.
+    """
+
+    figures: Mapping[str, Mapping[str, Figure]]
+    images: int
+    boxed: int
+    mosaics: Mapping[str, int]
+    left_out: Mapping[str, str]
+    seed: int
+
+
+def compare(
+    model: PatchClassifier,
+    data: ImageSet,
+    methods: Sequence[str] | None = None,
+    *,
+    train: ImageSet | None = None,
+    images: int = 50,
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Comparison, Subject]:
+    """Measure methods of explanation on the same model and images.
+
+    The explained class of an image is its label; of several, the one the model finds likeliest.
+
+    Args:
+        model: any model; it is left as it was.
+        data: the images to explain are drawn from these; those without a label are left out.
+        methods: names from `METHODS`; None: all that this model allows. The floors come on top.
+        train: where the cut of the boxes around maps is chosen; None: only the oracle is measured.
+        images: how many to explain.
+        batch_size: images at a time; decides speed and memory, not the result.
+        seed: which images are drawn, and how weights are randomised.
+        progress: called with the number of steps done and of all.
+
+    Returns:
+        The figures, and what they were measured on.
+
+    Raises:
+        InputError: an unknown method, one that this model does not allow, other classes than the
+            model's, or fewer than two images with a label.
+    """
+    if data.class_names != model.class_names:
+        raise InputError(
+            f"the model has the classes {', '.join(model.class_names[:3])}, ... and the data "
+            f"{', '.join(data.class_names[:3])}, ...; they must be the same in the same order"
+        )
+    if images < 2:
+        raise InputError(f"--images must be at least 2, got {images}")
+    for name in methods or ():
+        find_method(name)
+    with torch.no_grad(), evaluation_mode(model):
+        sample = _drawn(data, images, seed).to(model.mean.device)
+        allowed, left_out = _allowed(model, sample.images[:2], methods)
+        subject = _subject(model, sample, data, train, batch_size, seed)
+        total, steps = len(allowed) * (len(STAGES) + 1), iter(range(1, 1 << 30))
+
+        def done() -> None:
+            step = next(steps)
+            if progress is not None:
+                progress(step, total)
+
+        figures = {}
+        for method in allowed:
+            values = measure_method(subject, method, done)
+            figures[method] = {name: _figure(value) for name, value in values.items()}
+            times = measure_time(subject, method)
+            figures[method] |= {name: Figure(value, None, 1) for name, value in times.items()}
+            done()
+    mosaics = {name: len(found.images) // found.side**2 for name, found in subject.mosaics.items()}
+    boxed = int(subject.boxed().sum())
+    return Comparison(figures, len(sample), boxed, mosaics, left_out, seed), subject
+
+
+def _allowed(
+    model: PatchClassifier, images: Tensor, methods: Sequence[str] | None
+) -> tuple[list[str], dict[str, str]]:
+    """Return the methods to measure, floors last, and why others cannot be, after trying each."""
+    names = [name for name in methods or METHODS if name not in FLOORS]
+    left_out = {}
+    for name in dict.fromkeys(names):
+        try:
+            attribute(model, images, name)
+        except InputError as error:
+            if methods is not None:
+                raise
+            left_out[name] = str(error)
+    return [name for name in dict.fromkeys(names) if name not in left_out] + list(FLOORS), left_out
+
+
+def _drawn(data: ImageSet, images: int, seed: int) -> ImageSet:
+    """Return images with a label, drawn by the seed."""
+    labelled = data.labels.any(dim=1) if data.multi_label else torch.ones(len(data)).bool()
+    places = labelled.cpu().nonzero().squeeze(1)
+    if len(places) < 2:
+        raise InputError("a comparison needs at least two images with a label")
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
+    return data.subset(places[order[:images]].to(data.images.device))
+
+
+def _subject(
+    model: PatchClassifier,
+    sample: ImageSet,
+    data: ImageSet,
+    train: ImageSet | None,
+    batch_size: int,
+    seed: int,
+) -> Subject:
+    target = _explained(model, sample, batch_size)[0]
+    grid = window_grid(model, *sample.size)
+    falls = []
+    for raw, classes in in_batches(batch_size, sample.images, target):
+        part = unit_range(raw)
+        fill = mean_fill(part, model.mean)
+        windows = grid.windows(part.device)
+        falls.append(masking_falls(logit(model, classes), part, windows, fill))
+    few = unit_range(sample.images[:batch_size])
+    return Subject(
+        model=model,
+        images=sample.images,
+        target=target,
+        boxes=_boxes_of(sample, target),
+        grid=grid,
+        falls=torch.cat(falls),
+        fitting=None if train is None else _fitting(model, train, len(sample), batch_size, seed),
+        mosaics=_make_mosaics(model, data, len(sample), batch_size, seed),
+        randomised={
+            name: randomised(model, few, share, seed) for name, share in RANDOMISED_SHARES.items()
+        },
+        batch_size=batch_size,
+    )
+
+
+def _explained(
+    model: PatchClassifier, data: ImageSet, batch_size: int
+) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Int[Tensor, " N"]]:
+    """Return each image's label (the likeliest of several), its probability, and the prediction."""
+    logits = torch.cat([model(part).logits for (part,) in in_batches(batch_size, data.images)])
+    probabilities = logits.sigmoid() if data.multi_label else logits.softmax(dim=1)
+    own = logits.masked_fill(~data.label_matrix().bool(), -torch.inf).argmax(dim=1)
+    return own, probabilities.gather(1, own.unsqueeze(1)).squeeze(1), logits.argmax(dim=1)
+
+
+def _boxes_of(data: ImageSet, target: Int[Tensor, " N"]) -> Float[Tensor, "N G 4"] | None:
+    """Return the boxes of the target class, NaN in place of the others."""
+    if data.boxes is None or data.box_labels is None:
+        return None
+    others = data.box_labels != target.unsqueeze(1)
+    return data.boxes.masked_fill(others.unsqueeze(2), torch.nan)
+
+
+def _fitting(
+    model: PatchClassifier, train: ImageSet, count: int, batch_size: int, seed: int
+) -> Boxed | None:
+    """Return training images that have a box of the class that is explained."""
+    if train.boxes is None or train.box_labels is None:
+        return None
+    some = _drawn(train, 4 * count, seed).to(model.mean.device)
+    target = _explained(model, some, batch_size)[0]
+    boxes = _boxes_of(some, target)
+    assert boxes is not None
+    has = (~boxes.isnan().any(dim=2).all(dim=1)).nonzero().squeeze(1)[:count]
+    return Boxed(some.images[has], target[has], boxes[has]) if len(has) else None
+
+
+def _make_mosaics(
+    model: PatchClassifier, data: ImageSet, count: int, batch_size: int, seed: int
+) -> dict[str, Mosaics]:
+    """Return mosaics of confidently and rightly classified images with one label, by measure.
+
+    A size is left out where too few classes have such an image, or the model takes no image so
+    large.
+    """
+    pool = _drawn(data, max(MOSAIC_POOL, count), seed).to(model.mean.device)
+    target, confidence, predicted = _explained(model, pool, batch_size)
+    usable = (predicted == target) & (pool.label_matrix().sum(dim=1) == 1)
+    confidence = confidence.masked_fill(~usable, -1.0).cpu()
+    mosaics = {}
+    for name, side in MOSAIC_SIDES.items():
+        cells = side * side
+        chosen = choose_mosaics(confidence, target.cpu(), cells, max(1, count // cells), seed)
+        if chosen is None:
+            continue
+        chosen = chosen.to(target.device)
+        pictures = assemble(pool.images[chosen], side)
+        try:
+            model(pictures[:1])
+        except InputError:  # a head that is made for one size only
+            continue
+        mosaics[name] = Mosaics(
+            pictures.repeat_interleave(cells, dim=0),
+            target[chosen].flatten(),
+            torch.arange(cells, device=target.device).repeat(len(chosen)),
+            side,
+        )
+    return mosaics
+
+
+def _figure(values: Float[Tensor, " N"]) -> Figure:
+    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
+    return Figure(float(values.mean()), error, len(values))

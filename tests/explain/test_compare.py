@@ -1,0 +1,297 @@
+"""The comparison of methods: what is measured, on what, and how it is written down."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import nn
+
+import loss_attention as la
+from loss_attention.data.sample import ImageSet
+from loss_attention.errors import InputError
+from loss_attention.explain import attributions_peers, compare_measures
+from loss_attention.explain import compare as compare_module
+from loss_attention.explain.attributions import METHODS, attribute
+from loss_attention.explain.compare import FLOORS, Comparison, Figure, compare
+from loss_attention.explain.compare_measures import MEASURES, Subject, window_means
+from loss_attention.explain.compare_picture import maps_picture
+from loss_attention.explain.compare_results import (
+    comparison_json,
+    comparison_markdown,
+    show_comparison,
+)
+from loss_attention.explain.randomisation import randomised
+from loss_attention.geometry import PatchGrid
+
+CLASSES = tuple("abcdefghi")
+SIZE = 12
+
+
+def make_model(head: str = "mean") -> la.PatchClassifier:
+    torch.manual_seed(0)
+    model = la.create_model(
+        "vgg11_bn",
+        head=head,
+        num_classes=9,
+        width=0.03,
+        patch_kernel=3,
+        patch_stride=3,
+        class_names=CLASSES,
+    )
+    return model.eval()
+
+
+class Colours(nn.Module):
+    """A backbone that hands on the colours: the distance of each pixel from each class's colour."""
+
+    channels, stride = 9, 1
+
+    def __init__(self, colours: torch.Tensor) -> None:
+        super().__init__()
+        self.colours = nn.Parameter(colours)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        apart = (images.unsqueeze(1) - self.colours[:, :, None, None]).square().sum(dim=2)
+        return torch.relu(1 - 8 * apart)
+
+
+class Places(nn.Module):
+    """The mean of each 3 x 3 places, times 20, as the features of a patch."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return 20 * nn.functional.avg_pool2d(features, 3)
+
+
+def colour_model() -> la.PatchClassifier:
+    """A model that is right by construction: patches of a class's colour speak for that class."""
+    model = make_model()
+    model.set_normalisation(torch.zeros(3), torch.ones(3))
+    model.backbone = Colours(COLOURS)
+    model.head.patch_layers = Places()
+    model.head.classifier = nn.Linear(9, 9)
+    with torch.no_grad():
+        model.head.classifier.weight.copy_(torch.eye(9))
+        model.head.classifier.bias.zero_()
+    return model
+
+
+COLOURS = torch.tensor([[r, g, b] for r in (0.0, 1.0) for g in (0.0, 1.0) for b in (0.0, 1.0)])
+COLOURS = torch.cat([COLOURS[1:], torch.tensor([[0.5, 0.0, 0.0], [0.0, 0.5, 0.5]])])
+
+
+def scenes(count: int, seed: int = 0) -> ImageSet:
+    """A square of the class's colour, 6 x 6 in a corner of four, on black."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.zeros(count, 3, SIZE, SIZE, dtype=torch.uint8)
+    labels = torch.arange(count) % 9
+    boxes = torch.zeros(count, 1, 4)
+    for i, label in enumerate(labels.tolist()):
+        x, y = (6 * int(torch.randint(0, 2, (), generator=generator)) for _ in range(2))
+        images[i, :, y : y + 6, x : x + 6] = (255 * COLOURS[label]).round()[:, None, None]
+        boxes[i, 0] = torch.tensor([x, y, x + 6, y + 6])
+    return ImageSet(images, labels, CLASSES, boxes, labels.unsqueeze(1))
+
+
+@pytest.fixture(scope="module")
+def compared() -> tuple[Comparison, Subject]:
+    torch.set_num_threads(1)
+    return compare(
+        colour_model(), scenes(40), ["evidence"], train=scenes(20, seed=1), images=12, batch_size=5
+    )
+
+
+def test_a_model_that_is_right_by_construction(compared) -> None:
+    comparison, _ = compared
+    assert list(comparison.figures) == ["evidence", *FLOORS]
+    assert comparison.images == comparison.boxed == 12
+    assert comparison.mosaics == {"grid_2x2": 3, "grid_3x3": 1}
+    own, uniform = (comparison.figures[name] for name in ("evidence", "uniform"))
+    for measure in ("share_inside", "pointing", "box", "box_oracle", "grid_2x2", "grid_3x3"):
+        assert own[measure].value == pytest.approx(1.0)
+    # Under mean pooling, what a patch adds is what is lost without it.
+    assert own["masking"].value == pytest.approx(1.0)
+    assert uniform["share_inside"].value == pytest.approx(0.25)
+    assert uniform["masking"].value == 0
+    assert uniform["grid_2x2"].value == pytest.approx(1 / 4)
+    assert uniform["grid_3x3"].value == pytest.approx(1 / 9)
+    for unit in ("patches", "pixels"):
+        for fill in ("blurred", "mean"):
+            noise = comparison.figures["random"]
+            assert own[f"insertion_{fill}_{unit}"].value > noise[f"insertion_{fill}_{unit}"].value
+            assert own[f"deletion_{fill}_{unit}"].value < noise[f"deletion_{fill}_{unit}"].value
+    for floor in FLOORS:  # they do not heed the weights
+        assert comparison.figures[floor]["randomised"].value == 1.0
+    assert own["randomised"].value < 0.9
+    for figures in comparison.figures.values():
+        assert set(figures) == set(MEASURES)
+        assert figures["time_ratio"].value > 0
+        for name, figure in figures.items():
+            low, high = MEASURES[name].range
+            assert low <= figure.value <= (math.inf if high is None else high)
+
+
+def test_the_images_do_not_depend_on_the_batch_size(compared) -> None:
+    comparison, subject = compared
+    again, other = compare(
+        colour_model(), scenes(40), ["evidence"], train=scenes(20, seed=1), images=12, batch_size=64
+    )
+    assert subject.images.equal(other.images)
+    for method, figures in comparison.figures.items():
+        for name, figure in figures.items():
+            if name not in ("seconds", "time_ratio", "randomised", "randomised_part"):
+                assert again.figures[method][name].value == pytest.approx(figure.value, abs=1e-6)
+    moved = compare(colour_model(), scenes(40), ["evidence"], images=12, seed=1)[1]
+    assert not subject.images.equal(moved.images)
+    assert moved.fitting is None
+
+
+def test_the_standard_error_is_that_of_the_mean() -> None:
+    figure = compare_module._figure(torch.tensor([0.0, 1.0, 1.0, 2.0], dtype=torch.float64))
+    assert figure == Figure(1.0, pytest.approx(np.std([0, 1, 1, 2], ddof=1) / 2), 4)
+    assert compare_module._figure(torch.ones(1).double()).error is None
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = colour_model().train()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    compare(model, scenes(12), ["layer-cam"], images=3)
+    assert model.training
+    assert all(value.equal(state[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_data_without_boxes_and_with_few_classes() -> None:
+    data = replace(scenes(20), boxes=None, box_labels=None)
+    few = data.subset((data.labels < 5).nonzero().squeeze(1))
+    comparison, _ = compare(colour_model(), few, ["evidence"], images=4)
+    assert comparison.boxed == 0
+    assert set(comparison.mosaics) == {"grid_2x2"}
+    absent = {"share_inside", "pointing", "box", "box_oracle", "grid_3x3"}
+    assert set(comparison.figures["evidence"]) == set(MEASURES) - absent
+
+
+def test_several_labels() -> None:
+    """The explained class is the likeliest of the labels, and its boxes alone count."""
+    one = scenes(12)
+    labels = one.label_matrix()
+    labels[0] = 0  # no label: left out
+    labels[1, :] = 1
+    box_labels = torch.cat([one.box_labels, torch.full((12, 1), 8)], dim=1)
+    boxes = torch.cat([one.boxes, torch.tensor([0.0, 0.0, 12.0, 12.0]).expand(12, 1, 4)], dim=1)
+    data = ImageSet(one.images, labels, CLASSES, boxes, box_labels)
+    model = colour_model()
+    model.multi_label = True
+    comparison, subject = compare(model, data, ["cam"], images=12)
+    assert comparison.images == 11
+    assert sorted(subject.target.tolist()) == sorted(one.labels[1:].tolist())
+    assert comparison.figures["cam"]["share_inside"].value == pytest.approx(1.0)
+
+
+def test_methods_that_a_model_does_not_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_measures, "REPEATS", 1)
+    monkeypatch.setattr(attributions_peers, "INTEGRATION_STEPS", 2)
+    data = scenes(12)
+    model = make_model("baseline")
+    with pytest.raises(InputError, match="no exact evidence"):
+        compare(model, data, ["evidence", "grad-cam"], images=2)
+    with pytest.raises(InputError, match="unknown method 'gradcam'; did you mean 'grad-cam'"):
+        compare(model, data, ["gradcam"], images=2)
+    with pytest.raises(InputError, match="--images must be at least 2, got 1"):
+        compare(model, data, images=1)
+    with pytest.raises(InputError, match="same in the same order"):
+        compare(model, replace(data, class_names=tuple("ihgfedcba")), images=2)
+    comparison, _ = compare(model, data, images=2)
+    assert set(comparison.left_out) == {"evidence", "cam"}
+    assert list(comparison.figures) == [
+        name for name in METHODS if name not in {"evidence", "cam", *FLOORS}
+    ] + list(FLOORS)
+    assert "Not possible with this model: evidence (" in comparison_markdown(comparison)
+
+
+def test_window_means_by_hand() -> None:
+    grid = PatchGrid(rows=1, columns=2, window=3, stride=2, height=3, width=4)
+    maps = torch.arange(12.0).reshape(1, 3, 4)
+    assert window_means(maps, grid).tolist() == [[5.0, 6.5]]  # the second is clipped to 2 columns
+
+
+def test_json_and_markdown_say_the_same(compared) -> None:
+    comparison, _ = compared
+    values = comparison_json(comparison)
+    text = comparison_markdown(comparison)
+    for method, entry in values["methods"].items():
+        assert entry["floor"] == (method in FLOORS)
+        for name, figure in entry["figures"].items():
+            assert name in values["measures"]
+            assert figure["value"] == comparison.figures[method][name].value
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in rows[0][1:]] == [
+        "evidence",
+        "floor: uniform",
+        "floor: random",
+        "floor: edges",
+    ]
+    assert len(rows) == 2 + len(MEASURES)
+    inside = next(row for row in rows if "positive share" in row[0])
+    assert inside[0].strip().endswith("\N{UPWARDS ARROW}")
+    assert inside[1].strip() == "1.000 ± 0.000"
+    assert "3 of 2 x 2, 1 of 3 x 3" in text
+
+
+@pytest.mark.parametrize("width", [60, 70, 200])
+def test_the_table_fits_the_terminal(compared, width: int) -> None:
+    comparison, _ = compared
+    out = io.StringIO()
+    show_comparison(comparison, Console(file=out, width=width))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    shown = [line for line in lines if "grid pointing, 3 x 3" in line]
+    assert len(shown) == (1 if width == 200 else 2)
+    assert sum(line.count("0.111") for line in shown) >= 1
+    assert "…" not in out.getvalue()
+
+
+def test_the_picture_has_a_row_an_image_and_a_column_a_method(compared) -> None:
+    _, subject = compared
+    one = Image.open(io.BytesIO(maps_picture(subject, ["evidence"], images=1)))
+    more = Image.open(io.BytesIO(maps_picture(subject, ["evidence", "edges", "random"], images=3)))
+    assert more.width == 2 * one.width
+    assert more.height > 2.5 * one.height
+    # Red where the evidence is: in the panel of the method, not in that of the image.
+    pixels = np.asarray(one.convert("RGB")).astype(int)
+    red = (pixels[..., 0] > 120) & (pixels[..., 1:].max(axis=2) < 90)
+    assert red[:, one.width // 2 :].mean() > 0.05
+
+
+def test_randomised_weights_keep_their_values_and_lose_their_order() -> None:
+    model = make_model()
+    images = torch.rand(4, 3, SIZE, SIZE)
+    with torch.no_grad():
+        everything, top = (randomised(model, images, share) for share in (1.0, 0.2))
+    changed = set()
+    for (name, old), new, upper in zip(
+        model.named_parameters(), everything.parameters(), top.parameters(), strict=True
+    ):
+        assert new.flatten().sort().values.equal(old.flatten().sort().values)
+        if not upper.equal(old):
+            changed.add(name.split(".")[0])
+        if old.unique().numel() > 3:
+            assert not new.equal(old), name
+    assert changed == {"head"}
+    assert not everything.training
+    assert not any(module.training for module in everything.modules())
+    # The activations stay healthy: batch norms have seen the new features.
+    features = everything.backbone(images).detach()
+    assert 0.1 < float(features.std()) < 10
+    before = model.backbone.layers[0].weight.clone()
+    assert model.backbone.layers[0].weight.equal(before)
+    torch.testing.assert_close(
+        attribute(randomised(model, images, 1.0), images, "evidence", 0),
+        attribute(everything, images, "evidence", 0),
+    )

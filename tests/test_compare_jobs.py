@@ -1,0 +1,101 @@
+"""`loss-attention compare` as people type it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+from training.tiny import tiny_recipe, tiny_splits
+
+from loss_attention import compare_jobs, jobs
+from loss_attention.cli import main
+from loss_attention.training.job import continue_run, start_run
+from loss_attention.training.recipe import RunOptions
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a single epoch."""
+    path = tmp_path_factory.mktemp("compare") / "run"
+    splits = tiny_splits()
+    folder = start_run(path, tiny_recipe(epochs=1), splits, RunOptions(accelerator="cpu"))
+    assert continue_run(folder, splits, Console(quiet=True))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is asked for, the tiny data are loaded."""
+    monkeypatch.setattr(compare_jobs, "load_data", lambda recipe, console: tiny_splits())
+
+
+def command(*words: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    return stop.value.code or 0
+
+
+def test_a_table_its_json_and_a_picture(run: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    words = ("compare", run, "--methods", "evidence, layer-cam", "--images", 3, "--out", out)
+    assert command(*words) == 0
+    printed = capsys.readouterr().out
+    assert "layer-cam" in printed
+    assert "positive share in the box" in printed
+    assert sorted(path.name for path in out.iterdir()) == [
+        "comparison.json",
+        "comparison.md",
+        "maps.png",
+    ]
+    found = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    assert list(found["methods"]) == ["evidence", "layer-cam", "uniform", "random", "edges"]
+    assert found["images"] == 3
+    assert found["run"] == "tiny"
+    assert found["hardware"]["device"] == "CPU"
+    assert "torch" in found["versions"]
+    assert found["methods"]["evidence"]["figures"]["share_inside"]["count"] == 3
+    text = (out / "comparison.md").read_text(encoding="utf-8")
+    assert text.startswith("# tiny: methods of explanation compared\n\nbright squares\n\n| measure")
+    with Image.open(out / "maps.png") as picture:
+        assert picture.width > 500
+    # A second time needs a word.
+    assert command(*words) == 2
+    said = capsys.readouterr().err
+    assert "comparison.json exists already" in said
+    assert said.count("\n") == 1
+    assert command(*words, "--overwrite") == 0
+
+
+def test_what_is_typed_wrong_gets_one_line(run: Path, tmp_path: Path, capsys) -> None:
+    for words, message in (
+        (("--methods", "evidance"), "unknown method 'evidance'; did you mean 'evidence'?"),
+        (("--methods", "evidence", "--images", "0"), "--images must be at least 2, got 0"),
+        (("--method", "evidence"), "did you mean --methods"),
+    ):
+        out = tmp_path / "out"
+        assert command("compare", run, "--out", out, *words) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1
+        assert not out.exists()
+    assert command("compare", tmp_path / "none") == 2
+    assert "none" in capsys.readouterr().err
+
+
+def test_a_baseline_run_is_explained_by_name_only(tmp_path: Path, capsys) -> None:
+    splits = tiny_splits()
+    path = tmp_path / "run"
+    recipe = tiny_recipe(epochs=1, head="baseline")
+    assert continue_run(
+        start_run(path, recipe, splits, RunOptions(accelerator="cpu")), splits, Console(quiet=True)
+    )
+    Image.new("L", (12, 12), 99).save(tmp_path / "a.png")
+    words = ("explain", path, tmp_path / "a.png", "--out", tmp_path / "out")
+    assert command(*words) == 2
+    assert "--method cam or --method grad-cam" in capsys.readouterr().err
+    assert command(*words, "--method", "grad-cam") == 0
+    assert json.loads((tmp_path / "out" / "a.json").read_text())["method"] == "grad-cam"
+    assert jobs.load_weights(jobs.RunFolder.open(path)).config["head"] == "baseline"
