@@ -36,9 +36,9 @@ def random_boxes(count: int, each: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(boxes.astype(np.float32)), torch.from_numpy(relevant)
 
 
-def reference_share(box, boxes: torch.Tensor, relevant: torch.Tensor) -> float:
+def reference_share(box, boxes: torch.Tensor, relevant: torch.Tensor, iou: float = 0.5) -> float:
     hits = [
-        any(reference_iou(box, b) > 0.5 for b, r in zip(row, keep, strict=True) if r)
+        any(reference_iou(box, b) > iou for b, r in zip(row, keep, strict=True) if r)
         for row, keep in zip(boxes.double().tolist(), relevant.tolist(), strict=True)
         if any(keep)
     ]
@@ -80,15 +80,18 @@ def test_centred_box() -> None:
     assert centred_box(0.5, 0.2, height=30, width=40).tolist() == pytest.approx([10, 12, 30, 18])
 
 
-def test_the_fitted_box_is_the_best_of_all_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("iou", [0.3, 0.5, 0.7])
+def test_the_fitted_box_is_the_best_of_all_tried(
+    iou: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(boxes_module, "CENTRED_STEPS", 8)
     boxes, relevant = random_boxes(60, 3)
-    fitted = fit_centred_box(boxes, relevant, height=30, width=40)
+    fitted = fit_centred_box(boxes, relevant, height=30, width=40, iou=iou)
     fractions = [step / 8 for step in range(1, 9)]
     shares = {}
     for a, b in itertools.product(fractions, fractions):
         box = (20 - 20 * a, 15 - 15 * b, 20 + 20 * a, 15 + 15 * b)
-        shares[a, b] = reference_share(box, boxes, relevant)
+        shares[a, b] = reference_share(box, boxes, relevant, iou)
     best = max(shares.values())
     largest = max((a * b for (a, b), share in shares.items() if share == best))
     assert fitted is not None

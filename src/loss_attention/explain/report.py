@@ -21,7 +21,7 @@ from loss_attention.explain.gallery import (
 )
 from loss_attention.heads.catalog import HEADS
 from loss_attention.models import PatchClassifier
-from loss_attention.tables import evaluation_notes, evaluation_rows
+from loss_attention.tables import Section, evaluation_notes, evaluation_sections
 from loss_attention.training.run_folder import RunFolder
 
 REPORT_FILE = "report.html"
@@ -76,8 +76,7 @@ def write_report(
         recipe=recipe,
         facts=facts,
         model_names=list(figures),
-        rows=evaluation_rows(figures),
-        gauges=_gauges(figures),
+        sections=[(section, _gauges(section)) for section in evaluation_sections(figures)],
         notes=evaluation_notes(figures),
         images=evaluation.images,
         history=history,
@@ -126,13 +125,9 @@ def _template() -> Any:
     return environment.get_template(TEMPLATE)
 
 
-def _gauges(figures: Mapping[str, Evaluation]) -> dict[str, list[Gauge | None]]:
-    """Return a bar for each measure, by its label, and model; None where it is undefined."""
-    labels = {m.label: m.name for evaluation in figures.values() for m in evaluation.measures}
-    return {
-        label: [_gauge(evaluation.get(name)) for evaluation in figures.values()]
-        for label, name in labels.items()
-    }
+def _gauges(section: Section) -> list[Gauge | None]:
+    """Return a bar for each row; None where its figure is undefined."""
+    return [_gauge(row.measure) for row in section.rows]
 
 
 def _gauge(measure: Measure | None) -> Gauge | None:

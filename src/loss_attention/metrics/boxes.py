@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from loss_attention.geometry import box_iou
+from loss_attention.geometry import box_area, box_iou
 
 CENTRED_STEPS = 32
 """Widths and heights of centred boxes are tried in this many steps of the image's size."""
@@ -36,7 +36,9 @@ def correct_boxes(
 ) -> Bool[Tensor, " B"]:
     """Return which predicted boxes have an IoU above 0.5 with a relevant box of their image.
 
-    "No box" (NaN) is never correct. The mean over images that have a relevant box is the box AP.
+    "No box" (NaN) is never correct. The mean over images that have a relevant box is the box AP;
+    the class that the model predicts is not asked for. Where it has to be right as well, the mean
+    is what others call top-1 localisation (Russakovsky et al., ImageNet, IJCV 2015).
 
     Example:
         >>> import torch
@@ -59,12 +61,16 @@ def centred_box(across: float, down: float, height: int, width: int) -> Float[Te
 
 
 def fit_centred_box(
-    boxes: Float[Tensor, "N G 4"], relevant: Bool[Tensor, "N G"], height: int, width: int
+    boxes: Float[Tensor, "N G 4"],
+    relevant: Bool[Tensor, "N G"],
+    height: int,
+    width: int,
+    iou: float = 0.5,
 ) -> tuple[float, float] | None:
     """Return the size of the centred box that is correct in the most images of a training set.
 
     Width and height are tried independently in steps of 1/32 of the image's; ties go to the
-    larger box.
+    larger box. Correct is one whose IoU is above `iou`.
 
     Returns:
         The fractions `across` and `down` for `centred_box`, in (0, 1], or None where no image has
@@ -75,13 +81,26 @@ def fit_centred_box(
     if len(flat) == 0:
         return None
     steps = range(CENTRED_STEPS, 0, -1)
+    across = torch.tensor([step / CENTRED_STEPS for step in steps], device=flat.device)
+    # A centred box and another share a rectangle whose sides do not depend on each other.
+    wide, high = (across * side for side in (width, height))
+    shared_x = _shared_length(wide, width, flat[:, 0], flat[:, 2])
+    shared_y = _shared_length(high, height, flat[:, 1], flat[:, 3])
+    hits = []
+    for x, side in zip(shared_x, wide, strict=True):
+        shared = x * shared_y
+        union = (side * high).unsqueeze(1) + box_area(flat) - shared
+        hit = (shared > iou * union).float()
+        found = hit.new_zeros(len(high), len(boxes)).index_add_(1, image, hit)
+        hits += (found > 0).sum(dim=1).tolist()
     sizes = [(a / CENTRED_STEPS, b / CENTRED_STEPS) for a in steps for b in steps]
-    counts = []
-    for across, down in sizes:
-        hit = box_iou(centred_box(across, down, height, width).to(flat.device), flat) > 0.5
-        found = torch.zeros(len(boxes), dtype=torch.bool, device=flat.device)
-        found[image[hit]] = True
-        counts.append(found.sum())
-    hits = torch.stack(counts).tolist()
     best = max(range(len(sizes)), key=lambda i: (hits[i], sizes[i][0] * sizes[i][1]))
     return sizes[best]
+
+
+def _shared_length(
+    lengths: Float[Tensor, " S"], side: int, low: Float[Tensor, " n"], high: Float[Tensor, " n"]
+) -> Float[Tensor, "S n"]:
+    """Return how much of each interval lies in the middle `lengths` of a side."""
+    margin = ((side - lengths) / 2).unsqueeze(1)
+    return (torch.minimum(high, side - margin) - torch.maximum(low, margin)).clamp(min=0)

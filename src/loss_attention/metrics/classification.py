@@ -1,12 +1,13 @@
 """How often images are classified rightly. Labels are indices `(B,)` or, multi-label, 0/1 `(B, K)`.
 
-Whether labels have one axis or two says which task it is, here as in `ImageSet`.
+Whether labels have one axis or two says which task it is, here as in `ImageSet`. All measures are
+in [0, 1]; higher is better but for the calibration error.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
@@ -50,6 +51,54 @@ def commonest_answer(
     return right if labels.ndim == 1 else right.all(dim=1)
 
 
+def among_best(
+    scores: Float[Tensor, "#B K"], labels: Int[Tensor, " B"], count: int = 5
+) -> Bool[Tensor, " B"]:
+    """Return whether the label is among the classes with the highest scores; the top-5 accuracy.
+
+    The mean over images is in [0, 1], higher is better (Russakovsky et al., ImageNet, IJCV 2015).
+    The floor names the commonest classes of the training set for every image: `scores` of one row,
+    with the number of training images of each class.
+
+    Example:
+        >>> among_best(torch.tensor([[0.1, 0.7, 0.2]]), torch.tensor([2, 0]), count=2)
+        tensor([ True, False])
+    """
+    # Stable: of equal classes the first, whatever the device.
+    best = scores.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return (best.to(labels.device) == labels.unsqueeze(1)).any(dim=1)
+
+
+def class_accuracies(
+    correct: Bool[Tensor, " N"], labels: Int[Tensor, " N"], classes: int
+) -> Float[Tensor, " {classes}"]:
+    """Return the share of each class's images that are right; its mean is balanced accuracy.
+
+    In [0, 1], higher is better; NaN for a class without images. float64, on the CPU. The floor is
+    one class for every image, which is right for that class only.
+    """
+    labels = labels.cpu()
+    total = torch.bincount(labels, minlength=classes)
+    return torch.bincount(labels, correct.cpu().double(), minlength=classes) / total
+
+
+def calibration_error(confidence: Float[Tensor, " N"], right: Bool[Tensor, " N"]) -> float:
+    """Return how far confidence is from the share that is right: in [0, 1], lower is better.
+
+    The expected calibration error over 15 equal bins, through torchmetrics: Guo et al., On
+    Calibration of Modern Neural Networks, ICML 2017. Single-label: of the predicted class.
+    Multi-label: of every class of every image. A constant answer, the training set's shares of the
+    classes, is well calibrated and useless: a low error says something beside accuracy only.
+    """
+    # Here, as it takes seconds to import.
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    error = binary_calibration_error(
+        confidence.cpu().double().contiguous(), right.cpu().long(), n_bins=15, validate_args=False
+    )
+    return float(error)
+
+
 def average_precisions(
     scores: Float[Tensor, "N K"], labels: Shaped[Tensor, "N K"]
 ) -> Float[Tensor, " K"]:
@@ -76,4 +125,37 @@ def average_precisions(
     result = torch.full((labels.shape[1],), torch.nan, dtype=torch.float64)
     for k in labels.any(dim=0).nonzero().squeeze(1).tolist():
         result[k] = binary_average_precision(scaled[:, k], labels[:, k], validate_args=False)
+    return result
+
+
+def eleven_point_precisions(
+    scores: Float[Tensor, "N K"], labels: Shaped[Tensor, "N K"]
+) -> Float[Tensor, " K"]:
+    """Return the average precision of each class as the paper and VOC 2007 define it.
+
+    The mean over the recalls 0, 0.1, ..., 1 of the highest precision at that recall or above:
+    Everingham et al., The Pascal Visual Object Classes Challenge, IJCV 2010. Images with equal
+    scores are taken in together. In [0, 1], higher is better; the floor is that of
+    `average_precisions`.
+
+    Returns:
+        Shape `(K,)`, float64, on the CPU; NaN for a class without positives, where it is undefined.
+
+    Example:
+        >>> scores = torch.tensor([[0.9], [0.8], [0.7]])
+        >>> eleven_point_precisions(scores, torch.tensor([[1], [0], [1]]))
+        tensor([0.8485], dtype=torch.float64)
+    """
+    labels, scores = labels.cpu().double(), scores.cpu()
+    recalls = torch.arange(11, dtype=torch.float64) / 10
+    result = torch.full((labels.shape[1],), torch.nan, dtype=torch.float64)
+    for k in labels.any(dim=0).nonzero().squeeze(1).tolist():
+        ranked, order = scores[:, k].sort(descending=True)
+        last_of_equal = ranked.diff(append=ranked.new_tensor([torch.nan])) != 0
+        taken = labels[order, k].cumsum(dim=0)[last_of_equal]
+        precision = taken / (last_of_equal.nonzero().squeeze(1) + 1)
+        # Of each recall and all above it, the highest.
+        highest = precision.flip(0).cummax(dim=0).values.flip(0)
+        reached = torch.searchsorted(taken / taken[-1], recalls)
+        result[k] = highest[reached].mean()
     return result

@@ -1,0 +1,205 @@
+"""A model and data in, named figures with their floors out.
+
+A floor is what an answer scores on the same images that knows nothing of the model. Measures of
+place (patches, heat maps and boxes) are taken over the images that have a box of one of their
+labels; where there is none, there is nothing to point at. Each batch is measured and forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from loss_attention.data.sample import ImageSet
+from loss_attention.errors import InputError
+from loss_attention.evaluation.answers import ANSWERS, MODEL, fit_centred_boxes
+from loss_attention.evaluation.classification import (
+    NamedImages,
+    classification_measures,
+    name_images,
+)
+from loss_attention.evaluation.figures import Evaluation
+from loss_attention.evaluation.places import Places
+from loss_attention.evaluation.totals import GROUP_THRESHOLDS, Chosen
+from loss_attention.inference import Autocast, Model, run_batches
+from loss_attention.losses import Loss, loss_for
+from loss_attention.metrics.boxes import relevant_boxes
+from loss_attention.metrics.classification import correct_images
+from loss_attention.metrics.max_box import BOX_IOUS
+from loss_attention.models import PatchClassifier
+from loss_attention.prediction import ImagePrediction
+
+MOST_HELD_OUT = 2000
+"""Held-out images that thresholds are chosen on, evenly taken from all there are."""
+
+
+def evaluate(
+    model: Model,
+    data: ImageSet,
+    *,
+    train: ImageSet | None = None,
+    held_out: ImageSet | None = None,
+    split: str = "test",
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+    autocast: Autocast = nullcontext,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Run a model once over a set of images and measure it.
+
+    The model is in evaluation mode meanwhile, and left in the mode it was in.
+
+    Args:
+        model: a `PatchClassifier` or any module that returns a prediction.
+        data: the images. Without boxes, or for a model without patches, only the classification
+            is measured; what needs exact evidence is measured where there is any.
+        train: the training set, which the floors "majority class" and "best centred box" are
+            fitted to; None: they stay empty.
+        held_out: images that are neither reported nor trained on, to choose thresholds on, for
+            the model and for each floor; at most `MOST_HELD_OUT` are used. None, or without
+            boxes: what needs a threshold stays empty.
+        split: what to call the images.
+        batch_size: images at a time; decides speed and memory, not the result.
+        device: where to compute; None: where the model is.
+        autocast: makes the context that the model runs in (`fabric.autocast`, say).
+        progress: called after each batch with the number of images done and of all images.
+
+    Raises:
+        InputError: no images, or classes that are not the model's.
+    """
+    _check_classes(model, data)
+
+    def run(images: ImageSet, places: Places, before: int = 0, total: int = 0) -> list[NamedImages]:
+        """Run over a set, as a part of so many images of which so many are done."""
+
+        def measure(batch: ImageSet, prediction: ImagePrediction) -> NamedImages:
+            places.add(batch, prediction)
+            return name_images(prediction.logits, batch.labels)
+
+        def tick(done: int, _: int) -> None:
+            if progress is not None and total:
+                progress(before + done, total)
+
+        return run_batches(
+            model,
+            images,
+            measure,
+            batch_size=batch_size,
+            autocast=autocast,
+            device=device,
+            progress=tick,
+        )
+
+    centred = fit_centred_boxes(train) if data.boxes is not None else None
+    chosen: Mapping[str, Chosen] = {}
+    fitting = None if data.boxes is None else _for_fitting(held_out)
+    if fitting is not None:
+        probe = Places(centred)
+        run(fitting.subset(torch.arange(1)), probe)
+        if not probe.has_evidence:
+            fitting = None
+    held = 0 if fitting is None else len(fitting)
+    if fitting is not None:
+        places = Places(centred, dict.fromkeys(ANSWERS, GROUP_THRESHOLDS))
+        run(fitting, places, total=held + len(data))
+        chosen = places.best_thresholds()
+    places = Places(centred, {name: (best.groups,) for name, best in chosen.items()})
+    batches = run(data, places, held, held + len(data))
+    measures, per_class, per_image = classification_measures(batches, data, train)
+    return Evaluation(
+        split=split,
+        images=len(data),
+        boxed_images=_boxed_images(data),
+        measures=(*measures, *places.measures(chosen)),
+        per_class=per_class,
+        thresholds=_named_thresholds(chosen),
+        per_image=per_image,
+    )
+
+
+def validate(
+    model: Model,
+    data: ImageSet,
+    batch_size: int,
+    autocast: Autocast = nullcontext,
+    *,
+    loss: Loss | None = None,
+) -> tuple[float, float]:
+    """Return the mean loss (no regulariser) and the share of images that are right.
+
+    The share is the accuracy, or for multi-label data that of exact matches. The model is in
+    evaluation mode meanwhile, and left in the mode it was in. The host waits for the device once.
+
+    Args:
+        model: a `PatchClassifier` or any module that returns a prediction.
+        data: the images.
+        batch_size: images at a time.
+        autocast: makes the context that the model runs in.
+        loss: what the model is trained with; None: cross-entropy, in nats.
+
+    Raises:
+        InputError: no images.
+    """
+    loss_of = loss or loss_for("cross-entropy", multi_label=data.multi_label)
+
+    def measure(batch: ImageSet, prediction: ImagePrediction) -> Tensor:
+        right = correct_images(prediction.logits, batch.labels).sum()
+        return torch.stack([loss_of(prediction, batch.labels, 0.0) * len(batch), right])
+
+    batches = run_batches(model, data, measure, batch_size=batch_size, autocast=autocast)
+    total, right = torch.stack(batches).cpu().double().sum(dim=0).tolist()
+    return total / len(data), right / len(data)
+
+
+def _for_fitting(held_out: ImageSet | None) -> ImageSet | None:
+    """Return the held-out images to choose thresholds on; None where no image has a box."""
+    if held_out is None or not _boxed_images(held_out):
+        return None
+    if len(held_out) <= MOST_HELD_OUT:
+        return held_out
+    # Evenly, as images are often in the order of their classes.
+    return held_out.subset(torch.arange(MOST_HELD_OUT) * len(held_out) // MOST_HELD_OUT)
+
+
+def _boxed_images(data: ImageSet) -> int:
+    """Return how many images have a box of one of their labels."""
+    if data.box_labels is None:
+        return 0
+    return int(relevant_boxes(data.box_labels, data.labels).any(dim=1).sum())
+
+
+def _named_thresholds(chosen: Mapping[str, Chosen]) -> dict[str, float]:
+    """Return the model's thresholds by the names of the figures that they were chosen for."""
+    if MODEL not in chosen:
+        return {}
+    best = chosen[MODEL]
+    by_iou = {
+        f"max_box_acc_v2_{iou}": threshold
+        for iou, threshold in zip(BOX_IOUS, best.max_box, strict=True)
+    }
+    return {"map_box_ap": best.map_box, **by_iou, "object_ap": best.groups}
+
+
+def _check_classes(model: Model, data: ImageSet) -> None:
+    """Raise `InputError` where the data's classes are not those of the model."""
+    inner = getattr(model, "module", model)  # what Fabric wraps
+    if not isinstance(inner, PatchClassifier):
+        return
+    count, named = inner.config["num_classes"], inner.config["class_names"]
+    if count != len(data.class_names):
+        raise InputError(f"the model has {count} classes and the data {len(data.class_names)}")
+    for k, (ours, theirs) in enumerate(zip(named, data.class_names, strict=False)):
+        if ours != theirs:
+            raise InputError(
+                f"class {k} is {ours!r} in the model and {theirs!r} in the data; "
+                "they must have the same classes in the same order"
+            )
+    if inner.multi_label != data.multi_label:
+        kinds = {True: "any number of labels", False: "one label"}
+        raise InputError(
+            f"the model was made for {kinds[inner.multi_label]} an image and the data have "
+            f"{kinds[data.multi_label]}"
+        )
