@@ -72,6 +72,11 @@ def test_two_years_in_one_folder(tmp_path: Path) -> None:
     assert "train2014.zip, val2014.zip and annotations_trainval2014.zip" in refusal("coco2014")
 
 
+def test_a_missing_training_split(tmp_path: Path) -> None:
+    (official(tmp_path) / "annotations" / "instances_train2017.json").unlink()
+    assert refusal(tmp_path).endswith("has no split named train among validation")
+
+
 def test_ones_own_file_keeps_images_that_show_nothing(tmp_path: Path) -> None:
     image_folder(tmp_path / "pics", {f"{i}.png": i for i in range(1, 6)}, (8, 6))
     images = {i: (f"pics/{i}.png", 8, 6) for i in range(1, 6)}

@@ -71,14 +71,14 @@ def training_split(parts: Mapping[str, object], where: str) -> str:
     """Return the name of the training split: the one called so, or the only one.
 
     Raises:
-        InputError: no split at all, or several and none called so.
+        InputError: no split at all, several and none called so, or one that is for testing.
     """
     if not parts:
         raise InputError(f"{where} holds no images")
     found = _first_of(TRAIN_NAMES, parts)
     if found is not None:
         return found
-    if len(parts) == 1:
+    if len(parts) == 1 and _first_of((*TEST_NAMES, *VALIDATION_NAMES), parts) is None:
         return next(iter(parts))
     raise InputError(f"{where} has no split named train among {', '.join(parts)}")
 
