@@ -45,6 +45,7 @@ def test_share_inside_is_of_the_positive_part() -> None:
         ([0.0, 2.0, 1.0], [True, False, True], False),
         ([1.0, 1.0, 1.0], [False, True, False], True),  # points at the middle
         ([1.0, 1.0, 1.0], [True, False, True], False),
+        ([1.0, 1.0, 0.0], [False, True, False], True),  # of two as near, the later
         ([3.0, 0.0, 3.0], [False, True, False], False),  # never at a pixel that is not highest
         ([-1.0, 0.0, -1.0], [True, True, True], False),  # points nowhere
     ],

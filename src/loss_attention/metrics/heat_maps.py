@@ -59,10 +59,12 @@ def pointing_hits(
     """Return whether the maximum of each map lies on the object.
 
     False where nothing is positive: such a map points nowhere. Of several pixels with the greatest
-    value, the one nearest to the middle of them all is taken, so a constant map points at the
-    middle of the image. The pointing game of Zhang et al., Top-down Neural Attention by Excitation
-    Backprop, IJCV 2018, without its tolerance of 15 pixels, over all (image, class) pairs alike.
-    The floor is the middle of the image.
+    value, the one nearest to the middle of them all is taken (where the middle is an edge between
+    two, the later one), so a constant map points at the middle of the image.
+
+    The pointing game of Zhang et al., Top-down Neural Attention by Excitation Backprop, IJCV 2018,
+    without its tolerance of 15 pixels, over all (image, class) pairs alike. The floor is the middle
+    of the image.
     """
     flat = maps.flatten(1)
     top = flat.amax(dim=1, keepdim=True)
@@ -73,7 +75,8 @@ def pointing_hits(
         along = place.flatten().to(maps.device)
         middle = (tied * along).sum(dim=1, keepdim=True) / tied.sum(dim=1, keepdim=True)
         far += (along - middle).square()
-    point = far.masked_fill(~tied, torch.inf).argmin(dim=1, keepdim=True)
+    last = far.masked_fill(~tied, torch.inf).flip(1).argmin(dim=1, keepdim=True)
+    point = far.shape[1] - 1 - last
     return inside.flatten(1).gather(1, point).squeeze(1) & (top.squeeze(1) > 0)
 
 
