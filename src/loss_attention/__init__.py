@@ -12,21 +12,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from loss_attention.attention import capsule_weights, patch_weights
     from loss_attention.explanation import Explanation
-    from loss_attention.losses import multi_label_loss, ramp_up, single_label_loss
+    from loss_attention.losses import margin_loss, multi_label_loss, ramp_up, single_label_loss
     from loss_attention.models import PatchClassifier, create_model, load
-    from loss_attention.prediction import ImagePrediction, PatchPrediction
+    from loss_attention.prediction import (
+        CapsulePrediction,
+        ImagePrediction,
+        PatchPrediction,
+        RoutedPrediction,
+    )
 
 __version__ = "0.1.0"
 
 # Looked up on first use (PEP 562): the command answers `--help` without importing torch.
 _HOMES = {
+    "CapsulePrediction": "prediction",
     "Explanation": "explanation",
     "ImagePrediction": "prediction",
     "PatchClassifier": "models",
     "PatchPrediction": "prediction",
+    "RoutedPrediction": "prediction",
     "capsule_weights": "attention",
     "create_model": "models",
     "load": "models",
+    "margin_loss": "losses",
     "multi_label_loss": "losses",
     "patch_weights": "attention",
     "ramp_up": "losses",
@@ -34,13 +42,16 @@ _HOMES = {
 }
 
 __all__ = [
+    "CapsulePrediction",
     "Explanation",
     "ImagePrediction",
     "PatchClassifier",
     "PatchPrediction",
+    "RoutedPrediction",
     "capsule_weights",
     "create_model",
     "load",
+    "margin_loss",
     "multi_label_loss",
     "patch_weights",
     "ramp_up",

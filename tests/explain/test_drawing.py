@@ -25,7 +25,7 @@ from loss_attention.explain.drawing import (
     panel,
     resized,
 )
-from loss_attention.explanation import ROUTING_WEIGHT, explain_prediction
+from loss_attention.explanation import EVIDENCE, ROUTING_WEIGHT, explain_prediction
 from loss_attention.geometry import PatchGrid
 from loss_attention.prediction import PatchPrediction
 
@@ -238,12 +238,14 @@ def test_what_has_no_sign_has_the_red_half_of_the_scale():
     assert (both[:100, 0] < both[:100, 2]).all()
 
 
-def test_the_legend_names_what_is_shown():
-    evidence, weights = (
-        np.asarray(legend(marks, "a", 300, 15))[:15]
-        for marks in (Marks(hot(1.0)), Marks(hot(1.0), shown=ROUTING_WEIGHT))
+def test_the_legend_names_what_is_shown_and_its_unit():
+    first, named, measured = (
+        np.asarray(legend(Marks(hot(1.0), shown=shown), "a", 300, 15))[:15]
+        for shown in (EVIDENCE, EVIDENCE._replace(name="weight"), EVIDENCE._replace(unit="mm"))
     )
-    assert (evidence != weights).any()
+    assert (first != named).any()
+    assert (first != measured).any()
+    assert (named != measured).any()
 
 
 def test_long_names_are_shortened_to_the_room_there_is():

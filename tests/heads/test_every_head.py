@@ -86,11 +86,14 @@ def test_weights_are_shares_and_the_answer_is_the_same_in_any_batch(head: str) -
     with torch.inference_mode():
         whole = patches_of(model, images, WeightedPrediction)
         parts = [patches_of(model, part, WeightedPrediction) for part in images.split(2)]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = patches_of(model, images, WeightedPrediction)
     assert whole.patch_weights.shape == (5, 12)
     assert whole.patch_scores.shape == (5, 12, 5)
     assert (whole.patch_weights >= 0).all()
     torch.testing.assert_close(whole.patch_weights.sum(dim=1), torch.ones(5))
     for name in ("logits", "patch_weights", "patch_scores"):
+        assert getattr(half, name).dtype == torch.float32
         joined = torch.cat([getattr(part, name) for part in parts])
         torch.testing.assert_close(joined, getattr(whole, name), rtol=1e-4, atol=1e-4)
 

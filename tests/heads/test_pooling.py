@@ -55,7 +55,9 @@ def test_weights_and_their_gradients_are_those_of_the_equations(gated: bool) -> 
 
 @pytest.mark.parametrize("gated", [False, True])
 def test_the_head_is_the_equations_on_its_patch_features(gated: bool) -> None:
-    model = used_model(head=HEAD_OF[gated], patch_kernel=3, patch_stride=2, threshold=0.9).double()
+    model = used_model(head=HEAD_OF[gated], patch_kernel=3, patch_stride=2, threshold=1.0).double()
+    for parameter in model.head.weighing.parameters():
+        torch.nn.init.normal_(parameter)
     images = torch.rand(2, 3, 8, 9, dtype=torch.float64)
     with torch.no_grad():
         prediction = patches_of(model, images)
@@ -68,7 +70,8 @@ def test_the_head_is_the_equations_on_its_patch_features(gated: bool) -> None:
         np.testing.assert_allclose(prediction.patch_weights[i].numpy(), alpha, rtol=0, atol=1e-10)
         np.testing.assert_allclose(prediction.logits[i].numpy(), z, rtol=0, atol=1e-10)
         # 12 patches: the paper selects those of a weight above threshold / M.
-        assert prediction.selected[i].tolist() == (alpha > 0.9 / 12).tolist()
+        assert prediction.selected[i].tolist() == (alpha > 1 / 12).tolist()
+        assert 0 < (alpha > 1 / 12).sum() < 12
 
 
 def test_width_scales_the_hidden_units() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import reference
 import torch
 from training.tiny import tiny_recipe, tiny_splits
 
 from loss_attention.data.digits import multi_digits
+from loss_attention.data.sample import hold_out
 from loss_attention.errors import InputError
 from loss_attention.evaluation import evaluate
 from loss_attention.heads.catalog import HEADS
@@ -59,10 +62,12 @@ def test_the_validation_loss_of_routing_is_the_margin_loss(tmp_path: Path) -> No
     run = start_run(tmp_path, recipe, splits, CPU)
     assert continue_run(run, splits)
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
-    # Two classes: at most 0.9^2 + 0.5 x 0.9^2, which cross-entropy can pass.
-    assert line["validation_loss"] < 1.5 * 0.9**2
-    kept = torch.tensor([line["validation_loss"], line["loss"]])
-    assert (kept > 0).all()
+    _, held_out = hold_out(splits.train.labels, 0.5, recipe.seed)
+    validation = splits.train.subset(held_out)
+    with torch.inference_mode():
+        lengths = load(tmp_path)(validation.images).lengths.double().numpy()
+    expected = reference.margin_loss(lengths, np.eye(2)[validation.labels.numpy()])
+    assert line["validation_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("head", ["baseline", "capsule-dynamic-routing"])
