@@ -51,10 +51,10 @@ def scores(record: Record, measures: Sequence[str]) -> str:
         if value is None:
             continue
         floors = [
-            f"{floor} {100 * score:.1f} %"
+            f"{floor} {100 * score:.1f}%"
             for floor, score in record.floors.get(name, {}).items()
             if score is not None
         ]
         beside = f" ({', '.join(floors)})" if floors else ""
-        parts.append(f"{_WORDS[name]} {100 * value:.1f} %{beside}")
+        parts.append(f"{_WORDS[name]} {100 * value:.1f}%{beside}")
     return ", ".join(parts) or "not defined there"

@@ -128,7 +128,10 @@ def draw_patches(samples: Sequence[Sample], explanation: Explanation, caption: s
         height, width = mask.shape
         axes.imshow(_with_faded(sample.image, mask), extent=(0, width, height, 0))
         lines = [((x0, y0), (x1, y1)) for x0, y0, x1, y1 in outline_segments(mask)]
-        axes.add_collection(LineCollection(lines, clip_on=False, **_stroke(OUTLINE, 1.0)))
+        # All of the dark line first, or the end of one side would lie on the next.
+        for wide, colour in ((2.0, _DARK), (1.0, _colour(OUTLINE))):
+            style: dict[str, Any] = {"linewidths": wide, "colors": [colour], "clip_on": False}
+            axes.add_collection(LineCollection(lines, capstyle="projecting", **style))
         step = explanation.grid.stride / width * 72 * WIDTH / (COLUMNS + 1)
         largest = min(LARGEST_DOT, 0.7 * step)
         shares = weights[selected] / weights.max()
@@ -232,10 +235,14 @@ def _with_faded(image: Image.Image, mask: np.ndarray[Any, Any]) -> np.ndarray[An
     return mixed.round().astype(np.uint8)
 
 
+def _colour(line: Line) -> tuple[float, ...]:
+    return tuple(part / 255 for part in line.colour)
+
+
 def _stroke(line: Line, width: float) -> dict[str, Any]:
     """Return a line's look, over a wider dark one so that it shows on any picture."""
     return {
-        "color": tuple(part / 255 for part in line.colour),
+        "color": _colour(line),
         "linewidth": width,
         "linestyle": "-" if line.dash is None else (0, tuple(part / 2 for part in line.dash)),
         "path_effects": [withStroke(linewidth=width + 1.0, foreground=_DARK)],
