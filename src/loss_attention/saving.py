@@ -38,3 +38,15 @@ def write_whole(path: Path, content: str | bytes) -> None:
             raise
         kept = "; the one before it is kept" if path.exists() else ""
         raise SaveError(f"cannot write {path}: {error.strerror or error}{kept}") from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are not there.
+
+    Raises:
+        SaveError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SaveError(f"cannot make the folder {path}: {error.strerror or error}") from error

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from loss_attention.training.recipe import Recipe
-from loss_attention.training.schedule import learning_rate, regulariser_weight
+from loss_attention.training.schedule import adam_betas, learning_rate, regulariser_weight
 
 
 def recipe(**changes):
@@ -45,3 +45,36 @@ def test_regulariser_ramps_over_its_part_of_the_epochs():
 def test_regulariser_belongs_to_loss_attention_unless_asked(regularise, by_default, used):
     weight = regulariser_weight(recipe(regularise=regularise), 199, by_default=by_default)
     assert weight == (0.1 if used else 0.0)
+
+
+def test_the_papers_adam_rates_epoch_by_epoch():
+    r = recipe(optimizer="adam", schedule="paper-adam", learning_rate=0.003)
+    per_epoch = 391
+    for part_of_epoch in (0, per_epoch - 1):
+        rates = [
+            learning_rate(r, e * per_epoch + part_of_epoch, 200 * per_epoch) for e in range(200)
+        ]
+        ramp = [0.003 * math.exp(-5 * ((80 - epoch) / 80) ** 2) for epoch in range(80)]
+        assert rates == pytest.approx([*ramp, *[0.003] * 40, *[0.0003] * 40, *[0.00003] * 40])
+    assert rates[0] > 0
+
+
+@pytest.mark.parametrize(("epochs", "ramp", "first", "second"), [(30, 12, 18, 24), (5, 2, 3, 4)])
+def test_other_lengths_take_the_same_fractions_of_adams_procedure(epochs, ramp, first, second):
+    r = recipe(optimizer="adam", schedule="paper-adam", learning_rate=1.0, epochs=epochs)
+    rates = [learning_rate(r, epoch * 7, epochs * 7) for epoch in range(epochs)]
+    assert rates[ramp - 1] < 1
+    assert rates[ramp:first] == [1.0] * (first - ramp)
+    assert rates[first:second] == pytest.approx([0.1] * (second - first))
+    assert rates[second:] == pytest.approx([0.01] * (epochs - second))
+
+
+def test_beta2_changes_after_the_papers_80_epochs():
+    r = recipe(optimizer="adam", schedule="paper-adam", momentum=0.9)
+    betas = [adam_betas(r, step, 200 * 391) for step in (0, 80 * 391 - 1, 80 * 391, 200 * 391 - 1)]
+    assert betas == [(0.9, 0.99), (0.9, 0.99), (0.9, 0.999), (0.9, 0.999)]
+
+
+def test_other_schedules_have_adams_usual_betas():
+    r = recipe(optimizer="adam", schedule="one-cycle", momentum=0.8)
+    assert adam_betas(r, 0, 100) == (0.8, 0.999)

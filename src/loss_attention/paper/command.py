@@ -12,6 +12,7 @@ from loss_attention.paper.cells import matching
 from loss_attention.paper.reproduction import Reproduction
 from loss_attention.paper.scales import Scale
 from loss_attention.paper.target import Target
+from loss_attention.saving import make_folder
 
 EVERYTHING = "all"
 
@@ -56,6 +57,7 @@ def reproduce(
     if train:
         reproduction.measure(wanted)
     folder = reproduction.out / reproduction.scale.name
+    make_folder(folder)
     written: list[Path] = []
     for name, target in targets.items():
         written += target.write(reproduction, cells[name], folder)

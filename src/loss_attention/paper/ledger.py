@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loss_attention.errors import InputError
-from loss_attention.saving import SaveError, write_whole
+from loss_attention.saving import make_folder, write_whole
 
 LEDGER_FILE = "ledger.json"
 FORMAT_VERSION = 1
@@ -76,12 +76,7 @@ class Ledger:
         self._records = {**_read(self.path), (record.training, record.seed): record}
         rows = [asdict(self._records[key]) for key in sorted(self._records)]
         content = json.dumps({"format_version": FORMAT_VERSION, "records": rows}, indent=1)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SaveError(
-                f"cannot make the folder {self.path.parent}: {error.strerror}"
-            ) from error
+        make_folder(self.path.parent)
         write_whole(self.path, content + "\n")
 
 

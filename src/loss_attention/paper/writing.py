@@ -16,9 +16,11 @@ from loss_attention.paper.numbers import PaperTable
 from loss_attention.paper.reproduction import Reproduction, Result
 from loss_attention.saving import write_whole
 
-NOT_MEASURED = "not measured"
+MEASURED, NOT_MEASURED = "measured", "not measured"
 NOT_OURS = "cited"
+"""A figure that the paper takes from others, whose network we do not build."""
 UNDEFINED = "undefined"
+"""Measured, and there was nothing to divide by: no right patch at all, say."""
 ABSENT = "-"
 Rows = list[tuple[tuple[str, ...], list[str]]]
 """The labels of each row, and the texts of its cells."""
@@ -29,10 +31,12 @@ def write_table(
     paper: PaperTable, cells: Sequence[Cell], reproduction: Reproduction, folder: Path
 ) -> list[Path]:
     """Show a table on the terminal and write it as Markdown and JSON; return the files."""
-    results = [(cell, reproduction.result(cell)) for cell in cells]
+    results = [
+        (cell, result, _state(cell, result, reproduction))
+        for cell, result in zip(cells, map(reproduction.result, cells), strict=True)
+    ]
     texts = {
-        (cell.labels, cell.column): _text(cell, result, _absence(cell, reproduction))
-        for cell, result in results
+        (cell.labels, cell.column): _text(cell, result, state) for cell, result, state in results
     }
     rows = [
         (row.labels, [texts.get((row.labels, column), ABSENT) for column in paper.columns])
@@ -43,7 +47,6 @@ def write_table(
     reproduction.console.print(_terminal(title, paper, rows))
     reproduction.console.print(Text("\n".join(notes), style="italic"))
 
-    folder.mkdir(parents=True, exist_ok=True)
     markdown, data = folder / f"{paper.name}.md", folder / f"{paper.name}.json"
     write_whole(markdown, _markdown(title, paper, rows, notes))
     content = {
@@ -52,20 +55,18 @@ def write_table(
         "title": paper.title,
         "scale": reproduction.scale.name,
         "notes": notes,
-        "cells": [_cell_json(cell, result) for cell, result in results],
+        "cells": [_cell_json(cell, result, state) for cell, result, state in results],
     }
     write_whole(data, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return [markdown, data]
 
 
-def _text(cell: Cell, result: Result | None, absence: str) -> str:
+def _text(cell: Cell, result: Result | None, state: str) -> str:
     """Return a cell's lines: the paper's figure, ours, the difference, and the best floor."""
     digits = 0 if cell.measure == EPOCH_SECONDS else 2
     lines = [] if cell.paper is None else [f"{cell.paper:.{digits}f}"]
-    if cell.recipe is None:
-        return "\n".join([*lines, NOT_OURS])
     if result is None:
-        return "\n".join([*lines, absence])
+        return "\n".join([*lines, state])
     spread = "" if result.deviation is None else f" ± {result.deviation:.{digits}f}"
     lines.append(f"{result.mean:.{digits}f}{spread}")
     if cell.paper is not None:
@@ -76,10 +77,13 @@ def _text(cell: Cell, result: Result | None, absence: str) -> str:
     return "\n".join(lines)
 
 
-def _absence(cell: Cell, reproduction: Reproduction) -> str:
-    """Return why a cell has no figure of ours: no training, or nothing to divide by in it."""
-    measured = cell.recipe is not None and reproduction.ledger.seeds(training_key(cell.recipe))
-    return UNDEFINED if measured else NOT_MEASURED
+def _state(cell: Cell, result: Result | None, reproduction: Reproduction) -> str:
+    """Return whether a cell has a figure of ours, or why not."""
+    if result is not None:
+        return MEASURED
+    if cell.recipe is None:
+        return NOT_OURS
+    return UNDEFINED if reproduction.ledger.seeds(training_key(cell.recipe)) else NOT_MEASURED
 
 
 def _terminal(title: str, paper: PaperTable, rows: Rows) -> Table:
@@ -106,9 +110,8 @@ def _markdown(title: str, paper: PaperTable, rows: Rows, notes: Sequence[str]) -
 def _notes(paper: PaperTable, cells: Sequence[Cell], reproduction: Reproduction) -> list[str]:
     scale = reproduction.scale
     counts = sorted({len(r.values) for c in cells if c.trained and (r := reproduction.result(c))})
-    seeds = (
-        f" Seeds measured: {' to '.join(map(str, {*counts[:1], *counts[-1:]}))}." if counts else ""
-    )
+    ends = dict.fromkeys([*counts[:1], *counts[-1:]])
+    seeds = f" Seeds measured: {' to '.join(map(str, ends))}." if counts else ""
     notes = [
         "Each cell: the paper's figure where it prints one, ours as mean ± sample deviation over "
         "seeds, and in brackets ours less the paper's. Percent, if the column does not say "
@@ -119,13 +122,13 @@ def _notes(paper: PaperTable, cells: Sequence[Cell], reproduction: Reproduction)
     return [*notes, *(f"The paper: {doubt}" for doubt in paper.doubts)]
 
 
-def _cell_json(cell: Cell, result: Result | None) -> dict[str, Any]:
+def _cell_json(cell: Cell, result: Result | None, state: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "labels": list(cell.labels),
         "column": cell.column,
         "paper": cell.paper,
         "measure": cell.measure,
-        "measured": result is not None,
+        "state": state,
     }
     if result is not None:
         found |= {
