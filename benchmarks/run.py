@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from explaining import explaining
 from measuring import Finished, command, keep, timed
 from summary import write_summary
 
@@ -125,6 +126,7 @@ def demo() -> dict[str, Any]:
 
 SUBJECTS: dict[str, Callable[[], dict[str, Any]]] = {
     "startup": startup,
+    "explaining": explaining,
     "digits": digits,
     "demo": demo,
     "cifar10-small": cifar10_small,

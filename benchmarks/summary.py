@@ -18,6 +18,9 @@ SHOWN = (
 )
 
 
+ABSENT = "-"
+
+
 def write_summary(folder: Path) -> None:
     """Write results/README.md from what has been measured so far."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
@@ -32,6 +35,7 @@ def write_summary(folder: Path) -> None:
         ("cifar10-small", _cifar10),
         ("demo", _demo),
         ("startup", _startup),
+        ("explaining", _explaining),
     ):
         if name in found:
             parts += [f"## {name}", *describe(found[name]), _stand(found[name])]
@@ -106,6 +110,23 @@ def _startup(figures: dict[str, Any]) -> list[str]:
     ]
     lines = ["| what | seconds, median of nine |", "| --- | ---: |"]
     return ["\n".join(lines + [f"| {label} | {figures[name]:.2f} |" for label, name in named])]
+
+
+def _explaining(figures: dict[str, Any]) -> list[str]:
+    heads = list(figures["models"][0]["ratios"])
+    lines = [
+        f"| model | forward pass, ms an image | {' | '.join(heads)} |",
+        f"| --- | ---: |{' ---: |' * len(heads)}",
+    ]
+    for row in figures["models"]:
+        cells = [
+            ABSENT if row["ratios"][name] is None else f"{row['ratios'][name]:.3f}"
+            for name in heads
+        ]
+        lines.append(
+            f"| {row['model']} | {1000 * row['forward_seconds']:.2f} | {' | '.join(cells)} |"
+        )
+    return [figures["about"], "\n".join(lines)]
 
 
 def _commands(runs: list[dict[str, Any]]) -> str:

@@ -12,6 +12,7 @@ from training.tiny import tiny_recipe, tiny_splits
 
 from loss_attention import compare_jobs, jobs
 from loss_attention.cli import main
+from loss_attention.explain import compare_measures
 from loss_attention.training.job import continue_run, start_run
 from loss_attention.training.recipe import RunOptions
 
@@ -38,7 +39,8 @@ def command(*words: object) -> int:
     return stop.value.code or 0
 
 
-def test_a_table_its_json_and_a_picture(run: Path, tmp_path: Path, capsys) -> None:
+def test_a_table_its_json_and_a_picture(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(compare_measures, "REPEATS", 1)
     out = tmp_path / "out"
     words = ("compare", run, "--methods", "evidence, layer-cam", "--images", 3, "--out", out)
     assert command(*words) == 0
@@ -66,7 +68,9 @@ def test_a_table_its_json_and_a_picture(run: Path, tmp_path: Path, capsys) -> No
     said = capsys.readouterr().err
     assert "comparison.json exists already" in said
     assert said.count("\n") == 1
-    assert command(*words, "--overwrite") == 0
+    monkeypatch.setattr(compare_jobs, "maps_picture", lambda *_: b"new")
+    assert command(*words, "--images", 2, "--methods", "evidence", "--overwrite") == 0
+    assert (out / "maps.png").read_bytes() == b"new"
 
 
 def test_what_is_typed_wrong_gets_one_line(run: Path, tmp_path: Path, capsys) -> None:

@@ -98,8 +98,10 @@ def explain_prediction(
     logits = prediction.logits
     batch, classes = logits.shape
     if target is None:
+        # Not checked, as it is right: a check would make the host wait for the device.
         target = logits.argmax(dim=1)
-    target = explained_class(target, batch, classes, logits.device)
+    else:
+        target = explained_class(target, batch, classes, logits.device)
     if isinstance(prediction, RoutedPrediction):
         prediction = prediction.of_class(target)
     evidence = prediction.evidence if isinstance(prediction, PatchPrediction) else None

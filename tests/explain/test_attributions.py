@@ -12,6 +12,7 @@ import loss_attention as la
 from loss_attention.errors import InputError
 from loss_attention.explain import attributions_peers
 from loss_attention.explain.attributions import METHODS, attribute
+from loss_attention.heads.catalog import HEADS
 
 SIZE = (32, 40)
 CLASSES = 4
@@ -117,9 +118,9 @@ def test_cams_of_a_patch_model_by_autograd(patches, images):
         )
 
 
-def painted(values: np.ndarray, grid) -> np.ndarray:
+def painted(values: np.ndarray, grid, size: tuple[int, int] = SIZE) -> np.ndarray:
     """Each pixel the mean over the windows that cover it, in a loop over windows."""
-    total, count = np.zeros((len(values), *SIZE)), np.zeros(SIZE)
+    total, count = np.zeros((len(values), *size)), np.zeros(size)
     for m, (x0, y0, x1, y1) in enumerate(grid.windows().int().tolist()):
         total[:, y0:y1, x0:x1] += values[:, m, None, None]
         count[y0:y1, x0:x1] += 1
@@ -238,6 +239,30 @@ def test_one_class_for_all_and_the_predicted_one(patches, images, method):
     torch.testing.assert_close(one, attribute(patches, images, method, torch.full((3,), 1)))
     alone = attribute(patches, images[1:2], method, 1)
     torch.testing.assert_close(alone, one[1:2], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_is_explained(head):
+    model = make_model(head, "vgg11_bn", image_size=(16, 16), patch_kernel=5)
+    images = torch.rand(2, 3, 16, 16)
+    maps = {}
+    for method in ("evidence", "cam", "grad-cam", "layer-cam", "random"):
+        try:
+            maps[method] = attribute(model, images, method)
+        except InputError as error:
+            maps[method] = str(error)
+    without_evidence = {"baseline", "capsule-dynamic-routing"}
+    assert isinstance(maps["evidence"], str) == (head in without_evidence)
+    assert isinstance(maps["cam"], str) == (head == "baseline")
+    for method in ("grad-cam", "layer-cam", "random"):
+        assert maps[method].shape == (2, 16, 16)
+    with torch.no_grad():
+        prediction = model(images)
+    if head == "capsule-dynamic-routing":
+        best = prediction.logits.argmax(dim=1)
+        votes = prediction.votes.double().numpy()[np.arange(2), :, best]
+        size = (16, 16)
+        np.testing.assert_allclose(maps["cam"], painted(votes, prediction.grid, size), atol=1e-6)
 
 
 def test_refusals(baseline, patches, images, monkeypatch):

@@ -34,7 +34,7 @@ CLASSES = tuple("abcdefghi")
 SIZE = 12
 
 
-def make_model(head: str = "mean") -> la.PatchClassifier:
+def make_model(head: str = "mean", **options) -> la.PatchClassifier:
     torch.manual_seed(0)
     model = la.create_model(
         "vgg11_bn",
@@ -44,6 +44,7 @@ def make_model(head: str = "mean") -> la.PatchClassifier:
         patch_kernel=3,
         patch_stride=3,
         class_names=CLASSES,
+        **options,
     )
     return model.eval()
 
@@ -213,6 +214,21 @@ def test_methods_that_a_model_does_not_allow(monkeypatch: pytest.MonkeyPatch) ->
         name for name in METHODS if name not in {"evidence", "cam", *FLOORS}
     ] + list(FLOORS)
     assert "Not possible with this model: evidence (" in comparison_markdown(comparison)
+
+
+def test_a_head_made_for_one_size_has_no_mosaics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_measures, "REPEATS", 1)
+    model = make_model("capsule-dynamic-routing", image_size=(SIZE, SIZE))
+    data = scenes(18)
+    with torch.no_grad():  # labels that make every image rightly classified, in several classes
+        labels = model(data.images).logits.argmax(dim=1)
+    monkeypatch.setattr(
+        compare_module, "choose_mosaics", lambda _c, _t, cells, _n, _s: torch.arange(cells)[None]
+    )
+    comparison, _ = compare(model, replace(data, labels=labels), ["layer-cam"], images=2)
+    assert comparison.mosaics == {}
+    assert "grid_2x2" not in comparison.figures["layer-cam"]
+    assert "masking" in comparison.figures["layer-cam"]
 
 
 def test_window_means_by_hand() -> None:

@@ -82,6 +82,9 @@ def test_patch_curves_by_hand(linear) -> None:
         values[-1], shares[-1] = score(fill)[i].item(), 1.0  # the margin goes with the last
         np.testing.assert_allclose(curve.scores[i], values, atol=1e-5)
         np.testing.assert_allclose(curve.changed[i], shares, atol=1e-12)
+        # Over the share of pixels: the steps of overlapping windows are unequal.
+        wanted = area(np.array([values]), np.array([shares]))[0]
+        assert curve.area[i].item() == pytest.approx(wanted, abs=1e-5)
 
 
 def test_equal_values_go_in_no_order_of_place() -> None:

@@ -159,6 +159,7 @@ def _prepared(
         scaled = images.clone() if images.is_floating_point() else images / 255
         scaled = scaled.detach().to(model.mean.dtype)
         if target is None:
-            target = model(scaled).logits.argmax(dim=1)
+            yield scaled, model(scaled).logits.argmax(dim=1)
+            return
         classes = model.config["num_classes"]
         yield scaled, explained_class(target, len(scaled), classes, scaled.device).clone()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -285,17 +285,23 @@ def measure_time(subject: Subject, method: str) -> dict[str, float]:
     def explain() -> None:
         attribute(subject.model, images, method, target)
 
-    both: tuple[list[float], list[float]] = ([], [])
-    for _ in range(REPEATS + 1):
-        for job, seconds in zip((plain, explain), both, strict=True):
-            _wait_for(images.device)
+    forward, explained = take_turns([plain, explain], REPEATS, images.device)
+    return {"seconds": explained / len(images), "time_ratio": explained / forward}
+
+
+def take_turns(
+    jobs: Sequence[Callable[[], object]], repeats: int, device: torch.device
+) -> list[float]:
+    """Return the median of the seconds that each job takes when they take turns, after one each."""
+    seconds: list[list[float]] = [[] for _ in jobs]
+    for _ in range(1 + repeats):
+        for job, taken in zip(jobs, seconds, strict=True):
+            _wait_for(device)
             start = time.perf_counter()
             job()
-            _wait_for(images.device)
-            seconds.append(time.perf_counter() - start)
-    # The first of each warms up.
-    forward, explained = (statistics.median(seconds[1:]) for seconds in both)
-    return {"seconds": explained / len(images), "time_ratio": explained / forward}
+            _wait_for(device)
+            taken.append(time.perf_counter() - start)
+    return [statistics.median(taken[1:]) for taken in seconds]
 
 
 def _wait_for(device: torch.device) -> None:
