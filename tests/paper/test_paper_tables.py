@@ -181,6 +181,7 @@ def test_patterns_find_cells_by_their_words():
     assert [c.path for c in matching(cells, "capnet resnet18 loss cifar-100")] == [
         "CapNet/ResNet18/Loss-Attention/CIFAR-100"
     ]
+    assert [c.column for c in matching(cells, "vgg16_bn cifar-10")] == ["CIFAR-10"]
     assert matching(cells, None) == list(cells)
     with pytest.raises(InputError, match="--only 'resnet19' matches none of 72 cells") as caught:
         matching(cells, "resnet19")

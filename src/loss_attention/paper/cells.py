@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
@@ -75,17 +76,22 @@ def training_key(recipe: Recipe) -> str:
 
 
 def matching(cells: Sequence[Cell], pattern: str | None) -> list[Cell]:
-    """Return the cells whose path has the pattern in it, whatever the case of its letters.
+    """Return the cells whose path has every word of a pattern in it, in any case and order.
+
+    A word that ends in a digit ends there: CIFAR-10 does not mean CIFAR-100.
 
     Args:
         cells: all cells of the targets in question.
-        pattern: words of which each must be in the path, divided by spaces; None: every cell.
+        pattern: words, divided by spaces; None: every cell.
 
     Raises:
         InputError: the pattern matches no cell.
     """
-    words = (pattern or "").lower().split()
-    found = [cell for cell in cells if all(word in cell.path.lower() for word in words)]
+    words = [
+        re.compile(re.escape(word) + (r"(?!\d)" if word[-1].isdigit() else ""), re.IGNORECASE)
+        for word in (pattern or "").split()
+    ]
+    found = [cell for cell in cells if all(word.search(cell.path) for word in words)]
     if pattern is not None and not found:
         raise InputError(
             f"--only {pattern!r} matches none of {len(cells)} cells, {cells[0].path!r} for example"

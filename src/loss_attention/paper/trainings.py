@@ -100,7 +100,7 @@ def _record(recipe: Recipe, run: RunFolder, figures: Evaluation) -> Record:
     return Record(
         training=training_key(recipe),
         seed=recipe.seed,
-        recipe=asdict(recipe) | {"strided_layers": list(recipe.strided_layers)},
+        recipe=asdict(recipe),
         measures=measures,
         floors={measure.name: dict(measure.floors) for measure in figures.measures},
         minutes=round(facts["train_seconds"] / 60, 3),
