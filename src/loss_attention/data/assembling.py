@@ -60,12 +60,10 @@ def assemble(
         progress: called with the number of decoded images and their total.
 
     Raises:
-        InputError: problems of the source, labels outside the classes, one class only, unreadable
-            images, boxes outside of theirs, masks that are not there, or images of unequal sizes.
+        InputError: labels outside the classes, one class only, unreadable images, boxes outside of
+            theirs, masks that are not there, or images of unequal sizes.
     """
     parts, where = source.parts, source.where
-    if not skip_broken:
-        refuse(where, source.problems)
     labels = _labels(source)
     if form.masks and not any(record.mask for part in parts for record in part.records):
         raise InputError(f"{where} has no masks; leave --masks out")

@@ -18,7 +18,7 @@ from loss_attention.data.hub import HUB_ID, open_hub
 from loss_attention.data.known import KNOWN
 from loss_attention.data.placement import Resize
 from loss_attention.data.places import open_place
-from loss_attention.data.records import Source
+from loss_attention.data.records import Source, refuse
 from loss_attention.data.sample import ImageSet, Splits
 from loss_attention.data.stacking import Form, Progress
 from loss_attention.data.stored import source_of_tables
@@ -73,9 +73,14 @@ def load_splits(
         if classes or masks:
             raise InputError(f"{data} is made here: --classes and --masks do not apply to it")
         made = MADE[data](seed)
-        train, test = (_in_form(part, in_channels, image_size) for part in (made.train, made.test))
+        train, test = (
+            _in_form(part.decoded(), in_channels, image_size) for part in (made.train, made.test)
+        )
         return replace(made, train=train, test=test)
-    source = chosen(open_source(data, masks=masks))
+    source = open_source(data, masks=masks)
+    if not skip_broken:  # before a split seems to be missing for want of sound images
+        refuse(source.where, source.problems)
+    source = chosen(source)
     name = data.partition(":")[0]
     if name in KNOWN:
         source = replace(source, notes=(*source.notes, *KNOWN[name].differences(source)))

@@ -1,9 +1,17 @@
-"""What every data source hands over: images with labels and, if there are any, boxes and masks."""
+"""What every data source hands over: images with labels and, if there are any, boxes and masks.
+
+`ImageSet` holds its images decoded, in memory. `data/streaming.py` has the set that decodes them on
+demand; what both can is `LabelledImages`.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
@@ -11,13 +19,16 @@ from torch import Tensor
 
 from loss_attention.data.placement import to_original
 
+# Not `Self`, which beartype does not know in functions.
+Images = TypeVar("Images", bound="LabelledImages")
+
 
 @dataclass(frozen=True)
-class ImageSet:
-    """A set of images of one size, decoded, in memory.
+class LabelledImages(ABC):
+    """A set of images of one size, decoded or not, and what is known of them.
 
     Attributes:
-        images: shape `(N, C, H, W)`, uint8.
+        images: shape `(N, C, H, W)`; what they are is up to the kind of set.
         labels: class indices, shape `(N,)`, int64; or, multi-label, 0/1 of shape `(N, K)`, uint8.
         class_names: the name of each of the K classes.
         boxes: `(x0, y0, x1, y1)` in pixels of `images`, x1 and y1 exclusive, shape `(N, G, 4)`,
@@ -25,12 +36,14 @@ class ImageSet:
         box_labels: the class of each box, shape `(N, G)`, int64, -1 for "no box"; None likewise.
         names: where each image came from (a file name, say), for people; empty if unknown.
         masks: the pixels that show an object of one of the image's labels, shape `(N, H, W)`; an
-            image without any has no mask. None where the set has no masks.
+            image without any has no mask. None where the set has no masks, or they come with the
+            decoded images.
         placements: size of each original image and the box that its picture fills in `images`,
-            shape `(N, 6)`, as `data/placement.py` has it; None: the images are the originals.
+            shape `(N, 6)`, as `data/placement.py` has it; None: the images are the originals, or
+            they come with the decoded images.
     """
 
-    images: UInt8[Tensor, "N C H W"]
+    images: Any
     labels: Shaped[Tensor, "N *K"]
     class_names: tuple[str, ...]
     boxes: Float[Tensor, "N G 4"] | None = None
@@ -38,6 +51,9 @@ class ImageSet:
     names: tuple[str, ...] = ()
     masks: Bool[Tensor, "N H W"] | None = None
     placements: Float[Tensor, "N 6"] | None = None
+
+    in_memory: ClassVar[bool]
+    """Whether the images are decoded, in memory."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -59,8 +75,8 @@ class ImageSet:
         one_hot = torch.nn.functional.one_hot(self.labels, len(self.class_names))
         return one_hot.to(torch.uint8)
 
-    def subset(self, index: Int[Tensor, " n"]) -> ImageSet:
-        """Return the images of these indices, in this order."""
+    def subset(self: Images, index: Int[Tensor, " n"]) -> Images:
+        """Return the images of these indices, in this order; nothing is decoded."""
         return replace(
             self,
             images=self.images[index],
@@ -72,8 +88,12 @@ class ImageSet:
             placements=None if self.placements is None else self.placements[index],
         )
 
-    def to(self, device: torch.device | str) -> ImageSet:
-        """Return the set with its tensors on a device."""
+    def without_places(self: Images) -> Images:
+        """Return images and labels alone, which is all that training needs."""
+        return replace(self, boxes=None, box_labels=None, names=(), masks=None, placements=None)
+
+    def to(self: Images, device: torch.device | str) -> Images:
+        """Return the set with its tensors on a device; images not yet decoded come to be there."""
         return replace(
             self,
             images=self.images.to(device),
@@ -83,6 +103,57 @@ class ImageSet:
             masks=None if self.masks is None else self.masks.to(device),
             placements=None if self.placements is None else self.placements.to(device),
         )
+
+    @abstractmethod
+    def take(self, index: Int[Tensor, " n"]) -> ImageSet:
+        """Return the images of these indices, in this order, decoded."""
+
+    def decoded(self) -> ImageSet:
+        """Return all images decoded. For a few of them: `subset` comes first."""
+        return self.take(torch.arange(len(self)))
+
+    @abstractmethod
+    def reading(self, workers: int | None = None) -> AbstractContextManager[None]:
+        """Lend processes that decode ahead, as long as the context lasts.
+
+        Args:
+            workers: how many; None: as many as suit the machine. Does not change what is read.
+        """
+
+    @abstractmethod
+    def expect(self, batches: Sequence[Tensor]) -> None:
+        """Say which batches `take` will be asked for next, in this order.
+
+        It may be asked for others all the same; those are decoded on the spot.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a hash of the images and labels, the same wherever the same set is loaded so."""
+
+
+@dataclass(frozen=True)
+class ImageSet(LabelledImages):
+    """A set of images of one size, decoded, in memory: `images` is uint8."""
+
+    images: UInt8[Tensor, "N C H W"]
+
+    in_memory: ClassVar[bool] = True
+
+    def take(self, index: Int[Tensor, " n"]) -> ImageSet:
+        """Return the images of these indices, in this order."""
+        return self.subset(index)
+
+    def decoded(self) -> ImageSet:
+        """Return the set itself."""
+        return self
+
+    def reading(self, workers: int | None = None) -> AbstractContextManager[None]:  # noqa: ARG002
+        """There is nothing left to decode."""
+        return nullcontext()
+
+    def expect(self, batches: Sequence[Tensor]) -> None:
+        """There is nothing left to decode."""
 
     def original_boxes(self, boxes: Float[Tensor, "N G 4"]) -> Float[Tensor, "N G 4"]:
         """Return boxes in pixels of the upright originals, clipped to them."""
@@ -105,23 +176,25 @@ class Splits:
         test: the reported split.
         source: what the data is, in a line for people.
         notes: what in it is unlike expected or was left out, a line each; `source` has them too.
+        storage: whether the images are in memory or streamed, and why, in a line for people.
     """
 
-    train: ImageSet
-    test: ImageSet
+    train: LabelledImages
+    test: LabelledImages
     source: str
     notes: tuple[str, ...] = ()
+    storage: str = "images made in memory"
 
 
 def limited(splits: Splits, images: int, seed: int) -> Splits:
     """Keep at most so many training and so many test images, drawn at random by the seed."""
 
-    def part(data: ImageSet) -> ImageSet:
+    def part(data: LabelledImages) -> LabelledImages:
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
         return data.subset(order[:images].sort().values)
 
     source = f"{splits.source}, limited to {images:,} training and {images:,} test images"
-    return Splits(part(splits.train), part(splits.test), source, splits.notes)
+    return replace(splits, train=part(splits.train), test=part(splits.test), source=source)
 
 
 def hold_out(labels: Shaped[Tensor, "N *K"], fraction: float, seed: int) -> tuple[Tensor, Tensor]:
