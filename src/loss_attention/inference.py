@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from loss_attention.data.sample import ImageSet
+from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.errors import InputError
 from loss_attention.prediction import ImagePrediction
 
@@ -20,7 +20,7 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 
 def run_batches(
     model: Model,
-    data: ImageSet,
+    data: LabelledImages,
     measure: Callable[[ImageSet, ImagePrediction], T],
     *,
     batch_size: int,
@@ -35,7 +35,7 @@ def run_batches(
 
     Args:
         model: a module, or any function, from images to a prediction.
-        data: the images, on any device.
+        data: the images, on any device, in memory or streamed.
         measure: called with each batch, on the computing device, and its prediction.
         batch_size: images at a time; the last batch may be smaller.
         autocast: makes the context that the model runs in (`fabric.autocast`, say).
@@ -51,17 +51,18 @@ def run_batches(
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     if device is None:
         parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-        device = data.images.device if parameter is None else parameter.device
+        device = data.labels.device if parameter is None else parameter.device
     results = []
-    with torch.inference_mode(), evaluation_mode(model):
-        for start in range(0, len(data), batch_size):
-            stop = min(start + batch_size, len(data))
-            batch = data.subset(torch.arange(start, stop, device=data.images.device)).to(device)
+    batches = torch.split(torch.arange(len(data)), batch_size)
+    with torch.inference_mode(), evaluation_mode(model), data.reading():
+        data.expect(batches)
+        for index in batches:
+            batch = data.take(index).to(device)
             with autocast():
                 prediction = model(batch.images)
             results.append(measure(batch, prediction))
             if progress is not None:
-                progress(stop, len(data))
+                progress(int(index[-1]) + 1, len(data))
     return results
 
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from loss_attention.data.sample import ImageSet
+from loss_attention.data.sample import LabelledImages
 from loss_attention.evaluation.scene import Questions, Scene
 from loss_attention.geometry import PatchGrid, enclosing_boxes, paint_patches
 from loss_attention.metrics.boxes import centred_box, fit_centred_box, relevant_boxes
@@ -202,7 +202,7 @@ def _highest(values: Float[Tensor, "B M"], count: Int[Tensor, " B"]) -> Bool[Ten
     return place < count.unsqueeze(1)
 
 
-def fit_centred_boxes(train: ImageSet | None) -> list[Size] | None:
+def fit_centred_boxes(train: LabelledImages | None) -> list[Size] | None:
     """Return the best size of a centred box for each of `BOX_IOUS`.
 
     None where there are no training images with a box of one of their labels to fit it to.

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from loss_attention.data.sample import ImageSet
+from loss_attention.data.sample import LabelledImages
 from loss_attention.evaluation.figures import CLASSES, ImageResults, Measure
 from loss_attention.metrics.classification import (
     among_best,
@@ -55,7 +55,7 @@ def name_images(logits: Float[Tensor, "B K"], labels: Shaped[Tensor, "B *K"]) ->
 
 
 def classification_measures(
-    batches: Sequence[NamedImages], data: ImageSet, train: ImageSet | None
+    batches: Sequence[NamedImages], data: LabelledImages, train: LabelledImages | None
 ) -> tuple[list[Measure], Classes, ImageResults]:
     """Return the figures, those of each class, and the results image by image."""
     results = ImageResults(
@@ -72,7 +72,7 @@ def classification_measures(
 
 
 def _one_label(
-    results: ImageResults, in_top: Tensor | None, data: ImageSet, train: ImageSet | None
+    results: ImageResults, in_top: Tensor | None, data: LabelledImages, train: LabelledImages | None
 ) -> tuple[list[Measure], Classes]:
     labels = data.labels.cpu()
     constant = None if train is None else commonest_answer(train.labels.cpu(), labels)
@@ -104,7 +104,10 @@ def _one_label(
 
 
 def _several_labels(
-    logits: Float[Tensor, "N K"], results: ImageResults, data: ImageSet, train: ImageSet | None
+    logits: Float[Tensor, "N K"],
+    results: ImageResults,
+    data: LabelledImages,
+    train: LabelledImages | None,
 ) -> tuple[list[Measure], Classes]:
     labels = data.labels.cpu()
     precisions = average_precisions(logits, labels)
@@ -141,7 +144,7 @@ def _calibration(error: float, floor: float | None) -> Measure:
     return _Measure("calibration_error", "calibration error", error, floors, higher_is_better=False)
 
 
-def _named(values: Float[Tensor, " K"], data: ImageSet) -> dict[str, float | None]:
+def _named(values: Float[Tensor, " K"], data: LabelledImages) -> dict[str, float | None]:
     """Return the figure of each class, None where it is undefined."""
     found = (None if value != value else value for value in values.tolist())
     return dict(zip(data.class_names, found, strict=True))

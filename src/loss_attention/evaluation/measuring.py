@@ -13,7 +13,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from loss_attention.data.sample import ImageSet
+from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.errors import InputError
 from loss_attention.evaluation.answers import ANSWERS, MODEL, fit_centred_boxes
 from loss_attention.evaluation.classification import (
@@ -38,10 +38,10 @@ MOST_HELD_OUT = 2000
 
 def evaluate(
     model: Model,
-    data: ImageSet,
+    data: LabelledImages,
     *,
-    train: ImageSet | None = None,
-    held_out: ImageSet | None = None,
+    train: LabelledImages | None = None,
+    held_out: LabelledImages | None = None,
     split: str = "test",
     batch_size: int = 256,
     device: torch.device | str | None = None,
@@ -72,7 +72,9 @@ def evaluate(
     """
     _check_classes(model, data)
 
-    def run(images: ImageSet, places: Places, before: int = 0, total: int = 0) -> list[NamedImages]:
+    def run(
+        images: LabelledImages, places: Places, before: int = 0, total: int = 0
+    ) -> list[NamedImages]:
         """Run over a set, as a part of so many images of which so many are done."""
 
         def measure(batch: ImageSet, prediction: ImagePrediction) -> NamedImages:
@@ -122,7 +124,7 @@ def evaluate(
 
 def validate(
     model: Model,
-    data: ImageSet,
+    data: LabelledImages,
     batch_size: int,
     autocast: Autocast = nullcontext,
     *,
@@ -154,7 +156,7 @@ def validate(
     return total / len(data), right / len(data)
 
 
-def _for_fitting(held_out: ImageSet | None) -> ImageSet | None:
+def _for_fitting(held_out: LabelledImages | None) -> LabelledImages | None:
     """Return the held-out images to choose thresholds on; None where no image has a box."""
     if held_out is None or not _boxed_images(held_out):
         return None
@@ -164,7 +166,7 @@ def _for_fitting(held_out: ImageSet | None) -> ImageSet | None:
     return held_out.subset(torch.arange(MOST_HELD_OUT) * len(held_out) // MOST_HELD_OUT)
 
 
-def _boxed_images(data: ImageSet) -> int:
+def _boxed_images(data: LabelledImages) -> int:
     """Return how many images have a box of one of their labels."""
     if data.box_labels is None:
         return 0
@@ -183,7 +185,7 @@ def _named_thresholds(chosen: Mapping[str, Chosen]) -> dict[str, float]:
     return {"map_box_ap": best.map_box, **by_iou, "object_ap": best.groups}
 
 
-def _check_classes(model: Model, data: ImageSet) -> None:
+def _check_classes(model: Model, data: LabelledImages) -> None:
     """Raise `InputError` where the data's classes are not those of the model."""
     inner = getattr(model, "module", model)  # what Fabric wraps
     if not isinstance(inner, PatchClassifier):

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from loss_attention.data.sample import ImageSet
+from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.errors import InputError
 from loss_attention.explain.attributions import METHODS, attribute, find_method
 from loss_attention.explain.attributions_peers import window_grid
@@ -71,10 +71,10 @@ class Comparison:
 
 def compare(
     model: PatchClassifier,
-    data: ImageSet,
+    data: LabelledImages,
     methods: Sequence[str] | None = None,
     *,
-    train: ImageSet | None = None,
+    train: LabelledImages | None = None,
     images: int = 50,
     batch_size: int = 32,
     seed: int = 0,
@@ -149,21 +149,21 @@ def _allowed(
     return [name for name in dict.fromkeys(names) if name not in left_out] + list(FLOORS), left_out
 
 
-def _drawn(data: ImageSet, images: int, seed: int) -> ImageSet:
+def _drawn(data: LabelledImages, images: int, seed: int) -> ImageSet:
     """Return images with a label, drawn by the seed."""
     labelled = data.labels.any(dim=1) if data.multi_label else torch.ones(len(data)).bool()
     places = labelled.cpu().nonzero().squeeze(1)
     if len(places) < 2:
         raise InputError("a comparison needs at least two images with a label")
     order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
-    return data.subset(places[order[:images]].to(data.images.device))
+    return data.take(places[order[:images]])
 
 
 def _subject(
     model: PatchClassifier,
     sample: ImageSet,
-    data: ImageSet,
-    train: ImageSet | None,
+    data: LabelledImages,
+    train: LabelledImages | None,
     batch_size: int,
     seed: int,
 ) -> Subject:
@@ -211,7 +211,7 @@ def _boxes_of(data: ImageSet, target: Int[Tensor, " N"]) -> Float[Tensor, "N G 4
 
 
 def _fitting(
-    model: PatchClassifier, train: ImageSet, count: int, batch_size: int, seed: int
+    model: PatchClassifier, train: LabelledImages, count: int, batch_size: int, seed: int
 ) -> Boxed | None:
     """Return training images that have a box of the class that is explained."""
     if train.boxes is None or train.box_labels is None:
@@ -225,7 +225,7 @@ def _fitting(
 
 
 def _make_mosaics(
-    model: PatchClassifier, data: ImageSet, count: int, batch_size: int, seed: int
+    model: PatchClassifier, data: LabelledImages, count: int, batch_size: int, seed: int
 ) -> dict[str, Mosaics]:
     """Return mosaics of confidently and rightly classified images with one label, by measure.
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from PIL import Image
 from torch import Tensor
 
-from loss_attention.data.sample import ImageSet
+from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.explain.drawing import marks_of, number, panel, resized
 from loss_attention.explanation import Explanation, explain_prediction
 from loss_attention.geometry import box_iou
@@ -134,7 +134,7 @@ def wrongness(
 
 def mistake_confidence(
     model: PatchClassifier,
-    data: ImageSet,
+    data: LabelledImages,
     correct: Bool[Tensor, " N"],
     probabilities: Float[Tensor, " N"],
 ) -> Float[Tensor, " N"]:
@@ -154,7 +154,7 @@ def mistake_confidence(
     confidence[wrong] = torch.cat(
         run_batches(
             model,
-            data.subset(wrong.to(data.images.device)),
+            data.subset(wrong.to(data.labels.device)),
             lambda batch, prediction: wrongness(prediction.logits.float(), batch.labels)[0].cpu(),
             batch_size=BATCH,
             autocast=nullcontext,
@@ -165,7 +165,7 @@ def mistake_confidence(
 
 def make_cards(
     model: PatchClassifier,
-    data: ImageSet,
+    data: LabelledImages,
     chosen: Sequence[int],
     twins: Mapping[str, PatchClassifier] | None = None,
     *,
@@ -182,7 +182,7 @@ def make_cards(
     """
     if not chosen:
         return []
-    part = data.subset(torch.tensor(chosen, device=data.images.device)).to("cpu")
+    part = data.take(torch.tensor(chosen)).to("cpu")
     prediction = _predict(model, part)
     logits = prediction.logits.float()
     matrix = part.label_matrix().bool()

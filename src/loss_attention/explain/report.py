@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from loss_attention.data.sample import ImageSet
+from loss_attention.data.sample import LabelledImages
 from loss_attention.evaluation import Evaluation, Measure
 from loss_attention.explain.curves import curve_chart
 from loss_attention.explain.gallery import (
@@ -41,7 +41,7 @@ class Gauge:
 def write_report(
     run: Path,
     model: PatchClassifier,
-    test: ImageSet,
+    test: LabelledImages,
     evaluation: Evaluation,
     *,
     comparisons: Mapping[str, Evaluation] | None = None,
@@ -96,7 +96,7 @@ def write_report(
 
 def _gallery(
     model: PatchClassifier,
-    test: ImageSet,
+    test: LabelledImages,
     evaluation: Evaluation,
     twins: Mapping[str, PatchClassifier] | None,
 ) -> tuple[list[Card], list[Card]]:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from loss_attention.data.sample import ImageSet
+from loss_attention.data.sample import LabelledImages
 from loss_attention.geometry import box_area
 from loss_attention.metrics.boxes import relevant_boxes
 from loss_attention.paper.figures_captions import scores
@@ -30,7 +30,7 @@ _CHOICE = (
 )
 
 
-def choose_samples(data: ImageSet, most: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+def choose_samples(data: LabelledImages, most: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
     """Return which images to show, and the class to explain in each; no network has a say.
 
     The class of an image is its only label, or the one with the largest box (without boxes, the
@@ -50,13 +50,15 @@ def choose_samples(data: ImageSet, most: int) -> tuple[Int[Tensor, " n"], Int[Te
     return index, classes[index]
 
 
-def samples_of(data: ImageSet, index: Int[Tensor, " n"], target: Int[Tensor, " n"]) -> list[Sample]:
+def samples_of(
+    data: LabelledImages, index: Int[Tensor, " n"], target: Int[Tensor, " n"]
+) -> list[Sample]:
     """Return images as figures show them, with the true boxes of their labels."""
     from PIL import Image
 
     from loss_attention.paper.figures_pictures import Sample
 
-    part = data.subset(index)
+    part = data.take(index)
     truths = [torch.empty(0, 4)] * len(part)
     if part.boxes is not None and part.box_labels is not None:
         relevant = relevant_boxes(part.box_labels, part.labels)
@@ -85,7 +87,7 @@ def figure4(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
 
     baseline, ours = networks["Baseline"], networks[LOSS_ATTENTION]
     index, target = choose_samples(ours.splits.test, HEAT_MAP_SAMPLES)
-    images = ours.splits.test.images[index]
+    images = ours.splits.test.take(index).images
     systems = []
     for words, network, method in (
         ("Grad-CAM\nof the baseline", baseline, "grad-cam"),
@@ -124,7 +126,7 @@ def figure5(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
         f"largest box. {_CHOICE} {facts} On the whole test split: "
         f"{scores(ours.record, ('patch_precision', 'patch_recall', 'patch_f'))}."
     )
-    explanation = ours.model.explain(ours.splits.test.images[index])
+    explanation = ours.model.explain(ours.splits.test.take(index).images)
     return draw_patches(samples_of(ours.splits.test, index, target), explanation, caption), caption
 
 
@@ -142,5 +144,5 @@ def figure6(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
         f"IoU is with the true box that fits best. {_CHOICE} {facts} On the whole test split: "
         f"{scores(ours.record, ('box_ap',))}."
     )
-    explanation = ours.model.explain(ours.splits.test.images[index])
+    explanation = ours.model.explain(ours.splits.test.take(index).images)
     return draw_boxes(samples_of(ours.splits.test, index, target), explanation, caption), caption

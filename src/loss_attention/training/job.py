@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from loss_attention import __version__
-from loss_attention.data.sample import ImageSet, Splits, hold_out
+from loss_attention.data.sample import LabelledImages, Splits, hold_out
 from loss_attention.errors import InputError
 from loss_attention.heads.catalog import check_regulariser
 from loss_attention.models import PatchClassifier, create_model
@@ -172,8 +172,8 @@ class _Work:
         self,
         run: RunFolder,
         model: PatchClassifier,
-        train: ImageSet,
-        validation: ImageSet,
+        train: LabelledImages,
+        validation: LabelledImages,
         options: RunOptions,
         *,
         shown: bool,
@@ -193,6 +193,7 @@ class _Work:
             self.validation,
             self.run,
             checkpoint_every=self.options.checkpoint_every_steps,
+            workers=self.options.workers,
             console=console,
         )
         state = self.run.load_state()

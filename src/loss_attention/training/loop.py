@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from loss_attention.data.augmentation import crop_and_flip
-from loss_attention.data.sample import ImageSet
+from loss_attention.data.sample import LabelledImages
 from loss_attention.errors import InputError
 from loss_attention.evaluation import validate
 from loss_attention.heads.catalog import HEADS
@@ -90,6 +90,7 @@ class Trainer:
         validation: the held-out slice; may be empty, then the last epoch is the best.
         run: where to save.
         checkpoint_every: also save each so many steps; 0: at the ends of epochs only.
+        workers: processes that decode ahead what is streamed; None: as many as suit the machine.
         console: where the first process shows its progress.
     """
 
@@ -98,18 +99,19 @@ class Trainer:
         fabric: Fabric,
         recipe: Recipe,
         model: PatchClassifier,
-        train: ImageSet,
-        validation: ImageSet,
+        train: LabelledImages,
+        validation: LabelledImages,
         run: RunFolder,
         *,
         checkpoint_every: int = 0,
+        workers: int | None = None,
         console: Console | None = None,
     ) -> None:
         self.fabric, self.recipe, self.run = fabric, recipe, run
-        self.checkpoint_every = checkpoint_every
-        self.train_set = train.to(fabric.device)
+        self.checkpoint_every, self.workers = checkpoint_every, workers
+        self.train_set = train.without_places().to(fabric.device)
         part = torch.arange(fabric.global_rank, len(validation), fabric.world_size)
-        self.validation = validation.subset(part).to(fabric.device)
+        self.validation = validation.without_places().subset(part).to(fabric.device)
         self.validation_images = len(validation)
         # torch's stubs know this overload of `to` for tensors alone.
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -140,7 +142,12 @@ class Trainer:
         self.display = TrainingProgress(
             self.console, self.recipe.name, self.recipe.epochs, total, self._finished_steps
         )
-        with self.stop.listening(), self.display, self._scalars() as self.scalars:
+        with (
+            self.stop.listening(),
+            self.train_set.reading(self.workers),
+            self.display,
+            self._scalars() as self.scalars,
+        ):
             while self.position.epoch < self.recipe.epochs:
                 if not self.train_epoch():
                     return False
@@ -153,6 +160,7 @@ class Trainer:
         batches = epoch_batches(
             len(self.train_set), self.recipe.batch_size, self.recipe.seed, position.epoch
         )
+        self.train_set.expect([batch[self._part(batch)] for batch in batches[position.step :]])
         self.network.train()
         started, first_step = time.perf_counter(), position.step
 
@@ -183,7 +191,7 @@ class Trainer:
     def train_step(self, batch: Int[Tensor, " B"], gamma: float) -> None:
         """Take one step on this process's part of a batch."""
         recipe, position, fabric = self.recipe, self.position, self.fabric
-        part = process_part(batch, fabric.global_rank, fabric.world_size)
+        part = self._part(batch)
         shifts = batch_shifts(
             len(batch),
             recipe.crop_padding,
@@ -192,9 +200,8 @@ class Trainer:
             position.epoch,
             position.step,
         )[part]
-        index = batch[part].to(fabric.device)
-        images = crop_and_flip(self.train_set.images[index], shifts, recipe.crop_padding)
-        labels = self.train_set.labels[index]
+        data = self.train_set.take(batch[part])
+        images, labels = crop_and_flip(data.images, shifts, recipe.crop_padding), data.labels
         # What is random inside the network (dropout) follows from the place too, per process.
         torch.manual_seed(
             stream_seed(recipe.seed + fabric.global_rank + 1, position.epoch, position.step)
@@ -203,15 +210,15 @@ class Trainer:
         prediction: ImagePrediction = self.network(images)
         loss = self.loss(prediction, labels, gamma)
         # Gradients are averaged over processes, whose parts may differ by an image.
-        fabric.backward(loss * (len(index) * fabric.world_size / len(batch)))
+        fabric.backward(loss * (len(data) * fabric.world_size / len(batch)))
         self.optimizer.step()
         self.optimizer.zero_grad()
         with torch.no_grad():
             self.totals += torch.stack(
                 [
-                    loss.double() * len(index),
+                    loss.double() * len(data),
                     correct_images(prediction.logits, labels).sum().double(),
-                    torch.full((), len(index), dtype=torch.float64, device=fabric.device),
+                    torch.full((), len(data), dtype=torch.float64, device=fabric.device),
                 ]
             )
             bad = ~torch.isfinite(loss) & (self.bad_step < 0)
@@ -261,6 +268,10 @@ class Trainer:
             group["lr"] = learning_rate(recipe, step, total)
             if recipe.optimizer == "adam":
                 group["betas"] = adam_betas(recipe, step, total)
+
+    def _part(self, batch: Int[Tensor, " B"]) -> slice:
+        """Return this process's part of a batch."""
+        return process_part(batch, self.fabric.global_rank, self.fabric.world_size)
 
     @property
     def _finished_steps(self) -> int:

@@ -163,8 +163,15 @@ class RunOptions:
     """auto: a GPU where there is one."""
     checkpoint_every_steps: int = 0
     """Save each so many steps too, not only at the end of each epoch."""
+    stream: Literal["auto", "yes", "no"] = "auto"
+    """Decode images when they are needed, from disk, rather than hold them all in memory; auto:
+    where they would take too much of it."""
+    workers: int | None = None
+    """Processes that decode ahead what is streamed; None: as many as suit the machine."""
 
     def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 0:
+            raise InputError(f"--workers must be at least 0, got {self.workers}")
         if self.checkpoint_every_steps < 0:
             raise InputError(
                 f"--checkpoint-every-steps must be at least 0, got {self.checkpoint_every_steps}"
