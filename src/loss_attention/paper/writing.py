@@ -42,7 +42,7 @@ def write_table(
         (row.labels, [texts.get((row.labels, column), ABSENT) for column in paper.columns])
         for row in paper.rows
     ]
-    title = f"{paper.name}: {paper.title}. Scale {reproduction.scale.name}"
+    title = f"{paper.name}, scale {reproduction.scale.name}: {paper.title}"
     notes = _notes(paper, cells, reproduction)
     reproduction.console.print(_terminal(title, paper, rows))
     reproduction.console.print(Text("\n".join(notes), style="italic"))
@@ -89,12 +89,16 @@ def _state(cell: Cell, result: Result | None, reproduction: Reproduction) -> str
 def _terminal(title: str, paper: PaperTable, rows: Rows) -> Table:
     """Return the table for 80 columns: a row's labels stand one under the other."""
     table = Table(title=Text(title), title_justify="left", show_lines=True)
-    table.add_column(Text("\n".join(paper.headings)), overflow="fold")
+    table.add_column(Text("\n".join(paper.headings)), no_wrap=True)
     for column in paper.columns:
-        table.add_column(Text(column), justify="right", overflow="fold")
+        table.add_column(Text(_in_lines(column)), justify="right", overflow="fold")
     for labels, texts in rows:
-        table.add_row(*(Text(text) for text in ("\n".join(labels), *texts)))
+        table.add_row(*(Text(text) for text in (_in_lines(*labels), *texts)))
     return table
+
+
+def _in_lines(*labels: str) -> str:
+    return "\n".join(labels).replace(", ", "\n")
 
 
 def _markdown(title: str, paper: PaperTable, rows: Rows, notes: Sequence[str]) -> str:
