@@ -130,6 +130,9 @@ def test_selected_patches_are_clear_outlined_and_dotted_by_weight() -> None:
     assert (red[: side // 2, : side // 2] == 160).all()
     assert (red[: side // 2, side // 2 :] == 0).all()
     assert (red[side // 2 :, side // 2 :] == 160).all()
+    other = redness(figure.axes[1].images[0].get_array())
+    assert (other[: side // 2, side // 2 :] == 160).all()
+    assert other.sum() == 160 * (side // 2) ** 2
     assert legend_of(figure) == [
         "windows of the selected patches",
         "middle of a selected patch, area by weight",
@@ -279,6 +282,7 @@ def test_long_names_do_not_run_into_each_other() -> None:
 def test_files_are_a_picture_a_page_the_numbers_and_the_caption(tmp_path: Path) -> None:
     caption = "Figure 9. Costs $5 of $10."  # dollars are no formula
     figure = sheet(1.0, caption)
+    assert not figure.texts[0].get_parse_math()
     numbers = {"rows": rounded(torch.tensor([[1 / 3, math.nan]])), "names": ["a, b", "c"]}
     paths = save_drawing("figure9", Drawing(figure, numbers), caption, tmp_path / "x", {"s": 1})
 
