@@ -204,6 +204,17 @@ def test_hand_worked_boxes_around_heat_maps(worked) -> None:
     assert whole == pytest.approx([1 / 4, 1 / 4, 3 / 4, 2 / 4, 1 / 4, 6 / 12])
 
 
+def test_where_the_class_has_to_be_right_too(worked) -> None:
+    model, data, _ = worked
+    wrong = model.answers.logits.clone()
+    wrong[4] = wrong[4].flip(0)
+    mistaken = Canned(dataclasses.replace(model.answers, logits=wrong))
+    found = evaluate(mistaken, data, held_out=data)
+    assert (found.value("box_ap"), found.value("box_ap_named")) == (3 / 4, 2 / 4)
+    assert (found.value("map_box_ap"), found.value("map_box_ap_named")) == (2 / 4, 1 / 4)
+    assert found["box_ap_named"].floors["whole image"] == 0  # right for image 4 alone
+
+
 def test_thresholds_are_those_of_the_held_out_images(worked) -> None:
     model, data, train = worked
     only_the_oracle_is_right = data.subset(torch.tensor([0]))
