@@ -73,6 +73,7 @@ def test_training_on_ones_own_folder_leaves_a_whole_run(trained):
         "evaluation.json",
         "report.html",
         "tensorboard",
+        ".lock",
     }
     facts = json.loads((trained / "run" / "run.json").read_text())
     assert facts["finished"]

@@ -44,10 +44,10 @@ def digits() -> Recipe:
         backbone="vgg11_bn",
         width=0.25,
         strided_layers=(1, 3),
-        patch_kernel=3,
+        patch_kernel=4,
         patch_stride=1,
         gamma_max=0.5,
-        epochs=5,
+        epochs=4,
         batch_size=32,
         learning_rate=0.05,
         nesterov=True,
@@ -56,8 +56,11 @@ def digits() -> Recipe:
 
 
 def multi_digits() -> Recipe:
-    """One to four digits in a scene, multi-label (Eq. 10)."""
-    return replace(digits(), name="multi-digits", data="multi-digits")
+    """One to four digits in a scene, multi-label (Eq. 10).
+
+    They are smaller than the one of `digits`: so are the windows, and training takes longer.
+    """
+    return replace(digits(), name="multi-digits", data="multi-digits", patch_kernel=3, epochs=5)
 
 
 @dataclass(frozen=True)
@@ -156,11 +159,11 @@ def cifar10_small() -> Recipe:
         name="cifar10-small",
         data="cifar10",
         crop_padding=2,
-        width=0.375,
-        strided_layers=(6, 10),
-        patch_kernel=3,
+        width=0.5,
+        strided_layers=(6, 10, 14),
+        patch_kernel=1,
         patch_stride=1,
-        epochs=11,
+        epochs=13,
         batch_size=64,
         learning_rate=0.05,
         nesterov=True,

@@ -17,7 +17,7 @@ from loss_attention.data.sample import ImageSet, Splits
 
 CLASSES = tuple("0123456789")
 SCENE = 48
-SIZES = range(20, 37)  # sides of a whole digit before its empty margin is cut off
+SIZES = range(22, 39)  # sides of a whole digit before its empty margin is cut off
 MULTI_SIZES = range(14, 25)  # so that four find room beside each other
 FRAGMENT_SIZES = range(12, 25)
 TEST_SHARE = 0.25
