@@ -92,7 +92,7 @@ class ReproduceArguments:
     targets: tyro.conf.Positional[tuple[str, ...]]
     """table1 to table7, figure4 to figure7, or all."""
     scale: str = "paper"
-    """paper: its settings; smoke: everything tiny, in a minute; others: see results/ledger."""
+    """paper: its settings; short: 30 epochs; reduced: Tables II and VI on a CPU; smoke: tiny."""
     only: str | None = None
     """Measure just the cells with these words in their path: "ResNet18 CIFAR-10", say."""
     out: Path = Path("runs/reproduce")

@@ -27,7 +27,7 @@ BACKBONES = {
     "ResNet50": "resnet50_paper",
     "GoogLeNet": "googlenet",
 }
-HEADS = {
+HEADS: dict[tuple[str, ...], str] = {
     ("ConvNet", "Baseline"): "baseline",
     ("ConvNet", "Mean-pooling"): "mean",
     ("ConvNet", "Attention"): "attention",
@@ -194,7 +194,7 @@ def reduced_table(name: str, scale: Scale) -> TableAtScale:
     columns |= {f"digits, {m}": ("digits", MEASURES[m]) for m in REDUCED_MEASURES[name]}
     rows, cells = [], []
     for labels, changes in _reduced_rows(name).items():
-        values = []
+        values: list[float | None] = []
         for column, (data, measure) in columns.items():
             backbone = REDUCED_BACKBONES[column.split(", ")[0]]
             head = HEADS[labels] if name == "table2" else "loss-attention"

@@ -117,9 +117,7 @@ class Recipe:
         )
         adam = self.optimizer == "adam"
         self._require("nesterov", not (self.nesterov and adam), "belongs to --optimizer sgd")
-        self._require(
-            "schedule", adam or self.schedule != "paper-adam", "needs --optimizer adam"
-        )
+        self._require("schedule", adam or self.schedule != "paper-adam", "needs --optimizer adam")
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
         if not holds:

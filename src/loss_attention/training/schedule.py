@@ -60,9 +60,7 @@ def adam_betas(recipe: Recipe, step: int, total_steps: int) -> tuple[float, floa
         >>> [adam_betas(recipe, step, 10)[1] for step in (0, 3, 4, 9)]
         [0.99, 0.99, 0.999, 0.999]
     """
-    ramping = (
-        recipe.schedule == "paper-adam" and _epoch_part(recipe, step, total_steps) < ADAM_RAMP
-    )
+    ramping = recipe.schedule == "paper-adam" and _epoch_part(recipe, step, total_steps) < ADAM_RAMP
     return recipe.momentum, BETA2_RAMPING if ramping else BETA2
 
 
