@@ -163,7 +163,7 @@ def cifar10_small() -> Recipe:
         strided_layers=(6, 10, 14),
         patch_kernel=1,
         patch_stride=1,
-        epochs=13,
+        epochs=12,
         batch_size=64,
         learning_rate=0.05,
         nesterov=True,
