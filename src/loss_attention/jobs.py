@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from loss_attention.data.loading import load_splits
+from loss_attention.data.memory import Storage
 from loss_attention.data.sample import Splits, hold_out, limited
 from loss_attention.errors import InputError
 from loss_attention.evaluation import Evaluation, evaluate
@@ -17,6 +18,7 @@ from loss_attention.explain.report import write_report
 from loss_attention.models import PatchClassifier, load
 from loss_attention.progress import counted
 from loss_attention.tables import show_evaluations
+from loss_attention.training.environment import image_memory
 from loss_attention.training.job import continue_run, start_run
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
@@ -58,7 +60,7 @@ def train(
         InputError: anything that the recipe, the data or the folder has wrong.
         RunStopped: stopped by Ctrl-C; `resume` continues.
     """
-    splits = load_data(recipe, console)
+    splits = load_data(recipe, console, options)
     run = start_run(out, recipe, splits, options, overwrite=overwrite)
     finished = _finish(run, splits, console)
     _report(finished, console)
@@ -68,7 +70,7 @@ def train(
 def resume(path: Path, console: Console) -> FinishedRun:
     """Continue an interrupted run to its end; a finished one is only evaluated again."""
     run = RunFolder.open(path)
-    finished = _finish(run, load_data(run.recipe(), console), console)
+    finished = _finish(run, load_data(run.recipe(), console, run.options()), console)
     _report(finished, console)
     return finished
 
@@ -80,7 +82,10 @@ def evaluate_run(path: Path, data: str | None, console: Console) -> Evaluation:
     """
     run = RunFolder.open(path)
     model, recipe = load_weights(run), run.recipe()
-    splits = load_data(replace(recipe, data=data) if data else recipe, console)
+    options = run.options()
+    if data is not None:  # which may be of another size
+        recipe, options = replace(recipe, data=data), replace(options, stream="auto")
+    splits = load_data(recipe, console, options)
     if splits.test.class_names != model.class_names:
         raise InputError(
             f"{recipe.data if data is None else data} has other classes than the run {path}: "
@@ -121,7 +126,7 @@ def report(path: Path, console: Console) -> Path:
     """Write a finished run's report anew."""
     run = RunFolder.open(path)
     recipe = run.recipe()
-    model, splits = load_weights(run), load_data(recipe, console)
+    model, splits = load_weights(run), load_data(recipe, console, run.options())
     figures = _evaluate(model, splits, recipe, console)
     return _report(FinishedRun(run, model, splits, figures), console)
 
@@ -131,7 +136,7 @@ def demo(recipe: Recipe, out: Path, options: RunOptions, console: Console) -> Pa
 
     Run again, it continues where it stopped; finished, it only shows the result again.
     """
-    splits = load_data(recipe, console)
+    splits = load_data(recipe, console, options)
     runs = {}
     for label, variant, path in (
         (recipe.head, recipe, out),
@@ -153,8 +158,16 @@ def demo(recipe: Recipe, out: Path, options: RunOptions, console: Console) -> Pa
     return _write_report(main, console, {TWIN: runs[TWIN]})
 
 
-def load_data(recipe: Recipe, console: Console) -> Splits:
-    """Load a recipe's data, with a bar where that takes a while."""
+def load_data(recipe: Recipe, console: Console, options: RunOptions | None = None) -> Splits:
+    """Load a recipe's data, with a bar where that takes a while, and say what was done with it.
+
+    Args:
+        recipe: names the data.
+        console: where the bar goes, and what is to be said of the data.
+        options: say how to hold it; None: in memory, where that is large enough.
+    """
+    options = options or RunOptions()
+    storage = Storage(options.stream, image_memory(options), options.workers)
     with counted("reading images", console) as progress:
         splits = load_splits(
             recipe.data,
@@ -165,9 +178,10 @@ def load_data(recipe: Recipe, console: Console) -> Splits:
             classes=recipe.classes,
             masks=recipe.masks,
             skip_broken=recipe.skip_broken,
+            storage=storage,
             progress=progress,
         )
-    for note in splits.notes:
+    for note in (*splits.notes, splits.storage):
         console.print(f"{recipe.data}: {note}", highlight=False, soft_wrap=True)
     if recipe.limit_images is not None:
         return limited(splits, recipe.limit_images, recipe.seed)

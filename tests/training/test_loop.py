@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from training.tiny import tiny_recipe, tiny_splits
 
-from loss_attention.data.sample import hold_out
+from loss_attention.data.sample import ImageSet, hold_out
 from loss_attention.errors import InputError
 from loss_attention.models import load
 from loss_attention.training.batches import epoch_batches
@@ -140,7 +140,8 @@ def test_a_learning_rate_that_explodes_ends_in_one_line(tmp_path):
 
 def test_channel_statistics_agree_with_numpy():
     images = torch.randint(0, 256, (20, 3, 5, 7), dtype=torch.uint8)
-    mean, deviation = channel_statistics(images)
+    data = ImageSet(images, torch.zeros(20, dtype=torch.int64), ("one", "two"))
+    mean, deviation = channel_statistics(data)
     pixels = images.numpy().astype(np.float64) / 255
     np.testing.assert_allclose(mean.numpy(), pixels.mean((0, 2, 3)), rtol=1e-6)
     np.testing.assert_allclose(deviation.numpy(), pixels.std((0, 2, 3)), rtol=1e-6)

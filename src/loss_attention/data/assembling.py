@@ -1,24 +1,40 @@
-"""From records of any source to decoded splits.
+"""From records of any source to splits, decoded in memory or streamed.
 
-All images are held in memory, 8 bits a channel: 50,000 of CIFAR-10 take 150 MB, all of Tiny
-ImageNet 1.35 GB.
+In memory an image takes 8 bits a channel: 50,000 of CIFAR-10 take 150 MB, all of Tiny ImageNet
+1.35 GB. Streamed, what is known of the images is in memory, and they stay where they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from loss_attention.data.decoding import UnreadableImage
+from loss_attention.data.encoded import EncodedTable
 from loss_attention.data.labels import Labels, read_labels, unlabelled
-from loss_attention.data.placement import to_image
+from loss_attention.data.memory import IN_REACH, Storage, choose_stream
+from loss_attention.data.placement import are_originals, to_image
+from loss_attention.data.reading import Reader
 from loss_attention.data.records import Part, Problem, Record, Source, count, outside, refuse
-from loss_attention.data.sample import ImageSet, Splits, hold_out
+from loss_attention.data.sample import ImageSet, LabelledImages, Splits, hold_out
 from loss_attention.data.splits import TEST_NAMES, reported_split, training_split
-from loss_attention.data.stacking import Encoded, Form, Progress, Stacked, stack_images
+from loss_attention.data.stacking import (
+    Encoded,
+    Form,
+    Progress,
+    Survey,
+    image_shape,
+    stack_images,
+    survey_images,
+)
+from loss_attention.data.streaming import EncodedImages, StreamedSet
 from loss_attention.errors import InputError
 
 HELD_OUT = 0.2
@@ -48,16 +64,18 @@ def assemble(
     seed: int,
     *,
     skip_broken: bool = False,
+    storage: Storage = IN_REACH,
     progress: Progress | None = None,
 ) -> Splits:
-    """Check every label and box and decode every image.
+    """Check every label and box, and decode every image or see to it that any can be decoded.
 
     Args:
         source: what `chosen` returns.
         form: what to bring the images to.
         seed: divides a data set without a labelled test or validation split.
         skip_broken: go on without the images that something is wrong with, and say how many.
-        progress: called with the number of decoded images and their total.
+        storage: whether to decode images on demand.
+        progress: called with the number of images looked at and their total.
 
     Raises:
         InputError: labels outside the classes, one class only, unreadable images, boxes outside of
@@ -67,17 +85,15 @@ def assemble(
     labels = _labels(source)
     if form.masks and not any(record.mask for part in parts for record in part.records):
         raise InputError(f"{where} has no masks; leave --masks out")
-    stacked = stack_images(
-        (image for part in parts for image in _encoded(part)),
-        sum(map(len, parts)),
-        form,
-        skip_broken=skip_broken,
-        progress=progress,
-    )
+    streamed, why = choose_stream(storage, _decoded_bytes(parts, form))
+    if streamed:
+        pictures = _streamed(parts, form, skip_broken, progress, storage.workers)
+    else:
+        pictures = _decoded(parts, form, skip_broken, progress)
     sets, start = [], 0
     left_out = len({problem.image for problem in source.problems})
     for part in parts:
-        data, bad = _image_set(part, labels, stacked, start, where, skip_broken=skip_broken)
+        data, bad = _image_set(part, labels, pictures, start, where, skip_broken=skip_broken)
         start += len(part)
         left_out += bad
         sets.append(data)
@@ -86,12 +102,12 @@ def assemble(
         notes += (f"{count(left_out, 'image')} left out, as asked, for what is wrong with them",)
     source = replace(source, notes=notes)
     if len(sets) == 2:
-        return _described(source, sets[0], sets[1], _how_reported(parts[1].name))
+        return _described(source, why, sets[0], sets[1], _how_reported(parts[1].name))
     kept, held_out = hold_out(sets[0].labels, HELD_OUT, seed)
     if not len(held_out):
         raise InputError(f"{where} has no test split, and one image a class is too few to make one")
     how = f"no labelled test split, so {HELD_OUT:.0%} of {parts[0].name} held out by seed {seed}"
-    return _described(source, sets[0].subset(kept), sets[0].subset(held_out), how)
+    return _described(source, why, sets[0].subset(kept), sets[0].subset(held_out), how)
 
 
 def _labels(source: Source) -> Labels:
@@ -105,34 +121,99 @@ def _labels(source: Source) -> Labels:
     )
 
 
-def _encoded(part: Part) -> Iterator[Encoded]:
-    for start in range(0, len(part), _BLOCK):
-        block = part.records[start : start + _BLOCK]
-        for record, content in zip(block, part.contents(block), strict=True):
-            yield Encoded(record.name, content, record.size, record.mask)
+class _Pictures(NamedTuple):
+    """The images of all parts, one part after the other, decoded or not.
+
+    `places` are the placements as far as they are known; what is left of them otherwise is of no
+    use to anyone. Rows of broken images are undefined.
+    """
+
+    images: Any
+    places: Float[Tensor, "N 6"]
+    masks: Bool[Tensor, "N H W"] | None
+    broken: Collection[int]
+
+
+def _decoded(
+    parts: Sequence[Part], form: Form, skip_broken: bool, progress: Progress | None
+) -> _Pictures:
+    stacked = stack_images(
+        _encoded(parts), _count(parts), form, skip_broken=skip_broken, progress=progress
+    )
+    return _Pictures(stacked.images, stacked.placements, stacked.masks, stacked.broken)
+
+
+def _streamed(
+    parts: Sequence[Part],
+    form: Form,
+    skip_broken: bool,
+    progress: Progress | None,
+    workers: int | None,
+) -> _Pictures:
+    """Look at the images as far as something depends on it.
+
+    Boxes and a common size need the sizes of all; which images to leave out is decided before
+    training, so that the order of the others is what it would be without them.
+    """
+    boxed = any(record.boxes for part in parts for record in part.records)
+    if skip_broken or boxed or form.size is None:
+        found = survey_images(
+            _encoded(parts),
+            _count(parts),
+            form,
+            decode=skip_broken,
+            skip_broken=skip_broken,
+            progress=progress,
+        )
+    else:
+        found = Survey((form.in_channels, *form.size), torch.ones(_count(parts), 6), {})
+    reader, numbers = Reader(EncodedTable(parts, form), workers), torch.arange(_count(parts))
+    images = EncodedImages(reader, numbers, found.shape, torch.device("cpu"))
+    return _Pictures(images, found.placements, None, found.broken)
+
+
+def _count(parts: Sequence[Part]) -> int:
+    return sum(map(len, parts))
+
+
+def _encoded(parts: Sequence[Part]) -> Iterator[Encoded]:
+    for part in parts:
+        for start in range(0, len(part), _BLOCK):
+            block = part.records[start : start + _BLOCK]
+            for record, content in zip(block, part.contents(block), strict=True):
+                yield Encoded(record.name, content, record.size, record.mask)
+
+
+def _decoded_bytes(parts: Sequence[Part], form: Form) -> int:
+    """Return what all images will take, which are of one size: that of the first to be had."""
+    for image in _encoded(parts):
+        with suppress(UnreadableImage):  # said of all such images together, later
+            return _count(parts) * math.prod(image_shape(image, form))
+    return 0
 
 
 def _image_set(
-    part: Part, labels: Labels, stacked: Stacked, start: int, where: str, *, skip_broken: bool
-) -> tuple[ImageSet, int]:
+    part: Part, labels: Labels, pictures: _Pictures, start: int, where: str, *, skip_broken: bool
+) -> tuple[LabelledImages, int]:
     """Return the images of one split, and how many of it were left out."""
     stop = start + len(part)
-    placements = stacked.placements[start:stop]
-    bad = {row - start for row in stacked.broken if start <= row < stop}
+    placements = pictures.places[start:stop]
+    bad = {row - start for row in pictures.broken if start <= row < stop}
     boxes, box_labels, problems = _boxes(part.records, placements, labels, bad)
     if not skip_broken:
         refuse(where, list(problems.values()))
     bad |= set(problems)
-    data = ImageSet(
-        stacked.images[start:stop],
-        labels.splits[part.name],
-        labels.class_names,
-        boxes,
-        box_labels,
-        tuple(record.name for record in part.records),
-        None if stacked.masks is None else stacked.masks[start:stop],
-        None if _are_originals(placements) else placements,
-    )
+    images = pictures.images[start:stop]
+    known = labels.splits[part.name], labels.class_names, boxes, box_labels
+    names = tuple(record.name for record in part.records)
+    data: LabelledImages
+    if isinstance(images, EncodedImages):
+        data = StreamedSet(images, *known, names)
+    else:
+        masks = None if pictures.masks is None else pictures.masks[start:stop]
+        sound = torch.tensor([row not in bad for row in range(len(part))])
+        originals = are_originals(placements[sound])
+        data = ImageSet(images, *known, names, masks, None if originals else placements)
     if bad:
         data = data.subset(torch.tensor([row for row in range(len(part)) if row not in bad]).long())
         if not len(data):
@@ -174,18 +255,16 @@ def _boxes(
     return to_image(torch.minimum(boxes.clamp(min=0), corner), placements), box_labels, problems
 
 
-def _are_originals(placements: Float[Tensor, "N 6"]) -> bool:
-    return bool((placements[:, :2] == placements[:, 4:]).all() and (placements[:, 2:4] == 0).all())
-
-
 def _how_reported(split: str) -> str:
     if split.lower() in TEST_NAMES:
         return ""
     return f"no labelled test split, so split {split} is the test set"
 
 
-def _described(source: Source, train: ImageSet, test: ImageSet, how: str) -> Splits:
+def _described(
+    source: Source, why: str, train: LabelledImages, test: LabelledImages, how: str
+) -> Splits:
     counts = f"{len(train):,} training and {len(test):,} test images"
     text = "; ".join([how, *source.notes] if how else source.notes)
     line = f"{source.where}: {counts}" + (f" ({text})" if text else "")
-    return Splits(train, test, line, source.notes)
+    return Splits(train, test, line, source.notes, why)

@@ -43,6 +43,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = 5  # from here on, width and height change places
 # `warnings.catch_warnings` changes the whole process: only one thread at a time may.
 _quiet = threading.Lock()
 
@@ -84,6 +85,23 @@ def read_image(source: Path | bytes, in_channels: int, name: str | None = None) 
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             return _upright(file).convert(_MODES[in_channels])
     except Exception as error:  # decoders raise whatever a broken file leads them into
+        raise UnreadableImage(name, _reason(error, source)) from error
+
+
+def read_size(source: Path | bytes, name: str) -> tuple[int, int]:
+    """Return width and height of an image once it is upright, from the beginning of its file.
+
+    Raises:
+        UnreadableImage: missing, no image, or over `MOST_PIXELS`; what is broken further on is not
+            noticed.
+    """
+    try:
+        with (
+            io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+            _opened(file) as image,
+        ):
+            return image.size if _orientation(image) < _SIDEWAYS else image.size[::-1]
+    except Exception as error:
         raise UnreadableImage(name, _reason(error, source)) from error
 
 
@@ -158,20 +176,32 @@ def visible_files(folder: Path) -> Iterator[Path]:
 
 def _upright(file: BinaryIO) -> Image.Image:
     """Decode, turn as EXIF says, and reduce to 8-bit pixels without transparency."""
-    with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd metadata, and sizes that are checked here
-        image = Image.open(file)
-    with image:
-        if image.width * image.height > MOST_PIXELS:
-            raise Image.DecompressionBombError
+    with _opened(file) as image:
         image.load()
-        orientation = 1
-        with _quiet, warnings.catch_warnings(), suppress(Exception):  # a broken tag: as stored
-            warnings.simplefilter("ignore")
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = _orientation(image)
         plain = _without_transparency(_in_8_bits(image))
     turn = _UPRIGHT.get(orientation)
     return plain if turn is None else plain.transpose(turn)
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    """Open an image without decoding it, if it is not too large."""
+    with _quiet, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd metadata, and sizes that are checked here
+        image = Image.open(file)
+    if image.width * image.height > MOST_PIXELS:
+        image.close()
+        raise Image.DecompressionBombError
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return how EXIF says that an image is turned; 1 where it is upright."""
+    orientation = 1
+    with _quiet, warnings.catch_warnings(), suppress(Exception):  # a broken tag: as stored
+        warnings.simplefilter("ignore")
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in _UPRIGHT else 1
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:

@@ -16,6 +16,7 @@ from loss_attention.data.decoding import to_tensor
 from loss_attention.data.digits import digits, multi_digits
 from loss_attention.data.hub import HUB_ID, open_hub
 from loss_attention.data.known import KNOWN
+from loss_attention.data.memory import IN_REACH, Storage
 from loss_attention.data.placement import Resize
 from loss_attention.data.places import open_place
 from loss_attention.data.records import Source, refuse
@@ -39,9 +40,10 @@ def load_splits(
     classes: Sequence[str] = (),
     masks: bool = False,
     skip_broken: bool = False,
+    storage: Storage = IN_REACH,
     progress: Progress | None = None,
 ) -> Splits:
-    """Load data, decoded, in memory.
+    """Load data, decoded, in memory, or to be decoded on demand.
 
     Args:
         data: a name of `MADE` or `KNOWN`; `NAME:PATH`, a known data set that lies at a path; a
@@ -58,7 +60,8 @@ def load_splits(
             all of them.
         masks: read the masks of objects too.
         skip_broken: go on without the images that something is wrong with.
-        progress: called with the number of decoded images and their total, now and then.
+        storage: decode images on demand, hold them all in memory, or choose by their size.
+        progress: called with the number of images looked at and their total, now and then.
 
     Returns:
         The training split and the reported one: the test split, else the validation split, else
@@ -72,6 +75,8 @@ def load_splits(
     if data in MADE:
         if classes or masks:
             raise InputError(f"{data} is made here: --classes and --masks do not apply to it")
+        if storage.stream == "yes":
+            raise InputError(f"{data} is made here, in memory: --stream yes does not apply to it")
         made = MADE[data](seed)
         train, test = (
             _in_form(part.decoded(), in_channels, image_size) for part in (made.train, made.test)
@@ -85,7 +90,14 @@ def load_splits(
     if name in KNOWN:
         source = replace(source, notes=(*source.notes, *KNOWN[name].differences(source)))
     source = select_classes(source, classes, seed)
-    return assemble(source, form, seed, skip_broken=skip_broken, progress=progress)
+    return assemble(
+        source,
+        form,
+        seed,
+        skip_broken=skip_broken,
+        storage=storage,
+        progress=progress,
+    )
 
 
 def open_source(data: str, *, masks: bool = False) -> Source:

@@ -72,6 +72,11 @@ def to_original(
     return torch.minimum(((boxes - shift) / scale).clamp(min=0), size)
 
 
+def are_originals(placements: Float[Tensor, "N 6"]) -> bool:
+    """Return whether every picture is its image, neither resized nor padded."""
+    return bool((placements[:, :2] == placements[:, 4:]).all() and (placements[:, 2:4] == 0).all())
+
+
 def _maps(
     placements: Float[Tensor, "N 6"],
 ) -> tuple[Float[Tensor, "N 1 4"], Float[Tensor, "N 1 4"]]:

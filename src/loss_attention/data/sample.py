@@ -113,11 +113,11 @@ class LabelledImages(ABC):
         return self.take(torch.arange(len(self)))
 
     @abstractmethod
-    def reading(self, workers: int | None = None) -> AbstractContextManager[None]:
+    def reading(self, processes: int = 1) -> AbstractContextManager[None]:
         """Lend processes that decode ahead, as long as the context lasts.
 
         Args:
-            workers: how many; None: as many as suit the machine. Does not change what is read.
+            processes: how many share the machine and each read a part of the set.
         """
 
     @abstractmethod
@@ -148,7 +148,7 @@ class ImageSet(LabelledImages):
         """Return the set itself."""
         return self
 
-    def reading(self, workers: int | None = None) -> AbstractContextManager[None]:  # noqa: ARG002
+    def reading(self, processes: int = 1) -> AbstractContextManager[None]:  # noqa: ARG002
         """There is nothing left to decode."""
         return nullcontext()
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from loss_attention.data.decoding import UnreadableImage, fitted, read_image, to_tensor
+from loss_attention.data.decoding import UnreadableImage, fitted, read_image, read_size, to_tensor
 from loss_attention.data.placement import Resize, place
 from loss_attention.data.records import MOST_NAMED, Content, MaskMaker
 from loss_attention.errors import InputError
@@ -100,21 +101,107 @@ def stack_images(
             images of different sizes (two are named).
     """
     stack = _Stack(count, form)
+    for image, result in _in_threads(encoded, count, lambda one: _decode(one, form), progress):
+        stack.add(image.name, result)
+    stack.check(skip_broken=skip_broken)
+    assert stack.images is not None
+    return Stacked(stack.images, stack.placements, stack.masks, stack.broken)
 
-    def decode_run(run: list[Encoded]) -> list[_Decoded | UnreadableImage]:
-        return [_decode(image, form) for image in run]
+
+def stack_few(encoded: Sequence[Encoded], form: Form) -> Stacked:
+    """Decode a few images one after the other: what one of many worker processes does.
+
+    Raises:
+        InputError: see `stack_images`.
+    """
+    stack = _Stack(len(encoded), form)
+    for image in encoded:
+        stack.add(image.name, _decode(image, form))
+    stack.check(skip_broken=False)
+    assert stack.images is not None
+    return Stacked(stack.images, stack.placements, stack.masks, stack.broken)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of many images without holding them.
+
+    Attributes:
+        shape: of each image: channels, height and width.
+        placements: of each picture.
+        broken: what is wrong with images that could not be read, by row.
+    """
+
+    shape: tuple[int, int, int]
+    placements: Float[Tensor, "N 6"]
+    broken: dict[int, UnreadableImage]
+
+
+def survey_images(
+    encoded: Iterable[Encoded],
+    count: int,
+    form: Form,
+    *,
+    decode: bool,
+    skip_broken: bool = False,
+    progress: Progress | None = None,
+) -> Survey:
+    """Look at images without keeping them: where each picture will lie, and what is broken.
+
+    Args:
+        encoded: the images.
+        count: how many they are.
+        form: what they are to be brought to.
+        decode: decode each, which finds every broken one; or read their sizes alone, from the
+            annotations where these have them, else from the beginning of the file.
+        skip_broken: go on without images that cannot be read.
+        progress: called after every block.
+
+    Raises:
+        InputError: see `stack_images`.
+    """
+    look = _decode if decode else _measure
+    stack = _Stack(count, form, keep=False)
+    for image, result in _in_threads(encoded, count, lambda one: look(one, form), progress):
+        stack.add(image.name, result)
+    stack.check(skip_broken=skip_broken)
+    assert stack.shape is not None
+    return Survey(stack.shape, stack.placements, stack.broken)
+
+
+def image_shape(image: Encoded, form: Form) -> tuple[int, int, int]:
+    """Return channels, height and width that an image will have.
+
+    Raises:
+        UnreadableImage: its size cannot be read.
+    """
+    if form.size is not None:
+        return form.in_channels, *form.size
+    width, height = image.size or read_size(_stored(image), image.name)
+    return form.in_channels, height, width
+
+
+def _in_threads(
+    encoded: Iterable[Encoded],
+    count: int,
+    look: Callable[[Encoded], _Decoded | UnreadableImage],
+    progress: Progress | None,
+) -> Iterator[tuple[Encoded, _Decoded | UnreadableImage]]:
+    """Yield images with what came of each, in their order, looked at a block at a time."""
+
+    def look_at_run(run: list[Encoded]) -> list[_Decoded | UnreadableImage]:
+        return [look(image) for image in run]
 
     workers = min(16, os.cpu_count() or 1)
-    images = iter(encoded)
+    images, seen = iter(encoded), 0
     with ThreadPoolExecutor(workers) as pool:
         while block := list(islice(images, 4 * workers * _RUN)):
             runs = [block[start : start + _RUN] for start in range(0, len(block), _RUN)]
-            results = (result for run in pool.map(decode_run, runs) for result in run)
-            for image, result in zip(block, results, strict=True):
-                stack.add(image.name, result)
+            results = (result for run in pool.map(look_at_run, runs) for result in run)
+            yield from zip(block, results, strict=True)
+            seen += len(block)
             if progress is not None:
-                progress(stack.seen, count)
-    return stack.finish(skip_broken=skip_broken)
+                progress(seen, count)
 
 
 def read_encoded(image: Encoded, in_channels: int) -> Image.Image:
@@ -123,6 +210,15 @@ def read_encoded(image: Encoded, in_channels: int) -> Image.Image:
     Raises:
         UnreadableImage: see `read_image`; nothing is stored there, or it is of another size.
     """
+    picture = read_image(_stored(image), in_channels, image.name)
+    if image.size is not None and image.size != picture.size:
+        stated, found = (f"{width} x {height}" for width, height in (image.size, picture.size))
+        raise UnreadableImage(image.name, f"its annotations say {stated}, upright it is {found}")
+    return picture
+
+
+def _stored(image: Encoded) -> Path | bytes:
+    """Return the file or the bytes of an image."""
     source = image.source
     if callable(source):
         try:
@@ -131,18 +227,17 @@ def read_encoded(image: Encoded, in_channels: int) -> Image.Image:
             raise UnreadableImage(image.name, str(error) or type(error).__name__) from error
     if source is None or isinstance(source, int):
         raise UnreadableImage(image.name, "nothing is stored there")
-    picture = read_image(source, in_channels, image.name)
-    if image.size is not None and image.size != picture.size:
-        stated, found = (f"{width} x {height}" for width, height in (image.size, picture.size))
-        raise UnreadableImage(image.name, f"its annotations say {stated}, upright it is {found}")
-    return picture
+    return source
 
 
 @dataclass(frozen=True)
 class _Decoded:
-    pixels: Tensor
+    """An image, or without pixels what it will be."""
+
+    shape: tuple[int, int, int]
     placement: tuple[int, int, int, int, int, int]
-    mask: Tensor | None
+    pixels: Tensor | None = None
+    mask: Tensor | None = None
 
 
 def _decode(image: Encoded, form: Form) -> _Decoded | UnreadableImage:
@@ -158,20 +253,37 @@ def _decode(image: Encoded, form: Form) -> _Decoded | UnreadableImage:
     except UnreadableImage as error:
         return error
     pixels = to_tensor(picture, form.size, form.resize)
-    return _Decoded(pixels, place(picture.size, form.size, form.resize), mask)
+    placement = place(picture.size, form.size, form.resize)
+    channels, height, width = pixels.shape
+    return _Decoded((channels, height, width), placement, pixels, mask)
+
+
+def _measure(image: Encoded, form: Form) -> _Decoded | UnreadableImage:
+    """Return the shape and the placement; annotations are believed until the image is decoded."""
+    try:
+        size = image.size or read_size(_stored(image), image.name)
+    except UnreadableImage as error:
+        return error
+    height, width = form.size or (size[1], size[0])
+    return _Decoded((form.in_channels, height, width), place(size, form.size, form.resize))
 
 
 @dataclass
 class _Stack:
-    """The tensors as they fill, and what is wrong with the images that do not fit in."""
+    """The tensors as they fill, and what is wrong with the images that do not fit in.
+
+    With `keep` off only the placements are kept.
+    """
 
     count: int
     form: Form
+    keep: bool = True
     seen: int = 0
+    shape: tuple[int, int, int] | None = None
     images: Tensor | None = None
     masks: Tensor | None = None
     first: str = ""
-    other: tuple[str, Tensor] | None = None
+    other: tuple[str, tuple[int, int, int]] | None = None
     broken: dict[int, UnreadableImage] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -181,37 +293,38 @@ class _Stack:
         if isinstance(result, UnreadableImage):
             self.broken[self.seen] = result
         else:
-            if self.images is None:  # only now is the size known
-                self.images = torch.empty(self.count, *result.pixels.shape, dtype=torch.uint8)
-                self.first = name
-                if self.form.masks:
-                    self.masks = torch.zeros(self.count, *self.images.shape[2:], dtype=torch.bool)
-            if result.pixels.shape == self.images.shape[1:]:
-                self.images[self.seen] = result.pixels
+            if self.shape is None:  # only now is the size known
+                self.shape, self.first = result.shape, name
+                if self.keep:
+                    self.images = torch.empty(self.count, *self.shape, dtype=torch.uint8)
+                if self.keep and self.form.masks:
+                    self.masks = torch.zeros(self.count, *self.shape[1:], dtype=torch.bool)
+            if result.shape == self.shape:
                 self.placements[self.seen] = torch.tensor(result.placement)
+                if self.images is not None and result.pixels is not None:
+                    self.images[self.seen] = result.pixels
                 if self.masks is not None and result.mask is not None:
                     self.masks[self.seen] = result.mask
             elif self.other is None:
-                self.other = (name, result.pixels)
+                self.other = (name, result.shape)
         self.seen += 1
 
-    def finish(self, *, skip_broken: bool) -> Stacked:
-        """Return the tensors, or raise what was wrong: unreadable images first, then sizes."""
-        if self.broken and (not skip_broken or self.images is None):
+    def check(self, *, skip_broken: bool) -> None:
+        """Raise what was wrong: unreadable images first, then sizes."""
+        if self.broken and (not skip_broken or self.shape is None):
             raise InputError(_unreadable_message(list(self.broken.values())))
-        assert self.images is not None
+        assert self.shape is not None
         assert self.seen == self.count
         if self.other is not None:
-            name, image = self.other
+            name, shape = self.other
             raise InputError(
-                f"images of unequal sizes: {self.first} is {_size(self.images)}, {name} is "
-                f"{_size(image)} (width x height); --image-size N resizes them all to N x N"
+                f"images of unequal sizes: {self.first} is {_size(self.shape)}, {name} is "
+                f"{_size(shape)} (width x height); --image-size N resizes them all to N x N"
             )
-        return Stacked(self.images, self.placements, self.masks, self.broken)
 
 
-def _size(images: Tensor) -> str:
-    return f"{images.shape[-1]} x {images.shape[-2]}"
+def _size(shape: tuple[int, int, int]) -> str:
+    return f"{shape[2]} x {shape[1]}"
 
 
 def _unreadable_message(errors: list[UnreadableImage]) -> str:

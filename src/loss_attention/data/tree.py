@@ -7,6 +7,7 @@ be read from front to back, are read into memory.
 from __future__ import annotations
 
 import lzma
+import os
 import re
 import tarfile
 import zipfile
@@ -70,7 +71,11 @@ class Tree:
         if not root:
             return self
         names = tuple(name[len(root) :] for name in self.names if name.startswith(root))
-        return Tree(self.path, names, lambda name: self.content(root + name))
+        return Tree(self.path, names, partial(_content_below, self.content, root))
+
+
+def _content_below(content: Callable[[str], Content], root: str, name: str) -> Content:
+    return content(root + name)
 
 
 def is_archive(path: Path) -> bool:
@@ -91,7 +96,7 @@ def open_tree(path: Path) -> Tree:
     if path.is_file():
         return _joined(path, [_open_archive(path)])
     files = {file.relative_to(path).as_posix(): file for file in visible_files(path)}
-    folder = Tree(path, tuple(sorted(files)), lambda name: path / name)
+    folder = Tree(path, tuple(sorted(files)), path.joinpath)
     archives = [file for file in files.values() if file.parent == path and is_archive(file)]
     if not archives or any(file.suffix.lower() in IMAGE_SUFFIXES for file in files.values()):
         return folder
@@ -131,10 +136,31 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise InputError(f"archive {path} cannot be read: {error}") from error
 
 
+class _Zip:
+    """A zip that each process opens for itself: a file that several share has one position."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._opened: tuple[int, zipfile.ZipFile] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"_path": self._path, "_opened": None}
+
+    def opened(self) -> zipfile.ZipFile:
+        """Return the archive, as this process opened it."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), zipfile.ZipFile(self._path))
+        return self._opened[1]
+
+    def read(self, name: str) -> bytes:
+        """Return a member, unpacked."""
+        return self.opened().read(name)
+
+
 def _open_zip(path: Path) -> Mapping[str, Content]:
-    archive = zipfile.ZipFile(path)
+    archive = _Zip(path)
     files: dict[str, Content] = {}
-    for member in archive.infolist():
+    for member in archive.opened().infolist():
         _require_inside(path, member.filename)
         if (member.external_attr >> 16) & 0o170000 == 0o120000:
             _refuse_link(path, member.filename)
@@ -142,7 +168,7 @@ def _open_zip(path: Path) -> Mapping[str, Content]:
         if member.flag_bits & 1:
             raise InputError(f"archive {path} is encrypted; unpack it and give the folder")
         if not member.is_dir():
-            files[member.filename] = partial(archive.read, member)
+            files[member.filename] = partial(archive.read, member.filename)
     return files
 
 

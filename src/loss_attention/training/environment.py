@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 import torch
 
+from loss_attention.data.memory import free_memory
 from loss_attention.errors import InputError
+from loss_attention.training.recipe import RunOptions
 
 PACKAGES = ("torch", "numpy", "lightning-fabric", "datasets", "pillow", "scikit-learn")
 
@@ -35,6 +37,15 @@ def choose_accelerator(wanted: str, devices: int) -> str:
     if accelerator == "cpu" and devices > cores:
         raise InputError(f"--devices {devices}: this CPU has {cores} cores")
     return accelerator
+
+
+def image_memory(options: RunOptions) -> int:
+    """Return the bytes of memory that there are for a set of images: where it is trained on too."""
+    free = free_memory()
+    if options.accelerator != "cpu" and torch.cuda.is_available():
+        gpus = range(min(options.devices, torch.cuda.device_count()))
+        free = min(free, *(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus))
+    return free
 
 
 def choose_precision(wanted: str, accelerator: str) -> Precision:

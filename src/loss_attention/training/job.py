@@ -34,9 +34,22 @@ from loss_attention.training.loop import Trainer
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import FORMAT_VERSION, RunFolder
 
+STATISTICS_IMAGES = 10_000
+"""Of a streamed set so many images, evenly taken, stand for all in the normalisation."""
 
-def build_model(recipe: Recipe, splits: Splits) -> PatchClassifier:
+Statistics = tuple[Float[Tensor, " C"], Float[Tensor, " C"]]
+"""Mean and deviation of each channel, in units of [0, 1]."""
+
+
+def build_model(
+    recipe: Recipe, splits: Splits, statistics: Statistics | None = None
+) -> PatchClassifier:
     """Build the recipe's model for a data set, with the training set's normalisation.
+
+    Args:
+        recipe: names the network.
+        splits: the data.
+        statistics: of the training set, where they are known already.
 
     Raises:
         InputError: a value of the recipe that its network cannot have, or images too small.
@@ -60,17 +73,22 @@ def build_model(recipe: Recipe, splits: Splits) -> PatchClassifier:
         resize=recipe.resize,
     )
     model.check_image_size(*splits.train.size)
-    model.set_normalisation(*channel_statistics(splits.train.images))
+    model.set_normalisation(*(statistics or channel_statistics(splits.train)))
     return model
 
 
-def channel_statistics(images: Tensor) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
-    """Return mean and deviation of each channel of uint8 images, in units of [0, 1]."""
+def channel_statistics(data: LabelledImages) -> Statistics:
+    """Return mean and deviation of each channel, of `STATISTICS_IMAGES` where it is streamed."""
+    count = len(data) if data.in_memory else min(len(data), STATISTICS_IMAGES)
+    batches = torch.split(torch.arange(count) * len(data) // count, 256)
     levels = torch.arange(256, dtype=torch.float64) / 255
     # From histograms: exact, and without a floating-point copy of the set.
-    shares = torch.stack(
-        [torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]
-    ).double()
+    shares = torch.zeros(data.images.shape[1], 256, dtype=torch.float64)
+    with data.reading():
+        data.expect(batches)
+        for index in batches:
+            for channel, pixels in enumerate(data.take(index).images.unbind(1)):
+                shares[channel] += torch.bincount(pixels.flatten(), minlength=256).cpu()
     shares /= shares.sum(dim=1, keepdim=True)
     mean = shares @ levels
     deviation = ((shares * (levels - mean.unsqueeze(1)) ** 2).sum(dim=1)).sqrt()
@@ -96,15 +114,22 @@ def start_run(
         "format_version": FORMAT_VERSION,
         "package_version": __version__,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "options": asdict(options) | {"accelerator": accelerator},
+        # As chosen, so that resuming does the same.
+        "options": asdict(options)
+        | {"accelerator": accelerator, "stream": "no" if splits.train.in_memory else "yes"},
         "precision": precision,
         "source": splits.source,
+        "storage": splits.storage,
         "data_fingerprint": splits.train.fingerprint(),
         "classes": list(splits.train.class_names),
         "multi_label": splits.train.multi_label,
         "train_images": len(kept),
         "validation_images": len(held_out),
         "test_images": len(splits.test),
+        "normalisation": {
+            "mean": model.mean.flatten().tolist(),
+            "std": model.std.flatten().tolist(),
+        },
         "parameters": sum(p.numel() for p in model.parameters()),
         "versions": versions(),
         "hardware": hardware(accelerator, options.devices, precision),
@@ -138,17 +163,20 @@ def continue_run(run: RunFolder, splits: Splits, console: Console | None = None)
     run.remove_leftovers()
     for talkative in ("lightning_fabric", "lightning.fabric", "torch.multiprocessing.spawn"):
         logging.getLogger(talkative).setLevel(logging.ERROR)
-    options = RunOptions(**facts["options"])
+    options = run.options()
     accelerator = choose_accelerator(options.accelerator, options.devices)
     kept, held_out = hold_out(splits.train.labels, recipe.validation_fraction, recipe.seed)
-    train, validation = splits.train.subset(kept), splits.train.subset(held_out)
+    images = splits.train.without_places()
+    train, validation = images.subset(kept), images.subset(held_out)
     fabric = Fabric(
         accelerator=accelerator,
         devices=options.devices,
         strategy="auto" if options.devices == 1 else "ddp_spawn",
         precision="bf16-mixed" if facts["precision"] == "bf16" else "32-true",
     )
-    model = build_model(recipe, splits)
+    known = facts.get("normalisation")
+    statistics = known and (torch.tensor(known["mean"]), torch.tensor(known["std"]))
+    model = build_model(recipe, splits, statistics)
     work = _Work(run, model, train, validation, options, shown=console is not None)
     with run.locked():
         if options.devices == 1:
@@ -193,7 +221,6 @@ class _Work:
             self.validation,
             self.run,
             checkpoint_every=self.options.checkpoint_every_steps,
-            workers=self.options.workers,
             console=console,
         )
         state = self.run.load_state()

@@ -90,7 +90,6 @@ class Trainer:
         validation: the held-out slice; may be empty, then the last epoch is the best.
         run: where to save.
         checkpoint_every: also save each so many steps; 0: at the ends of epochs only.
-        workers: processes that decode ahead what is streamed; None: as many as suit the machine.
         console: where the first process shows its progress.
     """
 
@@ -104,11 +103,10 @@ class Trainer:
         run: RunFolder,
         *,
         checkpoint_every: int = 0,
-        workers: int | None = None,
         console: Console | None = None,
     ) -> None:
         self.fabric, self.recipe, self.run = fabric, recipe, run
-        self.checkpoint_every, self.workers = checkpoint_every, workers
+        self.checkpoint_every = checkpoint_every
         self.train_set = train.without_places().to(fabric.device)
         part = torch.arange(fabric.global_rank, len(validation), fabric.world_size)
         self.validation = validation.without_places().subset(part).to(fabric.device)
@@ -144,7 +142,7 @@ class Trainer:
         )
         with (
             self.stop.listening(),
-            self.train_set.reading(self.workers),
+            self.train_set.reading(self.fabric.world_size),
             self.display,
             self._scalars() as self.scalars,
         ):

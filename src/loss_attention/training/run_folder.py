@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from loss_attention.errors import InputError
 from loss_attention.models import WEIGHTS_FILE
 from loss_attention.saving import SaveError, write_whole
-from loss_attention.training.recipe import Recipe
+from loss_attention.training.recipe import Recipe, RunOptions
 
 FORMAT_VERSION = 1
 STATE_FILE = "state.pt"
@@ -110,6 +110,10 @@ class RunFolder:
     def recipe(self) -> Recipe:
         """Return the run's recipe."""
         return Recipe.from_yaml(self.path / "recipe.yaml")
+
+    def options(self) -> RunOptions:
+        """Return what the run runs on, as it was chosen when it began."""
+        return RunOptions(**self.read_json("run.json").get("options", {}))
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a file so that it is either the old one or the new one, whole, at every moment.
