@@ -70,7 +70,8 @@ def test_pins_satisfy_what_the_package_asks_for(
 
 
 def test_pins_leave_out_what_only_extras_need(pins: dict[str, Version]) -> None:
-    assert not {"torchvision", "timm", "captum"} & set(pins)
+    # captum is among them all the same: the tests compare with it.
+    assert not {"torchvision", "timm"} & set(pins)
 
 
 def test_versions_agree(project: dict[str, Any], repository: Path) -> None:

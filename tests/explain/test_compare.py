@@ -20,7 +20,7 @@ from loss_attention.explain import attributions_peers, compare_measures
 from loss_attention.explain import compare as compare_module
 from loss_attention.explain.attributions import METHODS, attribute
 from loss_attention.explain.compare import FLOORS, Comparison, Figure, compare
-from loss_attention.explain.compare_measures import MEASURES, Subject, window_means
+from loss_attention.explain.compare_measures import MEASURES, Boxed, Subject, window_means
 from loss_attention.explain.compare_picture import maps_picture
 from loss_attention.explain.compare_results import (
     comparison_json,
@@ -29,6 +29,8 @@ from loss_attention.explain.compare_results import (
 )
 from loss_attention.explain.randomisation import randomised
 from loss_attention.geometry import PatchGrid
+from loss_attention.metrics import faithfulness_curves as curves
+from loss_attention.metrics.faithfulness import masking_agreement
 
 CLASSES = tuple("abcdefghi")
 SIZE = 12
@@ -41,10 +43,7 @@ def make_model(head: str = "mean", **options) -> la.PatchClassifier:
         head=head,
         num_classes=9,
         width=0.03,
-        patch_kernel=3,
-        patch_stride=3,
-        class_names=CLASSES,
-        **options,
+        **({"patch_kernel": 3, "patch_stride": 3, "class_names": CLASSES} | options),
     )
     return model.eval()
 
@@ -66,16 +65,20 @@ class Colours(nn.Module):
 class Places(nn.Module):
     """The mean of each 3 x 3 places, times 20, as the features of a patch."""
 
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return 20 * nn.functional.avg_pool2d(features, 3)
+        return 20 * nn.functional.avg_pool2d(features, 3, self.stride)
 
 
-def colour_model() -> la.PatchClassifier:
+def colour_model(stride: int = 3) -> la.PatchClassifier:
     """A model that is right by construction: patches of a class's colour speak for that class."""
-    model = make_model()
+    model = make_model(patch_stride=stride)
     model.set_normalisation(torch.zeros(3), torch.ones(3))
     model.backbone = Colours(COLOURS)
-    model.head.patch_layers = Places()
+    model.head.patch_layers = Places(stride)
     model.head.classifier = nn.Linear(9, 9)
     with torch.no_grad():
         model.head.classifier.weight.copy_(torch.eye(9))
@@ -178,6 +181,67 @@ def test_data_without_boxes_and_with_few_classes() -> None:
     assert set(comparison.figures["evidence"]) == set(MEASURES) - absent
 
 
+def test_mosaics_are_of_rightly_classified_images() -> None:
+    data = scenes(36)
+    # No image of the first four classes is called what its label says.
+    labels = torch.where(data.labels < 4, (data.labels + 1) % 4, data.labels)
+    _, subject = compare(colour_model(), replace(data, labels=labels), ["cam"], images=8)
+    images, target, cell, side = subject.mosaics["grid_2x2"]
+    assert len(images) == 8
+    assert target.min() >= 4
+    assert "grid_3x3" not in subject.mosaics
+    rows, columns = cell // side, cell % side
+    for mosaic, label, y, x in zip(images, target, 6 * 2 * rows, 6 * 2 * columns, strict=True):
+        colour = mosaic[:, y : y + SIZE, x : x + SIZE].flatten(1).amax(dim=1)
+        assert colour.tolist() == (255 * COLOURS[label]).round().tolist()
+
+
+def test_patches_have_their_own_values_and_pixels_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With overlapping windows the two are not the same."""
+    monkeypatch.setattr(compare_measures, "REPEATS", 1)
+    model = colour_model(stride=2)
+    comparison, subject = compare(model, scenes(12), ["evidence"], images=6)
+    images, target = subject.images / 255, subject.target
+    with torch.no_grad():
+        prediction = model(images)
+        own = prediction.evidence[torch.arange(6), :, target]
+        fill, score = torch.zeros_like(images), compare_measures.probability(model, target)
+        orders = {
+            "patches": curves.patch_order(own, prediction.grid),
+            "pixels": curves.pixel_order(attribute(model, images, "evidence", target)),
+        }
+        areas = {
+            unit: curves.deletion_curve(score, images, fill, order).area.mean().item()
+            for unit, order in orders.items()
+        }
+    found = comparison.figures["evidence"]
+    assert found["masking"].value == pytest.approx(
+        masking_agreement(own, subject.falls).mean().item(), abs=1e-6
+    )
+    means = window_means(attribute(model, images, "evidence", target), prediction.grid)
+    assert abs(masking_agreement(means, subject.falls).mean() - found["masking"].value) > 1e-3
+    assert areas["patches"] != pytest.approx(areas["pixels"], abs=1e-3)
+    for unit, area in areas.items():
+        assert found[f"deletion_mean_{unit}"].value == pytest.approx(area, abs=1e-6)
+
+
+def test_the_cut_is_chosen_on_the_training_images(compared, monkeypatch) -> None:
+    """Maps whose right box lies under a high cut in training, and a low one in the test images."""
+    _, subject = compared
+    box = torch.tensor([0.0, 0.0, 6.0, 6.0]).expand(12, 1, 4)
+    small, large = torch.zeros(12, SIZE, SIZE), torch.full((12, SIZE, SIZE), 0.5)
+    small[:, :6, :6], small[:, :2, :2] = 0.5, 1.0  # right below a cut of a half
+    large[:, :6, :6] = 1.0  # right from there on
+    fitting = Boxed(subject.images, subject.target, box)
+    monkeypatch.setattr(compare_measures, "maps_of", lambda *_: large)
+    found = compare_measures._places(replace(subject, boxes=box, fitting=fitting), "cam", small)
+    assert found["box"].tolist() == [False] * 12
+    assert found["box_oracle"].tolist() == [True] * 12
+    monkeypatch.setattr(compare_measures, "maps_of", lambda *_: small)
+    found = compare_measures._places(replace(subject, boxes=box, fitting=fitting), "cam", small)
+    assert found["box"].tolist() == [True] * 12
+
+
 def test_several_labels() -> None:
     """The explained class is the likeliest of the labels, and its boxes alone count."""
     one = scenes(12)
@@ -193,6 +257,10 @@ def test_several_labels() -> None:
     assert comparison.images == 11
     assert sorted(subject.target.tolist()) == sorted(one.labels[1:].tolist())
     assert comparison.figures["cam"]["share_inside"].value == pytest.approx(1.0)
+    # Only where the class is the last one, the box of the whole image is one of its boxes.
+    whole = int((subject.target == 8).sum())
+    uniform = comparison.figures["uniform"]["share_inside"].value
+    assert uniform == pytest.approx((whole + 0.25 * (11 - whole)) / 11)
 
 
 def test_methods_that_a_model_does_not_allow(monkeypatch: pytest.MonkeyPatch) -> None:

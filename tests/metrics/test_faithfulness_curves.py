@@ -68,15 +68,18 @@ def test_the_exact_map_is_the_best_and_its_reverse_the_worst(linear) -> None:
     assert (areas["noise"][1] > areas["worst"][1]).all()
 
 
-def test_patch_curves_by_hand(linear) -> None:
+@pytest.mark.parametrize("steps", [6, 16, 3])
+def test_patch_curves_by_hand(linear, steps: int) -> None:
     score, images, fill, parts = linear
     scores = torch.randn(4, 6)
-    curve = deletion_curve(score, images, fill, patch_order(scores, GRID))
+    curve = deletion_curve(score, images, fill, patch_order(scores, GRID, steps))
+    each = 6 // min(steps, 6)
     for i in range(4):
         gone, values, shares = np.zeros((6, 8), bool), [score(images)[i].item()], [0.0]
-        for m in np.argsort(-scores[i].numpy()):
-            y, x = m // 3 * 2, m % 3 * 2
-            gone[y : y + 3, x : x + 3] = True
+        for together in np.argsort(-scores[i].numpy()).reshape(-1, each):
+            for m in together:
+                y, x = m // 3 * 2, m % 3 * 2
+                gone[y : y + 3, x : x + 3] = True
             values.append(values[0] - parts[i].numpy()[gone].sum())
             shares.append(gone.mean())
         values[-1], shares[-1] = score(fill)[i].item(), 1.0  # the margin goes with the last

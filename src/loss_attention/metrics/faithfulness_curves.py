@@ -19,8 +19,8 @@ from torch import Tensor
 from loss_attention.geometry import PatchGrid
 from loss_attention.metrics.faithfulness import Score
 
-PIXEL_STEPS = 16
-"""Equal steps in which pixels go or come."""
+STEPS = 16
+"""Steps in which pixels or patches go or come, about equally many in each."""
 BLUR = 1 / 8
 """Deviation of the Gaussian that blurs, as a part of the image's shorter side."""
 _TIES = 20210118
@@ -64,7 +64,7 @@ def blurred_fill(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     return torch.einsum("yv,bcvu,xu->bcyx", down, images, across)
 
 
-def pixel_order(maps: Float[Tensor, "B H W"], steps: int = PIXEL_STEPS) -> Int[Tensor, "B H W"]:
+def pixel_order(maps: Float[Tensor, "B H W"], steps: int = STEPS) -> Int[Tensor, "B H W"]:
     """Return in which step, 1 to `steps`, each pixel changes: the largest values in the first.
 
     Example:
@@ -76,14 +76,17 @@ def pixel_order(maps: Float[Tensor, "B H W"], steps: int = PIXEL_STEPS) -> Int[T
     return (ranks * steps // ranks.shape[1] + 1).reshape(maps.shape)
 
 
-def patch_order(scores: Float[Tensor, "B M"], grid: PatchGrid) -> Int[Tensor, "B H W"]:
-    """Return in which step, 1 to M, each pixel changes when windows go whole, the largest first.
+def patch_order(
+    scores: Float[Tensor, "B M"], grid: PatchGrid, steps: int = STEPS
+) -> Int[Tensor, "B H W"]:
+    """Return in which step each pixel changes when windows go whole, those of most worth first.
 
     A pixel under several windows goes with the first. Pixels under no window go with the last, so
-    that every curve ends at the same image.
+    that every curve ends at the same image. There are `steps` of them, or M if that is fewer.
     """
-    ranks = _places(scores) + 1
-    order = ranks.new_full((len(scores), grid.height, grid.width), grid.patches)
+    steps = min(steps, grid.patches)
+    ranks = _places(scores) * steps // grid.patches + 1
+    order = ranks.new_full((len(scores), grid.height, grid.width), steps)
     for m, (x0, y0, x1, y1) in enumerate(grid.windows().int().tolist()):
         part = order[:, y0:y1, x0:x1]
         torch.minimum(part, ranks[:, m, None, None], out=part)
