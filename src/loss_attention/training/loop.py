@@ -108,7 +108,7 @@ class Trainer:
         self.fabric, self.recipe, self.run = fabric, recipe, run
         self.checkpoint_every = checkpoint_every
         self.train_set = train.without_places().to(fabric.device)
-        part = torch.arange(fabric.global_rank, len(validation), fabric.world_size)
+        part = torch.arange(len(validation))[fabric.global_rank :: fabric.world_size]
         self.validation = validation.without_places().subset(part).to(fabric.device)
         self.validation_images = len(validation)
         # torch's stubs know this overload of `to` for tensors alone.

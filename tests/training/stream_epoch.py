@@ -1,0 +1,47 @@
+"""What each process of a test does, in a file of its own: spawned processes import it from here."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from training.stored import load_stored
+from training.tiny import tiny_recipe
+
+from loss_attention.data.sample import ImageSet
+from loss_attention.data.streaming import StreamedSet
+from loss_attention.training.job import build_model
+from loss_attention.training.loop import Trainer
+from loss_attention.training.run_folder import RunFolder
+
+
+class StreamedEpoch:
+    """Trains an epoch on streamed images, and saves which of them this process decoded."""
+
+    def __init__(self, data: Path, folder: Path) -> None:
+        self.data, self.folder = data, folder
+
+    def __call__(self, fabric: Fabric) -> None:
+        torch.set_num_threads(1)
+        recipe, splits = tiny_recipe(epochs=1), load_stored(self.data, workers=1)
+        model = build_model(recipe, splits)
+        nothing = splits.train.subset(torch.arange(0))
+        trainer = Trainer(fabric, recipe, model, splits.train, nothing, RunFolder(self.folder))
+        seen: list[str] = []
+        take = StreamedSet.take
+
+        def watched(self: StreamedSet, index: torch.Tensor) -> ImageSet:
+            table = self.images.reader.table
+            seen.extend(table.names[number] for number in self.images.numbers[index].tolist())
+            return take(self, index)
+
+        StreamedSet.take = watched  # type: ignore[method-assign]
+        try:
+            trainer.train()
+        finally:
+            StreamedSet.take = take  # type: ignore[method-assign]
+        assert not multiprocessing.active_children()
+        rank = f"rank{fabric.global_rank}of{fabric.world_size}.pt"
+        torch.save({"seen": seen, "state": model.state_dict()}, self.folder / rank)
