@@ -12,6 +12,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from training.stored import load_stored, store_tiny
 from loss_attention.data import streaming
 from loss_attention.data.loading import load_splits
 from loss_attention.data.memory import Storage, choose_stream, free_memory
+from loss_attention.data.reading import Reader
 from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.data.streaming import StreamedSet
+from loss_attention.data.tree import open_tree
 from loss_attention.errors import InputError
 
 
@@ -112,10 +115,11 @@ def test_a_streamed_set_is_the_one_in_memory(tmp_path: Path, source: str) -> Non
 
 @pytest.mark.parametrize("source", ["zip with masks", "parquet"])
 def test_workers_decode_every_image_once_in_the_order_asked_for(
-    tmp_path: Path, source: str
+    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make, form = SOURCES[source]
     folder = make(tmp_path)
+    monkeypatch.setattr(Reader, "_read_now", None)
     expected = load_stored(folder, "no", **form).train.decoded()
     found = load_stored(folder, workers=2, **form).train
     shuffled = torch.randperm(len(found), generator=torch.Generator().manual_seed(1))
@@ -129,6 +133,19 @@ def test_workers_decode_every_image_once_in_the_order_asked_for(
                 assert_equal(batch, expected.take(index))
                 seen.update(batch.names)
     assert seen == dict.fromkeys(expected.names, 2)
+
+
+def test_each_process_opens_a_zip_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that a forked process inherits has one position for both."""
+    file = open_tree(zipped(tmp_path)).content("labels.csv")
+    assert isinstance(file, partial)
+    archive = file.func.__self__
+    before = archive.opened()
+    assert archive.opened() is before
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert archive.opened() is not before
 
 
 def test_workers_are_there_while_reading_and_end_with_it(tmp_path: Path) -> None:
@@ -151,10 +168,10 @@ def test_workers_are_there_while_reading_and_end_with_it(tmp_path: Path) -> None
 
 
 def test_a_worker_that_is_killed_is_an_error_in_one_line(tmp_path: Path) -> None:
-    data = load_stored(store_tiny(tmp_path), workers=1).train
+    data = load_stored(store_tiny(tmp_path), workers=2).train
 
     def lose_the_worker() -> None:
-        (worker,) = multiprocessing.active_children()
+        worker, _ = multiprocessing.active_children()
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGKILL)
 
@@ -254,6 +271,10 @@ def test_a_fingerprint_decodes_nothing_and_tells_sets_apart(
     picture.write_bytes(pixels[:-1] + b"x")
     found.add(fingerprint())
     assert len(found) == 5
+    monkeypatch.setattr(streaming, "FINGERPRINTED", 2)  # none of which is the one that grows
+    before_growing = fingerprint()
+    (tmp_path / "train/001.png").write_bytes(pixels + b"x")
+    assert fingerprint() != before_growing
 
 
 @pytest.mark.parametrize(("memory", "streamed"), [(3 * 66 * 144, False), (3 * 66 * 144 - 1, True)])

@@ -22,6 +22,7 @@ from training.test_resume import assert_same_run
 from training.tiny import tiny_recipe
 
 from loss_attention import jobs
+from loss_attention.data.reading import Reader
 from loss_attention.data.sample import Splits
 from loss_attention.errors import InputError
 from loss_attention.evaluation import evaluate
@@ -85,6 +86,7 @@ def test_stopped_inside_an_epoch_and_resumed_it_ends_bit_identical(
         self.stop.requested = steps in (3, 8)  # of 6 an epoch
 
     monkeypatch.setattr(Trainer, "train_step", watched)
+    monkeypatch.setattr(Reader, "_read_now", None)  # the workers begin where the run stopped
     for _ in range(2):
         assert not continue_run(run, load_stored(data, workers=1))
         assert multiprocessing.active_children() == []
