@@ -149,8 +149,12 @@ def test_integrated_gradients_are_complete(name, request, images):
     np.testing.assert_allclose(sums, change, rtol=0.05, atol=0.02 * float(change.abs().max()))
 
 
-@pytest.mark.parametrize(("name", "window", "stride"), [("baseline", 8, 4), ("patches", 9, 4)])
-def test_occlusion_by_hand(name, window, stride, request, images):
+@pytest.mark.parametrize(
+    ("name", "window", "stride", "most"),
+    [("baseline", 8, 4, 256), ("patches", 9, 4, 256), ("patches", 9, 8, 62), ("patches", 9, 9, 1)],
+)
+def test_occlusion_by_hand(name, window, stride, most, request, images, monkeypatch):
+    monkeypatch.setattr(attributions_peers, "MOST_WINDOWS", most)
     model = request.getfixturevalue(name)
     scaled = images / 255
 

@@ -24,6 +24,8 @@ INTEGRATION_STEPS = 50
 """Of Integrated Gradients, along the straight line from the mean colour to the image."""
 AT_ONCE = 256
 """Images that a method which needs many variants of each runs through the model together."""
+MOST_WINDOWS = 256
+"""Of occlusion, where they need not be more to leave no gaps: a large image has very many."""
 BASELINE_WINDOWS = 4
 """A window of a model without patches is the image's side divided by this."""
 
@@ -85,6 +87,7 @@ def occlusion(
 
     Each pixel has the mean over the windows that cover it. The windows are those of the patches;
     a model without patches gets windows of a quarter of the image's shorter side at every half.
+    Where that would be more than 256 windows, they stand further apart, though never with gaps.
 
     Source: Zeiler & Fergus 2014, "Visualizing and Understanding Convolutional Networks"; computed
     by captum. Unit: the logit's. Sign: positive where covering lowers the logit.
@@ -92,11 +95,11 @@ def occlusion(
     explainer = _captum().Occlusion(_logits_of(model))
     height, width = images.shape[2:]
     grid = window_grid(model, height, width)
-    step = (min(grid.stride, height), min(grid.stride, width))
+    step = _window_step(grid)
     maps: Tensor = explainer.attribute(
         images,
         (images.shape[1], min(grid.window, height), min(grid.window, width)),
-        strides=(images.shape[1], *step),
+        strides=(images.shape[1], min(step, height), min(step, width)),
         baselines=model.mean.expand_as(images),
         target=target,
         perturbations_per_eval=max(1, AT_ONCE // len(images)),
@@ -120,6 +123,21 @@ def window_grid(model: PatchClassifier, height: int, width: int) -> PatchGrid:
     stride = -(-window // 2)
     rows, columns = ((side - window) // stride + 1 for side in (height, width))
     return PatchGrid(rows, columns, window, stride, height, width)
+
+
+def _window_step(grid: PatchGrid) -> int:
+    """Return how far apart windows stand that cover an image: as in the grid, or wider."""
+    step = grid.stride
+
+    def count() -> int:
+        down, across = (
+            -(-max(0, side - grid.window) // step) + 1 for side in (grid.height, grid.width)
+        )
+        return down * across
+
+    while count() > MOST_WINDOWS and step < grid.window:
+        step = min(2 * step, grid.window)
+    return step
 
 
 def _leaf(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
