@@ -195,18 +195,18 @@ def _read_tar(path: Path) -> Mapping[str, Content]:
             if len(content) < member.size:
                 raise EOFError(f"{member.name} ends early")
             files[PurePosixPath(member.name).as_posix()] = content
-    _require_end(path)
+        _require_end(archive)
     return files
 
 
-def _require_end(path: Path) -> None:
-    """Raise where a plain tar stops between two files, which `tarfile` takes for its end."""
-    with path.open("rb") as file:
-        if file.read(512)[257:262] != b"ustar":
-            return  # compressed: an early end has been noticed
-        file.seek(max(0, path.stat().st_size - 512))
-        if file.read().strip(b"\0"):
-            raise EOFError("its end is missing")
+def _require_end(archive: tarfile.TarFile) -> None:
+    """Raise where a tar stops between two files, which `tarfile` takes for its end.
+
+    A whole one ends with a block of zeros, at `offset`: all of it has been read from there.
+    """
+    assert archive.fileobj is not None
+    if archive.fileobj.tell() < archive.offset + tarfile.BLOCKSIZE:
+        raise EOFError("its end is missing")
 
 
 def _require_inside(path: Path, name: str) -> None:
