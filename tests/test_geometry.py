@@ -136,3 +136,33 @@ def test_a_patch_that_is_alone_keeps_its_value() -> None:
     grid = PatchGrid(rows=1, columns=2, window=2, stride=3, height=3, width=5)
     painted = paint_patches(torch.tensor([[7.0, -2.0]]), grid)
     assert painted.tolist() == [[[7, 7, 0, -2, -2], [7, 7, 0, -2, -2], [0, 0, 0, 0, 0]]]
+
+
+def test_pixels_under_the_same_windows_are_equal_to_the_bit() -> None:
+    """What looks for a greatest value, or for regions, must not see rounding."""
+    grid = PatchGrid(rows=9, columns=11, window=7, stride=3, height=33, width=40)
+    painted = paint_patches(torch.randn(4, 99), grid)
+    windows = grid.windows().int().tolist()
+    of_pixel: dict[tuple[int, ...], set[tuple[float, ...]]] = {}
+    for y in range(33):
+        for x in range(40):
+            over = tuple(
+                m for m, (x0, y0, x1, y1) in enumerate(windows) if y0 <= y < y1 and x0 <= x < x1
+            )
+            of_pixel.setdefault(over, set()).add(tuple(painted[:, y, x].tolist()))
+    assert len(of_pixel) > 200
+    assert all(len(values) == 1 for values in of_pixel.values())
+
+
+def test_painting_in_inference_mode_and_then_with_gradients() -> None:
+    grid = PatchGrid(rows=2, columns=2, window=3, stride=2, height=5, width=5)
+    values = torch.randn(1, 4)
+    with torch.inference_mode():
+        wanted = paint_patches(values, grid)
+    leaf = values.clone().requires_grad_()
+    painted = paint_patches(leaf, grid)
+    assert painted.detach().equal(wanted)
+    painted.sum().backward()
+    assert leaf.grad is not None
+    # A corner window has 9 pixels: 4 alone, 4 shared by two, 1 shared by four.
+    assert leaf.grad.tolist() == [[4 + 4 / 2 + 1 / 4] * 4]

@@ -6,12 +6,12 @@ image is `(0, 0, width, height)`. A row of NaN stands for "no box".
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 
 class PatchGrid(NamedTuple):
@@ -104,15 +104,40 @@ def paint_patches(values: Float[Tensor, "N M"], grid: PatchGrid) -> Float[Tensor
     The units are those of `values`. Pixels under no window (a margin at the right or bottom edge
     narrower than a stride) are 0.
     """
-    full = (
-        (grid.rows - 1) * grid.stride + grid.window,
-        (grid.columns - 1) * grid.stride + grid.window,
+    down, across = (
+        _covering(count, side, grid.window, grid.stride)
+        for count, side in ((grid.rows, grid.height), (grid.columns, grid.width))
     )
-    shaped = values.float().reshape(-1, 1, grid.rows, grid.columns)
-    kernel = torch.ones(1, 1, grid.window, grid.window, device=values.device)
-    painted = F.conv_transpose2d(shaped, kernel, stride=grid.stride)
-    cover = F.conv_transpose2d(torch.ones_like(shaped[:1]), kernel, stride=grid.stride)
-    mean = torch.where(cover > 0, painted / cover.clamp(min=1), 0.0)[:, 0]
-    # Windows may reach past the image (backbone strides round up) or stop short of its edge.
-    mean = F.pad(mean, (0, max(0, grid.width - full[1]), 0, max(0, grid.height - full[0])))
-    return mean[:, : grid.height, : grid.width]
+    shaped = values.float().reshape(-1, grid.rows, grid.columns)
+    device = values.device
+    # A window is a range of rows times a range of columns, and so is what covers a pixel. Pixels
+    # under the same windows get the same number, not one that differs by rounding.
+    with torch.autocast(device.type, enabled=False):
+        total = down.windows.to(device) @ shaped @ across.windows.to(device).T
+    cover = torch.outer(down.windows.sum(dim=1), across.windows.sum(dim=1)).clamp(min=1)
+    mean = total / cover.to(device)
+    return mean[:, down.group.to(device)][:, :, across.group.to(device)]
+
+
+class _Covering(NamedTuple):
+    """Along one axis, which windows cover what; on the CPU.
+
+    Attributes:
+        windows: 1 where a window covers a group of pixels, shape `(groups, count)`.
+        group: of each pixel, those under the same windows being one, shape `(side,)`.
+    """
+
+    windows: Float[Tensor, "groups count"]
+    group: Int[Tensor, " side"]
+
+
+@lru_cache(maxsize=64)
+def _covering(count: int, side: int, window: int, stride: int) -> _Covering:
+    # Kept, and so to be of use in any mode.
+    with torch.inference_mode(False):
+        start = stride * torch.arange(count)
+        pixel = torch.arange(side).unsqueeze(1)
+        inside = (pixel >= start) & (pixel < start + window)
+        changes = (inside[1:] != inside[:-1]).any(dim=1)
+        first = torch.cat([torch.ones(1, dtype=torch.bool), changes])
+        return _Covering(inside[first].float(), first.cumsum(dim=0) - 1)
