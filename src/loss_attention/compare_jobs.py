@@ -22,7 +22,7 @@ from loss_attention.explain.compare_results import (
 )
 from loss_attention.jobs import load_data, load_weights
 from loss_attention.progress import counted
-from loss_attention.saving import SaveError, write_whole
+from loss_attention.saving import make_folder, write_whole
 from loss_attention.training.environment import choose_accelerator, hardware, versions
 from loss_attention.training.run_folder import RunFolder
 
@@ -95,10 +95,7 @@ def compare_run(
     }
     written = json.dumps(facts | comparison_json(comparison), ensure_ascii=False, indent=2)
     title = f"# {recipe.name}: methods of explanation compared\n\n{splits.source}\n\n"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SaveError(f"cannot make the folder {folder}: {error.strerror}") from error
+    make_folder(folder)
     texts: tuple[str | bytes, ...] = (
         written + "\n",
         title + comparison_markdown(comparison),

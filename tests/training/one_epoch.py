@@ -17,6 +17,13 @@ from loss_attention.training.loop import Trainer
 from loss_attention.training.run_folder import RunFolder
 
 
+class FrozenBatchNorm(nn.BatchNorm2d):
+    """Stays in evaluation mode, as in fine-tuning."""
+
+    def train(self, mode: bool = True) -> FrozenBatchNorm:
+        return super().train(mode=False)
+
+
 class OneEpoch:
     """Trains an epoch and saves what this process saw and ended with."""
 
@@ -28,11 +35,9 @@ class OneEpoch:
         recipe, splits = tiny_recipe(epochs=1, learning_rate=0.5), tiny_splits(images=33)
         model = build_model(recipe, splits)
         if self.freeze:
-            # `train()` on a frozen module keeps it in evaluation mode, as in fine-tuning.
             for module in model.modules():
                 if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
-                    module.train = lambda mode=True, module=module: module  # type: ignore
+                    module.__class__ = FrozenBatchNorm
         _, held = hold_out(splits.train.labels, 0.1, 0)
         trainer = Trainer(
             fabric, recipe, model, splits.train, splits.train.subset(held), RunFolder(self.folder)

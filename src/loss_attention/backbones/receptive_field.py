@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -52,9 +53,9 @@ class ReceptiveField(NamedTuple):
 class Branched(nn.Module):
     """A block that joins what several paths make of the same input."""
 
+    @abstractmethod
     def paths(self) -> list[Sequence[nn.Module]]:
         """Return the layers of each path in their order; an empty path is the input itself."""
-        raise NotImplementedError
 
 
 # What acts on each place by itself.

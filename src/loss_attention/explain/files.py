@@ -35,7 +35,7 @@ from loss_attention.explain.drawing import LONGEST, Marks, marks_of, overlay, re
 from loss_attention.explanation import Explanation
 from loss_attention.heads.catalog import HEADS
 from loss_attention.models import PatchClassifier
-from loss_attention.saving import write_whole
+from loss_attention.saving import make_folder, write_whole
 
 EVIDENCE_UNITS = (
     "evidence and logits: in units of the logits; the evidence of a class summed over patches is "
@@ -120,7 +120,7 @@ def explain_files(
         for source, name in zip(sources, output_names(sources), strict=True)
     ]
     _refuse_to_replace(jobs, overwrite=overwrite)
-    _make_folder(out)
+    make_folder(out)
     summary = ExplainSummary()
     for start in range(0, len(jobs), batch_size):
         _explain_batch(model, jobs[start : start + batch_size], index, method, summary)
@@ -318,13 +318,6 @@ def _refuse_to_replace(jobs: Sequence[_Job], *, overwrite: bool) -> None:
             raise InputError(
                 f"{path} exists already; name another --out, or replace it with --overwrite"
             )
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {out}: {error.strerror}") from error
 
 
 def _rounded(values: Float[Tensor, "*N 4"]) -> list[Any]:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
-from loss_attention.saving import write_whole
+from loss_attention.saving import make_folder, write_whole
 
 FORMAT_VERSION = 1
 WIDTH = 7.16
@@ -107,7 +107,7 @@ def save_drawing(
         folder: where the files go.
         facts: what the JSON says besides: of which scale the figure is, say.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     content = {
         "format_version": FORMAT_VERSION,
         "figure": name,

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from loss_attention.data.sample import LabelledImages
+from loss_attention.explanation import Explanation
 from loss_attention.geometry import box_area
 from loss_attention.metrics.boxes import relevant_boxes
 from loss_attention.paper.figures_captions import scores
@@ -118,7 +119,6 @@ def figure5(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
     from loss_attention.paper.figures_pictures import draw_patches
 
     ours = networks[LOSS_ATTENTION]
-    index, target = choose_samples(ours.splits.test, SAMPLES)
     caption = (
         "Figure 5. Selected patches of test images by Loss-Attention (convolutional) with "
         "ResNet18: those with a weight above 0. What no window of theirs covers is pale; a "
@@ -126,8 +126,7 @@ def figure5(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
         f"largest box. {_CHOICE} {facts} On the whole test split: "
         f"{scores(ours.record, ('patch_precision', 'patch_recall', 'patch_f'))}."
     )
-    explanation = ours.model.explain(ours.splits.test.take(index).images)
-    return draw_patches(samples_of(ours.splits.test, index, target), explanation, caption), caption
+    return draw_patches(*_explained(ours), caption), caption
 
 
 def figure6(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
@@ -135,7 +134,6 @@ def figure6(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
     from loss_attention.paper.figures_pictures import draw_boxes
 
     ours = networks[LOSS_ATTENTION]
-    index, target = choose_samples(ours.splits.test, SAMPLES)
     caption = (
         "Figure 6. Boxes of test images by Loss-Attention (convolutional) with ResNet18: the "
         "smallest rectangle around the windows of the selected patches, and the true boxes of the "
@@ -144,5 +142,11 @@ def figure6(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
         f"IoU is with the true box that fits best. {_CHOICE} {facts} On the whole test split: "
         f"{scores(ours.record, ('box_ap',))}."
     )
-    explanation = ours.model.explain(ours.splits.test.take(index).images)
-    return draw_boxes(samples_of(ours.splits.test, index, target), explanation, caption), caption
+    return draw_boxes(*_explained(ours), caption), caption
+
+
+def _explained(network: Trained) -> tuple[list[Sample], Explanation]:
+    """Return the images that a figure shows, and what the network says of them."""
+    test = network.splits.test
+    index, target = choose_samples(test, SAMPLES)
+    return samples_of(test, index, target), network.model.explain(test.take(index).images)

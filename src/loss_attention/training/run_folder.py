@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from loss_attention.errors import InputError
 from loss_attention.models import WEIGHTS_FILE
-from loss_attention.saving import SaveError, write_whole
+from loss_attention.saving import SaveError, make_folder, write_whole
 from loss_attention.training.recipe import Recipe, RunOptions
 
 FORMAT_VERSION = 1
@@ -62,10 +62,7 @@ class RunFolder:
                 for name in WRITTEN:
                     _remove(path / name)
         run = cls(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SaveError(f"cannot make the run folder {path}: {error.strerror}") from error
+        make_folder(path)
         run.write("recipe.yaml", recipe.to_yaml())
         return run
 
