@@ -5,10 +5,21 @@ python benchmarks/run.py explaining
 
 from __future__ import annotations
 
-from typing import Any
+import statistics
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from loss_attention.models import PatchClassifier
 
 REPEATS = 15
 BATCH = 32
+EXPLAIN = "explain"
+"""`model.explain`; all other names are methods of `attribute`."""
+COSTLY, COSTLY_REPEATS = ("integrated-gradients", "occlusion"), 3
+"""They need no fine measure, and would take an hour on a CPU."""
 # Backbone, head, width, side of the image in pixels, strided layers.
 MODELS = (
     ("resnet18", "loss-attention", 1.0, 32, ()),
@@ -34,47 +45,75 @@ def explaining() -> dict[str, Any]:
     }
 
 
+def beside_forward(
+    model: PatchClassifier, images: Tensor, names: Sequence[str], repeats: int
+) -> dict[str, tuple[list[float], list[float]] | None]:
+    """Time explanations of a batch, each in turn with a plain forward pass.
+
+    Args:
+        model: in evaluation mode, on the device of the images.
+        images: a batch.
+        names: `explain`, and methods.
+        repeats: turns that count, after one that does not.
+
+    Returns:
+        By name, the seconds of the forward pass and those of the explanation at each turn; None
+        for a method that this model does not allow.
+    """
+    import torch
+
+    from loss_attention.errors import InputError
+    from loss_attention.explain.attributions import attribute
+    from loss_attention.explain.compare_measures import take_turns
+
+    target = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+
+    def plain() -> None:
+        with torch.inference_mode():
+            model(images)
+
+    def job_of(name: str) -> Callable[[], object]:
+        if name == EXPLAIN:
+            return lambda: model.explain(images)
+        return lambda: attribute(model, images, name, target)
+
+    seconds: dict[str, tuple[list[float], list[float]] | None] = {}
+    for name in names:
+        turns = COSTLY_REPEATS if name in COSTLY else repeats
+        try:
+            forward, taken = take_turns([plain, job_of(name)], turns, images.device)
+        except InputError:
+            seconds[name] = None
+        else:
+            seconds[name] = (forward, taken)
+    return seconds
+
+
 def _measured(
     backbone: str, head: str, width: float, side: int, strided: tuple[int, ...]
 ) -> dict[str, Any]:
     import torch
 
     import loss_attention as la
-    from loss_attention.errors import InputError
-    from loss_attention.explain.attributions import METHODS, attribute
-    from loss_attention.explain.compare_measures import take_turns
+    from loss_attention.explain.attributions import METHODS
 
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = la.create_model(backbone, head=head, width=width, strided_layers=strided)
     model = model.to(device).eval()
     images = torch.randint(0, 256, (BATCH, 3, side, side), dtype=torch.uint8, device=device)
-    target = torch.zeros(BATCH, dtype=torch.int64, device=device)
-
-    def plain() -> None:
-        with torch.inference_mode():
-            model(images)
-
-    jobs = {"explain": lambda: model.explain(images)}
-    for name in METHODS:
-        jobs[name] = lambda name=name: attribute(model, images, name, target)
-    ratios: dict[str, float | None] = {}
-    forward = []
-    for name, job in jobs.items():
-        try:
-            job()
-        except InputError:  # a method that this model does not allow
-            ratios[name] = None
-            continue
-        # The costly ones need no fine measure, and would take an hour on a CPU.
-        repeats = 3 if name in ("integrated-gradients", "occlusion") else REPEATS
-        seconds = take_turns([plain, job], repeats, device)
-        forward.append(seconds[0])
-        ratios[name] = seconds[1] / seconds[0]
+    measured = beside_forward(model, images, (EXPLAIN, *METHODS), REPEATS)
+    medians = {
+        name: None if found is None else tuple(statistics.median(taken) for taken in found)
+        for name, found in measured.items()
+    }
+    known = [pair for pair in medians.values() if pair is not None]
     row = {
         "model": f"{backbone}, {head}, width {width:g}, {side} x {side}",
-        "forward_seconds": sorted(forward)[len(forward) // 2] / BATCH,
-        "ratios": ratios,
+        "forward_seconds": statistics.median(pair[0] for pair in known) / BATCH,
+        "ratios": {
+            name: None if pair is None else pair[1] / pair[0] for name, pair in medians.items()
+        },
     }
     print(row, flush=True)
     return row

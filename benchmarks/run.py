@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable
@@ -21,31 +20,12 @@ from typing import Any
 
 from explaining import explaining
 from measuring import Finished, command, keep, timed
+from startup import startup
 from summary import write_summary
 
 SEEDS = (0, 1, 2)
 ROOT = Path(__file__).resolve().parent.parent
 CIFAR10 = os.environ.get("LOSS_ATTENTION_CIFAR10", "cifar10")
-
-
-def startup() -> dict[str, Any]:
-    """Seconds that `--help`, the import of the package and of torch take; medians of nine."""
-
-    def median(*words: str) -> float:
-        timed(*words)  # the first reads the files from disk
-        return statistics.median(timed(*words).seconds for _ in range(9))
-
-    python = sys.executable
-    return {
-        "command": "loss-attention --help; python -c 'import loss_attention'",
-        "help_seconds": median(command(), "--help"),
-        "import_seconds": median(python, "-c", "import loss_attention"),
-        "python_seconds": median(python, "-c", "pass"),
-        "import_with_models_seconds": median(
-            python, "-c", "import loss_attention as la; la.create_model"
-        ),
-        "import_torch_seconds": median(python, "-c", "import torch"),
-    }
 
 
 def digits() -> dict[str, Any]:

@@ -285,23 +285,24 @@ def measure_time(subject: Subject, method: str) -> dict[str, float]:
     def explain() -> None:
         attribute(subject.model, images, method, target)
 
-    forward, explained = take_turns([plain, explain], REPEATS, images.device)
+    seconds = take_turns([plain, explain], REPEATS, images.device)
+    forward, explained = map(statistics.median, seconds)
     return {"seconds": explained / len(images), "time_ratio": explained / forward}
 
 
 def take_turns(
-    jobs: Sequence[Callable[[], object]], repeats: int, device: torch.device
-) -> list[float]:
-    """Return the median of the seconds that each job takes when they take turns, after one each."""
+    jobs: Sequence[Callable[[], object]], repeats: int, device: torch.device, warm_up: int = 1
+) -> list[list[float]]:
+    """Return the seconds of each job at each turn, after some turns that do not count."""
     seconds: list[list[float]] = [[] for _ in jobs]
-    for _ in range(1 + repeats):
+    for _ in range(warm_up + repeats):
         for job, taken in zip(jobs, seconds, strict=True):
             _wait_for(device)
             start = time.perf_counter()
             job()
             _wait_for(device)
             taken.append(time.perf_counter() - start)
-    return [statistics.median(taken[1:]) for taken in seconds]
+    return [taken[warm_up:] for taken in seconds]
 
 
 def _wait_for(device: torch.device) -> None:
