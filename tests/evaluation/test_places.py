@@ -1,0 +1,213 @@
+"""Figures of where, and their floors, against values worked out by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from evaluation.canned import CLASSES, FLOORS, LOCAL, NEED_A_THRESHOLD, NONE, Canned
+from torch import Tensor
+
+from loss_attention.evaluation import evaluate
+from loss_attention.prediction import ImagePrediction, PatchPrediction, RoutedPrediction
+
+
+def test_hand_worked_example(worked) -> None:
+    model, data, train = worked
+    found = evaluate(model, data, train=train, split="held-out")
+    # Image 0: B = {0, 1}, S&A = {0, 2}, found {0}; 0.8 inside; whole image on half a box: wrong.
+    # Image 1: B = {3}, S&A = {3}, found {3}; 1.0 inside; box right.
+    # Image 2: not counted, as it has no box.
+    # Image 3: B = {0, 2}, S&A = {}; 1.0 inside; 4 x 8 on 3 x 8 pixels: right.
+    # Image 4: B = all four, S&A = {0, 1}, found both; 1.0 inside; 8 x 8 on 8 x 7 pixels: right.
+    # Evidence for the label: image 0 has 5 and 2 of 7 in patches 0 and 2, of which 5 inside; image
+    # 1 all in patch 3; image 3 none; image 4 has 5 each in 0 and 1, all inside.
+    # The best centred box is 7 x 4.5 of 16 x 16 pixels (31.5, just below twice the true 16), so
+    # 3.5 x 2.25 here. It fills half of no patch, so the nearest, all four, stand for it. Of its
+    # pixels, x 2 to 5 and y 3 to 4, the boxes hold 4, 2, 2 and 8 of 8.
+    same = {"whole image": 4 / 10, "best centred box": 4 / 10, "uniform weights": 4 / 10}
+    recall = dict.fromkeys(same, 4 / 9)
+    quarter = dict.fromkeys(same, 2.25 / 4)
+    expected = {
+        "accuracy": (4 / 5, {"majority class": 3 / 5}),
+        "class_accuracy": ((2 / 3 + 1) / 2, {"majority class": 1 / 2}),
+        "patch_precision": (4 / 5, same),
+        "patch_recall": (4 / 9, recall),
+        "patch_f": (8 / 14, dict.fromkeys(same, 8 / 19)),
+        "weight_inside": (3.8 / 4, quarter),
+        "evidence_inside": (
+            # The boxes cover 32, 16, 24 and 56 of 64 pixels.
+            (5 / 7 + 1 + 0 + 1) / 4,
+            {"whole image": 128 / 256, "best centred box": 16 / 32, "uniform weights": 128 / 256},
+        ),
+        "pointing_game": (3 / 4, {"whole image": 2 / 4}),
+        "box_ap": (
+            3 / 4,
+            {"whole image": 1 / 4, "best centred box": 0.0, "uniform weights": 1 / 4},
+        ),
+        "box_ap_named": (3 / 4, {"whole image": 1 / 4}),
+    }
+    for name, (value, floors) in expected.items():
+        assert found.value(name) == pytest.approx(value), name
+        for floor, score in floors.items():
+            assert found[name].floors[floor] == pytest.approx(score), (name, floor)
+    assert [measure.name for measure in found.measures] == [*CLASSES, *LOCAL]
+    for name in LOCAL:
+        assert list(found[name].floors) == FLOORS
+    assert (found.split, found.images, found.boxed_images) == ("held-out", 5, 4)
+    assert found.per_image is not None
+    assert found.per_image.predictions.tolist() == [0, 1, 1, 1, 0]
+    assert found.per_image.correct.tolist() == [True, True, False, True, True]
+    sure = np.e / (np.e + 1)
+    assert found.per_image.probabilities.tolist() == pytest.approx([sure] * 5)
+
+
+def test_the_centred_box_is_fitted_to_the_training_set(worked) -> None:
+    model, data, train = worked
+    boxes = torch.tensor([[[0.0, 0.0, 16.0, 14.0]], [NONE], [NONE]])
+    found = evaluate(model, data, train=dataclasses.replace(train, boxes=boxes))
+    floors = found["box_ap"].floors
+    assert (floors["whole image"], floors["best centred box"]) == (0.25, 0.25)
+
+
+def test_hand_worked_boxes_around_heat_maps(worked) -> None:
+    model, data, train = worked
+    found = evaluate(model, data, train=train, held_out=data)
+    # Image 0: above 0.4 of the maximum patch 0 alone, half of the true box; below it with patch 2,
+    # an IoU of 16 / 48. Image 1: the true box. Image 3: no evidence. Image 4: 32 of 56 pixels.
+    expected = {
+        "map_box_ap": 2 / 4,
+        "map_box_ap_named": 2 / 4,
+        "max_box_acc_v2_0.3": 3 / 4,
+        "max_box_acc_v2_0.5": 3 / 4,
+        "max_box_acc_v2_0.7": 1 / 4,
+        "max_box_acc_v2": 7 / 12,
+        # Class 0 has three true boxes: image 4's is found, image 0's by patch 0 alone with IoU
+        # 1/2, nobody looks for image 1's; so precision 1 up to recall 2/3, 67 of the 101 recalls.
+        # Class 1 has two: image 1's is found, and image 3 has no evidence: up to recall 1/2.
+        "object_ap": (67 / 101 + 51 / 101) / 2,
+    }
+    for name, value in expected.items():
+        assert found.value(name) == pytest.approx(value), name
+        if name.startswith("max_box") or name == "map_box_ap":
+            assert found.value(f"{name}_oracle") == pytest.approx(value), name
+    assert set(found.thresholds) == set(NEED_A_THRESHOLD) - {"map_box_ap_named", "max_box_acc_v2"}
+    assert 0.4 <= found.thresholds["max_box_acc_v2_0.5"] < 1
+    assert 0.4 <= found.thresholds["object_ap"] < 1
+    whole = [found[name].floors["whole image"] for name in expected if name != "object_ap"]
+    # Boxes of 1/2, 1/4, 3/8 and 7/8 of the image; at 1/2, at least is not above.
+    assert whole == pytest.approx([1 / 4, 1 / 4, 3 / 4, 2 / 4, 1 / 4, 6 / 12])
+
+
+def test_where_the_class_has_to_be_right_too(worked) -> None:
+    model, data, _ = worked
+    wrong = model.answers.logits.clone()
+    wrong[4] = wrong[4].flip(0)
+    mistaken = Canned(dataclasses.replace(model.answers, logits=wrong))
+    found = evaluate(mistaken, data, held_out=data)
+    assert (found.value("box_ap"), found.value("box_ap_named")) == (3 / 4, 2 / 4)
+    assert (found.value("map_box_ap"), found.value("map_box_ap_named")) == (2 / 4, 1 / 4)
+    assert found["box_ap_named"].floors["whole image"] == 0  # right for image 4 alone
+
+
+def test_thresholds_are_those_of_the_held_out_images(worked) -> None:
+    model, data, train = worked
+    only_the_oracle_is_right = data.subset(torch.tensor([0]))
+    # Held out: on image 0 seen the other way, the box around both of its patches is right.
+    assert data.boxes is not None
+    boxes = data.boxes[:1].clone()
+    boxes[0, 0] = torch.tensor([0.0, 0.0, 4.0, 8.0])
+    held_out = dataclasses.replace(only_the_oracle_is_right, boxes=boxes)
+    found = evaluate(model, only_the_oracle_is_right, train=train, held_out=held_out)
+    assert found.thresholds["max_box_acc_v2_0.5"] < 0.4
+    assert found.value("max_box_acc_v2_0.5") == 0.0
+    assert found.value("max_box_acc_v2_0.5_oracle") == 1.0
+    without = evaluate(model, data, train=train, held_out=data.subset(torch.arange(0)))
+    assert without.thresholds == {}
+    undefined = [measure.name for measure in without.measures if measure.value is None]
+    assert undefined == NEED_A_THRESHOLD
+
+
+def test_weights_without_evidence_have_patch_figures_only(worked) -> None:
+    model, data, train = worked
+
+    class Routed(Canned):
+        def forward(self, images: Tensor) -> ImagePrediction:
+            seen = super().forward(images)
+            assert isinstance(seen, PatchPrediction)
+            scores = seen.patch_logits
+            return RoutedPrediction(
+                seen.logits, scores, scores, seen.patch_weights, seen.grid, seen.selection
+            )
+
+    with_evidence = evaluate(model, data, train=train)
+    found = evaluate(Routed(model.answers), data, train=train, held_out=data)
+    shared = [*CLASSES, *LOCAL[:4], "box_ap", "box_ap_named"]
+    assert [measure.name for measure in found.measures] == shared
+    for name in shared:
+        assert found[name] == with_evidence[name]
+    assert found.thresholds == {}
+
+
+def test_masks_bring_the_average_precision_of_pixels(worked) -> None:
+    model, data, train = worked
+    masks = torch.zeros(5, 8, 8, dtype=torch.bool)
+    masks[0, :4, :4] = True  # patch 0: all of the evidence above 0.4, of image 0
+    masks[1, 4:, 4:] = True
+    masked = dataclasses.replace(data, masks=masks)
+    found = evaluate(model, masked, train=train)
+    assert found.value("pixel_ap") == pytest.approx(1.0)
+    # 32 of the 128 pixels of the two images with a mask.
+    assert found["pixel_ap"].floors["whole image"] == pytest.approx(1 / 4)
+    assert "pixel_ap" not in evaluate(model, data, train=train)
+
+
+def test_random_weights_are_the_models_own(worked) -> None:
+    model, data, train = worked
+    data, train = (part.subset(torch.arange(len(part)).repeat(24)) for part in (data, train))
+    found = evaluate(model, data, train=train)
+    again = evaluate(model, data, train=train, batch_size=37)
+    for name in LOCAL:
+        assert found[name].floors == pytest.approx(again[name].floors, abs=1e-6)
+    # A shuffled weight is inside with the chance that a patch is.
+    shares = found["weight_inside"].floors
+    assert shares["random weights"] == pytest.approx(shares["uniform weights"], abs=0.1)
+    assert shares["random weights"] != pytest.approx(shares["uniform weights"], abs=1e-4)
+
+
+def test_without_training_set_fitted_floors_are_empty(worked) -> None:
+    model, data, train = worked
+    found = evaluate(model, data)
+    assert found["accuracy"].floors == {"majority class": None}
+    assert found["box_ap"].floors["whole image"] == 0.25
+    for name in LOCAL:
+        assert found[name].floors["best centred box"] is None
+    boxless = evaluate(model, data, train=dataclasses.replace(train, boxes=None, box_labels=None))
+    assert boxless["accuracy"].floors == {"majority class": 0.6}
+    assert boxless["box_ap"].floors["best centred box"] is None
+
+
+def test_without_boxes_or_patches_only_the_classification_is_measured(worked) -> None:
+    model, data, train = worked
+    boxless = evaluate(model, dataclasses.replace(data, boxes=None, box_labels=None), train=train)
+    assert [measure.name for measure in boxless.measures] == list(CLASSES)
+    assert boxless.boxed_images == 0
+    flat = evaluate(Canned(ImagePrediction(model.answers.logits)), data, train=train)
+    assert [measure.name for measure in flat.measures] == list(CLASSES)
+    assert flat["accuracy"] == boxless["accuracy"]
+    assert "box_ap" not in flat
+    with pytest.raises(KeyError, match="'box_ap' is not among accuracy, "):
+        flat["box_ap"]
+
+
+def test_boxes_of_other_classes_only_leave_everything_undefined(worked) -> None:
+    model, data, train = worked
+    assert data.box_labels is not None
+    alien = dataclasses.replace(data, box_labels=torch.full_like(data.box_labels, -1))
+    found = evaluate(model, alien, train=train)
+    assert found.boxed_images == 0
+    for name in LOCAL:
+        assert found.value(name) is None
+        assert set(found[name].floors.values()) == {None}
