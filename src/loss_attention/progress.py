@@ -10,8 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextlib.contextmanager
-def counted(label: str, console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar while the context lasts; call what it yields with (done, total)."""
+def counted(label: str, console: Console) -> Iterator[Callable[..., None]]:
+    """Show a bar while the context lasts; call what it yields with (done, total).
+
+    A third word, if any, says what is being done now.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
@@ -23,7 +26,8 @@ def counted(label: str, console: Console) -> Iterator[Callable[[int, int], None]
     ) as bar:
         task = bar.add_task(label, total=None)
 
-        def update(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+        def update(done: int, total: int, now: str = "") -> None:
+            text = f"{label}: {now}" if now else label
+            bar.update(task, completed=done, total=total, description=text)
 
         yield update

@@ -186,14 +186,15 @@ def test_mosaics_are_of_rightly_classified_images() -> None:
     # No image of the first four classes is called what its label says.
     labels = torch.where(data.labels < 4, (data.labels + 1) % 4, data.labels)
     _, subject = compare(colour_model(), replace(data, labels=labels), ["cam"], images=8)
-    images, target, cell, side = subject.mosaics["grid_2x2"]
-    assert len(images) == 8
+    images, target, side = subject.mosaics["grid_2x2"]
+    assert target.shape == (len(images), side**2) == (2, 4)
     assert target.min() >= 4
     assert "grid_3x3" not in subject.mosaics
-    rows, columns = cell // side, cell % side
-    for mosaic, label, y, x in zip(images, target, 6 * 2 * rows, 6 * 2 * columns, strict=True):
-        colour = mosaic[:, y : y + SIZE, x : x + SIZE].flatten(1).amax(dim=1)
-        assert colour.tolist() == (255 * COLOURS[label]).round().tolist()
+    for mosaic, labels in zip(images, target, strict=True):
+        for cell, label in enumerate(labels):
+            y, x = SIZE * (cell // side), SIZE * (cell % side)
+            colour = mosaic[:, y : y + SIZE, x : x + SIZE].flatten(1).amax(dim=1)
+            assert colour.tolist() == (255 * COLOURS[label]).round().tolist()
 
 
 def test_patches_have_their_own_values_and_pixels_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,12 +234,13 @@ def test_the_cut_is_chosen_on_the_training_images(compared, monkeypatch) -> None
     small[:, :6, :6], small[:, :2, :2] = 0.5, 1.0  # right below a cut of a half
     large[:, :6, :6] = 1.0  # right from there on
     fitting = Boxed(subject.images, subject.target, box)
+    shown = compare_measures.Explained("cam", small, torch.zeros(12, 1))
     monkeypatch.setattr(compare_measures, "maps_of", lambda *_: large)
-    found = compare_measures._places(replace(subject, boxes=box, fitting=fitting), "cam", small)
+    found = compare_measures._places(replace(subject, boxes=box, fitting=fitting), shown)
     assert found["box"].tolist() == [False] * 12
     assert found["box_oracle"].tolist() == [True] * 12
     monkeypatch.setattr(compare_measures, "maps_of", lambda *_: small)
-    found = compare_measures._places(replace(subject, boxes=box, fitting=fitting), "cam", small)
+    found = compare_measures._places(replace(subject, boxes=box, fitting=fitting), shown)
     assert found["box"].tolist() == [True] * 12
 
 

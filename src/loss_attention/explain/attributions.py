@@ -30,6 +30,7 @@ from loss_attention.explain.attributions_peers import (
     integrated_gradients,
     layer_cam,
     occlusion,
+    occlusion_of_classes,
 )
 from loss_attention.explanation import EVIDENCE, Quantity, explained_class
 from loss_attention.geometry import PatchGrid
@@ -37,6 +38,9 @@ from loss_attention.inference import evaluation_mode
 from loss_attention.models import PatchClassifier
 
 PatchValues = tuple[Float[Tensor, "B M"], PatchGrid]
+OfClasses = Callable[
+    [PatchClassifier, Float[Tensor, "B C H W"], Int[Tensor, "B T"]], Float[Tensor, "B T H W"]
+]
 
 
 def _no_patches(_model: PatchClassifier, _images: Tensor, _target: Tensor) -> None:
@@ -54,6 +58,8 @@ class Method:
         floor: it knows nothing of the model, and other methods are measured against it.
         patches: likewise the values of the patches that the map is painted from, and where they
             lie; None where it is not painted from patches.
+        of_classes: likewise the maps of several classes of each image, where that costs less than
+            one after the other.
     """
 
     compute: Callable[
@@ -62,6 +68,7 @@ class Method:
     shown: Quantity
     floor: bool = False
     patches: Callable[[PatchClassifier, Tensor, Tensor], PatchValues | None] = _no_patches
+    of_classes: OfClasses | None = None
 
 
 METHODS: dict[str, Method] = {
@@ -84,7 +91,11 @@ METHODS: dict[str, Method] = {
     "integrated-gradients": Method(
         integrated_gradients, Quantity("Integrated Gradients", "logit units a pixel", signed=True)
     ),
-    "occlusion": Method(occlusion, Quantity("occlusion", "logit units", signed=True)),
+    "occlusion": Method(
+        occlusion,
+        Quantity("occlusion", "logit units", signed=True),
+        of_classes=occlusion_of_classes,
+    ),
 }
 
 
@@ -118,6 +129,25 @@ def attribute(
     chosen = find_method(method)
     with _prepared(model, images, target) as (scaled, classes):
         return chosen.compute(model, scaled, classes).detach()
+
+
+def attribute_classes(
+    model: PatchClassifier,
+    images: Shaped[Tensor, "B C H W"],
+    method: str,
+    targets: Int[Tensor, "B T"],
+) -> Float[Tensor, "B T H W"]:
+    """Return a heat map of each image for each of several classes; otherwise as `attribute`."""
+    chosen = find_method(method)
+    one = targets[:, 0]
+    if chosen.floor:  # it does not heed the class
+        maps = attribute(model, images, method, one)
+        return maps.unsqueeze(1).expand(-1, targets.shape[1], -1, -1)
+    if chosen.of_classes is None:
+        each = [attribute(model, images, method, column) for column in targets.unbind(1)]
+        return torch.stack(each, dim=1)
+    with _prepared(model, images, one) as (scaled, _):
+        return chosen.of_classes(model, scaled, targets).detach()
 
 
 def attribute_patches(

@@ -17,13 +17,12 @@ from torch.nn import functional as F
 from loss_attention.errors import InputError
 from loss_attention.explain.attributions_forward import enlarged, forward_with_features
 from loss_attention.geometry import PatchGrid
+from loss_attention.metrics.faithfulness import PIXELS_AT_ONCE
 from loss_attention.models import PatchClassifier
 from loss_attention.prediction import WeightedPrediction
 
 INTEGRATION_STEPS = 50
 """Of Integrated Gradients, along the straight line from the mean colour to the image."""
-AT_ONCE = 256
-"""Images that a method which needs many variants of each runs through the model together."""
 MOST_WINDOWS = 256
 """Of occlusion, where they need not be more to leave no gaps: a large image has very many."""
 BASELINE_WINDOWS = 4
@@ -75,7 +74,7 @@ def integrated_gradients(
         model.mean.expand_as(images),
         target,
         n_steps=INTEGRATION_STEPS,
-        internal_batch_size=max(AT_ONCE, len(images)),
+        internal_batch_size=_at_once(images),
     )
     return maps.detach().to(images.dtype).sum(dim=1)
 
@@ -92,7 +91,14 @@ def occlusion(
     Source: Zeiler & Fergus 2014, "Visualizing and Understanding Convolutional Networks"; computed
     by captum. Unit: the logit's. Sign: positive where covering lowers the logit.
     """
-    explainer = _captum().Occlusion(_logits_of(model))
+    return occlusion_of_classes(model, images, target.unsqueeze(1))[:, 0]
+
+
+def occlusion_of_classes(
+    model: PatchClassifier, images: Float[Tensor, "B C H W"], targets: Int[Tensor, "B T"]
+) -> Float[Tensor, "B T H W"]:
+    """Return the same for several classes of each image, for the price of one."""
+    explainer = _captum().Occlusion(_logits_of(model, targets))
     height, width = images.shape[2:]
     grid = window_grid(model, height, width)
     step = _window_step(grid)
@@ -101,11 +107,10 @@ def occlusion(
         (images.shape[1], min(grid.window, height), min(grid.window, width)),
         strides=(images.shape[1], min(step, height), min(step, width)),
         baselines=model.mean.expand_as(images),
-        target=target,
-        perturbations_per_eval=max(1, AT_ONCE // len(images)),
+        perturbations_per_eval=max(1, _at_once(images) // len(images)),
     )
-    # The same for every channel of a pixel.
-    return maps.detach()[:, 0].to(images.dtype)
+    # An image after the other, with all its classes; the same for every channel of a pixel.
+    return maps.detach()[:, 0].to(images.dtype).reshape(*targets.shape, height, width)
 
 
 def window_grid(model: PatchClassifier, height: int, width: int) -> PatchGrid:
@@ -145,12 +150,27 @@ def _leaf(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     return images.detach().clone().requires_grad_()
 
 
-def _logits_of(model: PatchClassifier) -> Callable[[Tensor], Tensor]:
+def _logits_of(
+    model: PatchClassifier, targets: Int[Tensor, "B T"] | None = None
+) -> Callable[[Tensor], Tensor]:
+    """Return the function from images to logits, all of them or those of each image's classes.
+
+    Images may be variants of a batch, each time all of it in its order.
+    """
+
     def logits(images: Tensor) -> Tensor:
         scores: Tensor = model(images).logits
-        return scores
+        if targets is None:
+            return scores
+        return scores.gather(1, targets.repeat(len(scores) // len(targets), 1))
 
     return logits
+
+
+def _at_once(images: Float[Tensor, "B C H W"]) -> int:
+    """Return how many variants of images run through the model together, one of each at least."""
+    height, width = images.shape[2:]
+    return max(len(images), PIXELS_AT_ONCE // (height * width))
 
 
 def _captum() -> ModuleType:

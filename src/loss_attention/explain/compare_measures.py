@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from loss_attention.explain.attributions import attribute, attribute_patches
+from loss_attention.explain.attributions import attribute, attribute_classes, attribute_patches
 from loss_attention.geometry import PatchGrid
 from loss_attention.metrics.faithfulness import (
     Score,
@@ -20,6 +20,7 @@ from loss_attention.metrics.faithfulness import (
     randomisation_similarity,
 )
 from loss_attention.metrics.faithfulness_curves import (
+    Ends,
     blurred_fill,
     deletion_curve,
     insertion_curve,
@@ -37,8 +38,10 @@ from loss_attention.metrics.heat_maps import (
 from loss_attention.metrics.max_box import box_overlaps
 from loss_attention.models import PatchClassifier
 
-REPEATS = 7
+REPEATS, REPEATS_IF_SLOW = 7, 3
 """Of the timing; the median counts."""
+SLOW_SECONDS = 1.0
+"""From which on a method is slow, and its time needs no fine measure."""
 TIMED_IMAGES = 16
 IOU = 0.5
 """From which overlap on a box around a map is right."""
@@ -93,11 +96,10 @@ class Boxed(NamedTuple):
 
 
 class Mosaics(NamedTuple):
-    """Mosaics, each once for every cell."""
+    """Mosaics, and the class of the image in each of their cells."""
 
-    images: UInt8[Tensor, "N C V U"]
-    target: Int[Tensor, " N"]
-    cell: Int[Tensor, " N"]
+    images: UInt8[Tensor, "G C V U"]
+    target: Int[Tensor, "G cells"]
     side: int
 
 
@@ -137,7 +139,16 @@ class Subject:
 
 
 Values = dict[str, Tensor]
-"""By measure, a value for each image (or mosaic) that it could be measured on."""
+"""By measure, a value for each image (or cell of a mosaic) that it could be measured on."""
+
+
+class Explained(NamedTuple):
+    """What a method says of the images of a subject."""
+
+    method: str
+    maps: Float[Tensor, "N H W"]
+    windows: Float[Tensor, "N M"]
+    """Of each window: the method's own value, or the mean of its map there."""
 
 
 def measure_method(subject: Subject, method: str, done: Callable[[], None]) -> Values:
@@ -149,9 +160,10 @@ def measure_method(subject: Subject, method: str, done: Callable[[], None]) -> V
         done: called after each of the `STAGES`.
     """
     maps = maps_of(subject.model, subject.images, subject.target, method, subject.batch_size)
+    explained = Explained(method, maps, _window_scores(subject, method, maps))
     values: Values = {}
     for stage in STAGES:
-        values |= stage(subject, method, maps)
+        values |= stage(subject, explained)
         done()
     return {name: value.double().cpu() for name, value in values.items()}
 
@@ -169,12 +181,12 @@ def in_batches(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
 
 
-def _places(subject: Subject, method: str, maps: Float[Tensor, "N H W"]) -> Values:
+def _places(subject: Subject, explained: Explained) -> Values:
     """Measure how the maps lie on the boxes of their class."""
     has = subject.boxed()
     if subject.boxes is None or not has.any():
         return {}
-    chosen, boxes = maps[has], subject.boxes[has]
+    chosen, boxes = explained.maps[has], subject.boxes[has]
     inside = pixels_in_boxes(boxes, *chosen.shape[1:])
     overlaps = box_overlaps(scaled_maps(chosen), boxes).largest
     values = {
@@ -184,7 +196,7 @@ def _places(subject: Subject, method: str, maps: Float[Tensor, "N H W"]) -> Valu
     }
     if subject.fitting is not None:
         images, target, truth = subject.fitting
-        known = maps_of(subject.model, images, target, method, subject.batch_size)
+        known = maps_of(subject.model, images, target, explained.method, subject.batch_size)
         cut = _best_cut(box_overlaps(scaled_maps(known), truth).largest)
         values["box"] = overlaps[:, cut] >= IOU
     return values
@@ -195,30 +207,31 @@ def _best_cut(overlaps: Float[Tensor, "N T"]) -> int:
     return int((overlaps >= IOU).sum(dim=0).cpu().argmax())
 
 
-def _curves(subject: Subject, method: str, maps: Float[Tensor, "N H W"]) -> Values:
+def _curves(subject: Subject, explained: Explained) -> Values:
     """Measure the areas of insertion and deletion curves, of the class's probability."""
     areas: dict[str, list[Tensor]] = {name: [] for name in CURVES}
-    scores = _patch_scores(subject, method, maps)
-    tensors = (subject.images, subject.target, maps, scores)
-    for raw, target, part, of_patches in in_batches(subject.batch_size, *tensors):
+    tensors = (subject.images, subject.target, explained.maps, explained.windows)
+    for raw, target, maps, windows in in_batches(subject.batch_size, *tensors):
         images = unit_range(raw)
         score = probability(subject.model, target)
+        whole = score(images)
+        orders = {"patches": patch_order(windows, subject.grid), "pixels": pixel_order(maps)}
         fills = {"blurred": blurred_fill(images), "mean": mean_fill(images, subject.model.mean)}
-        orders = {"patches": patch_order(of_patches, subject.grid), "pixels": pixel_order(part)}
-        for unit, order in orders.items():
-            for name, fill in fills.items():
+        for name, fill in fills.items():
+            ends = Ends(whole, score(fill))
+            for unit, order in orders.items():
                 for way, curve in (("insertion", insertion_curve), ("deletion", deletion_curve)):
-                    area = curve(score, images, fill, order).area
+                    area = curve(score, images, fill, order, ends).area
                     areas[f"{way}_{name}_{unit}"].append(area)
     return {name: torch.cat(found) for name, found in areas.items()}
 
 
-def _masking(subject: Subject, method: str, maps: Float[Tensor, "N H W"]) -> Values:
+def _masking(subject: Subject, explained: Explained) -> Values:
     """Measure how the scores of windows go along with what masking each does to the logit."""
-    return {"masking": masking_agreement(_patch_scores(subject, method, maps), subject.falls)}
+    return {"masking": masking_agreement(explained.windows, subject.falls)}
 
 
-def _patch_scores(
+def _window_scores(
     subject: Subject, method: str, maps: Float[Tensor, "N H W"]
 ) -> Float[Tensor, "N M"]:
     """Return what a method says of each window: its own value, or the mean of its map there."""
@@ -242,27 +255,29 @@ def window_means(maps: Float[Tensor, "N H W"], grid: PatchGrid) -> Float[Tensor,
     )
 
 
-def _mosaics(subject: Subject, method: str, _maps: Float[Tensor, "N H W"]) -> Values:
-    """Measure how much of a map of a mosaic lies in the cell of its class."""
+def _mosaics(subject: Subject, explained: Explained) -> Values:
+    """Measure how much of a map of a mosaic lies in the cell of its class, asked for each cell."""
     values = {}
-    for name, (images, target, cell, side) in subject.mosaics.items():
-        size = max(1, subject.batch_size // side**2)
-        maps = maps_of(subject.model, images, target, method, size)
-        values[name] = share_in_cell(maps, cell, side)
+    for name, (images, target, side) in subject.mosaics.items():
+        cell = torch.arange(side**2, device=target.device)
+        shares = []
+        for part, of in in_batches(max(1, subject.batch_size // side**2), images, target):
+            maps = attribute_classes(subject.model, part, explained.method, of).float()
+            shares.append(share_in_cell(maps.flatten(0, 1), cell.repeat(len(part)), side))
+        values[name] = torch.cat(shares)
     return values
 
 
-def _randomised(subject: Subject, method: str, maps: Float[Tensor, "N H W"]) -> Values:
+def _randomised(subject: Subject, explained: Explained) -> Values:
     """Measure how much a map stays as it was when the weights are randomised."""
+    asked = (subject.images, subject.target, explained.method, subject.batch_size)
     return {
-        name: randomisation_similarity(
-            maps, maps_of(model, subject.images, subject.target, method, subject.batch_size)
-        )
+        name: randomisation_similarity(explained.maps, maps_of(model, *asked))
         for name, model in subject.randomised.items()
     }
 
 
-STAGES: tuple[Callable[[Subject, str, Tensor], Values], ...] = (
+STAGES: tuple[Callable[[Subject, Explained], Values], ...] = (
     _places,
     _curves,
     _masking,
@@ -285,7 +300,10 @@ def measure_time(subject: Subject, method: str) -> dict[str, float]:
     def explain() -> None:
         attribute(subject.model, images, method, target)
 
-    seconds = take_turns([plain, explain], REPEATS, images.device)
+    jobs = [plain, explain]
+    first = take_turns(jobs, 1, images.device, warm_up=0)[1][0]
+    repeats = min(REPEATS, REPEATS_IF_SLOW) if first > SLOW_SECONDS else REPEATS
+    seconds = take_turns(jobs, repeats, images.device, warm_up=0)
     forward, explained = map(statistics.median, seconds)
     return {"seconds": explained / len(images), "time_ratio": explained / forward}
 
@@ -315,22 +333,25 @@ def unit_range(images: UInt8[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
     return images / 255
 
 
-def logit(model: PatchClassifier, target: Int[Tensor, " N"]) -> Score:
-    """Return the function from N images to the logits of their explained classes."""
+def logit(model: PatchClassifier, target: Int[Tensor, " B"]) -> Score:
+    """Return the function from N times B images to the logits of their explained classes."""
 
     def score(images: Tensor) -> Tensor:
-        logits: Tensor = model(images).logits
-        return logits.gather(1, target.unsqueeze(1)).squeeze(1)
+        return _of_target(model(images).logits, target)
 
     return score
 
 
-def probability(model: PatchClassifier, target: Int[Tensor, " N"]) -> Score:
-    """Return the function from N images to the probabilities of their explained classes."""
+def probability(model: PatchClassifier, target: Int[Tensor, " B"]) -> Score:
+    """Return the function from N times B images to the probabilities of their explained classes."""
 
     def score(images: Tensor) -> Tensor:
         logits: Tensor = model(images).logits
-        probabilities = logits.sigmoid() if model.multi_label else logits.softmax(dim=1)
-        return probabilities.gather(1, target.unsqueeze(1)).squeeze(1)
+        return _of_target(logits.sigmoid() if model.multi_label else logits.softmax(dim=1), target)
 
     return score
+
+
+def _of_target(values: Float[Tensor, "N K"], target: Int[Tensor, " B"]) -> Float[Tensor, " N"]:
+    index = target.repeat(len(values) // len(target)).unsqueeze(1)
+    return values.gather(1, index).squeeze(1)

@@ -12,7 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 Score = Callable[[Tensor], Tensor]
-"""From images `(B, C, H, W)` to what the model makes of the explained class, `(B,)`."""
+"""From N times a batch, `(N * B, C, H, W)`, to what the model makes of the explained class of each,
+`(N * B,)`; N is 1 or more."""
+PIXELS_AT_ONCE = 256 * 64 * 64
+"""Of the variants of images that are scored together."""
 
 
 def masking_falls(
@@ -30,11 +33,12 @@ def masking_falls(
         fill: what a masked pixel becomes.
     """
     whole, falls = score(images), []
-    for x0, y0, x1, y1 in windows.int().tolist():
-        masked = images.clone()
-        masked[:, :, y0:y1, x0:x1] = fill[:, :, y0:y1, x0:x1]
-        falls.append(whole - score(masked))
-    return torch.stack(falls, dim=1)
+    for some in torch.split(windows, max(1, PIXELS_AT_ONCE // images[:, 0].numel())):
+        masked = images.repeat(len(some), 1, 1, 1, 1)
+        for variant, (x0, y0, x1, y1) in zip(masked, some.int().tolist(), strict=True):
+            variant[:, :, y0:y1, x0:x1] = fill[:, :, y0:y1, x0:x1]
+        falls.append(whole - score(masked.flatten(0, 1)).reshape(len(some), -1))
+    return torch.cat(falls).T
 
 
 def masking_agreement(

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from loss_attention.geometry import PatchGrid
-from loss_attention.metrics.faithfulness import Score
+from loss_attention.metrics.faithfulness import PIXELS_AT_ONCE, Score
 
 STEPS = 16
 """Steps in which pixels or patches go or come, about equally many in each."""
@@ -93,21 +93,31 @@ def patch_order(
     return order
 
 
+class Ends(NamedTuple):
+    """The scores that all curves of a batch and a fill begin or end with."""
+
+    images: Float[Tensor, " B"]
+    fill: Float[Tensor, " B"]
+
+
 def deletion_curve(
     score: Score,
     images: Float[Tensor, "B C H W"],
     fill: Float[Tensor, "B C H W"],
     order: Int[Tensor, "B H W"],
+    ends: Ends | None = None,
 ) -> Curve:
     """Return the scores as pixels are replaced by the fill; a smaller area is better.
 
     Args:
-        score: called with images of this batch, one of each.
+        score: called with images of this batch, all of it several times over.
         images: in [0, 1].
         fill: what a removed pixel becomes.
         order: in which step each pixel changes, from `pixel_order` or `patch_order`.
+        ends: the scores of the images and of the fill, where they are known already.
     """
-    return _curve(score, images, fill, order)
+    ends = ends or Ends(score(images), score(fill))
+    return _curve(score, images, fill, order, ends)
 
 
 def insertion_curve(
@@ -115,12 +125,14 @@ def insertion_curve(
     images: Float[Tensor, "B C H W"],
     fill: Float[Tensor, "B C H W"],
     order: Int[Tensor, "B H W"],
+    ends: Ends | None = None,
 ) -> Curve:
     """Return the scores as the fill's pixels become the image's; a larger area is better.
 
     The arguments are those of `deletion_curve`.
     """
-    return _curve(score, fill, images, order)
+    ends = ends or Ends(score(images), score(fill))
+    return _curve(score, fill, images, order, Ends(ends.fill, ends.images))
 
 
 def _curve(
@@ -128,13 +140,19 @@ def _curve(
     start: Float[Tensor, "B C H W"],
     end: Float[Tensor, "B C H W"],
     order: Int[Tensor, "B H W"],
+    ends: Ends,
 ) -> Curve:
-    scores, changed = [], []
-    for step in range(int(order.max()) + 1):
-        done = order <= step
-        scores.append(score(torch.where(done.unsqueeze(1), end, start)))
-        changed.append(done.double().mean(dim=(1, 2)))
-    return Curve(torch.stack(scores, dim=1), torch.stack(changed, dim=1))
+    """Return the scores on the way from `start` to `end`; those of `ends` are in this order."""
+    last = int(order.max())
+    steps = torch.arange(1, last, device=order.device)
+    scores = [ends[0].unsqueeze(0)]
+    for some in torch.split(steps, max(1, PIXELS_AT_ONCE // order.numel())):
+        done = (order <= some[:, None, None, None]).unsqueeze(2)
+        between = torch.where(done, end, start)
+        scores.append(score(between.flatten(0, 1)).reshape(len(some), len(start)))
+    scores.append(ends[1].unsqueeze(0))
+    counts = torch.stack([(order <= step).double().mean(dim=(1, 2)) for step in range(last + 1)])
+    return Curve(torch.cat(scores).T, counts.T)
 
 
 def _places(values: Float[Tensor, "B N"]) -> Int[Tensor, "B N"]:
