@@ -2,11 +2,12 @@
 # makes .venv, with the exact versions of requirements.txt and this package in it.
 #
 # Variables: PYTHON, the interpreter that .venv is made from; WORKERS, the processes of the tests;
-# DEMO_FLAGS, passed on to `loss-attention demo`.
+# DEMO_FLAGS, passed on to `loss-attention demo`; BENCH_FLAGS, to benchmarks/bench.py.
 
 PYTHON ?= python3
 WORKERS ?= 2
 DEMO_FLAGS ?=
+BENCH_FLAGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,12 +18,13 @@ PACKAGE_DONE := $(VENV)/.package-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test bench clean
+.PHONY: help install demo test bench results clean
 
 help:
 	@echo 'make demo     train on the digits that come along, then open runs/demo/report.html'
 	@echo 'make test     format, lint, types, tests, doctests and the commands of the README'
-	@echo 'make bench    measure the figures of results/ (takes long)'
+	@echo 'make bench    measure speed and memory here, to results/bench/ (ten minutes on two cores)'
+	@echo 'make results  train and measure the figures of results/README.md (takes long)'
 	@echo 'make install  only make .venv, which the others do by themselves'
 	@echo 'make clean    remove .venv, caches and builds; runs/ stays'
 
@@ -46,6 +48,9 @@ test: $(PACKAGE_DONE)
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 bench: $(PACKAGE_DONE)
+	@$(BIN)/python benchmarks/bench.py$(if $(BENCH_FLAGS), $(BENCH_FLAGS))
+
+results: $(PACKAGE_DONE)
 	@$(BIN)/python benchmarks/run.py
 
 clean:

@@ -31,10 +31,10 @@ from loss_attention.training.environment import (
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 CPU_TURNS = Turns(
-    steps=5,
+    steps=4,
     evaluations=3,
-    parts=7,
-    explanations=7,
+    parts=5,
+    explanations=5,
     processes=2,
     startup=9,
     products=5,

@@ -15,12 +15,13 @@ from isolated import isolated
 from parts import host_waits, parts_of_step, profile_of_step
 from PIL import Image
 from spreads import ratio, spread
-from workloads import WORKLOADS, Ours, Setting, Yardstick
+from workloads import WORKLOADS, Ours, Setting, Yardstick, checkpointed
 
 from loss_attention.data.decoding import read_image, to_tensor
 from loss_attention.explain.compare_measures import take_turns
 
 KINDS = tuple(WORKLOADS)
+COMPARED = ("ours", "yardstick")
 JPEG_QUALITY = 75
 Stage = Callable[[str], AbstractContextManager[None]]
 """Says what is being measured, as long as the context lasts."""
@@ -61,12 +62,16 @@ def measure_alone(setting: Setting, turns: Turns) -> dict[str, Any]:
             found[kind].append(isolated(kind, setting))
     names = ("first_step_seconds", "peak_bytes")
     values = {kind: {name: [one[name] for one in found[kind]] for name in names} for kind in KINDS}
-    ours, theirs = values["ours"], values["yardstick"]
+    theirs = values["yardstick"]
     return {
-        **{kind: {name: spread(values[kind][name]) for name in names} for kind in KINDS},
-        "first_step_ratio": ratio(theirs["first_step_seconds"], ours["first_step_seconds"]),
-        "memory_times": ratio(theirs["peak_bytes"], ours["peak_bytes"]),
-        "memory_ratio": ratio(ours["peak_bytes"], theirs["peak_bytes"]),
+        kind: {name: spread(values[kind][name]) for name in names}
+        | {
+            "first_step_share": ratio(
+                values[kind]["first_step_seconds"], theirs["first_step_seconds"]
+            ),
+            "memory_share": ratio(values[kind]["peak_bytes"], theirs["peak_bytes"]),
+        }
+        for kind in KINDS
     }
 
 
@@ -76,13 +81,12 @@ def measure_network(
     """Return the figures of a network, the rates of the matrix products, and a step's profile."""
     found: dict[str, Any] = {}
     with stage("operations of a step, counted"):
-        operations = {kind: operations_of_step(setting, kind) for kind in KINDS}
+        operations = {kind: operations_of_step(setting, kind) for kind in COMPARED}
     with stage("a process for each: time to the first step, peak memory"):
         found["isolated"] = measure_alone(setting, turns)
     ours, yardstick = Ours(setting), Yardstick(setting)
     with stage(f"training steps, {turns.steps} turns"):
-        found["step"], rates = _steps(ours, yardstick, turns, products)
-        found["step"] |= _arithmetic(found["step"].pop("turns"), operations, rates)
+        found["step"], rates = _steps(ours, yardstick, turns, products, operations)
     with stage(f"evaluation, {turns.evaluations} turns"):
         found["evaluation"] = _evaluation(ours, yardstick, turns)
     del yardstick
@@ -98,27 +102,32 @@ def measure_network(
 
 
 def _steps(
-    ours: Ours, yardstick: Yardstick, turns: Turns, products: dict[str, MatrixProduct]
+    ours: Ours,
+    yardstick: Yardstick,
+    turns: Turns,
+    products: dict[str, MatrixProduct],
+    operations: dict[str, float],
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Time training steps in turn with each other and with the matrix products."""
-    jobs = [ours.step, yardstick.step, *(product.job for product in products.values())]
+    lean = checkpointed(ours.setting)
+    steps = [ours.step, lean.step, yardstick.step]
+    jobs = [*steps, *(product.job for product in products.values())]
     device = ours.setting.device
-    mine, theirs, *taken = take_turns(jobs, turns.steps, device, turns.warm_up)
+    mine, leaner, theirs, *taken = take_turns(jobs, turns.steps, device, turns.warm_up)
     rates = {
         name: [product.operations / seconds for seconds in one]
         for (name, product), one in zip(products.items(), taken, strict=True)
     }
-    figures = _beside(mine, theirs) | {"images": ours.setting.batch, "turns": mine}
+    done = [operations["ours"] / seconds for seconds in mine]
+    figures = _beside(mine, theirs) | {
+        "images": ours.setting.batch,
+        "checkpointed_seconds": spread(leaner),
+        "checkpointed_over_ours": ratio(leaner, mine),
+        "checkpointed_ratio": ratio(theirs, leaner),
+        "operations": operations,
+        "share_of_ceiling": {dtype: ratio(done, ceiling) for dtype, ceiling in rates.items()},
+    }
     return figures, rates
-
-
-def _arithmetic(
-    seconds: list[float], operations: dict[str, float], rates: dict[str, list[float]]
-) -> dict[str, Any]:
-    """Return the share of the ceiling that our step reaches, turn by turn."""
-    done = [operations["ours"] / one for one in seconds]
-    shares = {dtype: ratio(done, ceiling) for dtype, ceiling in rates.items()}
-    return {"operations": operations, "share_of_ceiling": shares}
 
 
 def _evaluation(ours: Ours, yardstick: Yardstick, turns: Turns) -> dict[str, Any]:
@@ -138,24 +147,23 @@ def _beside(mine: list[float], theirs: list[float]) -> dict[str, Any]:
 
 def _parts(ours: Ours, turns: Turns) -> dict[str, Any]:
     """Return the parts of a step, and what decoding its images would add to it."""
-    seconds = parts_of_step(ours, turns.parts, turns.warm_up)
-    step = seconds.pop("step")
-    shares = {name: ratio(taken, step) for name, taken in seconds.items()}
     decode = _decode_job(ours.setting)
-    decoding, again = take_turns(
-        [decode, ours.step], turns.parts, ours.setting.device, turns.warm_up
-    )
+    taken, decoding = [], []
+    for _ in range(turns.warm_up + turns.parts):
+        taken.append(parts_of_step(ours))
+        decoding += take_turns([decode], 1, ours.setting.device, warm_up=0)[0]
+    seconds = {name: [one[name] for one in taken[turns.warm_up :]] for name in taken[0]}
+    decoding, step = decoding[turns.warm_up :], seconds.pop("step")
     epochs = ours.setting.recipe().epochs
-    amortised = [one / epochs / other for one, other in zip(decoding, again, strict=True)]
-    data = [one / other for one, other in zip(seconds["data"], step, strict=True)]
+    data = [a + b / epochs for a, b in zip(seconds["data"], decoding, strict=True)]
     return {
-        "seconds": {name: spread(taken) for name, taken in seconds.items()},
-        "shares": shares,
-        "data_share": spread([one + other for one, other in zip(data, amortised, strict=True)]),
+        "seconds": {name: spread(values) for name, values in seconds.items()},
+        "shares": {name: ratio(values, step) for name, values in seconds.items()},
+        "data_share": ratio(data, step),
         "decode": {
             "epochs": epochs,
             "seconds": spread(decoding),
-            "share": ratio(decoding, again),
+            "share": ratio(decoding, step),
         },
     }
 

@@ -10,6 +10,8 @@ from targets import NAMES, Target
 REACHED = {True: "yes", False: "**no**", None: "-"}
 GIGA, TERA = 1e9, 1e12
 MIB = 2**20
+CHECKPOINTED = "the same, activations checkpointed"
+KINDS = {"ours": "ours", "checkpointed": CHECKPOINTED, "yardstick": "yardstick"}
 
 
 def bench_page(figures: dict[str, Any], reach: list[Target], notes: str | None) -> str:
@@ -23,13 +25,12 @@ def bench_page(figures: dict[str, Any], reach: list[Target], notes: str | None) 
     parts = [f"# Speed and memory: {figures['machine']}", _stand(figures)]
     if figures["quick"]:
         parts.append("**A quick look with tiny networks, to try the command: no figure counts.**")
-    parts += ["## Targets", _targets(reach), "## Why, where it is not reached", _reasons(figures)]
-    if notes is not None:
-        parts[-1] = notes.strip()
+    why = notes or f"Nobody has written that into `{figures['notes_file']}` yet."
+    parts += ["## Targets", _targets(reach), "## Where a target is not reached, why", why.strip()]
     for head, network in figures["networks"].items():
         parts += [f"## {NAMES[head][0].upper()}{NAMES[head][1:]}", _network(network)]
         parts += [_parts(network["parts"]), _arithmetic(network["step"])]
-        parts.append(f"Profile of a step: [{network['profile']}]({network['profile']}).")
+        parts.append(f"Profile of our step: [{network['profile']}]({network['profile']}).")
     parts += ["## The machine's matrix products", _ceiling(figures["ceiling"])]
     parts += ["## Start", _startup(figures["startup"])]
     return "\n\n".join(parts) + "\n"
@@ -46,17 +47,23 @@ def _stand(figures: dict[str, Any]) -> str:
         f"{setting['side']}, batches of {setting['batch']}. Ours: the training loop's own step, "
         f"{_precision(machine['precision'])}. The yardstick (`benchmarks/"
         "reference_structure.py`): the same network from the same weights, as the first "
-        "published implementation has it, in float32.\n\n"
+        f"published implementation has it, in float32{_tf32(figures)}.\n\n"
         f"Figures are medians, in brackets the lowest and the highest turn. What is compared "
         f"takes turns in one process ({turns['steps']} of a step, {turns['parts']} of its parts, "
-        f"{turns['explanations']} of an explanation), or is measured in pairs of processes "
-        f"({turns['processes']}); ratios are taken turn by turn. Before each come "
-        f"{turns['warm_up']} turns to warm up, which do not count."
+        f"{turns['explanations']} of an explanation), or is measured in processes of its own, one "
+        f"after the other ({turns['processes']} of each); ratios are taken turn by turn. Turns to "
+        f"warm up come before and do not count: {turns['warm_up']}, and none in a process of its "
+        "own, which is to be cold."
     )
 
 
 def _precision(precision: str) -> str:
     return "bf16 where autocast has it, float32 elsewhere" if precision == "bf16" else "float32"
+
+
+def _tf32(figures: dict[str, Any]) -> str:
+    on_gpu = figures["accelerator"] == "cuda"
+    return ", convolutions in TF32 as is torch's default" if on_gpu else ""
 
 
 def _units(figures: dict[str, Any]) -> str:
@@ -74,30 +81,20 @@ def _targets(reach: list[Target]) -> str:
     return "\n".join(lines)
 
 
-def _reasons(figures: dict[str, Any]) -> str:
-    return f"Nothing is written in `{figures['notes_file']}` yet."
-
-
 def _network(network: dict[str, Any]) -> str:
     step, evaluation, explained = network["step"], network["evaluation"], network["explanation"]
-    alone = network["isolated"]
+    count = evaluation["images"]
     lines = [
-        "| what | ours | yardstick | yardstick / ours |",
+        "| what, ms and images a second | ours | yardstick | times faster |",
         "| --- | ---: | ---: | ---: |",
         _times("training step", step, step["images"]),
-        _times(f"evaluation of {evaluation['images']} images", evaluation, evaluation["images"]),
-        _row(
-            "process start to first step, s",
-            [alone[kind]["first_step_seconds"] for kind in ("ours", "yardstick")],
-            alone["first_step_ratio"],
-        ),
-        _row(
-            "peak memory of a step, MiB",
-            [alone[kind]["peak_bytes"] for kind in ("ours", "yardstick")],
-            alone["memory_times"],
-            factor=1 / MIB,
-            digits=0,
-        ),
+        _times(CHECKPOINTED, step, step["images"], ours="checkpointed", ratio="checkpointed_"),
+        _times(f"evaluation of {count} images", evaluation, count),
+        "",
+        "| in a process of its own | start to first step, s | peak memory of a step, MiB "
+        "| of the yardstick's memory |",
+        "| --- | ---: | ---: | ---: |",
+        *(_alone(label, network["isolated"][kind]) for kind, label in KINDS.items()),
         "",
         "| explanation of a batch, float32 | ms | images a second | times the forward pass |",
         "| --- | ---: | ---: | ---: |",
@@ -113,19 +110,19 @@ def _network(network: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _times(what: str, found: dict[str, Any], images: int) -> str:
+def _times(
+    what: str, found: dict[str, Any], images: int, ours: str = "ours", ratio: str = ""
+) -> str:
     cells = []
-    for kind in ("ours", "yardstick"):
+    for kind in (ours, "yardstick"):
         seconds = found[f"{kind}_seconds"]
         cells.append(f"{shown(seconds, 1, 1000)}; {_rate(seconds, images)} images/s")
-    return f"| {what}, ms | {cells[0]} | {cells[1]} | {shown(found['ratio'])} |"
+    return f"| {what} | {cells[0]} | {cells[1]} | {shown(found[f'{ratio}ratio'])} |"
 
 
-def _row(
-    what: str, values: list[Spread], ratio: Spread, factor: float = 1.0, digits: int = 2
-) -> str:
-    cells = " | ".join(shown(value, digits, factor) for value in values)
-    return f"| {what} | {cells} | {shown(ratio)} |"
+def _alone(label: str, found: dict[str, Spread]) -> str:
+    first, peak = shown(found["first_step_seconds"]), shown(found["peak_bytes"], 0, 1 / MIB)
+    return f"| {label} | {first} | {peak} | {shown(found['memory_share'], 1, 100, ' %')} |"
 
 
 def _explained(what: str, seconds: Spread | None, images: int, ratio: Spread | None) -> str:

@@ -1,6 +1,6 @@
 """Training steps in a process of their own: the time to the first one, and peak memory.
 
-python benchmarks/isolated.py KIND SETTING STARTED prints JSON. KIND: ours or yardstick; SETTING:
+python benchmarks/isolated.py KIND SETTING STARTED prints JSON. KIND: one of `WORKLOADS`; SETTING:
 the fields of a `Setting` as JSON; STARTED: when the process was asked for, in seconds of the clock.
 """
 
@@ -18,7 +18,7 @@ from measuring import timed
 if TYPE_CHECKING:
     from workloads import Setting
 
-STEPS = 3
+STEPS = 2
 """The second is the first to have the optimiser's momentum beside everything else."""
 
 
@@ -30,7 +30,9 @@ def isolated(kind: str, setting: Setting) -> dict[str, float]:
     """
     words = (sys.executable, str(Path(__file__)), kind, json.dumps(asdict(setting)))
     done = timed(*words, repr(time.time()))
-    figures: dict[str, float] = json.loads(done.output.splitlines()[-1])
+    # Whatever libraries have to say comes in lines of its own.
+    (line,) = (line for line in done.output.splitlines() if line.startswith("{"))
+    figures: dict[str, float] = json.loads(line)
     return figures
 
 
@@ -40,7 +42,7 @@ def main() -> None:
     from workloads import WORKLOADS, Setting
 
     on_gpu = setting["accelerator"] == "cuda"
-    before = 0 if on_gpu else _memory("VmRSS")
+    before = 0 if on_gpu else process_memory("VmRSS")
     workload = WORKLOADS[kind](Setting(**setting))
     seconds = 0.0
     for step in range(STEPS):
@@ -49,12 +51,12 @@ def main() -> None:
             torch.cuda.synchronize()
         if step == 0:
             seconds = time.time() - started
-    peak = torch.cuda.max_memory_allocated() if on_gpu else _memory("VmHWM") - before
+    peak = torch.cuda.max_memory_allocated() if on_gpu else process_memory("VmHWM") - before
     found: dict[str, Any] = {"first_step_seconds": seconds, "peak_bytes": peak}
     print(json.dumps(found))
 
 
-def _memory(field: str) -> int:
+def process_memory(field: str) -> int:
     """Return the process's resident memory in bytes: VmRSS now, VmHWM at its highest.
 
     Not `getrusage`: a process that another started has the other's highest in it on Linux.

@@ -34,9 +34,11 @@ def timed(*words: str, folder: Path | None = None) -> Finished:
         words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
-    output = process.stdout.read()
+    with process.stdout:
+        output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
     if status != 0:
         sys.exit(f"{' '.join(words)} failed:\n{output}")
     return Finished(seconds, usage.ru_maxrss / 1024, output)

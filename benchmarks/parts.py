@@ -54,23 +54,18 @@ class Marks:
         return float(second - first)
 
 
-def parts_of_step(ours: Ours, turns: int, warm_up: int) -> dict[str, list[float]]:
-    """Return the seconds that each part of a step takes, and `step` as a whole."""
+def parts_of_step(ours: Ours) -> dict[str, float]:
+    """Take a step, and return the seconds of each part and of the `step` as a whole."""
     device = ours.setting.device
+    marks = Marks(device)
+    with _marked(ours, marks):
+        _wait_for(device)
+        marks("start")
+        ours.step()
+        marks("end")
+        _wait_for(device)
     parts = {"step": ("start", "end"), **PARTS}
-    seconds: dict[str, list[float]] = {name: [] for name in parts}
-    for turn in range(warm_up + turns):
-        marks = Marks(device)
-        with _marked(ours, marks):
-            _wait_for(device)
-            marks("start")
-            ours.step()
-            marks("end")
-            _wait_for(device)
-        if turn >= warm_up:
-            for name, (begin, end) in parts.items():
-                seconds[name].append(marks.seconds(begin, end))
-    return seconds
+    return {name: marks.seconds(begin, end) for name, (begin, end) in parts.items()}
 
 
 @contextmanager

@@ -26,9 +26,10 @@ def write_summary(folder: Path) -> None:
     found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     parts = [
         "# Results",
-        "Measured by `benchmarks/run.py` (`make bench`), which also writes this page; the JSON "
+        "Measured by `benchmarks/run.py` (`make results`), which also writes this page; the JSON "
         "files beside it hold every figure with its floors, versions and hardware. Mean ± sample "
-        "standard deviation over seeds.",
+        "standard deviation over seeds. Speed and memory beside the targets: `bench/` "
+        "(`make bench`).",
     ]
     for name, describe in (
         ("digits", _digits),

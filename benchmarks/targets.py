@@ -19,6 +19,8 @@ DATA_SHARE = {"cpu": 0.03, "cuda": 0.02}
 HEAD_SHARE = 0.03
 CEILING_SHARE = 0.5
 MEMORY_RATIO = 0.5
+CHECKPOINTED_RATIO, CHECKPOINTED_TIME = 0.25, 1.35
+"""Of memory against the yardstick, of time against our step without checkpointing."""
 EXPLANATION_RATIO = 1.05
 HELP_SECONDS, IMPORT_SECONDS = 0.3, 0.2
 DEMO_SECONDS = 45.0
@@ -71,11 +73,13 @@ def _of_network(head: str, network: dict[str, Any], accelerator: str) -> Iterato
             shown(share, 1, 100, " %"),
             share["median"] >= CEILING_SHARE,
         )
+    memory = f"peak memory of that step, {name}"
+    alone = network["isolated"]
     yield _at_most(
-        f"peak memory of that step, {name}: share of the yardstick's",
-        network["isolated"]["memory_ratio"],
-        MEMORY_RATIO,
+        f"{memory}: share of the yardstick's", alone["ours"]["memory_share"], MEMORY_RATIO
     )
+    if accelerator == "cuda":
+        yield _of_checkpointing(memory, alone["checkpointed"]["memory_share"], step)
     yield _at_most(f"data, {name}: share of a step", parts["data_share"], DATA_SHARE[accelerator])
     if network["host_waits"] is not None:
         yield Target(
@@ -87,6 +91,16 @@ def _of_network(head: str, network: dict[str, Any], accelerator: str) -> Iterato
     share = parts["shares"]["head, forward and backward"]
     yield _at_most(f"head, {name}: share of a step", share, HEAD_SHARE)
     yield _of_explanation(name, network["explanation"])
+
+
+def _of_checkpointing(memory: str, share: Spread, step: dict[str, Any]) -> Target:
+    more = step["checkpointed_over_ours"]
+    return Target(
+        f"{memory}, activations checkpointed: share of the yardstick's, times the time",
+        f"at most {CHECKPOINTED_RATIO:.0%}, {CHECKPOINTED_TIME:g}",
+        f"{shown(share, 2, 100, ' %')}, {shown(more)}",
+        share["median"] <= CHECKPOINTED_RATIO and more["median"] <= CHECKPOINTED_TIME,
+    )
 
 
 def _at_most(what: str, share: Spread, most: float) -> Target:

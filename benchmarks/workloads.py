@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +22,6 @@ from loss_attention.training.loop import Trainer
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.run_folder import RunFolder
 
-CLASSES = 10
 GAMMA = 0.1
 """The regulariser's full weight: a step early in training has less to compute."""
 BATCHES = 4
@@ -34,19 +34,26 @@ class Setting:
 
     head: str = "loss-attention"
     width: float = 1.0
+    classes: int = 10
     side: int = 32
     """Of the images, in pixels."""
+    patch_stride: int = 4
+    """Step between patches, in places of the feature map."""
     batch: int = 32
     evaluated: int = 64
     """Images of an evaluation pass."""
     accelerator: str = "cpu"
     precision: str = "32"
     """Of ours; the yardstick is in float32."""
+    checkpoint_activations: bool = False
+    """Of ours: less memory, for more time."""
 
     def recipe(self) -> Recipe:
         """Return what is trained."""
         recipe = paper_recipe("cifar10", head=self.head)
-        return replace(recipe, width=self.width, batch_size=self.batch)
+        return replace(
+            recipe, width=self.width, patch_stride=self.patch_stride, batch_size=self.batch
+        )
 
     @property
     def device(self) -> torch.device:
@@ -61,8 +68,8 @@ class Setting:
             images = torch.randint(
                 0, 256, (count, 3, self.side, self.side), generator=generator, dtype=torch.uint8
             )
-            labels = torch.randint(0, CLASSES, (count,), generator=generator)
-            return ImageSet(images, labels, tuple(map(str, range(CLASSES))))
+            labels = torch.randint(0, self.classes, (count,), generator=generator)
+            return ImageSet(images, labels, tuple(map(str, range(self.classes))))
 
         return Splits(some(BATCHES * self.batch), some(self.evaluated), "noise")
 
@@ -81,24 +88,30 @@ class Workload(Protocol):
         """Classify the evaluated images and add up what is right."""
 
 
+def fabric_for(setting: Setting, processes: int = 1) -> Fabric:
+    """Return what trains as the recipe would, in so many processes; not launched yet."""
+    return Fabric(
+        accelerator=setting.accelerator,
+        devices=processes,
+        strategy="auto" if processes == 1 else "ddp_spawn",
+        precision="bf16-mixed" if setting.precision == "bf16" else "32-true",
+    )
+
+
 class Ours:
     """The training loop's own step and validation."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, fabric: Fabric | None = None) -> None:
         self.setting = setting
-        mixed = setting.precision == "bf16"
-        fabric = Fabric(
-            accelerator=setting.accelerator,
-            devices=1,
-            precision="bf16-mixed" if mixed else "32-true",
-        )
-        fabric.launch()
+        if fabric is None:
+            fabric = fabric_for(setting)
+            fabric.launch()
         splits = setting.splits()
         self.images = splits.test.to(fabric.device)
+        model = setting.model()
+        model.backbone.checkpoint_activations = setting.checkpoint_activations
         nowhere = RunFolder(Path("nothing is saved"))
-        self.trainer = Trainer(
-            fabric, setting.recipe(), setting.model(), splits.train, splits.test, nowhere
-        )
+        self.trainer = Trainer(fabric, setting.recipe(), model, splits.train, splits.test, nowhere)
         self.trainer.network.train()
         self.batches = _batches(setting)
 
@@ -165,12 +178,22 @@ class Yardstick:
             (outputs.logits.argmax(dim=1) == labels).sum().item()
 
 
-def _batches(setting: Setting) -> Any:
+def _batches(setting: Setting) -> Iterator[Tensor]:
     """Yield the indices of a batch, for ever."""
     generator = torch.Generator().manual_seed(0)
     while True:
-        order: Tensor = torch.randperm(BATCHES * setting.batch, generator=generator)
+        order = torch.randperm(BATCHES * setting.batch, generator=generator)
         yield from order.split(setting.batch)
 
 
-WORKLOADS: dict[str, type[Ours] | type[Yardstick]] = {"ours": Ours, "yardstick": Yardstick}
+def checkpointed(setting: Setting) -> Ours:
+    """Return ours with activation checkpointing."""
+    return Ours(replace(setting, checkpoint_activations=True))
+
+
+WORKLOADS: dict[str, Callable[[Setting], Workload]] = {
+    "ours": Ours,
+    "checkpointed": checkpointed,
+    "yardstick": Yardstick,
+}
+"""What is measured, by name."""
