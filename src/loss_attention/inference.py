@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.errors import InputError
 from loss_attention.prediction import ImagePrediction
 
 T = TypeVar("T")
+Network = TypeVar("Network", bound=nn.Module)
 Model = Callable[[Tensor], ImagePrediction]
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -78,3 +81,26 @@ def evaluation_mode(model: Model | nn.Module) -> Iterator[None]:
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
+
+
+def for_inference(network: Network) -> Network:
+    """Return a copy of a network that computes the same to rounding, in less time.
+
+    In evaluation mode batch norm is a factor and a summand of each channel: both become part of the
+    convolution before it. The weights lie channels last, which convolutions on a CPU and bf16 units
+    of a GPU want.
+
+    Args:
+        network: left as it is. Its modules call their children in the order in which they hold
+            them, as far as batch norms and the convolutions before them go.
+    """
+    copied = copy.deepcopy(network).eval()
+    for module in list(copied.modules()):
+        before: tuple[str, nn.Module] | None = None
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.BatchNorm2d) and before and isinstance(before[1], nn.Conv2d):
+                setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
+                setattr(module, name, nn.Identity().eval())
+            before = name, child
+    # torch's stubs know this overload of `to` for tensors alone.
+    return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

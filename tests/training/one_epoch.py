@@ -27,8 +27,8 @@ class FrozenBatchNorm(nn.BatchNorm2d):
 class OneEpoch:
     """Trains an epoch and saves what this process saw and ended with."""
 
-    def __init__(self, folder: Path, *, freeze: bool) -> None:
-        self.folder, self.freeze = folder, freeze
+    def __init__(self, folder: Path, *, freeze: bool, accumulate: int = 1) -> None:
+        self.folder, self.freeze, self.accumulate = folder, freeze, accumulate
 
     def __call__(self, fabric: Fabric) -> None:
         torch.set_num_threads(1)
@@ -40,7 +40,17 @@ class OneEpoch:
                     module.__class__ = FrozenBatchNorm
         _, held = hold_out(splits.train.labels, 0.1, 0)
         trainer = Trainer(
-            fabric, recipe, model, splits.train, splits.train.subset(held), RunFolder(self.folder)
+            fabric,
+            recipe,
+            model,
+            splits.train,
+            splits.train.subset(held),
+            RunFolder(self.folder),
+            accumulate=self.accumulate,
+        )
+        parts: list[torch.Tensor] = []
+        model.register_forward_pre_hook(
+            lambda module, inputs: parts.append(inputs[0].clone()) if module.training else None
         )
         seen: list[Any] = []
         step = trainer.train_step
@@ -52,6 +62,11 @@ class OneEpoch:
         trainer.train_step = watched  # type: ignore[method-assign]
         trainer.train()
         torch.save(
-            {"seen": seen, "state": model.state_dict(), "history": trainer.position.history},
+            {
+                "seen": seen,
+                "parts": parts,
+                "state": model.state_dict(),
+                "history": trainer.position.history,
+            },
             self.folder / f"rank{fabric.global_rank}of{fabric.world_size}.pt",
         )

@@ -13,10 +13,12 @@ from training.tiny import tiny_recipe, tiny_splits
 from loss_attention.training.job import RunOptions, build_model, continue_run, start_run
 
 
-def one_epoch(folder: Path, devices: int, *, freeze: bool) -> list[dict[str, Any]]:
+def one_epoch(
+    folder: Path, devices: int, *, freeze: bool, accumulate: int = 1
+) -> list[dict[str, Any]]:
     strategy = "auto" if devices == 1 else "ddp_spawn"
     fabric = Fabric(accelerator="cpu", devices=devices, strategy=strategy)
-    work = OneEpoch(folder, freeze=freeze)
+    work = OneEpoch(folder, freeze=freeze, accumulate=accumulate)
     if devices == 1:
         fabric.launch()
         work(fabric)

@@ -74,7 +74,9 @@ class ResidualBlock(Branched):
         residual = x
         for number in range(1, self.depth):
             residual = F.relu(self._convolved(residual, number), inplace=True)
-        return F.relu(self._convolved(residual, self.depth) + self.shortcut(x), inplace=True)
+        result = self._convolved(residual, self.depth)
+        result += self.shortcut(x)  # batch norm's result is nobody else's
+        return F.relu(result, inplace=True)
 
     def _convolved(self, x: Tensor, number: int) -> Tensor:
         result: Tensor = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(x))

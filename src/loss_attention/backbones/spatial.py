@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from typing import Final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from loss_attention.backbones.receptive_field import receptive_field
+from loss_attention.backbones.recomputing import recomputed
 
 
 class Backbone(nn.Module):
@@ -23,6 +25,7 @@ class Backbone(nn.Module):
         channels: features of each place of the map.
         receptive_field: which pixels each place sees.
         stride: pixels of the image between neighbouring places.
+        checkpoint_activations: hold less memory in training, and compute most layers twice.
     """
 
     def __init__(self, layers: nn.Sequential, channels: int) -> None:
@@ -31,9 +34,12 @@ class Backbone(nn.Module):
         self.channels: Final = channels
         self.receptive_field: Final = receptive_field(layers)
         self.stride: Final = self.receptive_field.stride
+        self.checkpoint_activations = False
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         """Return the feature map of a batch of normalised images."""
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            return recomputed(self.layers, images)
         features: Tensor = self.layers(images)
         return features
 

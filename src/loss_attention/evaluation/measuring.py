@@ -24,7 +24,7 @@ from loss_attention.evaluation.classification import (
 from loss_attention.evaluation.figures import Evaluation
 from loss_attention.evaluation.places import Places
 from loss_attention.evaluation.totals import GROUP_THRESHOLDS, Chosen
-from loss_attention.inference import Autocast, Model, run_batches
+from loss_attention.inference import Autocast, Model, for_inference, run_batches
 from loss_attention.losses import Loss, loss_for
 from loss_attention.metrics.boxes import relevant_boxes
 from loss_attention.metrics.classification import correct_images
@@ -50,7 +50,8 @@ def evaluate(
 ) -> Evaluation:
     """Run a model once over a set of images and measure it.
 
-    The model is in evaluation mode meanwhile, and left in the mode it was in.
+    The model is left as it was: a `PatchClassifier` is measured by a copy `for_inference`, another
+    module is in evaluation mode meanwhile.
 
     Args:
         model: a `PatchClassifier` or any module that returns a prediction.
@@ -71,6 +72,7 @@ def evaluate(
         InputError: no images, or classes that are not the model's.
     """
     _check_classes(model, data)
+    fast = for_inference(model) if isinstance(model, PatchClassifier) else model
 
     def run(
         images: LabelledImages, places: Places, before: int = 0, total: int = 0
@@ -86,7 +88,7 @@ def evaluate(
                 progress(before + done, total)
 
         return run_batches(
-            model,
+            fast,
             images,
             measure,
             batch_size=batch_size,

@@ -177,6 +177,7 @@ def continue_run(run: RunFolder, splits: Splits, console: Console | None = None)
     known = facts.get("normalisation")
     statistics = known and (torch.tensor(known["mean"]), torch.tensor(known["std"]))
     model = build_model(recipe, splits, statistics)
+    model.backbone.checkpoint_activations = options.checkpoint_activations
     work = _Work(run, model, train, validation, options, shown=console is not None)
     with run.locked():
         if options.devices == 1:
@@ -221,6 +222,7 @@ class _Work:
             self.validation,
             self.run,
             checkpoint_every=self.options.checkpoint_every_steps,
+            accumulate=self.options.accumulate,
             console=console,
         )
         state = self.run.load_state()

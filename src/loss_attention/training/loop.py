@@ -68,7 +68,10 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """Return the recipe's optimiser; its rates are set anew at each step."""
     if recipe.optimizer == "adam":
         return torch.optim.Adam(
-            model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+            model.parameters(),
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            fused=True,
         )
     return torch.optim.SGD(
         model.parameters(),
@@ -76,6 +79,7 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
+        fused=True,
     )
 
 
@@ -90,6 +94,7 @@ class Trainer:
         validation: the held-out slice; may be empty, then the last epoch is the best.
         run: where to save.
         checkpoint_every: also save each so many steps; 0: at the ends of epochs only.
+        accumulate: parts that each step is taken in, one after the other.
         console: where the first process shows its progress.
     """
 
@@ -103,10 +108,11 @@ class Trainer:
         run: RunFolder,
         *,
         checkpoint_every: int = 0,
+        accumulate: int = 1,
         console: Console | None = None,
     ) -> None:
         self.fabric, self.recipe, self.run = fabric, recipe, run
-        self.checkpoint_every = checkpoint_every
+        self.checkpoint_every, self.accumulate = checkpoint_every, accumulate
         self.train_set = train.without_places().to(fabric.device)
         part = torch.arange(len(validation))[fabric.global_rank :: fabric.world_size]
         self.validation = validation.without_places().subset(part).to(fabric.device)
@@ -205,18 +211,30 @@ class Trainer:
             stream_seed(recipe.seed + fabric.global_rank + 1, position.epoch, position.step)
         )
         self._set_rates()
-        prediction: ImagePrediction = self.network(images)
-        loss = self.loss(prediction, labels, gamma)
-        # Gradients are averaged over processes, whose parts may differ by an image.
-        fabric.backward(loss * (len(data) * fabric.world_size / len(batch)))
+        count = min(self.accumulate, len(data))
+        parts = list(zip(images.tensor_split(count), labels.tensor_split(count), strict=True))
+        for number, (images, labels) in enumerate(parts, start=1):
+            self._add_gradients(images, labels, gamma, len(batch), last=number == count)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def _add_gradients(
+        self, images: Tensor, labels: Tensor, gamma: float, step_images: int, *, last: bool
+    ) -> None:
+        """Add the gradients of some of a step's images, and note their figures."""
+        fabric = self.fabric
+        # Processes wait for each other once a step.
+        with fabric.no_backward_sync(self.network, enabled=not last):
+            prediction: ImagePrediction = self.network(images)
+            loss = self.loss(prediction, labels, gamma)
+            # Gradients are averaged over processes, whose parts may differ by an image.
+            fabric.backward(loss * (len(labels) * fabric.world_size / step_images))
         with torch.no_grad():
             self.totals += torch.stack(
                 [
-                    loss.double() * len(data),
+                    loss.double() * len(labels),
                     correct_images(prediction.logits, labels).sum().double(),
-                    torch.full((), len(data), dtype=torch.float64, device=fabric.device),
+                    torch.full((), len(labels), dtype=torch.float64, device=fabric.device),
                 ]
             )
             bad = ~torch.isfinite(loss) & (self.bad_step < 0)

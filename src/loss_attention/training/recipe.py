@@ -153,7 +153,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and on what a recipe runs; nothing of it changes what is computed, but to rounding."""
+    """Where and on what a recipe runs; nothing of it changes what is computed, but to rounding.
+
+    The one exception: what `accumulate` does to batch norm.
+    """
 
     devices: int = 1
     """Processes, each on a GPU of its own, or together on the CPU."""
@@ -161,6 +164,12 @@ class RunOptions:
     """auto: a GPU where there is one."""
     checkpoint_every_steps: int = 0
     """Save each so many steps too, not only at the end of each epoch."""
+    checkpoint_activations: bool = False
+    """Train in less memory and up to a third more time: the backward pass computes most of the
+    network's activations again rather than find them kept."""
+    accumulate: int = 1
+    """Take each step in this many parts, one after the other, in as much less memory. The gradient
+    is that of the whole step, but batch norm sees the images of one part at a time."""
     stream: Literal["auto", "yes", "no"] = "auto"
     """Decode images when they are needed, from disk, rather than hold them all in memory; auto:
     where they would take too much of it."""
@@ -170,6 +179,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 0:
             raise InputError(f"--workers must be at least 0, got {self.workers}")
+        if self.accumulate < 1:
+            raise InputError(f"--accumulate must be at least 1, got {self.accumulate}")
         if self.checkpoint_every_steps < 0:
             raise InputError(
                 f"--checkpoint-every-steps must be at least 0, got {self.checkpoint_every_steps}"
