@@ -35,6 +35,7 @@ def write_summary(folder: Path) -> None:
         ("digits", _digits),
         ("cifar10-small", _cifar10),
         ("demo", _demo),
+        ("interpreting", _interpreting),
         ("startup", _startup),
         ("explaining", _explaining),
     ):
@@ -60,15 +61,17 @@ def _beside_its_twin(runs: list[dict[str, Any]], took: Sequence[tuple[str, str]]
         "| --- | ---: | ---: | --- |",
     ]
     for name, label in SHOWN:
-        cells = [_spread([_value(run, name) for run in by_head[head]]) for head in heads]
-        lines.append(f"| {label} | {cells[0]} | {cells[1]} | {_floors(by_head[heads[0]], name)} |")
+        cells = [spread([value_of(run, name) for run in by_head[head]]) for head in heads]
+        lines.append(
+            f"| {label} | {cells[0]} | {cells[1]} | {floors_of(by_head[heads[0]], name)} |"
+        )
     for label, name in (("training, seconds", "training_seconds"), *took):
         lines.append(_row(label, by_head, heads, name))
     return "\n".join(lines)
 
 
 def _row(label: str, by_head: dict[str, Any], heads: Sequence[str], name: str) -> str:
-    cells = [_spread([run[name] for run in by_head[head]], digits=0) for head in heads]
+    cells = [spread([run[name] for run in by_head[head]], digits=0) for head in heads]
     return f"| {label} | {cells[0]} | {cells[1]} | |"
 
 
@@ -77,13 +80,16 @@ def _cifar10(figures: dict[str, Any]) -> list[str]:
     lines = [
         "| measure | loss-attention |",
         "| --- | ---: |",
-        f"| accuracy | {_spread([_value(run, 'accuracy') for run in runs], digits=4)} |",
-        f"| training, minutes | {_spread([run['training_seconds'] / 60 for run in runs], 1)} |",
+        f"| accuracy | {spread([value_of(run, 'accuracy') for run in runs], digits=4)} |",
+        f"| training, minutes | {spread([run['training_seconds'] / 60 for run in runs], 1)} |",
         "| whole command, minutes "
-        f"| {_spread([run['whole_command_seconds'] / 60 for run in runs], 1)} |",
-        f"| peak memory, MiB | {_spread([run['peak_memory_mib'] for run in runs], 0)} |",
+        f"| {spread([run['whole_command_seconds'] / 60 for run in runs], 1)} |",
         f"| parameters, millions | {runs[0]['parameters'] / 1e6:.2f} |",
     ]
+    if all("peak_memory_mib" in run for run in runs):
+        lines.append(
+            f"| peak memory, MiB | {spread([run['peak_memory_mib'] for run in runs], 0)} |"
+        )
     data = f"Data: {figures['data']}; test split of 10,000 images, looked at once a run."
     if "remark" in figures:
         data += f" {figures['remark']}"
@@ -111,6 +117,15 @@ def _startup(figures: dict[str, Any]) -> list[str]:
     ]
     lines = ["| what | seconds, median of nine |", "| --- | ---: |"]
     return ["\n".join(lines + [f"| {label} | {figures[name]:.2f} |" for label, name in named])]
+
+
+def _interpreting(figures: dict[str, Any]) -> list[str]:
+    heads = " and ".join(dict.fromkeys(run["head"] for run in figures["runs"]))
+    data = " and ".join(dict.fromkeys(run["recipe"] for run in figures["runs"]))
+    return [
+        f"`{figures['command']}`: what explanations of {heads} on {data} are worth, every method "
+        "on the same networks: [interpreting.md](interpreting.md)."
+    ]
 
 
 def _explaining(figures: dict[str, Any]) -> list[str]:
@@ -144,7 +159,8 @@ def _stand(figures: dict[str, Any]) -> str:
     )
 
 
-def _value(run: dict[str, Any], name: str) -> float | None:
+def value_of(run: dict[str, Any], name: str) -> float | None:
+    """Return a figure of a run, None where it does not have it."""
     for measure in run["measures"]:
         if measure["name"] == name:
             value: float | None = measure["value"]
@@ -152,17 +168,19 @@ def _value(run: dict[str, Any], name: str) -> float | None:
     return None
 
 
-def _floors(runs: list[dict[str, Any]], name: str) -> str:
+def floors_of(runs: Sequence[dict[str, Any]], name: str) -> str:
+    """Return what the floors of a figure score."""
     floors: dict[str, list[float | None]] = {}
     for run in runs:
         for measure in run["measures"]:
             if measure["name"] == name:
                 for label, value in measure["floors"].items():
                     floors.setdefault(label, []).append(value)
-    return "; ".join(f"{label} {_spread(values)}" for label, values in floors.items())
+    return "; ".join(f"{label} {spread(values)}" for label, values in floors.items())
 
 
-def _spread(values: Sequence[float | None], digits: int = 3) -> str:
+def spread(values: Sequence[float | None], digits: int = 3) -> str:
+    """Return the mean of what is known and, of several, their sample standard deviation."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"

@@ -56,6 +56,11 @@ def log_sigmoid(value: float) -> float:
     return -math.log1p(math.exp(-abs(value))) + min(value, 0.0)
 
 
+def smoothed(y: Array, part: float) -> Array:
+    """Label smoothing of Szegedy et al. (2016): (1 - part) y + part / K."""
+    return (1 - part) * y + part / y.shape[-1]
+
+
 def cross_entropy(z: Array, y: Array) -> float:
     """Eq. 1 for one image, `y` one-hot."""
     log_probability = log_softmax(z)

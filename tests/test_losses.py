@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from loss_attention.attention import patch_weights
+from loss_attention.errors import InputError
 from loss_attention.geometry import PatchGrid
-from loss_attention.losses import multi_label_loss, ramp_up, single_label_loss
+from loss_attention.losses import (
+    Objective,
+    loss_for,
+    multi_label_loss,
+    ramp_up,
+    single_label_loss,
+)
 from loss_attention.prediction import ImagePrediction, PatchPrediction, pool_patches
 
 
@@ -47,6 +54,32 @@ def test_single_label_loss_is_equation_9(gamma: float) -> None:
     assert single_label_loss(prediction, labels, gamma).item() == pytest.approx(expected, abs=1e-13)
     single = predict(logits.float())
     assert single_label_loss(single, labels, gamma).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_label_smoothing_is_of_the_image_and_not_of_its_patches() -> None:
+    logits, labels, _ = random_case()
+    prediction = predict(logits)
+    z, p, alpha = (
+        t.numpy() for t in (prediction.logits, prediction.patch_logits, prediction.patch_weights)
+    )
+    one_hot = np.eye(4)[labels.numpy()]
+    of_patches = reference.single_label_loss(z, p, alpha, one_hot, 0.5)
+    of_patches -= reference.single_label_loss(z, p, alpha, one_hot, 0.0)
+    targets = reference.smoothed(one_hot, 0.2)
+    of_images = np.mean([reference.cross_entropy(z[i], targets[i]) for i in range(len(z))])
+    loss = loss_for("cross-entropy", multi_label=False, label_smoothing=0.2)
+    assert loss(prediction, labels, 0.5).item() == pytest.approx(of_images + of_patches, abs=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("objective", "multi_label", "named"),
+    [("cross-entropy", True, "several labels an image"), ("margin", False, "the margin loss")],
+)
+def test_other_losses_have_no_smoothing(
+    objective: Objective, multi_label: bool, named: str
+) -> None:
+    with pytest.raises(InputError, match=f"--label-smoothing is for .* not for {named}"):
+        loss_for(objective, multi_label=multi_label, label_smoothing=0.1)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.1, 2.0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, TypeGuard
 
 import torch
@@ -15,7 +16,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
-from loss_attention.prediction import ImagePrediction, PatchPrediction
+from loss_attention.errors import InputError
+from loss_attention.prediction import EvidencePrediction, ImagePrediction, of_class
 
 PRESENT_MARGIN, ABSENT_MARGIN, ABSENT_WEIGHT = 0.9, 0.1, 0.5
 """Sabour et al.'s m+, m- and lambda."""
@@ -26,7 +28,10 @@ Loss = Callable[[ImagePrediction, Tensor, float], Tensor]
 
 
 def single_label_loss(
-    prediction: ImagePrediction, labels: Int[Tensor, " B"], gamma: float = 0.0
+    prediction: ImagePrediction,
+    labels: Int[Tensor, " B"],
+    gamma: float = 0.0,
+    label_smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the image and, weighted, of its patches (Eqs. 1, 2 and 9).
 
@@ -36,6 +41,8 @@ def single_label_loss(
         prediction: what the model returned for a batch of B images and K classes.
         labels: the class index of each image, shape `(B,)`, int64, in [0, K).
         gamma: weight of the patch regulariser, at least 0; see `ramp_up`.
+        label_smoothing: part of the target, in [0, 1), that is shared out evenly among all classes
+            (Szegedy et al. 2016). In the image's cross-entropy alone: a patch may be indifferent.
 
     Returns:
         The loss in nats, averaged over the batch.
@@ -53,12 +60,10 @@ def single_label_loss(
         tensor(0.1269)
     """
     labels = _class_indices(prediction, labels)
-    loss = F.cross_entropy(prediction.logits, labels)
+    loss = F.cross_entropy(prediction.logits, labels, label_smoothing=label_smoothing)
     if _has_regulariser(prediction, gamma):
-        log_probability = F.log_softmax(prediction.patch_logits, dim=2)
-        index = labels[:, None, None].expand(-1, log_probability.shape[1], 1)
-        of_label = log_probability.gather(2, index)
-        loss = loss - gamma * (prediction.patch_weights * of_label.squeeze(2)).sum(dim=1).mean()
+        of_label = prediction.each_patch(lambda p: of_class(F.log_softmax(p, dim=2), labels))
+        loss = loss - gamma * (prediction.patch_weights * of_label).sum(dim=1).mean()
     return loss
 
 
@@ -88,9 +93,9 @@ def multi_label_loss(
     loss = loss.sum(dim=1).mean()
     if _has_regulariser(prediction, gamma):
         positive = labels.bool().unsqueeze(1)
-        log_probability = F.logsigmoid(prediction.patch_logits)
-        best = log_probability.masked_fill(~positive, -torch.inf).amax(dim=2)
-        best = best.masked_fill(~positive.any(dim=2), 0.0)
+        # The sigmoid rises, so the best label is known before it is taken.
+        best = prediction.each_patch(lambda p: p.masked_fill(~positive, -torch.inf).amax(dim=2))
+        best = F.logsigmoid(best).masked_fill(~positive.any(dim=2), 0.0)
         loss = loss - gamma * (prediction.patch_weights * best).sum(dim=1).mean()
     return loss
 
@@ -136,8 +141,19 @@ def margin_loss(
     return (present * short + ABSENT_WEIGHT * (1 - present) * long).sum(dim=1).mean()
 
 
-def loss_for(objective: Objective, *, multi_label: bool) -> Loss:
-    """Return the loss of an objective, for one label an image or for any number of them."""
+def loss_for(objective: Objective, *, multi_label: bool, label_smoothing: float = 0.0) -> Loss:
+    """Return the loss of an objective, for one label an image or for any number of them.
+
+    Raises:
+        InputError: label smoothing of anything but the cross-entropy of one label an image.
+    """
+    if label_smoothing > 0:
+        if multi_label or objective == "margin":
+            what = "several labels an image" if multi_label else "the margin loss"
+            raise InputError(
+                f"--label-smoothing is for one label and cross-entropy, not for {what}"
+            )
+        return partial(single_label_loss, label_smoothing=label_smoothing)
     if objective == "margin":
         return margin_loss
     return multi_label_loss if multi_label else single_label_loss
@@ -171,10 +187,10 @@ def _label_matrix(prediction: ImagePrediction, labels: Tensor) -> Float[Tensor, 
     return labels.to(prediction.logits.dtype)
 
 
-def _has_regulariser(prediction: ImagePrediction, gamma: float) -> TypeGuard[PatchPrediction]:
+def _has_regulariser(prediction: ImagePrediction, gamma: float) -> TypeGuard[EvidencePrediction]:
     if not gamma >= 0:
         raise ValueError(f"gamma must be at least 0, got {gamma}")
-    if gamma > 0 and not isinstance(prediction, PatchPrediction):
+    if gamma > 0 and not isinstance(prediction, EvidencePrediction):
         raise ValueError(f"gamma = {gamma} needs patch logits, and this prediction has none")
     return gamma > 0
 

@@ -30,7 +30,7 @@ from loss_attention.training.environment import (
     versions,
 )
 from loss_attention.training.interruption import ForwardedStop
-from loss_attention.training.loop import Trainer
+from loss_attention.training.loop import Trainer, recipe_loss
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import FORMAT_VERSION, RunFolder
 
@@ -73,6 +73,7 @@ def build_model(
         resize=recipe.resize,
     )
     model.check_image_size(*splits.train.size)
+    recipe_loss(recipe, multi_label=splits.train.multi_label)  # refuses what it cannot be
     model.set_normalisation(*(statistics or channel_statistics(splits.train)))
     return model
 

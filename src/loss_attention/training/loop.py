@@ -29,6 +29,7 @@ from loss_attention.training.batches import (
     stream_seed,
 )
 from loss_attention.training.interruption import StopRequest
+from loss_attention.training.muon import Muon
 from loss_attention.training.progress import TrainingProgress
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.run_folder import RunFolder
@@ -73,6 +74,14 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
             weight_decay=recipe.weight_decay,
             fused=True,
         )
+    if recipe.optimizer == "muon":
+        return Muon(
+            model,
+            recipe.learning_rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+        )
     return torch.optim.SGD(
         model.parameters(),
         lr=recipe.learning_rate,
@@ -81,6 +90,16 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay=recipe.weight_decay,
         fused=True,
     )
+
+
+def recipe_loss(recipe: Recipe, *, multi_label: bool) -> Loss:
+    """Return what the recipe minimises.
+
+    Raises:
+        InputError: label smoothing of a loss that has none.
+    """
+    objective = HEADS[recipe.head].objective
+    return loss_for(objective, multi_label=multi_label, label_smoothing=recipe.label_smoothing)
 
 
 class Trainer:
@@ -120,9 +139,8 @@ class Trainer:
         # torch's stubs know this overload of `to` for tensors alone.
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network, self.optimizer = fabric.setup(model, make_optimizer(recipe, model))
-        head = HEADS[recipe.head]
-        self.loss: Loss = loss_for(head.objective, multi_label=train.multi_label)
-        self.regularised = head.regularised
+        self.loss: Loss = recipe_loss(recipe, multi_label=train.multi_label)
+        self.regularised = HEADS[recipe.head].regularised
         self.steps_per_epoch = steps_per_epoch(len(train), recipe.batch_size)
         self.position = Position()
         # Sums over the epoch: loss x images, correct, images. On the device, so no step waits.

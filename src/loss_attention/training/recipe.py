@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
 from loss_attention.errors import InputError
+
+Accelerator = Literal["auto", "cpu", "cuda"]
+"""What to compute on; auto: a GPU where there is one."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,17 @@ class Recipe:
     regularise: bool | None = None
     """Use the patch regulariser; None: where the paper does, with loss-attention alone. A head
     without patch logits (baseline, capsule-dynamic-routing) cannot."""
+    label_smoothing: float = 0.0
+    """Part of an image's target that is shared among all classes, in [0, 1); the paper has none."""
     epochs: int = 200
     """Passes over the training set."""
     batch_size: int = 128
     """Images in a step, over all processes together."""
     learning_rate: float = 0.1
     """The schedule's highest learning rate, above 0."""
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    """The paper trains mean pooling and dynamic routing with Adam, all else with SGD."""
+    optimizer: Literal["sgd", "adam", "muon"] = "sgd"
+    """The paper trains mean pooling and dynamic routing with Adam, all else with SGD. muon: for
+    short runs, orthogonal steps for convolutions and SGD for the rest."""
     momentum: float = 0.9
     """Momentum of SGD, or Adam's beta1, in [0, 1)."""
     nesterov: bool = False
@@ -102,9 +109,10 @@ class Recipe:
             self._require(name, getattr(self, name) > 0, "must be above 0")
         for name in ("crop_padding", "gamma_max", "weight_decay", "seed"):
             self._require(name, getattr(self, name) >= 0, "must be at least 0")
+        self._require("seed", self.seed < 2**63, "must be below 2**63")
         for name in ("threshold", "gamma_epochs"):
             self._require(name, 0 <= getattr(self, name) <= 1, "must be in [0, 1]")
-        for name in ("validation_fraction", "momentum", "warmup"):
+        for name in ("validation_fraction", "momentum", "warmup", "label_smoothing"):
             self._require(name, 0 <= getattr(self, name) < 1, "must be in [0, 1)")
         self._require("in_channels", self.in_channels in (1, 3), "must be 1 or 3")
         padded = self.resize == "pad"
@@ -116,7 +124,7 @@ class Recipe:
             "nesterov", not self.nesterov or self.momentum > 0, "needs a momentum above 0"
         )
         adam = self.optimizer == "adam"
-        self._require("nesterov", not (self.nesterov and adam), "belongs to --optimizer sgd")
+        self._require("nesterov", not (self.nesterov and adam), "does not belong to adam")
         self._require("schedule", adam or self.schedule != "paper-adam", "needs --optimizer adam")
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
@@ -141,14 +149,9 @@ class Recipe:
             raise InputError(
                 f"cannot read the recipe {path}: {str(error).splitlines()[0]}"
             ) from error
-        known = {field.name for field in fields(cls)}
-        if not isinstance(values, dict) or not {"name", "data"} <= set(values) <= known:
-            extra = sorted(set(values) - known) if isinstance(values, dict) else []
-            what = f"unknown fields {', '.join(extra)}" if extra else "no recipe in it"
-            raise InputError(f"{path}: {what}")
-        for name in ("strided_layers", "classes"):
-            values[name] = tuple(values.get(name, ()))
-        return cls(**values)
+        if not isinstance(values, dict) or not {"name", "data"} <= set(values):
+            raise InputError(f"{path}: no recipe in it")
+        return from_file(cls, values, path)
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ class RunOptions:
 
     devices: int = 1
     """Processes, each on a GPU of its own, or together on the CPU."""
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    accelerator: Accelerator = "auto"
     """auto: a GPU where there is one."""
     checkpoint_every_steps: int = 0
     """Save each so many steps too, not only at the end of each epoch."""
@@ -185,3 +188,44 @@ class RunOptions:
             raise InputError(
                 f"--checkpoint-every-steps must be at least 0, got {self.checkpoint_every_steps}"
             )
+
+
+Settings = TypeVar("Settings", Recipe, RunOptions)
+
+
+def from_file(kind: type[Settings], values: Any, path: Path) -> Settings:
+    """Return settings as a file has them; lists become tuples.
+
+    Args:
+        kind: what they are.
+        values: by field; the others have their default.
+        path: the file, for errors.
+
+    Raises:
+        InputError: no mapping, fields unknown here, or a value that its field cannot have.
+    """
+    kinds = get_type_hints(kind)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: {values!r} where its settings should be")
+    extra = sorted(str(name) for name in set(values) - set(kinds))
+    if extra:
+        raise InputError(f"{path}: unknown fields {', '.join(extra)}")
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    for name, value in given.items():
+        if not _fits(value, kinds[name]):
+            raise InputError(f"{path}: {name} cannot be {values[name]!r}")
+    return kind(**given)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value of a file is of the kind that a field is annotated with."""
+    parts = get_args(kind)
+    if get_origin(kind) is Literal:
+        return value in parts
+    if get_origin(kind) is UnionType:
+        return any(_fits(value, part) for part in parts)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(one, parts[0]) for one in value)
+    return type(value) is kind or (kind is float and type(value) is int)
