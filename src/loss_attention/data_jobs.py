@@ -8,10 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from loss_attention.data.check import check
+from loss_attention.data.assembling import chosen
+from loss_attention.data.check import Checked, check
 from loss_attention.data.contact_sheet import contact_sheet
+from loss_attention.data.known import KNOWN
 from loss_attention.data.loading import MADE, open_source
-from loss_attention.data.records import count
+from loss_attention.data.records import Source, count
 from loss_attention.errors import InputError
 from loss_attention.progress import counted
 from loss_attention.saving import write_whole
@@ -43,8 +45,11 @@ def check_data(data: str, out: Path | None, console: Console) -> int:
     source = replace(source, parts=tuple(parts))
     if not source.parts:
         raise InputError(f"{source.where} holds no images that could be checked")
+    missing = _compared(data, source)
     with counted("looking at images", console) as progress:
         result = check(source, progress)
+    result.faults += [fault for fault in missing.faults if fault not in result.faults]
+    result.doubts += missing.doubts
     console.print(source.where, highlight=False, soft_wrap=True, markup=False)
     for title, lines in (
         ("", result.facts),
@@ -63,6 +68,18 @@ def check_data(data: str, out: Path | None, console: Console) -> int:
     if not result.faults:
         console.print(f"nothing wrong with {count(sum(map(len, source.parts)), 'image')}")
     return len(result.faults)
+
+
+def _compared(data: str, source: Source) -> Checked:
+    """Compare what is there with the published set that it is meant to be."""
+    known, result = KNOWN.get(data.partition(":")[0]), Checked()
+    if known is not None:
+        try:
+            parts = chosen(source)
+            result.doubts += known.verified(parts).notes[len(parts.notes) :]
+        except InputError as error:
+            result.faults.append(str(error))
+    return result
 
 
 def _require_picture(out: Path) -> None:

@@ -82,7 +82,7 @@ def test_everything_that_is_wrong(tmp_path: Path, capsys) -> None:
         "wrong: train.csv row 4: box (3, 0, 1, 4) has x1 < x0",
         "wrong: broken.png cannot be read as an image: ",
         "wrong: train.csv row 6: its image gone.png is missing",
-        "wrong: test: class 'zebra' (3.png) is not in training",
+        "wrong: split test shows class 'zebra', which split train lacks: 3.png (test.csv row 2)",
         "2 sizes, 8 to 30 wide and 6 to 6 high, most often 8 x 6 (2 images): train with",
         "train: 2 boxes in 2 images",
     ):
@@ -130,6 +130,25 @@ def test_what_is_typed_wrong(words, line, capsys) -> None:
     assert (code, out) == (2, "")
     assert line in err
     assert err.count("\n") == 1
+
+
+def test_a_missing_split_is_wrong(tmp_path: Path, capsys) -> None:
+    image_folder(tmp_path, {f"{i}.png": i for i in range(2)})
+    text(tmp_path / "test.csv", "image,label", "0.png,a", "1.png,b")
+    code, out, _ = said(capsys, "check", tmp_path)
+    assert code == 2
+    assert "has no split named train among test" in out
+
+
+def test_a_known_set_is_counted(tmp_path: Path, capsys) -> None:
+    root = tiny_imagenet(tmp_path / "tiny")
+    code, out, _ = said(capsys, "check", f"tiny-imagenet:{root}")
+    assert code == 0
+    assert "to know: 4 training images found where the whole set has 100,000" in out
+    image_folder(tmp_path / "folder", {f"train/{c}/{i}.png": i for c in "ab" for i in range(2)})
+    code, out, _ = said(capsys, "check", f"imagenet:{tmp_path / 'folder'}")
+    assert code == 2
+    assert "lacks the split to report on: 50,000 labelled test or validation images" in out
 
 
 def test_a_real_sample_is_sound(shared_data: Path, capsys) -> None:

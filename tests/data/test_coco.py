@@ -60,7 +60,8 @@ def test_as_it_is_downloaded(tmp_path: Path) -> None:
     plain = load(root)
     assert load(tmp_path / "zips").train.fingerprint() == plain.train.fingerprint()
     named = load(f"coco2017:{tmp_path / 'zips'}")
-    assert named.train.fingerprint() == plain.train.fingerprint()
+    assert named.train.fingerprint() == load(root, image_size=64).train.fingerprint()
+    assert "brought to 64 x 64 pixels; --image-size N for others" in named.notes
     assert "2 training images found where the whole set has 117,266" in named.notes
 
 
@@ -180,10 +181,10 @@ def test_masks_from_polygons_and_runs(tmp_path: Path) -> None:
 
 def test_masks_that_cannot_be(tmp_path: Path) -> None:
     wrong = {"size": [5, 8], "counts": [40]}
-    root = official(tmp_path, segments=[wrong, [], []])
+    root = official(tmp_path, segments=[wrong, wrong, []])
     assert "train2017/1.png (its mask is 8 x 5, the image 8 x 6)" in refusal(root, masks=True)
     short = {"size": [6, 8], "counts": [40]}
-    official(tmp_path, segments=[short, [], []])
+    official(tmp_path, segments=[short, short, []])
     assert "its runs cover 40 of 48 pixels" in refusal(root, masks=True)
     official(tmp_path)
     assert refusal(root, masks=True).endswith("has no masks; leave --masks out")

@@ -316,8 +316,8 @@ def test_split_folders_that_do_not_fit(tmp_path: Path) -> None:
 def test_a_test_class_that_training_lacks(tmp_path: Path) -> None:
     image_folder(tmp_path, {**with_prefix("train", CLASSES), "test/zebra/1.png": 1})
     assert refusal(tmp_path) == (
-        f"data folder {tmp_path}: label 'zebra' of test/zebra/1.png is no class of split train, "
-        "which has cat, dog"
+        f"data folder {tmp_path}: split test shows class 'zebra', which split train lacks: "
+        "test/zebra/1.png"
     )
 
 

@@ -117,3 +117,39 @@ def test_classes_that_are_declared(tmp_path: Path) -> None:
 
 def test_made_data_has_no_choice() -> None:
     assert "--classes and --masks do not apply" in refusal("digits", classes=("3",))
+
+
+def test_a_known_set_without_its_test_split(tmp_path: Path) -> None:
+    types = {"img": datasets.Image(), "label": datasets.ClassLabel(names=["0", "1"])}
+    parquet(tmp_path / "train.parquet", {"img": stored(1, 2, 3), "label": [0, 1, 0]}, types)
+    said = refusal(f"cifar10:{tmp_path}")
+    assert said.startswith(f"cifar10 in {tmp_path} lacks the split to report on: 10,000 labelled")
+    assert said.endswith(
+        "https://huggingface.co/datasets/uoft-cs/cifar10 into one folder and give "
+        "that: --data cifar10:FOLDER"
+    )
+
+
+@pytest.mark.parametrize("name", ["cifar100", "svhn", "imagenet32", "imagenet"])
+def test_where_to_get_what_cannot_be_downloaded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*_: object) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    said = refusal(name)
+    assert said.startswith(f"cannot load {KNOWN[name].hub!r} from the Hugging Face hub: no network")
+    assert said.endswith(f"; {KNOWN[name].get}")
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "size"),
+    [("imagenet32", None, 32), ("imagenet32", 40, 40), ("imagenet", 24, 24), ("imagenet", None, 0)],
+)
+def test_the_size_of_a_known_set(tmp_path: Path, name: str, asked: int | None, size: int) -> None:
+    for i, shape in enumerate([(50, 30), (30, 50)]):
+        files = {f"{s}/{c}/{i}.png": 1 for s in ("train", "val") for c in "ab"}
+        image_folder(tmp_path, files, shape)
+    if size:
+        assert load(f"{name}:{tmp_path}", image_size=asked).train.size == (size, size)
+    else:
+        assert "--image-size N resizes them all" in refusal(f"{name}:{tmp_path}")

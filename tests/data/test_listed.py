@@ -56,7 +56,7 @@ def test_splits_by_column_and_by_file(images: Path) -> None:
     csv(images, "image,label", "pics/5.png,b", name="test.csv")
     splits = load(images)
     assert (len(splits.train), splits.test.names) == (4, ("pics/5.png",))
-    assert "1 image beside test.csv not listed there" in splits.notes
+    assert "1 image beside test.csv not listed there (pics/4.png)" in splits.notes
     csv(images, "image,label,split", "pics/1.png,a,third", name="test.csv")
     assert "test.csv row 2: split 'third' is not train" in refusal(images)
 
@@ -126,7 +126,7 @@ def test_masks(images: Path) -> None:
     assert not splits.test.masks.any()
     assert load(images).train.masks is None
     write(images / "masks" / "1.png", png(255, (6, 8)))
-    assert "its mask is 6 x 8, the image 8 x 6" in refusal(images, masks=True)
+    assert "its mask masks/1.png is 6 x 8, the image 8 x 6" in refusal(images, masks=True)
     (images / "masks" / "1.png").unlink()
     assert "labels.csv row 3: its mask masks/1.png is missing" in refusal(images, masks=True)
 

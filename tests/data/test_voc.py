@@ -106,4 +106,19 @@ def test_files_and_images_that_do_not_fit(tmp_path: Path) -> None:
 def test_a_class_that_training_lacks(tmp_path: Path) -> None:
     write(official(tmp_path) / "Annotations" / "c.xml", xml("c", [("hen", (1, 1, 2, 2))]))
     said = refusal(tmp_path)
-    assert "label 'hen' of JPEGImages/c.png is no class of split train, which has cat, dog" in said
+    assert "shows class 'hen', which split train lacks: JPEGImages/c.png" in said
+
+
+@pytest.mark.parametrize("folders", [("{0}/", "{0}/"), ("Annotations/{0}/", "images/{0}/")])
+def test_an_image_of_another_split_does_not_stand_in(tmp_path: Path, folders) -> None:
+    """The same file names in both splits, as many tools number them."""
+    for i, split in enumerate(("train", "test")):
+        for k, name in enumerate(("1", "2")):
+            found = [(("cat", "dog")[k], (1, 1, 2, 2))]
+            write(tmp_path / folders[0].format(split) / f"{name}.xml", xml(name, found))
+            write(tmp_path / folders[1].format(split) / f"{name}.png", png(10 * i + k, (8, 6)))
+    splits = load(tmp_path)
+    assert splits.train.images[:, 0, 0, 0].tolist() == [0, 1]
+    assert splits.test.images[:, 0, 0, 0].tolist() == [10, 11]
+    (tmp_path / folders[1].format("train") / "2.png").unlink()
+    assert "train/2.xml: its image 2.png is missing" in refusal(tmp_path)

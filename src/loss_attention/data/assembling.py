@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from loss_attention.data.classes import without_foreign_classes
 from loss_attention.data.decoding import UnreadableImage
 from loss_attention.data.encoded import EncodedTable
 from loss_attention.data.labels import Labels, read_labels, unlabelled
@@ -78,9 +79,11 @@ def assemble(
         progress: called with the number of images looked at and their total.
 
     Raises:
-        InputError: labels outside the classes, one class only, unreadable images, boxes outside of
-            theirs, masks that are not there, or images of unequal sizes.
+        InputError: labels outside the classes, classes that training lacks, one class only,
+            unreadable images, boxes outside of theirs, masks that are not there, or images of
+            unequal sizes.
     """
+    source = without_foreign_classes(source, skip_broken=skip_broken)
     parts, where = source.parts, source.where
     labels = _labels(source)
     if form.masks and not any(record.mask for part in parts for record in part.records):
@@ -116,7 +119,7 @@ def _labels(source: Source) -> Labels:
         {name: [record.label for record in rows] for name, rows in records.items()},
         source.class_names,
         multi_label=source.multi_label,
-        title=lambda split, row: records[split][row].name,
+        title=lambda split, row: records[split][row].place,
         where=source.where,
     )
 
@@ -199,7 +202,7 @@ def _image_set(
     stop = start + len(part)
     placements = pictures.places[start:stop]
     bad = {row - start for row in pictures.broken if start <= row < stop}
-    boxes, box_labels, problems = _boxes(part.records, placements, labels, bad)
+    boxes, box_labels, problems = _boxes(part.records, placements, labels, bad, where)
     if not skip_broken:
         refuse(where, list(problems.values()))
     bad |= set(problems)
@@ -226,6 +229,7 @@ def _boxes(
     placements: Float[Tensor, "N 6"],
     labels: Labels,
     unread: set[int],
+    where: str,
 ) -> tuple[Float[Tensor, "N G 4"] | None, Int[Tensor, "N G"] | None, dict[int, Problem]]:
     """Return boxes in pixels of the images, and by row which lie outside of theirs."""
     most = max((len(record.boxes) for record in records), default=0)
@@ -235,6 +239,12 @@ def _boxes(
     box_labels = torch.full((len(records), most), -1, dtype=torch.int64)
     problems: dict[int, Problem] = {}
     for row, record in enumerate(records):
+        for box in record.boxes:
+            if box.label not in labels.index:
+                raise InputError(
+                    f"{where}: {record.origin} {box.row}: its box is of {box.label!r}, which is no "
+                    "class of the images' labels"
+                )
         if not record.boxes:
             continue
         boxes[row, : len(record.boxes)] = torch.tensor([box[1:5] for box in record.boxes])

@@ -9,13 +9,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 from PIL import Image
 
+from loss_attention.data.classes import foreign_classes
 from loss_attention.data.decoding import UnreadableImage
-from loss_attention.data.records import MOST_NAMED, Content, Part, Record, Source, count, outside
+from loss_attention.data.records import (
+    MOST_NAMED,
+    Content,
+    Part,
+    Record,
+    Source,
+    class_name,
+    count,
+    labels_of,
+    outside,
+)
+from loss_attention.data.splits import training_split
 from loss_attention.data.stacking import Encoded, Progress, read_encoded
+from loss_attention.errors import InputError
 
 _BLOCK = 512  # images looked up at once
 _MOST_CLASSES = 40  # of more, only the smallest and the largest are listed
@@ -65,22 +77,15 @@ def check(source: Source, progress: Progress | None = None) -> Checked:
                 progress(done, total)
     for part in source.parts:
         _count(source, part, looks[part.name], result)
-    _foreign_classes(source, result)
+    result.faults += [foreign.what for foreign in foreign_classes(source)]
+    try:
+        training_split({part.name: part for part in source.parts}, source.where)
+    except InputError as error:
+        result.faults.append(str(error))
     for part in source.parts:
         _duplicates(part.name, looks[part.name], result)
     _leaks(looks, result)
     return result
-
-
-def class_name(source: Source, label: Any) -> str:
-    """Return what people call a label of a source."""
-    return str(label) if source.class_names is None else source.class_names[label]
-
-
-def labels_of(source: Source, record: Record) -> list[Any]:
-    """Return the labels of a record, none or one or several."""
-    labels = record.label if source.multi_label else [record.label]
-    return [label for label in labels or [] if label is not None]
 
 
 def _looks(part: Part) -> Iterator[Look]:
@@ -150,22 +155,6 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> str:
         f"{max(heights)} high, most often {width} x {height} ({count(number, 'image')}): "
         "train with --image-size"
     )
-
-
-def _foreign_classes(source: Source, result: Checked) -> None:
-    """Note classes that another split shows and training does not."""
-    training = next((part for part in source.parts if part.name == "train"), source.parts[0])
-    known = {label for record in training.records for label in labels_of(source, record)}
-    for part in source.parts:
-        foreign: dict[Any, str] = {}
-        for record in part.records:
-            for label in labels_of(source, record):
-                if label not in known:
-                    foreign.setdefault(label, record.name)
-        for label, image in foreign.items():
-            what = f"{part.name}: class {class_name(source, label)!r} ({image}) is not in training"
-            declared = source.class_names is not None
-            (result.doubts if declared else result.faults).append(what)
 
 
 def _duplicates(split: str, looks: Sequence[Look], result: Checked) -> None:

@@ -10,12 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 from loss_attention.data.decoding import IMAGE_SUFFIXES
-from loss_attention.data.masks import draw_segments
 from loss_attention.data.records import Box, Findings, Part, Record, Source, count
 from loss_attention.data.splits import by_split, split_of
 from loss_attention.data.tree import Tree
@@ -111,14 +109,18 @@ class _File:
             used.add(found)
             objects = grouped.get(number, [])
             boxes = self.findings.boxes(found, origin, (self._box(a) for a in objects))
-            segments = [a["segmentation"] for a in objects if masks and a.get("segmentation")]
+            segments = [
+                (self._class(a), a["segmentation"])
+                for a in objects
+                if masks and a.get("segmentation")
+            ]
             records.append(
                 Record(
                     found,
                     self.tree.content(found),
                     sorted({self._class(a) for a in objects}),
                     boxes,
-                    partial(draw_segments, segments, found) if segments else None,
+                    self.findings.mask(found, len(objects), segments),
                     _size(image),
                     origin,
                 )

@@ -35,6 +35,12 @@ def label_column(features: Mapping[str, Any], where: str) -> str:
     return _only("label", typed, _named(features, LABEL_NAMES, _may_hold_labels), features, where)
 
 
+def has_label_column(features: Mapping[str, Any]) -> bool:
+    """Return whether a column may hold labels, one or several of them."""
+    typed = any(class_names(feature) is not None for feature in features.values())
+    return typed or bool(_named(features, LABEL_NAMES, _may_hold_labels))
+
+
 def class_names(feature: Any) -> tuple[str, ...] | None:
     """Return the classes that a column's type declares, or None if it declares none."""
     import datasets

@@ -8,10 +8,9 @@ from itertools import islice, zip_longest
 
 from PIL import Image, ImageDraw
 
-from loss_attention.data.check import class_name, labels_of
 from loss_attention.data.decoding import UnreadableImage, fitted
 from loss_attention.data.placement import place
-from loss_attention.data.records import Part, Record, Source
+from loss_attention.data.records import Part, Record, Source, class_name, labels_of
 from loss_attention.data.stacking import Encoded, read_encoded
 
 CELL = 128

@@ -88,6 +88,23 @@ def read_image(source: Path | bytes, in_channels: int, name: str | None = None) 
         raise UnreadableImage(name, _reason(error, source)) from error
 
 
+def read_numbers(source: Path | bytes, name: str) -> UInt8[np.ndarray, "H W *3"]:
+    """Return a picture's pixels as stored: numbers of a palette or levels of grey, else colours.
+
+    Raises:
+        UnreadableImage: as `read_image`.
+    """
+    try:
+        with (
+            io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+            _opened(file) as image,
+        ):
+            pixels = image if image.mode in ("L", "P") else image.convert("RGB")
+            return np.array(pixels, np.uint8)
+    except Exception as error:
+        raise UnreadableImage(name, _reason(error, source)) from error
+
+
 def read_size(source: Path | bytes, name: str) -> tuple[int, int]:
     """Return width and height of an image once it is upright, from the beginning of its file.
 

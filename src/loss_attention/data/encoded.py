@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from loss_attention.data.records import Content, MaskMaker, Part
+from loss_attention.data.masks import Mask
+from loss_attention.data.records import Content, Part
 from loss_attention.data.stacking import Encoded, Form
 
 _NOT_A_ROW = -1
@@ -60,7 +61,7 @@ class EncodedTable:
         self._sizes = torch.tensor(
             [record.size or (0, 0) for record in records], dtype=torch.int32
         ).reshape(-1, 2)
-        self._masks: dict[int, MaskMaker] = {
+        self._masks: dict[int, Mask] = {
             number: record.mask
             for number, record in enumerate(records)
             if form.masks and record.mask is not None

@@ -1,22 +1,23 @@
 """Image folders, and parquet files or what `datasets` saved. Nothing is written.
 
-Image folders come in two layouts. With splits, `FOLDER/train/CLASS/...` and `FOLDER/test/CLASS/...`
-(or `val`, `valid`, `validation`), or without, `FOLDER/CLASS/...`. Everything below a class folder
-belongs to the class, however deep.
+Image folders, in archives too, come in two layouts. With splits, `FOLDER/train/CLASS/...` and
+`FOLDER/test/CLASS/...` (or `val`, `valid`, `validation`), or without, `FOLDER/CLASS/...`.
+Everything below a class folder belongs to the class, however deep.
 """
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from loss_attention.data.decoding import IMAGE_SUFFIXES, list_images, visible_files
+from loss_attention.data.decoding import IMAGE_SUFFIXES
 from loss_attention.data.hub import quiet_datasets
 from loss_attention.data.records import Part, Record, Source
 from loss_attention.data.splits import SPLITS, by_split, split_of
 from loss_attention.data.stored import source_of_tables
+from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError
 
 SAVED = ("dataset_dict.json", "dataset_info.json")
@@ -78,76 +79,82 @@ def _require_one_folder(folder: Path, split: str, files: list[Path]) -> None:
         )
 
 
-def open_class_folders(folder: Path, where: str) -> Source:
-    """Return images whose class is the name of their folder."""
+def read_class_folders(tree: Tree, where: str) -> Source:
+    """Return images whose class is the name of their folder.
+
+    Raises:
+        InputError: no images to train on, images outside the class folders, two folders of a split.
+    """
     parts = []
-    for split, part in _split_folders(folder).items():
+    for split, root in _split_folders(tree).items():
+        part = tree.below(root)
         loose, classes = _classes(part)
         if classes and loose:
             count = "1 image lies" if len(loose) == 1 else f"{len(loose):,} images lie"
             raise InputError(
-                f"{count} outside the class folders of {part} ({loose[0].name}, say); "
+                f"{count} outside the class folders of {part.path} ({loose[0]}, say); "
                 "move each into the folder of its class"
             )
         if loose and split == "train":
             raise InputError(
-                f"data folder {part} holds images but no class folders: move the images of each "
-                "class into a folder with its name"
+                f"data folder {part.path} holds images but no class folders: move the images of "
+                "each class into a folder with its name"
             )
         if classes:  # otherwise a test folder without labels, or an empty one
             records = [
-                Record(image.relative_to(folder).as_posix(), image, name)
+                Record(root + image, part.content(image), name)
                 for name, images in classes.items()
                 for image in images
             ]
             parts.append(Part(split, records))
     if "train" not in [part.name for part in parts]:
-        raise InputError(f"data folder {folder} holds no images to train on")
+        raise InputError(f"data folder {tree.path} holds no images to train on")
     return Source(where, tuple(parts))
 
 
-def _split_folders(folder: Path) -> dict[str, Path]:
+def _split_folders(tree: Tree) -> dict[str, str]:
     """Return the folder of each split; the whole is `train` where there are no such folders.
 
     `train` may be the name of a class (of vehicles, say): it is a split if there are folders in it
     or no other class beside it.
     """
-    inside = _folders(folder)
-    named = [child for child in inside if child.name.lower() in SPLITS]
-    training = [child for child in named if SPLITS[child.name.lower()] == "train"]
-    if not any(_folders(child) for child in training) and len(named) < max(1, len(inside)):
-        return {"train": folder}
-    splits: dict[str, Path] = {}
-    for child in named:
-        split = SPLITS[child.name.lower()]
+    inside = _folders(tree.names)
+    named = [folder for folder in inside if folder.lower() in SPLITS]
+    training = [folder for folder in named if SPLITS[folder.lower()] == "train"]
+    nested = any(_folders(tree.below(f"{folder}/").names) for folder in training)
+    if not nested and len(named) < max(1, len(inside)):
+        return {"train": ""}
+    splits: dict[str, str] = {}
+    for folder in named:
+        split = SPLITS[folder.lower()]
         if split in splits:
             raise InputError(
-                f"data folder {folder}: {splits[split].name} and {child.name} both name the "
+                f"data folder {tree.path}: {splits[split][:-1]} and {folder} both name the "
                 f"{split} split; keep one"
             )
-        splits[split] = child
+        splits[split] = f"{folder}/"
     if "train" not in splits:
-        raise InputError(f"data folder {folder} has a folder {named[0].name} but none named train")
+        raise InputError(f"data folder {tree.path} has a folder {named[0]} but none named train")
     return splits
 
 
-def _classes(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
+def _classes(tree: Tree) -> tuple[list[str], dict[str, list[str]]]:
     """Return the images directly in a folder, and those of each class folder in it."""
-    classes = {}
-    for child in _folders(folder):
-        images = list_images(child)
-        if images:
-            classes[child.name] = images
-        elif any(visible_files(child)):
+    loose: list[str] = []
+    classes: dict[str, list[str]] = {folder: [] for folder in _folders(tree.names)}
+    for name in tree.names:
+        if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES:
+            folder, inside, _ = name.partition("/")
+            (classes[folder] if inside else loose).append(name)
+    for folder, images in classes.items():
+        if not images:
             raise InputError(
-                f"class folder {child} holds files but no images of a known suffix "
+                f"class folder {tree.path / folder} holds files but no images of a known suffix "
                 f"({', '.join(IMAGE_SUFFIXES)})"
             )
-    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    return [path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES], classes
+    return loose, classes
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
+def _folders(names: Iterable[str]) -> list[str]:
+    """Return the folders that files lie in, the topmost of each."""
+    return sorted({name.partition("/")[0] for name in names if "/" in name})

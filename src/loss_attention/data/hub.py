@@ -13,19 +13,20 @@ HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(:(?P<configuration>[\w.+-]+))?")
 """`org/name`, or `org/name:configuration` where a data set has several."""
 
 
-def open_hub(name: str) -> Mapping[str, Any]:
+def open_hub(name: str, otherwise: str = "a local folder works too") -> Mapping[str, Any]:
     """Return the splits of a data set on the Hugging Face hub, downloaded once and cached there.
 
     Args:
         name: matches `HUB_ID`.
+        otherwise: what an error says of other ways.
 
     Raises:
         InputError: unknown, private, of several configurations, or the hub cannot be reached.
     """
     match = HUB_ID.fullmatch(name)
     assert match is not None
-    hint = "; a local folder works too"
-    with quiet_datasets(f"cannot load {name!r} from the Hugging Face hub", hint) as datasets:
+    failure = f"cannot load {name!r} from the Hugging Face hub"
+    with quiet_datasets(failure, f"; {otherwise}") as datasets:
         loaded = datasets.load_dataset(match["id"], match["configuration"])
         return dict(loaded)
 

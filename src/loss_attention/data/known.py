@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loss_attention.data.records import Source, stored_classes
+from loss_attention.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Known:
         classes: how many classes there are.
         hub: its id on the Hugging Face hub; None: it is not there in the form that is needed.
         get: where to get it otherwise and how to point to it.
+        size: the side in pixels that images are brought to where no other is asked for; None: they
+            stay as they are. The paper's for COCO.
     """
 
     train: int
@@ -24,6 +27,20 @@ class Known:
     classes: int
     hub: str | None
     get: str
+    size: int | None = None
+
+    def verified(self, source: Source) -> Source:
+        """Return what was found, with a note for each count that is not the published one.
+
+        Raises:
+            InputError: it lacks the split that the paper reports on.
+        """
+        if len(source.parts) < 2:
+            raise InputError(
+                f"{source.where} lacks the split to report on: {self.test:,} labelled test or "
+                f"validation images; {self.get}"
+            )
+        return replace(source, notes=(*source.notes, *self.differences(source)))
 
     def differences(self, source: Source) -> tuple[str, ...]:
         """Return a line for each count in which the chosen splits of a source are not these."""
@@ -44,21 +61,25 @@ KNOWN: dict[str, Known] = {
         10_000,
         10,
         "uoft-cs/cifar10",
-        "a folder of its parquet files: --data cifar10:FOLDER",
+        "get its parquet files from https://huggingface.co/datasets/uoft-cs/cifar10 into one "
+        "folder and give that: --data cifar10:FOLDER",
     ),
     "cifar100": Known(
         50_000,
         10_000,
         100,
         "uoft-cs/cifar100",
-        "a folder of its parquet files: --data cifar100:FOLDER",
+        "get its parquet files from https://huggingface.co/datasets/uoft-cs/cifar100 into one "
+        "folder and give that: --data cifar100:FOLDER",
     ),
     "svhn": Known(
         73_257,
         26_032,
         10,
         "ufldl-stanford/svhn:cropped_digits",
-        "a folder of its parquet files of cropped digits: --data svhn:FOLDER",
+        "get its parquet files of cropped digits from "
+        "https://huggingface.co/datasets/ufldl-stanford/svhn into one folder and give that: "
+        "--data svhn:FOLDER",
     ),
     "tiny-imagenet": Known(
         100_000,
@@ -75,6 +96,7 @@ KNOWN: dict[str, Known] = {
         None,
         "get train2014.zip, val2014.zip and annotations_trainval2014.zip from "
         "https://cocodataset.org/#download into one folder and give that: --data coco2014:FOLDER",
+        size=64,
     ),
     "coco2017": Known(
         117_266,
@@ -83,20 +105,25 @@ KNOWN: dict[str, Known] = {
         None,
         "get train2017.zip, val2017.zip and annotations_trainval2017.zip from "
         "https://cocodataset.org/#download into one folder and give that: --data coco2017:FOLDER",
+        size=64,
     ),
     "imagenet32": Known(
         1_281_167,
         50_000,
         1000,
         "benjamin-paine/imagenet-1k-32x32",
-        "a folder train/CLASS/... and val/CLASS/... of its images: --data imagenet32:FOLDER",
+        "give a folder train/CLASS/... and val/CLASS/... of its images, of this or any other size: "
+        "--data imagenet32:FOLDER",
+        size=32,
     ),
     "imagenet": Known(
         1_281_167,
         50_000,
         1000,
         "ILSVRC/imagenet-1k",
-        "a folder train/CLASS/... and val/CLASS/... of its images: --data imagenet:FOLDER",
+        "accept its terms at https://huggingface.co/datasets/ILSVRC/imagenet-1k and log in with "
+        "`hf auth login`, or give a folder train/CLASS/... and val/CLASS/... of its images: "
+        "--data imagenet:FOLDER",
     ),
 }
 """The paper's six, COCO in both years and ImageNet in both sizes. COCO counts the images that have

@@ -4,7 +4,8 @@ Columns, by any of their usual names: the image (a path from the file's folder);
 several separated by `;` or `|`; a box, as `x0 y0 x1 y1` in one column or in four, or several
 separated by `;`; and if wanted `box_label`, `mask` and `split`. An image may have a row, or a row a
 box. Boxes are in pixels of the upright image, x1 and y1 exclusive. In JSON lines, labels and boxes
-may be lists. Without a `split` column the file's name (`train.csv`) says which split it is.
+may be lists, and `objects` with boxes x, y, width, height is read as `datasets` documents it.
+Without a `split` column the file's name (`train.csv`) says which split it is.
 """
 
 from __future__ import annotations
@@ -16,15 +17,13 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from PIL import Image
-
 from loss_attention.data.columns import IMAGE_NAMES, LABEL_NAMES
 from loss_attention.data.decoding import IMAGE_SUFFIXES
-from loss_attention.data.masks import read_mask
+from loss_attention.data.masks import PictureMask
+from loss_attention.data.objects import BoxLayout, read_objects
 from loss_attention.data.records import Box, Findings, Part, Record, Source, count
 from loss_attention.data.splits import SPLITS, by_split, split_of
 from loss_attention.data.tree import Tree
@@ -34,6 +33,7 @@ _IMAGES = (*IMAGE_NAMES, "file_name", "filename", "file", "path", "image_path")
 _BOXES = ("box", "boxes", "bbox", "bboxes")
 _BOX_LABELS = ("box_label", "box_labels")
 _CORNERS = (("x0", "y0", "x1", "y1"), ("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"))
+Corners = tuple[float, float, float, float]
 _SEVERAL = re.compile(r"[;|]")
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)")
 
@@ -86,7 +86,10 @@ def read_listed(tree: Tree, files: list[str], where: str, *, masks: bool) -> Sou
     for image in images.values():
         pictures -= {image.name, image.mask}
     beside = len(pictures)
-    notes = (f"{count(beside, 'image')} beside {files[0]} not listed there",) if beside else ()
+    notes: tuple[str, ...] = ()
+    if beside:
+        said = f"{count(beside, 'image')} beside {files[0]} not listed there"
+        notes = (f"{said} ({min(pictures)})",)
     return findings.finish(Source(where, tuple(parts), multi_label=multi_label, notes=notes))
 
 
@@ -144,7 +147,7 @@ class _Listed:
             if self.mask not in tree.names:
                 findings.add(self.name, f"{self.place}: its mask {self.mask} is missing")
             else:
-                mask = partial(_read_mask, tree, self.mask)
+                mask = PictureMask(self.name, self.mask, tree.file(self.mask))
         return Record(
             self.name,
             tree.content(self.name),
@@ -152,6 +155,7 @@ class _Listed:
             tuple(box._replace(label=value(box.label)) for box in boxes),
             mask,
             origin=self.origin,
+            row=self.number,
         )
 
 
@@ -165,7 +169,8 @@ class _Table:
         header = _header(tree, file)
         self.image = _column(header, _IMAGES)
         self.label = _column(header, LABEL_NAMES)
-        if self.label is None:
+        self.objects = _column(header, ("objects",))
+        if self.label is None and self.objects is None:
             raise InputError(f"{where}: {file} has no label column among {', '.join(header)}")
         self.box = _column(header, _BOXES)
         lower = {name.lower(): name for name in header}
@@ -185,6 +190,9 @@ class _Table:
             if not isinstance(image, str) or not image.strip():
                 raise InputError(f"{place} names no image")
             labels, several = _labels(values.get(self.label) if self.label else None)
+            objects, classes = self._objects(values, place)
+            if self.label is None:
+                labels, several = classes, True
             mask = values.get(self.mask) if self.mask else None
             yield _Row(
                 self._path(image),
@@ -193,7 +201,10 @@ class _Table:
                 number,
                 labels,
                 several,
-                self._boxes(values, labels, number, place),
+                [
+                    *self._boxes(values, labels, number, place),
+                    *_boxes(objects, classes or labels, number, place),
+                ],
                 self._path(mask) if isinstance(mask, str) and mask.strip() else None,
             )
 
@@ -211,20 +222,18 @@ class _Table:
     def _boxes(
         self, values: Mapping[str, Any], labels: list[Any], number: int, place: str
     ) -> list[Box]:
-        found = self._corners(values, place)
         named = _labels(values.get(self.box_label))[0] if self.box_label else labels
-        if len(named) == 1:
-            named = named * len(found)
-        if found and len(named) != len(found):
-            raise InputError(
-                f"{place} has {count(len(found), 'box')} and {count(len(named), 'label')}; give "
-                "one label, one a box, or a row a box"
-            )
-        return [Box(label, *box, number) for label, box in zip(named, found, strict=False)]
+        return _boxes(self._corners(values, place), named, number, place)
 
-    def _corners(
-        self, values: Mapping[str, Any], place: str
-    ) -> list[tuple[float, float, float, float]]:
+    def _objects(self, values: Mapping[str, Any], place: str) -> tuple[list[Corners], list[Any]]:
+        """Return the boxes of a column `objects` and their classes, as `datasets` documents it."""
+        if self.objects is None or not values.get(self.objects):
+            return [], []
+        boxes, classes = read_objects(values[self.objects], place)
+        layout = BoxLayout("sized", shares=False)
+        return [layout.corners(box) for box in boxes], classes or []
+
+    def _corners(self, values: Mapping[str, Any], place: str) -> list[Corners]:
         """Return the corners of a row's boxes, from one column or from four."""
         groups: Sequence[Any] = []
         if self.box is not None and (value := values.get(self.box)) not in (None, "", []):
@@ -240,6 +249,18 @@ class _Table:
             return [(x0, y0, x1, y1) for x0, y0, x1, y1 in corners]
         except (TypeError, ValueError) as error:
             raise InputError(f"{place}: a box is four numbers, x0 y0 x1 y1") from error
+
+
+def _boxes(found: list[Corners], named: list[Any], number: int, place: str) -> list[Box]:
+    """Return the boxes of a row with a label each."""
+    if len(named) == 1:
+        named = named * len(found)
+    if found and len(named) != len(found):
+        raise InputError(
+            f"{place} has {count(len(found), 'box')} and {count(len(named), 'label')}; give "
+            "one label, one a box, or a row a box"
+        )
+    return [Box(label, *box, number) for label, box in zip(named, found, strict=False)]
 
 
 def _header(tree: Tree, file: str) -> list[str]:
@@ -298,10 +319,3 @@ def _column(header: Sequence[str], names: Sequence[str]) -> str | None:
 
 def _name(image: _Listed) -> str:
     return image.name
-
-
-def _read_mask(tree: Tree, name: str, size: tuple[int, int]) -> Image.Image:
-    content = tree.content(name)
-    assert not isinstance(content, int)
-    assert content is not None
-    return read_mask(content, name, size)

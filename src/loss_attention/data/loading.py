@@ -52,7 +52,7 @@ def load_splits(
             is the known one; `./NAME` is the folder.
         in_channels: 1 or 3: images are converted to grey or to colour.
         image_size: bring each image to this many pixels square; None: they must be of one size
-            already.
+            already, or are of a known data set with a size of its own.
         seed: decides made data, which classes are drawn, and what is held out where there is no
             test split.
         resize: squash images to the square, or pad them and keep their aspect.
@@ -68,8 +68,9 @@ def load_splits(
         a fifth of the training split; `Splits.source` says which.
 
     Raises:
-        InputError: nothing of this name, nothing usable there, unreadable images, labels outside
-            the classes, one class only, or images of unequal sizes.
+        InputError: nothing of this name, nothing usable there, a known data set without its test
+            split, unreadable images, labels outside the classes, classes that training lacks, one
+            class only, or images of unequal sizes.
     """
     form = Form(in_channels, image_size, resize, masks)
     if data in MADE:
@@ -86,9 +87,13 @@ def load_splits(
     if not skip_broken:  # before a split seems to be missing for want of sound images
         refuse(source.where, source.problems)
     source = chosen(source)
-    name = data.partition(":")[0]
-    if name in KNOWN:
-        source = replace(source, notes=(*source.notes, *KNOWN[name].differences(source)))
+    known = KNOWN.get(data.partition(":")[0])
+    if known is not None:
+        source = known.verified(source)
+        if known.size is not None and image_size is None:
+            form = replace(form, image_size=known.size)
+            note = f"brought to {known.size} x {known.size} pixels; --image-size N for others"
+            source = replace(source, notes=(*source.notes, note))
     source = select_classes(source, classes, seed)
     return assemble(
         source,
@@ -118,7 +123,8 @@ def open_source(data: str, *, masks: bool = False) -> Source:
         return open_place(path, f"data folder {data}", masks=masks)
     if not HUB_ID.fullmatch(hub):
         raise unknown_name("dataset", data, [*MADE, *KNOWN])
-    return source_of_tables(open_hub(hub), hub)
+    tables = open_hub(hub, KNOWN[data].get) if data in KNOWN else open_hub(hub)
+    return source_of_tables(tables, hub)
 
 
 def _looks_local(data: str, path: Path) -> bool:

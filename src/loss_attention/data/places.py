@@ -7,10 +7,10 @@ from pathlib import Path
 from loss_attention.data.coco import coco_files, read_coco
 from loss_attention.data.folder import (
     SAVED,
-    open_class_folders,
     open_metadata,
     open_parquet,
     open_saved,
+    read_class_folders,
 )
 from loss_attention.data.listed import listings, read_listed
 from loss_attention.data.records import Source
@@ -19,12 +19,6 @@ from loss_attention.data.tree import Tree, is_archive, open_tree
 from loss_attention.data.voc import read_voc, voc_files
 from loss_attention.data.yolo import read_yolo, yolo_files
 from loss_attention.errors import InputError
-
-PACKED = (
-    "Tiny ImageNet, COCO JSON, Pascal VOC XML, YOLO text files, or images that a CSV or JSON-lines "
-    "file lists"
-)
-"""The layouts that are read from archives."""
 
 
 def open_place(path: Path, where: str, *, masks: bool = False, known: str | None = None) -> Source:
@@ -70,19 +64,26 @@ def _open_tree(tree: Tree, where: str, *, masks: bool, known: str | None) -> Sou
     root = root_of(tree)
     if root is not None:
         return read_tiny_imagenet(tree.below(root), where)
+    whole, tree = tree, tree.unwrapped()
     if found := coco_files(tree, known):
         return read_coco(tree, found, where, masks=masks)
     if annotations := voc_files(tree):
-        return read_voc(tree, annotations, where)
+        return read_voc(tree, annotations, where, masks=masks)
     if images := yolo_files(tree):
-        return read_yolo(tree, images, where)
+        return read_yolo(tree, images, where, masks=masks)
     if tables := listings(tree):
         return read_listed(tree, tables, where, masks=masks)
-    files = [tree.path / name for name in tree.names]
-    if tree.path.is_file() or not all(file.is_file() for file in files):
-        raise InputError(f"{where} is packed, and what is in it is not {PACKED}; unpack it")
-    if any(file.name == "metadata.parquet" for file in files):
-        return open_metadata(tree.path, files, where)
-    if parquet := [file for file in files if file.suffix.lower() == ".parquet"]:
-        return open_parquet(tree.path, parquet, where)
-    return open_class_folders(tree.path, where)
+    if parquet := [name for name in whole.names if name.lower().endswith(".parquet")]:
+        return _open_parquet(whole, parquet, where)
+    return read_class_folders(tree, where)
+
+
+def _open_parquet(tree: Tree, parquet: list[str], where: str) -> Source:
+    files = [tree.content(name) for name in parquet]
+    here = [file for file in files if isinstance(file, Path)]
+    if len(here) < len(files):
+        raise InputError(f"{where}: parquet files are not read from archives; unpack {tree.path}")
+    if any(file.name == "metadata.parquet" for file in here):
+        images = [tree.content(name) for name in tree.names]
+        return open_metadata(tree.path, [p for p in images if isinstance(p, Path)], where)
+    return open_parquet(tree.path, here, where)

@@ -13,16 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
+from loss_attention.data.masks import Mask, SegmentMask
 from loss_attention.errors import InputError
 
 Content = Path | bytes | Callable[[], bytes] | int | None
 """Where an encoded image is: a file, its bytes, a way to get them, a row of `Part.lookup`, or
 nothing is there."""
-
-MaskMaker = Callable[[tuple[int, int]], Image.Image]
-"""From the upright original's width and height to a mask of that size, 255 on objects."""
 
 MOST_NAMED = 10
 
@@ -54,16 +50,23 @@ class Record:
         size: width and height that the annotations state.
         origin: what lists its boxes ("labels.csv row"): with a box's row it names the place.
         relative: its boxes are in shares of the image's width and height.
+        row: where `origin` lists the image itself; 0: it does not.
     """
 
     name: str
     content: Content
     label: Any
     boxes: tuple[Box, ...] = ()
-    mask: MaskMaker | None = None
+    mask: Mask | None = None
     size: tuple[int, int] | None = None
     origin: str = ""
     relative: bool = False
+    row: int = 0
+
+    @property
+    def place(self) -> str:
+        """What an error calls the image: its name, and the row that lists it."""
+        return f"{self.name} ({self.origin} {self.row})" if self.row else self.name
 
 
 @dataclass(frozen=True)
@@ -127,12 +130,24 @@ def stored_classes(source: Source) -> dict[str, Any]:
     return {str(value): value for value in sorted(found - {None})}
 
 
+def labels_of(source: Source, record: Record) -> list[Any]:
+    """Return the labels of a record, none or one or several."""
+    labels = record.label if source.multi_label else [record.label]
+    return [label for label in labels or [] if label is not None]
+
+
+def class_name(source: Source, label: Any) -> str:
+    """Return what people call a label of a source."""
+    return str(label) if source.class_names is None else source.class_names[label]
+
+
 @dataclass
 class Findings:
     """What a reader notes on its way: problems of images, and counts of what it left out."""
 
     problems: list[Problem] = field(default_factory=list)
     flat_boxes: int = 0
+    partial_masks: int = 0
 
     def add(self, image: str, what: str) -> None:
         """Note what is wrong with an image."""
@@ -162,12 +177,30 @@ class Findings:
                 kept.append(box)
         return tuple(kept)
 
+    def mask(
+        self, image: str, objects: int, segments: Sequence[tuple[Any, Any]], *, shares: bool = False
+    ) -> Mask | None:
+        """Return the mask of an image's objects; of some of them only it would be wrong.
+
+        Args:
+            image: its name.
+            objects: how many it has.
+            segments: label and segmentation of those that have one.
+            shares: polygons are in shares of the image's size.
+        """
+        if 0 < len(segments) < objects:
+            self.partial_masks += 1
+        return SegmentMask(image, tuple(segments), shares) if len(segments) == objects > 0 else None
+
     def finish(self, source: Source) -> Source:
         """Return a source with what was found, and without the images that have problems."""
         bad = {problem.image for problem in self.problems}
         notes = source.notes
         if self.flat_boxes:
             notes += (f"{count(self.flat_boxes, 'box')} without area left out",)
+        if self.partial_masks:
+            images = count(self.partial_masks, "image")
+            notes += (f"{images} left without mask: not all objects in it are segmented",)
         parts = source.parts
         if bad:
             parts = tuple(

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from loss_attention.data.decoding import UnreadableImage, fitted, read_image, read_size, to_tensor
+from loss_attention.data.masks import Mask
 from loss_attention.data.placement import Resize, place
-from loss_attention.data.records import MOST_NAMED, Content, MaskMaker
+from loss_attention.data.records import MOST_NAMED, Content
 from loss_attention.errors import InputError
 
 Progress = Callable[[int, int], None]
@@ -41,7 +42,7 @@ class Encoded:
     name: str
     source: Content
     size: tuple[int, int] | None = None
-    mask: MaskMaker | None = None
+    mask: Mask | None = None
 
 
 @dataclass(frozen=True)

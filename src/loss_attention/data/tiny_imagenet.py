@@ -104,7 +104,9 @@ def _records(
             continue
         box = Box(label, row.x0, row.y0, row.x1 + 1, row.y1 + 1, row.number)
         boxes = findings.boxes(name, origin, [box])
-        records.append(Record(name, tree.content(name), label, boxes, origin=origin))
+        records.append(
+            Record(name, tree.content(name), label, boxes, origin=origin, row=row.number)
+        )
     findings.unlisted((folder + file for file in images - listed), listing)
     return records
 

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from loss_attention.data.decoding import IMAGE_SUFFIXES, visible_files
 from loss_attention.data.records import Content
+from loss_attention.data.splits import SPLITS
 from loss_attention.errors import InputError
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
@@ -46,13 +47,18 @@ class Tree:
     names: tuple[str, ...]
     content: Callable[[str], Content]
 
-    def read(self, name: str) -> bytes:
-        """Return a file's bytes."""
+    def file(self, name: str) -> Path | bytes | Callable[[], bytes]:
+        """Return where a file is that is there for certain."""
         content = self.content(name)
-        if isinstance(content, Path):
-            return content.read_bytes()
         assert content is not None
         assert not isinstance(content, int)
+        return content
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes."""
+        content = self.file(name)
+        if isinstance(content, Path):
+            return content.read_bytes()
         return content if isinstance(content, bytes) else content()
 
     def text(self, name: str) -> str:
@@ -71,11 +77,31 @@ class Tree:
         if not root:
             return self
         names = tuple(name[len(root) :] for name in self.names if name.startswith(root))
-        return Tree(self.path, names, partial(_content_below, self.content, root))
+        return Tree(self.path / root, names, partial(_content_below, self.content, root))
+
+    def unwrapped(self) -> Tree:
+        """Return the files as seen from within the folders that all of them lie in.
+
+        An archive most often has one such folder around everything. The folder of a split is none,
+        nor is one of a class: of images and nothing else.
+        """
+        files = {name for name in self.names if not name.lower().endswith(ARCHIVES)}
+        top = {name.partition("/")[0] for name in files}
+        if len(top) != 1 or top & files or {name.lower() for name in top} & set(SPLITS):
+            return self
+        (folder,) = top
+        inside = self.below(f"{folder}/")
+        more = any("/" in name or not is_image(name) for name in inside.names)
+        return inside.unwrapped() if more else self
 
 
 def _content_below(content: Callable[[str], Content], root: str, name: str) -> Content:
     return content(root + name)
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file is named like an image."""
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def is_archive(path: Path) -> bool:
@@ -94,28 +120,44 @@ def open_tree(path: Path) -> Tree:
             itself.
     """
     if path.is_file():
-        return _joined(path, [_open_archive(path)])
+        return _joined(path, {path: _open_archive(path)})
     files = {file.relative_to(path).as_posix(): file for file in visible_files(path)}
     folder = Tree(path, tuple(sorted(files)), path.joinpath)
     archives = [file for file in files.values() if file.parent == path and is_archive(file)]
-    if not archives or any(file.suffix.lower() in IMAGE_SUFFIXES for file in files.values()):
+    if not archives or any(map(is_image, files)):
         return folder
+    archives.sort()
     with ThreadPoolExecutor() as pool:  # decompressing leaves Python's lock to the others
-        return _joined(
-            path,
-            [
-                {name: files[name] for name in folder.names},
-                *pool.map(_open_archive, sorted(archives)),
-            ],
-        )
+        opened = dict(zip(archives, pool.map(_open_archive, archives), strict=True))
+    parts = {archive: _of_its_split(archive, held) for archive, held in opened.items()}
+    return _joined(path, {path: dict(files), **parts})
 
 
-def _joined(path: Path, parts: list[Mapping[str, Content]]) -> Tree:
-    """Join files of several places; of two with one name the first is taken."""
+def _of_its_split(archive: Path, files: Mapping[str, Content]) -> Mapping[str, Content]:
+    """Put an archive's folders into one of its name where that alone says their split.
+
+    So the same class folders may lie in train.zip and in test.zip.
+    """
+    name = archive.name.lower().partition(".")[0]
+    folders = {part.lower() for file in files for part in file.split("/")[:-1]}
+    if name not in SPLITS or folders & set(SPLITS) or not all("/" in file for file in files):
+        return files
+    return {f"{name}/{file}": content for file, content in files.items()}
+
+
+def _joined(path: Path, parts: Mapping[Path, Mapping[str, Content]]) -> Tree:
+    """Join files of several places; of two with one name the first is taken, of images neither."""
     files: dict[str, Content] = {}
-    for part in parts:
+    home: dict[str, Path] = {}
+    for place, part in parts.items():
         for name, content in part.items():
-            files.setdefault(name, content)
+            if name in files and is_image(name):
+                raise InputError(
+                    f"{path}: {home[name].name} and {place.name} both hold {name}; unpack them and "
+                    "keep one"
+                )
+            if name not in files:
+                files[name], home[name] = content, place
     return Tree(path, tuple(sorted(files)), files.__getitem__)
 
 

@@ -2,22 +2,26 @@
 
 The splits are those of `ImageSets/Main` (trainval and test, else train and val), or else are named
 by folders. Boxes count pixels from 1 and inclusively, as VOC does; objects marked difficult count
-like others.
+like others. Masks are those of `SegmentationObject`, which tell the objects of a file apart, else
+of `SegmentationClass`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import PurePosixPath
 from xml.etree import ElementTree
 
 from loss_attention.data.decoding import IMAGE_SUFFIXES
+from loss_attention.data.masks import NumberedMask
 from loss_attention.data.records import Box, Findings, Part, Record, Source
 from loss_attention.data.splits import by_split, split_of
 from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError
 
 _LISTS = "ImageSets/Main/"
+_OBJECT_MASKS, _CLASS_MASKS = "SegmentationObject", "SegmentationClass"
 _SEEN = 20  # files looked into to tell the layout
 
 
@@ -29,14 +33,14 @@ def voc_files(tree: Tree) -> list[str]:
     return []
 
 
-def read_voc(tree: Tree, files: list[str], where: str) -> Source:
+def read_voc(tree: Tree, files: list[str], where: str, *, masks: bool) -> Source:
     """Return the images of the XML files that `voc_files` found.
 
     Raises:
         InputError: broken XML, or an object without a name or box.
     """
     findings = Findings()
-    images = _Images(tree)
+    images = _Images(tree, files)
     lists = _split_lists(tree)
     stems = {PurePosixPath(file).stem: file for file in files}
     if lists:
@@ -50,7 +54,7 @@ def read_voc(tree: Tree, files: list[str], where: str) -> Source:
     splits = by_split(found, str, where)
     parts = []
     for split, own in splits.items():
-        records = (_record(tree, file, images, where, findings) for file in own)
+        records = (_record(tree, file, images, where, findings, masks=masks) for file in own)
         parts.append(Part(split, [record for record in records if record is not None]))
     if not lists:
         findings.unlisted(images.unused(), "any XML file")
@@ -58,24 +62,37 @@ def read_voc(tree: Tree, files: list[str], where: str) -> Source:
 
 
 class _Images:
-    """The images of a tree, found by the XML file that describes them."""
+    """The images of a tree and their masks, found by the XML file that describes them."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, files: Sequence[str]) -> None:
+        self._files = _by_stem(files)
         self._by_stem: dict[str, list[str]] = {}
+        self._masks: dict[str, dict[str, list[str]]] = {_OBJECT_MASKS: {}, _CLASS_MASKS: {}}
         self._used: set[str] = set()
         for name in tree.names:
-            if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES:
-                self._by_stem.setdefault(PurePosixPath(name).stem, []).append(name)
+            path = PurePosixPath(name)
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                home = self._masks.get(path.parent.name, self._by_stem)
+                home.setdefault(path.stem, []).append(name)
 
     def of(self, file: str) -> str | None:
-        """Return the image of an XML file: of its name, and of several the nearest by folder."""
-        candidates = self._by_stem.get(PurePosixPath(file).stem, [])
-        if not candidates:
+        """Return the image of an XML file: of its name, and of several the nearest by folder.
+
+        An image that another file of that name is nearer to belongs to that one.
+        """
+        found = _nearest(file, self._by_stem)
+        if found is None or _nearest(found, self._files) != file:
             return None
-        home = PurePosixPath(file).parent.parts
-        found = max(candidates, key=lambda name: _common(home, PurePosixPath(name).parent.parts))
         self._used.add(found)
         return found
+
+    def mask_of(self, file: str) -> tuple[str, bool] | None:
+        """Return the mask of the image of an XML file, and whether it tells its objects apart."""
+        for kind, by_stem in self._masks.items():
+            found = _nearest(file, by_stem)
+            if found is not None:
+                return found, kind == _OBJECT_MASKS
+        return None
 
     def unused(self) -> Iterator[str]:
         """Yield the images in the folders of those found that no file describes."""
@@ -86,10 +103,30 @@ class _Images:
                     yield name
 
 
-def _common(a: tuple[str, ...], b: tuple[str, ...]) -> int:
-    return next(
-        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+def _nearest(file: str, by_stem: Mapping[str, Sequence[str]]) -> str | None:
+    """Return the file of another's name, of several the one nearest to it by folder."""
+    home = PurePosixPath(file).parent.parts
+    return max(
+        by_stem.get(PurePosixPath(file).stem, []),
+        key=lambda name: _common(home, PurePosixPath(name).parent.parts),
+        default=None,
     )
+
+
+def _by_stem(files: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for file in files:
+        found.setdefault(PurePosixPath(file).stem, []).append(file)
+    return found
+
+
+def _common(a: tuple[str, ...], b: tuple[str, ...]) -> int:
+    """Return how many folders two paths share, counted from the top and from the bottom.
+
+    From the bottom, as in Annotations/train and JPEGImages/train.
+    """
+    both = (zip(a, b, strict=False), zip(a[::-1], b[::-1], strict=False))
+    return sum(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], one)) for one in both)
 
 
 def _split_lists(tree: Tree) -> dict[str, list[str]]:
@@ -110,7 +147,7 @@ def _split_lists(tree: Tree) -> dict[str, list[str]]:
 
 
 def _record(
-    tree: Tree, file: str, images: _Images, where: str, findings: Findings
+    tree: Tree, file: str, images: _Images, where: str, findings: Findings, *, masks: bool
 ) -> Record | None:
     try:
         root = ElementTree.fromstring(tree.read(file))
@@ -124,11 +161,18 @@ def _record(
     origin = f"{file} object"
     objects = enumerate(root.findall("object"), start=1)
     boxes = [_box(element, row, f"{where}: {origin}") for row, element in objects]
+    labels = tuple(box.label for box in boxes)
+    drawn = images.mask_of(file) if masks else None
+    mask = None
+    if drawn is not None:
+        picture, apart = drawn
+        mask = NumberedMask(image, picture, tree.file(picture), labels if apart else None)
     return Record(
         image,
         tree.content(image),
-        sorted({box.label for box in boxes}),
+        sorted(set(labels)),
         findings.boxes(image, origin, boxes),
+        mask,
         size=_size(root),
         origin=origin,
     )

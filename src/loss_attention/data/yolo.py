@@ -8,6 +8,7 @@ classes are named in `data.yaml`, or in `classes.txt` a line. Splits are named b
 from __future__ import annotations
 
 from pathlib import PurePosixPath
+from typing import Any
 
 import yaml
 
@@ -31,7 +32,7 @@ def yolo_files(tree: Tree) -> list[str]:
     return []
 
 
-def read_yolo(tree: Tree, images: list[str], where: str) -> Source:
+def read_yolo(tree: Tree, images: list[str], where: str, *, masks: bool) -> Source:
     """Return the images that `yolo_files` found.
 
     Raises:
@@ -53,7 +54,7 @@ def read_yolo(tree: Tree, images: list[str], where: str) -> Source:
                 )
                 continue
             described.add(text)
-            records.append(_record(tree, image, text, classes, where, findings))
+            records.append(_record(tree, image, text, classes, where, findings, masks=masks))
         parts.append(Part(split, records))
     folders = {text.rpartition("/")[0] for text in described}
     for text in tree.names:
@@ -86,9 +87,17 @@ def _is_yolo(text: str) -> bool:
 
 
 def _record(
-    tree: Tree, image: str, text: str, classes: tuple[str, ...], where: str, findings: Findings
+    tree: Tree,
+    image: str,
+    text: str,
+    classes: tuple[str, ...],
+    where: str,
+    findings: Findings,
+    *,
+    masks: bool,
 ) -> Record:
     origin, boxes = f"{text} row", []
+    polygons: list[tuple[Any, Any]] = []
     for row, line in enumerate(tree.text(text).splitlines(), start=1):
         words = line.split()
         if not words:
@@ -105,11 +114,14 @@ def _record(
         if corners is None:
             raise InputError(f"{where}: {origin} {row} is neither four numbers nor a polygon")
         boxes.append(Box(label, *corners, row))
+        if masks and len(numbers) > 4:
+            polygons.append((label, [numbers]))
     return Record(
         image,
         tree.content(image),
         sorted({box.label for box in boxes}),
         findings.boxes(image, origin, boxes),
+        findings.mask(image, len(boxes), polygons, shares=True),
         origin=origin,
         relative=True,
     )

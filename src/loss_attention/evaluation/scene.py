@@ -86,10 +86,13 @@ class Scene:
 
 
 def see(batch: ImageSet, prediction: WeightedPrediction) -> Scene | None:
-    """Return what is true of a batch, None where its set has no boxes."""
+    """Return what is true of a batch, None where its set has neither boxes nor masks."""
     boxes, box_labels = batch.boxes, batch.box_labels
     if boxes is None or box_labels is None:
-        return None
+        if batch.masks is None:
+            return None
+        boxes = torch.full((len(batch), 1, 4), torch.nan, device=batch.images.device)
+        box_labels = torch.full_like(boxes[..., 0], -1, dtype=torch.int64)
     relevant = relevant_boxes(box_labels, batch.labels)
     boxed = relevant.any(dim=1)
     labels, grid = batch.label_matrix(), prediction.grid
