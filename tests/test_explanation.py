@@ -47,6 +47,7 @@ def test_the_predicted_class_is_explained_unless_told_otherwise() -> None:
     assert explanation.target.tolist() == [0, 1]
     assert explanation.logits.tolist() == LOGITS.tolist()
     assert explanation.evidence.tolist() == EVIDENCE
+    assert explanation.target_evidence.tolist() == [[1.0, 0.0], [3.0, 0.0]]
     assert explanation.patch_weights.tolist() == WEIGHTS.tolist()
     assert explanation.grid == GRID
     assert explanation.shown == ("evidence", "logit units", True)
@@ -136,6 +137,7 @@ def routed(selection: float = 0.0) -> RoutedPrediction:
 def test_without_evidence_the_weights_of_the_class_are_shown_and_named() -> None:
     explanation = explain_prediction(routed(selection=1.0))
     assert explanation.evidence is None
+    assert explanation.target_evidence is None
     assert explanation.shown is ROUTING_WEIGHT
     assert not explanation.shown.signed
     assert explanation.target.tolist() == [1]

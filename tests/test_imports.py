@@ -24,6 +24,7 @@ LEVELS = {
     "backbones": 1,
     "data": 1,
     "geometry": 1,
+    "many_classes": 1,
     "explanation": 2,
     "metrics": 2,
     "prediction": 2,

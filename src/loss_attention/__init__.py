@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from loss_attention.models import PatchClassifier, create_model, load
     from loss_attention.prediction import (
         CapsulePrediction,
+        EvidencePrediction,
         ImagePrediction,
+        ManyClassPrediction,
         PatchPrediction,
         RoutedPrediction,
     )
@@ -26,8 +28,10 @@ __version__ = "0.1.0"
 # Looked up on first use (PEP 562): the command answers `--help` without importing torch.
 _HOMES = {
     "CapsulePrediction": "prediction",
+    "EvidencePrediction": "prediction",
     "Explanation": "explanation",
     "ImagePrediction": "prediction",
+    "ManyClassPrediction": "prediction",
     "PatchClassifier": "models",
     "PatchPrediction": "prediction",
     "RoutedPrediction": "prediction",
@@ -43,8 +47,10 @@ _HOMES = {
 
 __all__ = [
     "CapsulePrediction",
+    "EvidencePrediction",
     "Explanation",
     "ImagePrediction",
+    "ManyClassPrediction",
     "PatchClassifier",
     "PatchPrediction",
     "RoutedPrediction",

@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from loss_attention.many_classes import PatchLogits, each_patch
+
 
 def patch_weights(
     patch_logits: Float[Tensor, "B M K"],
@@ -58,7 +60,7 @@ def patch_weights(
             f"got {tuple(patch_logits.shape)}"
         )
     if mask is None:
-        return _drop_trivial(_shares(patch_logits), threshold)
+        return weights_of_lengths(scaled_lengths(patch_logits), threshold)
     if mask.shape != patch_logits.shape[:2] or mask.dtype != torch.bool:
         raise ValueError(
             f"mask must be bool of shape {tuple(patch_logits.shape[:2])} like the patches, "
@@ -69,7 +71,7 @@ def patch_weights(
         raise ValueError(f"bag {int(empty.nonzero()[0])} has no unmasked patch")
     # masked_fill rather than a product: the filler of a bag may hold anything, NaN included.
     real_logits = patch_logits.masked_fill(~mask.unsqueeze(-1), 0.0)
-    return _drop_trivial(_shares(real_logits, mask), threshold, mask)
+    return weights_of_lengths(scaled_lengths(real_logits), threshold, mask)
 
 
 def capsule_weights(
@@ -106,10 +108,46 @@ def capsule_weights(
             "capsule_logits must have shape (B, C, M, K) with at least one of each of the last "
             f"three, got {tuple(capsule_logits.shape)}"
         )
-    batch, channels, patches, classes = capsule_logits.shape
-    shares = _shares(capsule_logits.reshape(batch, channels * patches, classes)).reshape(
-        batch, channels, patches
-    )
+    lengths = scaled_lengths(capsule_logits.flatten(1, 2))
+    return capsule_weights_of_lengths(lengths.reshape(capsule_logits.shape[:3]), threshold)
+
+
+def scaled_lengths(logits: PatchLogits) -> Float[Tensor, "B M"]:
+    """Return the lengths of class vectors, the terms of the l2,1 norm (Eq. 4).
+
+    They are in units of the largest magnitude of the image's logits, which weights do not depend
+    on. The logits may be held or on demand.
+    """
+
+    def full(part: Float[Tensor, "B m K"]) -> Float[Tensor, "B m K"]:
+        return part.to(torch.promote_types(part.dtype, torch.float32))
+
+    with torch.no_grad():
+        largest = each_patch(logits, lambda part: full(part).abs().amax(dim=2)).amax(dim=1)
+    # Below the smallest normal number, dividing by it would overflow the gradient: all but zero.
+    scale = largest.where(largest >= torch.finfo(largest.dtype).tiny, 1.0).reshape(-1, 1, 1)
+    # vector_norm has gradient 0 at a zero row, where the derivative of the root does not exist.
+    return each_patch(logits, lambda part: torch.linalg.vector_norm(full(part) / scale, dim=2))
+
+
+def weights_of_lengths(
+    lengths: Float[Tensor, "B M"], threshold: float, mask: Bool[Tensor, "B M"] | None = None
+) -> Float[Tensor, "B M"]:
+    """Weigh each patch by the length of its class vector; see `patch_weights`.
+
+    Args:
+        lengths: of the class vectors, in any unit; 0 for a masked patch.
+        threshold: the paper's xi in [0, 1].
+        mask: True where a patch is real; None: all are.
+    """
+    return _drop_trivial(_shares(lengths, mask), threshold, mask)
+
+
+def capsule_weights_of_lengths(
+    lengths: Float[Tensor, "B C M"], threshold: float
+) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B C M"]]:
+    """Weigh patches and capsules by the lengths of the latter; see `capsule_weights`."""
+    shares = _shares(lengths.flatten(1)).reshape(lengths.shape)
     weights = _drop_trivial(shares.sum(dim=1), threshold)
     kept = shares * (weights > 0).unsqueeze(1)
     return weights, kept / kept.sum(dim=(1, 2), keepdim=True)
@@ -121,22 +159,16 @@ def _check_threshold(threshold: float) -> None:
 
 
 def _shares(
-    logits: Float[Tensor, "B N K"], mask: Bool[Tensor, "B N"] | None = None
+    lengths: Float[Tensor, "B N"], mask: Bool[Tensor, "B N"] | None = None
 ) -> Float[Tensor, "B N"]:
-    """Each row's share of the l2,1 norm (Eqs. 4 and 5a); uniform where the norm is zero."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    largest = logits.detach().abs().amax(dim=(1, 2), keepdim=True)
-    # vector_norm has gradient 0 at a zero row, where the derivative of the root does not exist.
-    # Below the smallest normal number, dividing by it would overflow the gradient: all but zero.
-    scale = largest.where(largest >= torch.finfo(logits.dtype).tiny, 1.0)
-    norms = torch.linalg.vector_norm(logits / scale, dim=2)
+    """Each length's share of their sum (Eq. 5a); uniform where that is zero."""
     if mask is None:
-        uniform = torch.full_like(norms, 1.0 / norms.shape[1])
+        uniform = torch.full_like(lengths, 1.0 / lengths.shape[1])
     else:
-        uniform = mask.to(norms.dtype) / mask.sum(dim=1, keepdim=True)
-    total = norms.sum(dim=1, keepdim=True)
+        uniform = mask.to(lengths.dtype) / mask.sum(dim=1, keepdim=True)
+    total = lengths.sum(dim=1, keepdim=True)
     nonzero = total > 0
-    return torch.where(nonzero, norms / total.where(nonzero, 1.0), uniform)
+    return torch.where(nonzero, lengths / total.where(nonzero, 1.0), uniform)
 
 
 def _drop_trivial(

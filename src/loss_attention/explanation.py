@@ -12,11 +12,11 @@ from torch import Tensor
 from loss_attention.errors import InputError
 from loss_attention.geometry import PatchGrid, enclosing_boxes, paint_patches
 from loss_attention.prediction import (
+    EvidencePrediction,
     ImagePrediction,
     PatchPrediction,
     RoutedPrediction,
     WeightedPrediction,
-    of_class,
 )
 
 
@@ -50,7 +50,9 @@ class Explanation:
         probabilities: shape `(B, K)`: softmax, or sigmoid for a multi-label model.
         target: the explained class of each image, shape `(B,)`.
         evidence: what each patch adds to each class, in units of the logits, shape `(B, M, K)`;
-            sums over M to `logits`. None where the head has no exact evidence.
+            sums over M to `logits`. None where the head has no exact evidence, or where there
+            are too many classes to hold it for each (a `ManyClassPrediction`).
+        target_evidence: that of the target class, shape `(B, M)`; None where the head has none.
         patch_weights: shape `(B, M)`; each row sums to 1. With dynamic routing, those of the
             target class.
         selected: the patches that count as chosen by these weights, shape `(B, M)`.
@@ -66,6 +68,7 @@ class Explanation:
     probabilities: Float[Tensor, "B K"]
     target: Int[Tensor, " B"]
     evidence: Float[Tensor, "B M K"] | None
+    target_evidence: Float[Tensor, "B M"] | None
     patch_weights: Float[Tensor, "B M"]
     selected: Bool[Tensor, "B M"]
     heat_maps: Float[Tensor, "B H W"]
@@ -104,17 +107,20 @@ def explain_prediction(
         target = explained_class(target, batch, classes, logits.device)
     if isinstance(prediction, RoutedPrediction):
         prediction = prediction.of_class(target)
-    evidence = prediction.evidence if isinstance(prediction, PatchPrediction) else None
-    values = prediction.patch_weights if evidence is None else of_class(evidence, target)
+    shown, values, of_target = ROUTING_WEIGHT, prediction.patch_weights, None
+    if isinstance(prediction, EvidencePrediction):
+        of_target = prediction.evidence_of(target)
+        shown, values = EVIDENCE, of_target
     return Explanation(
         logits=logits,
         probabilities=logits.sigmoid() if multi_label else logits.softmax(dim=1),
         target=target,
-        evidence=evidence,
+        evidence=prediction.evidence if isinstance(prediction, PatchPrediction) else None,
+        target_evidence=of_target,
         patch_weights=prediction.patch_weights,
         selected=prediction.selected,
         heat_maps=paint_patches(values, prediction.grid),
-        shown=ROUTING_WEIGHT if evidence is None else EVIDENCE,
+        shown=shown,
         boxes=enclosing_boxes(prediction.selected, prediction.grid.windows(logits.device)),
         grid=prediction.grid,
     )

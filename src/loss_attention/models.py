@@ -108,7 +108,9 @@ class PatchClassifier(
 
         Returns:
             A `PatchPrediction`, a `CapsulePrediction` or `RoutedPrediction` for the capsule heads,
-            or an `ImagePrediction` without patches for the baseline head.
+            or an `ImagePrediction` without patches for the baseline head. Where there are too many
+            patch logits to hold (`B * M * K` above 2^25), a `ManyClassPrediction`, which answers
+            the same and computes them when asked.
 
         Raises:
             ValueError: another number of channels, another type, images smaller than one patch,
@@ -250,7 +252,8 @@ def create_model(
 
     Returns:
         A module from images `(B, C, H, W)` to a `PatchPrediction`; the capsule heads return a
-        `CapsulePrediction` and a `RoutedPrediction`, the baseline an `ImagePrediction`.
+        `CapsulePrediction` and a `RoutedPrediction`, the baseline an `ImagePrediction`. With very
+        many classes it is a `ManyClassPrediction`; see `forward`.
 
     Raises:
         ValueError: an unknown name (with the nearest known one), or a value out of its range.

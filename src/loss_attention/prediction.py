@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from loss_attention.geometry import PatchGrid
+from loss_attention.many_classes import LogitsOnDemand
 
 # All of these are not frozen: Fabric rebuilds a module's outputs in full precision, which needs
 # settable fields.
@@ -46,14 +48,48 @@ class WeightedPrediction(ImagePrediction):
         Of several labels, it says yes to those above 0.
         """
 
+    def each_patch(
+        self, function: Callable[[Float[Tensor, "B m K"]], Shaped[Tensor, "B m"]]
+    ) -> Shaped[Tensor, "B M"]:
+        """Return what a function makes of the scores of each patch.
+
+        Args:
+            function: from the scores of some or all patches of every image to a value for each of
+                these patches; where the scores are not held, it sees some patches at a time.
+        """
+        return function(self.patch_scores)
+
     @property
     def selected(self) -> Bool[Tensor, "B M"]:
         """True for the patches that count as chosen by the network."""
         return self.patch_weights > self.selection / self.patch_weights.shape[1]
 
 
+class EvidencePrediction(WeightedPrediction):
+    """The prediction of any network whose answer is exactly a sum over patches.
+
+    Its kinds have the patch logits `p_m` as `patch_logits`, shape `(B, M, K)`, which are also their
+    patch scores.
+    """
+
+    @property
+    @abstractmethod
+    def evidence(self) -> Float[Tensor, "B M K"]:
+        """What each patch adds to each class; sums over M to `logits`."""
+
+    @abstractmethod
+    def evidence_at(
+        self, image: Int[Tensor, " n"], classes: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n M"]:
+        """Return the evidence of all patches of an image for a class, for n such pairs."""
+
+    def evidence_of(self, target: Int[Tensor, " B"]) -> Float[Tensor, "B M"]:
+        """Return the evidence of each patch for one class of each image."""
+        return self.evidence_at(torch.arange(len(target), device=target.device), target)
+
+
 @dataclass
-class PatchPrediction(WeightedPrediction):
+class PatchPrediction(EvidencePrediction):
     """The prediction of a patch network, with the evidence that adds up to it.
 
     Attributes:
@@ -79,6 +115,12 @@ class PatchPrediction(WeightedPrediction):
         """`alpha_m * p_m`, what each patch adds to each class; sums over M to `logits`."""
         return self.patch_weights.unsqueeze(-1) * self.patch_logits
 
+    def evidence_at(
+        self, image: Int[Tensor, " n"], classes: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n M"]:
+        """Return the evidence of all patches of an image for a class, for n such pairs."""
+        return self.patch_weights[image] * self.patch_logits[image, :, classes]
+
 
 @dataclass
 class CapsulePrediction(PatchPrediction):
@@ -102,6 +144,65 @@ class CapsulePrediction(PatchPrediction):
     def evidence(self) -> Float[Tensor, "B M K"]:
         """`sum over c of alpha_cm p_cm`; sums over M to `logits` (Eqs. 6d and 6e)."""
         return torch.einsum("bcm,bcmk->bmk", self.capsule_weights, self.capsule_logits)
+
+    def evidence_at(
+        self, image: Int[Tensor, " n"], classes: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n M"]:
+        """Return the evidence of all patches of an image for a class, for n such pairs."""
+        return (self.capsule_weights[image] * self.capsule_logits[image, :, :, classes]).sum(dim=1)
+
+
+@dataclass
+class ManyClassPrediction(EvidencePrediction):
+    """The prediction of a patch network, with or without capsules, with too many patch logits.
+
+    A head returns it where it would otherwise hold more than `many_classes.MOST_HELD` values. It
+    answers what a `PatchPrediction` does, and computes the answer from the features and the
+    classifier: `each_patch` and `evidence_at` in bounded memory, also backwards, while
+    `patch_logits` and `evidence` are as large as they are. The classifier's weights are referred
+    to and not copied, so read it before the next step of an optimiser.
+
+    Attributes:
+        logits: the image's class vector, shape `(B, K)`, float32.
+        lazy_patch_logits: `p_m`, or the sum over a patch's capsules `p_cm`.
+        lazy_evidence: what each patch adds to each class; sums over M to `logits`.
+        patch_weights: `alpha_m`, shape `(B, M)`, float32; non-negative, each row sums to 1.
+        grid: where the patches lie in the input image.
+        selection: a patch is selected when its weight is greater than `selection / M`.
+    """
+
+    lazy_patch_logits: LogitsOnDemand
+    lazy_evidence: LogitsOnDemand
+    patch_weights: Float[Tensor, "B M"]
+    grid: PatchGrid
+    selection: float
+
+    @property
+    def patch_logits(self) -> Float[Tensor, "B M K"]:
+        """All of the patch logits, computed now."""
+        return self.lazy_patch_logits.whole()
+
+    @property
+    def patch_scores(self) -> Float[Tensor, "B M K"]:
+        """The patch logits, computed now."""
+        return self.patch_logits
+
+    def each_patch(
+        self, function: Callable[[Float[Tensor, "B m K"]], Shaped[Tensor, "B m"]]
+    ) -> Shaped[Tensor, "B M"]:
+        """Return what a function makes of the logits of each patch, some patches at a time."""
+        return self.lazy_patch_logits.each(function)
+
+    @property
+    def evidence(self) -> Float[Tensor, "B M K"]:
+        """What each patch adds to each class, computed now; sums over M to `logits`."""
+        return self.lazy_evidence.whole()
+
+    def evidence_at(
+        self, image: Int[Tensor, " n"], classes: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n M"]:
+        """Return the evidence of all patches of an image for a class, for n such pairs."""
+        return self.lazy_evidence.of(image, classes)
 
 
 @dataclass
@@ -159,7 +260,10 @@ AnyPrediction = TypeVar("AnyPrediction", bound=ImagePrediction)
 def on_cpu(prediction: AnyPrediction) -> AnyPrediction:
     """Return a prediction of the same kind whose tensors are on the CPU."""
     values = {field.name: getattr(prediction, field.name) for field in fields(prediction)}
-    moved = {name: value.cpu() for name, value in values.items() if isinstance(value, Tensor)}
+    movable = (Tensor, LogitsOnDemand)
+    moved: dict[str, Any] = {
+        name: value.cpu() for name, value in values.items() if isinstance(value, movable)
+    }
     return replace(prediction, **moved)
 
 

@@ -26,7 +26,7 @@ from loss_attention.metrics.edges import edges_in_windows
 from loss_attention.metrics.heat_maps import pixels_in_boxes
 from loss_attention.metrics.max_box import BOX_IOUS
 from loss_attention.metrics.patches import patches_in_boxes
-from loss_attention.prediction import PatchPrediction, WeightedPrediction
+from loss_attention.prediction import EvidencePrediction, WeightedPrediction
 
 MODEL = "model"
 FLOORS = (
@@ -146,14 +146,15 @@ class AnswerMaker:
 
 def _values_of(prediction: WeightedPrediction, scene: Scene) -> PatchValues | None:
     """Return the evidence for the classes asked about, None for a head without any."""
-    if not isinstance(prediction, PatchPrediction):
+    if not isinstance(prediction, EvidencePrediction):
         return None
-    evidence = prediction.evidence.float()
 
     def of(asked: Questions) -> Tensor:
-        return evidence[asked.image, :, asked.classes]
+        return prediction.evidence_at(asked.image, asked.classes).float()
 
-    of_labels = (evidence.clamp(min=0) * scene.labels.unsqueeze(1)).sum(dim=2)
+    image, label = scene.labels.nonzero(as_tuple=True)
+    in_favour = prediction.evidence_at(image, label).float().clamp(min=0)
+    of_labels = in_favour.new_zeros(prediction.patch_weights.shape).index_add(0, image, in_favour)
     return PatchValues(of(scene.pairs), of(scene.objects), of_labels)
 
 

@@ -103,6 +103,7 @@ def see(batch: ImageSet, prediction: WeightedPrediction) -> Scene | None:
     image, shown = has_box.nonzero(as_tuple=True)
     pairs = Questions.of(image, shown, boxes, box_labels)
     probabilities = logits.sigmoid() if batch.multi_label else logits.softmax(dim=1)
+    right = prediction.each_patch(lambda scores: right_patches(scores, batch.labels))
     likeliest = probabilities.topk(min(ASKED_CLASSES, logits.shape[1]), dim=1)
     which = torch.arange(len(batch), device=logits.device).repeat_interleave(
         likeliest.indices.shape[1]
@@ -114,7 +115,7 @@ def see(batch: ImageSet, prediction: WeightedPrediction) -> Scene | None:
         relevant=relevant,
         boxed=boxed,
         named=labels.gather(1, logits.argmax(dim=1, keepdim=True)).squeeze(1).bool(),
-        right=right_patches(prediction.patch_scores, batch.labels) & boxed.unsqueeze(1),
+        right=right & boxed.unsqueeze(1),
         inside=patches_in_boxes(grid.windows(boxes.device), boxes, relevant),
         pairs=pairs,
         objects=Questions.of(which, likeliest.indices.flatten(), boxes, box_labels),

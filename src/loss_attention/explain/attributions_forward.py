@@ -18,8 +18,8 @@ from loss_attention.heads.baseline import BaselineHead
 from loss_attention.metrics.edges import edge_strength
 from loss_attention.models import PatchClassifier
 from loss_attention.prediction import (
+    EvidencePrediction,
     ImagePrediction,
-    PatchPrediction,
     WeightedPrediction,
     of_class,
 )
@@ -46,12 +46,12 @@ def evidence_patches(
 ) -> tuple[Float[Tensor, "B M"], PatchGrid]:
     """Return the evidence of each patch, and where the patches lie; see `evidence_map`."""
     prediction = model(images)
-    if not isinstance(prediction, PatchPrediction):
+    if not isinstance(prediction, EvidencePrediction):
         raise InputError(
             f"a model with the head {model.config['head']} has no exact evidence to show; "
             "--method grad-cam works with every model, --method cam with many"
         )
-    return of_class(prediction.evidence, target), prediction.grid
+    return prediction.evidence_of(target), prediction.grid
 
 
 def class_activation_map(
@@ -94,7 +94,7 @@ def class_patches(
         return None
     prediction = model(images)
     assert isinstance(prediction, WeightedPrediction)
-    return of_class(prediction.patch_scores, target), prediction.grid
+    return prediction.each_patch(lambda scores: of_class(scores, target)), prediction.grid
 
 
 def uniform_map(

@@ -41,6 +41,11 @@ EVIDENCE_UNITS = (
     "evidence and logits: in units of the logits; the evidence of a class summed over patches is "
     "its logit."
 )
+MANY_CLASSES_UNITS = (
+    "evidence: null, as there are too many classes to list it for each. target_evidence and "
+    "logits: in units of the logits; target_evidence summed over patches is the logit of the "
+    "target class."
+)
 NO_EVIDENCE_UNITS = (
     "evidence: null, as no sum over patches is what this model decides on; the patch weights, "
     "which the picture shows, are those of the target class and sum to 1. logits: log-odds of the "
@@ -186,20 +191,24 @@ def describe(
         return _rounded(to_original(boxes.cpu().unsqueeze(0), placement)[0])
 
     box = explanation.boxes[index].cpu()
-    evidence = explanation.evidence
+    evidence, of_target = explanation.evidence, explanation.target_evidence
+    units = EVIDENCE_UNITS
+    if evidence is None:
+        units = NO_EVIDENCE_UNITS if of_target is None else MANY_CLASSES_UNITS
     return {
         **describe_decision(explanation, index, class_names, original),
         "box": None if box.isnan().any() else originally(box.unsqueeze(0))[0],
         "selected_patches": explanation.selected[index].nonzero().squeeze(1).tolist(),
         "patch_weights": explanation.patch_weights[index].tolist(),
         "evidence": None if evidence is None else evidence[index].tolist(),
+        "target_evidence": None if of_target is None else of_target[index].tolist(),
         "heat_map": {"shows": explanation.shown.name, "unit": explanation.shown.unit},
         "grid": {
             "rows": grid.rows,
             "columns": grid.columns,
             "windows": originally(grid.windows()),
         },
-        "units": f"{NO_EVIDENCE_UNITS if evidence is None else EVIDENCE_UNITS} {BOX_UNITS}",
+        "units": f"{units} {BOX_UNITS}",
     }
 
 

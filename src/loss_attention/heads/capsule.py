@@ -7,9 +7,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loss_attention.attention import capsule_weights
-from loss_attention.heads.patches import PatchLayout
-from loss_attention.prediction import CapsulePrediction, full_precision
+from loss_attention.attention import (
+    capsule_weights,
+    capsule_weights_of_lengths,
+    scaled_lengths,
+)
+from loss_attention.geometry import PatchGrid
+from loss_attention.heads.patches import PatchLayout, on_demand
+from loss_attention.many_classes import too_many
+from loss_attention.prediction import CapsulePrediction, ManyClassPrediction, full_precision
 
 PRIMARY_CHANNELS, PRIMARY_DIMENSION = 32, 16
 PATCH_CHANNELS, PATCH_DIMENSION = 64, 128
@@ -102,25 +108,51 @@ class CapsuleHead(nn.Module):
 
     def forward(
         self, feature_map: Float[Tensor, "B N h w"], image_size: tuple[int, int]
-    ) -> CapsulePrediction:
+    ) -> CapsulePrediction | ManyClassPrediction:
         """Return the prediction for feature maps of images of `(height, width)` pixels."""
         lengths = torch.linalg.vector_norm(self.primary(feature_map), dim=2)
         capsules: Tensor = self.patch_capsules(
             F.relu(lengths - self.trivial_length.reshape(-1, 1, 1).to(lengths.dtype))
         )
         rows, columns = capsules.shape[3:]
+        grid = self.layout.grid(rows, columns, image_size)
         # Full precision from here on: the evidence has to add up.
         with torch.autocast(capsules.device.type, enabled=False):
             # (B, M, C, D): with channels last in memory, this order needs no copy.
             vectors = capsules.flatten(3).permute(0, 3, 1, 2).to(self.classifier.weight.dtype)
+            if too_many(vectors.shape[:3].numel() * self.classifier.out_features):
+                return self._of_many_classes(vectors, grid)
             logits_of_all: Tensor = full_precision(self.classifier(vectors)).transpose(1, 2)
             patch_weights, weights = capsule_weights(logits_of_all, self.threshold)
             return CapsulePrediction(
                 logits=torch.einsum("bcm,bcmk->bk", weights, logits_of_all),
                 patch_logits=logits_of_all.sum(dim=1),
                 patch_weights=patch_weights,
-                grid=self.layout.grid(rows, columns, image_size),
+                grid=grid,
                 selection=self.layout.selection,
                 capsule_logits=logits_of_all,
                 capsule_weights=weights,
             )
+
+    def _of_many_classes(
+        self, vectors: Float[Tensor, "B M C D"], grid: PatchGrid
+    ) -> ManyClassPrediction:
+        """Return the prediction where there are too many class vectors to hold."""
+        vectors = full_precision(vectors)
+        channels = vectors.shape[2]
+        lengths = scaled_lengths(on_demand(vectors.flatten(1, 2), self.classifier))
+        patch_weights, weights = capsule_weights_of_lengths(
+            lengths.reshape(vectors.shape[:3]).transpose(1, 2), self.threshold
+        )
+        # Sums of class vectors are the classifier's answers to sums of vectors and of biases.
+        evidence = torch.einsum("bcm,bmcd->bmd", weights, vectors)
+        lazy_evidence = on_demand(evidence, self.classifier, weights.sum(dim=1))
+        biases = vectors.new_full(vectors.shape[:2], channels)
+        return ManyClassPrediction(
+            logits=lazy_evidence.total(),
+            lazy_patch_logits=on_demand(vectors.sum(dim=2), self.classifier, biases),
+            lazy_evidence=lazy_evidence,
+            patch_weights=patch_weights,
+            grid=grid,
+            selection=self.layout.selection,
+        )

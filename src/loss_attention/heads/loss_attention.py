@@ -5,7 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from loss_attention.attention import patch_weights
+from loss_attention.attention import scaled_lengths, weights_of_lengths
+from loss_attention.many_classes import PatchLogits
 
 
 class LossAttention(nn.Module):
@@ -18,7 +19,7 @@ class LossAttention(nn.Module):
     def forward(
         self,
         patches: Float[Tensor, "B M D"],  # noqa: ARG002 (other heads weigh by features)
-        patch_logits: Float[Tensor, "B M K"],
+        patch_logits: PatchLogits,
     ) -> Float[Tensor, "B M"]:
         """Return Eq. 5's weights."""
-        return patch_weights(patch_logits, self.threshold)
+        return weights_of_lengths(scaled_lengths(patch_logits), self.threshold)

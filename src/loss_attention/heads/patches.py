@@ -9,7 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loss_attention.geometry import PatchGrid
-from loss_attention.prediction import PatchPrediction, full_precision, pool_patches
+from loss_attention.many_classes import LogitsOnDemand, PatchLogits, too_many
+from loss_attention.prediction import (
+    EvidencePrediction,
+    ManyClassPrediction,
+    PatchPrediction,
+    full_precision,
+    pool_patches,
+)
 
 PATCH_CHANNELS = 512
 
@@ -46,13 +53,14 @@ class PatchHead(nn.Module):
 
     A 9 x 9 convolution of stride 4 (by default) makes the patches, a 1 x 1 convolution maps their
     features, both with batch norm and ReLU. The classifier gives each patch its class vector; the
-    image's is their weighted sum, so it needs no second pass.
+    image's is their weighted sum, so it needs no second pass. Where there are too many class
+    vectors to hold (`many_classes.MOST_HELD`), they are computed a chunk at a time instead.
 
     Args:
         in_channels: channels of the feature map.
         num_classes: K.
-        weighing: a module from patch features `(B, M, D)` and patch logits `(B, M, K)` to weights
-            `(B, M)`.
+        weighing: a module from patch features `(B, M, D)` and patch logits, `(B, M, K)` or on
+            demand, to weights `(B, M)`.
         layout: how the patches lie on the feature map.
         channels: D, features of a patch.
     """
@@ -82,16 +90,47 @@ class PatchHead(nn.Module):
 
     def forward(
         self, feature_map: Float[Tensor, "B C h w"], image_size: tuple[int, int]
-    ) -> PatchPrediction:
+    ) -> EvidencePrediction:
         """Return the prediction for feature maps of images of `(height, width)` pixels."""
         places: Tensor = self.patch_layers(feature_map)
         rows, columns = places.shape[2:]
         patches = places.flatten(2).transpose(1, 2)
+        place = (self.layout.grid(rows, columns, image_size), self.layout.selection)
         # Full precision from here on: the head is cheap, and the evidence has to add up.
         with torch.autocast(patches.device.type, enabled=False):
             patches = patches.to(self.classifier.weight.dtype)
-            patch_logits: Tensor = full_precision(self.classifier(patches))
+            patch_logits = classified(patches, self.classifier)
             weights: Tensor = self.weighing(patches, patch_logits)
+            if isinstance(patch_logits, LogitsOnDemand):
+                evidence = patch_logits.weighted(weights)
+                return ManyClassPrediction(
+                    evidence.total(), patch_logits, evidence, weights, *place
+                )
             logits = pool_patches(patch_logits, weights)
-        grid = self.layout.grid(rows, columns, image_size)
-        return PatchPrediction(logits, patch_logits, weights, grid, self.layout.selection)
+            return PatchPrediction(logits, patch_logits, weights, *place)
+
+
+def classified(features: Float[Tensor, "B M D"], classifier: nn.Linear) -> PatchLogits:
+    """Return the class vector of each of a patch's features, on demand where they are too many."""
+    if too_many(features.shape[:2].numel() * classifier.out_features):
+        return on_demand(features, classifier)
+    return full_precision(classifier(features))
+
+
+def on_demand(
+    features: Float[Tensor, "B N D"],
+    classifier: nn.Linear,
+    bias_share: Float[Tensor, "B N"] | None = None,
+) -> LogitsOnDemand:
+    """Return the classifier's answers to features, to be computed when they are asked for.
+
+    Args:
+        features: shape `(B, N, D)`.
+        classifier: from D to K.
+        bias_share: how often each answer has the classifier's bias; None: once.
+    """
+    features, weight, bias = map(full_precision, (features, classifier.weight, classifier.bias))
+    if bias_share is None:
+        bias_share = features.new_ones(features.shape[:2])
+    # Views: Fabric hooks the tensors of each output, and would hook the parameters for good.
+    return LogitsOnDemand(features, bias_share, weight.view_as(weight), bias.view_as(bias))

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from loss_attention.many_classes import PatchLogits
 from loss_attention.prediction import full_precision
 
 ATTENTION_UNITS = 128
@@ -16,12 +17,13 @@ class MeanPooling(nn.Module):
 
     def forward(
         self,
-        patches: Float[Tensor, "B M D"],  # noqa: ARG002 (other heads weigh by features)
-        patch_logits: Float[Tensor, "B M K"],
+        patches: Float[Tensor, "B M D"],
+        patch_logits: PatchLogits,  # noqa: ARG002 (other heads weigh by logits)
     ) -> Float[Tensor, "B M"]:
-        """Return uniform weights."""
-        batch, count, _ = patch_logits.shape
-        return patch_logits.new_full((batch, count), 1.0 / count)
+        """Return uniform weights, in float32 or better."""
+        batch, count, _ = patches.shape
+        dtype = torch.promote_types(patches.dtype, torch.float32)
+        return patches.new_full((batch, count), 1.0 / count, dtype=dtype)
 
 
 class AttentionPooling(nn.Module):
@@ -47,7 +49,7 @@ class AttentionPooling(nn.Module):
     def forward(
         self,
         patches: Float[Tensor, "B M D"],
-        patch_logits: Float[Tensor, "B M K"],  # noqa: ARG002 (other heads weigh by logits)
+        patch_logits: PatchLogits,  # noqa: ARG002 (other heads weigh by logits)
     ) -> Float[Tensor, "B M"]:
         """Return the weights, in float32 or better."""
         hidden = torch.tanh(self.hidden(patches))
