@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from explaining import explaining
+from interpreting import interpreting
+from interpreting_page import write_page
 from measuring import Finished, command, keep, timed
 from startup import startup
 from summary import write_summary
@@ -109,6 +111,7 @@ SUBJECTS: dict[str, Callable[[], dict[str, Any]]] = {
     "explaining": explaining,
     "digits": digits,
     "demo": demo,
+    "interpreting": interpreting,
     "cifar10-small": cifar10_small,
 }
 
@@ -124,6 +127,8 @@ def main() -> None:
     for name in names:
         print(f"== {name}", flush=True)
         keep(name, SUBJECTS[name](), ROOT / "results")
+        if name == "interpreting":
+            write_page(ROOT / "results")
         write_summary(ROOT / "results")
 
 

@@ -20,6 +20,8 @@ LOCAL = (
     "pointing_game",
     "box_ap",
     "box_ap_named",
+    "spread_box_ap",
+    "spread_box_ap_named",
     "map_box_ap",
     "map_box_ap_named",
     "max_box_acc_v2",
@@ -33,7 +35,7 @@ LOCAL = (
     "max_box_acc_v2_0.5_oracle",
     "max_box_acc_v2_0.7_oracle",
 )
-NEED_A_THRESHOLD = list(LOCAL[8:15])
+NEED_A_THRESHOLD = list(LOCAL[8:17])
 CLASSES = ("accuracy", "class_accuracy", "calibration_error")
 FLOORS = ["whole image", "best centred box", "uniform weights", "random weights", "edge detector"]
 

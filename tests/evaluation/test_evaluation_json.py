@@ -37,6 +37,7 @@ def test_json_round_trip(worked) -> None:
         "measures",
         "per_class",
         "thresholds",
+        "held_out",
     }
 
 
@@ -55,7 +56,7 @@ def test_json_of_the_first_version_is_read() -> None:
     old = {"split": "test", "images": 7, "boxed_images": 5, "measures": [{**measure, **rest}]}
     found = Evaluation.from_json({"format_version": 1, **old})
     assert (found.value("box_ap"), found["box_ap"].group) == (0.5, "where: boxes")
-    assert (found.images, found.thresholds) == (7, {})
+    assert (found.images, found.thresholds, found.held_out) == (7, {}, {})
 
 
 @pytest.mark.parametrize(
@@ -75,5 +76,5 @@ def test_json_that_is_no_evaluation(worked, spoil) -> None:
 
 def test_json_of_a_newer_version(worked) -> None:
     model, data, _ = worked
-    with pytest.raises(InputError, match="format 3, this version reads up to 2"):
-        Evaluation.from_json({**evaluate(model, data).to_json(), "format_version": 3})
+    with pytest.raises(InputError, match="format 4, this version reads up to 3"):
+        Evaluation.from_json({**evaluate(model, data).to_json(), "format_version": 4})

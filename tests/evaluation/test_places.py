@@ -77,7 +77,11 @@ def test_hand_worked_boxes_around_heat_maps(worked) -> None:
     found = evaluate(model, data, train=train, held_out=data)
     # Image 0: above 0.4 of the maximum patch 0 alone, half of the true box; below it with patch 2,
     # an IoU of 16 / 48. Image 1: the true box. Image 3: no evidence. Image 4: 32 of 56 pixels.
+    # By its spread: image 1 and 4 as by patches. Image 0's 5 and 2 are at y 22/7 +- 2.15 and at x 2
+    # +- 1.15, which at no reach is half of an 8 x 4 box.
     expected = {
+        "spread_box_ap": 2 / 4,
+        "spread_box_ap_named": 2 / 4,
         "map_box_ap": 2 / 4,
         "map_box_ap_named": 2 / 4,
         "max_box_acc_v2_0.3": 3 / 4,
@@ -93,12 +97,13 @@ def test_hand_worked_boxes_around_heat_maps(worked) -> None:
         assert found.value(name) == pytest.approx(value), name
         if name.startswith("max_box") or name == "map_box_ap":
             assert found.value(f"{name}_oracle") == pytest.approx(value), name
-    assert set(found.thresholds) == set(NEED_A_THRESHOLD) - {"map_box_ap_named", "max_box_acc_v2"}
+    need_none = {"spread_box_ap_named", "map_box_ap_named", "max_box_acc_v2"}
+    assert set(found.thresholds) == set(NEED_A_THRESHOLD) - need_none
     assert 0.4 <= found.thresholds["max_box_acc_v2_0.5"] < 1
     assert 0.4 <= found.thresholds["object_ap"] < 1
     whole = [found[name].floors["whole image"] for name in expected if name != "object_ap"]
     # Boxes of 1/2, 1/4, 3/8 and 7/8 of the image; at 1/2, at least is not above.
-    assert whole == pytest.approx([1 / 4, 1 / 4, 3 / 4, 2 / 4, 1 / 4, 6 / 12])
+    assert whole == pytest.approx([1 / 4] * 4 + [3 / 4, 2 / 4, 1 / 4, 6 / 12])
 
 
 def test_where_the_class_has_to_be_right_too(worked) -> None:
@@ -109,6 +114,7 @@ def test_where_the_class_has_to_be_right_too(worked) -> None:
     found = evaluate(mistaken, data, held_out=data)
     assert (found.value("box_ap"), found.value("box_ap_named")) == (3 / 4, 2 / 4)
     assert (found.value("map_box_ap"), found.value("map_box_ap_named")) == (2 / 4, 1 / 4)
+    assert (found.value("spread_box_ap"), found.value("spread_box_ap_named")) == (2 / 4, 1 / 4)
     assert found["box_ap_named"].floors["whole image"] == 0  # right for image 4 alone
 
 
@@ -124,8 +130,12 @@ def test_thresholds_are_those_of_the_held_out_images(worked) -> None:
     assert found.thresholds["max_box_acc_v2_0.5"] < 0.4
     assert found.value("max_box_acc_v2_0.5") == 0.0
     assert found.value("max_box_acc_v2_0.5_oracle") == 1.0
+    # What settings may be chosen by: the figures of those images, at the same thresholds.
+    assert found.held_out["max_box_acc_v2_0.5"] == 1.0
+    assert found.held_out["box_ap"] == evaluate(model, held_out).value("box_ap")
+    assert set(found.held_out) == {name for name in LOCAL if not name.endswith("_oracle")}
     without = evaluate(model, data, train=train, held_out=data.subset(torch.arange(0)))
-    assert without.thresholds == {}
+    assert without.thresholds == without.held_out == {}
     undefined = [measure.name for measure in without.measures if measure.value is None]
     assert undefined == NEED_A_THRESHOLD
 

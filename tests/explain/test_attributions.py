@@ -11,12 +11,12 @@ import torch
 import loss_attention as la
 from loss_attention.errors import InputError
 from loss_attention.explain import attributions_peers
-from loss_attention.explain.attributions import METHODS, attribute
+from loss_attention.explain.attributions import METHODS, attribute, attribute_classes
 from loss_attention.heads.catalog import HEADS
 
 SIZE = (32, 40)
 CLASSES = 4
-OWN = [name for name in METHODS if name != "evidence"]
+OWN = [name for name in METHODS if name not in ("evidence", "contrast")]
 
 
 def make_model(head: str, backbone: str = "resnet18", **options) -> la.PatchClassifier:
@@ -176,6 +176,29 @@ def test_occlusion_by_hand(name, window, stride, most, request, images, monkeypa
     assert np.abs(total).max() > 1e-3
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_several_classes_of_an_image_are_each_explained(method, patches, images, monkeypatch):
+    """As one after the other, in fewer forward passes where that can be."""
+    monkeypatch.setattr(attributions_peers, "INTEGRATION_STEPS", 3)
+    targets = torch.tensor([[2, 0], [0, 1], [3, 3]])
+    maps = attribute_classes(patches, images, method, targets)
+    one, other = (attribute(patches, images, method, column) for column in targets.unbind(1))
+    torch.testing.assert_close(maps, torch.stack([one, other], dim=1))
+    if not METHODS[method].floor:
+        assert not maps[0, 0].equal(maps[0, 1])
+
+
+def test_occlusion_covers_once_for_all_classes(patches, images):
+    seen = []
+    hook = patches.register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
+    attribute_classes(patches, images, "occlusion", TARGET[:, None])
+    once = sum(seen)
+    seen.clear()
+    attribute_classes(patches, images, "occlusion", TARGET[:, None].expand(-1, 4))
+    hook.remove()
+    assert sum(seen) == once
+
+
 def test_edges_of_a_step_and_of_nothing():
     model = make_model("baseline")
     step = torch.zeros(2, 3, 32, 32)
@@ -185,6 +208,26 @@ def test_edges_of_a_step_and_of_nothing():
     assert found[0, :, 15:17].eq(0.5).all()
     assert found[0].sum() == 32
     assert found[1].eq(0).all()
+
+
+def test_contrast_is_evidence_without_what_is_said_to_all_classes(patches, images):
+    with torch.no_grad():
+        prediction = patches(images)
+    evidence = prediction.evidence.double().numpy()
+    wanted = evidence[np.arange(3), :, TARGET] - evidence.mean(axis=2)
+    found = attribute(patches, images, "contrast", TARGET)
+    np.testing.assert_allclose(found, painted(wanted, prediction.grid, SIZE), atol=1e-6)
+    # It is still all of the decision: the logits less their mean.
+    logits = prediction.logits.double().numpy()
+    np.testing.assert_allclose(
+        wanted.sum(axis=1), logits[np.arange(3), TARGET] - logits.mean(axis=1), atol=1e-5
+    )
+    # A model that says 5 to every class besides decides the same, and has the same contrast.
+    model = make_model("mean")
+    before = {name: attribute(model, images, name, TARGET) for name in ("contrast", "evidence")}
+    model.head.classifier.bias.data += 5
+    torch.testing.assert_close(attribute(model, images, "contrast", TARGET), before["contrast"])
+    assert (attribute(model, images, "evidence", TARGET) > before["evidence"]).any()
 
 
 @pytest.mark.parametrize("name", ["baseline", "patches"])
@@ -250,13 +293,14 @@ def test_every_head_is_explained(head):
     model = make_model(head, "vgg11_bn", image_size=(16, 16), patch_kernel=5)
     images = torch.rand(2, 3, 16, 16)
     maps = {}
-    for method in ("evidence", "cam", "grad-cam", "layer-cam", "random"):
+    for method in ("evidence", "contrast", "cam", "grad-cam", "layer-cam", "random"):
         try:
             maps[method] = attribute(model, images, method)
         except InputError as error:
             maps[method] = str(error)
     without_evidence = {"baseline", "capsule-dynamic-routing"}
     assert isinstance(maps["evidence"], str) == (head in without_evidence)
+    assert isinstance(maps["contrast"], str) == (head in without_evidence)
     assert isinstance(maps["cam"], str) == (head == "baseline")
     for method in ("grad-cam", "layer-cam", "random"):
         assert maps[method].shape == (2, 16, 16)
@@ -274,6 +318,9 @@ def test_refusals(baseline, patches, images, monkeypatch):
         attribute(patches, images, "gradcam")
     with pytest.raises(InputError, match="head baseline has no exact evidence"):
         attribute(baseline, images, "evidence")
+    several = make_model("mean", multi_label=True)
+    with pytest.raises(InputError, match="contrast is for models of one label an image"):
+        attribute(several, images, "contrast")
     with pytest.raises(InputError, match="no class activation map for vgg11_bn with the head base"):
         attribute(make_model("baseline", "vgg11_bn"), images, "cam")
     with pytest.raises(InputError, match=r"target must be 3 class indices in 0\.\.3"):

@@ -117,7 +117,8 @@ def test_a_model_that_is_right_by_construction(compared) -> None:
     assert comparison.images == comparison.boxed == 12
     assert comparison.mosaics == {"grid_2x2": 3, "grid_3x3": 1}
     own, uniform = (comparison.figures[name] for name in ("evidence", "uniform"))
-    for measure in ("share_inside", "pointing", "box", "box_oracle", "grid_2x2", "grid_3x3"):
+    places = ("share_inside", "pointing", "spread_box", "box", "box_oracle", "grid_2x2", "grid_3x3")
+    for measure in places:
         assert own[measure].value == pytest.approx(1.0)
     # Under mean pooling, what a patch adds is what is lost without it.
     assert own["masking"].value == pytest.approx(1.0)
@@ -171,14 +172,29 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_progress_says_what_comes_next() -> None:
+    told = []
+    compare(
+        colour_model(), scenes(12), ["cam"], images=3, progress=lambda *words: told.append(words)
+    )
+    assert told[:2] == [(0, 24, "preparing"), (0, 24, "cam")]
+    assert told[-1] == (24, 24, FLOORS[-1])
+    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
+    assert list(dict.fromkeys(now for _, _, now in told)) == ["preparing", "cam", *FLOORS]
+
+
 def test_data_without_boxes_and_with_few_classes() -> None:
     data = replace(scenes(20), boxes=None, box_labels=None)
     few = data.subset((data.labels < 5).nonzero().squeeze(1))
     comparison, _ = compare(colour_model(), few, ["evidence"], images=4)
     assert comparison.boxed == 0
     assert set(comparison.mosaics) == {"grid_2x2"}
-    absent = {"share_inside", "pointing", "box", "box_oracle", "grid_3x3"}
+    absent = {"share_inside", "pointing", "spread_box", "box", "box_oracle", "grid_3x3"}
     assert set(comparison.figures["evidence"]) == set(MEASURES) - absent
+    text = comparison_markdown(comparison)
+    assert "No grid pointing, 3 x 3: too few classes" in text
+    free = {**comparison.figures, "edges": {"seconds": Figure(0.00009, None, 1)}}
+    assert "| < 0.0001 |" in comparison_markdown(replace(comparison, figures=free))
 
 
 def test_mosaics_are_of_rightly_classified_images() -> None:
@@ -279,9 +295,10 @@ def test_methods_that_a_model_does_not_allow(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(InputError, match="same in the same order"):
         compare(model, replace(data, class_names=tuple("ihgfedcba")), images=2)
     comparison, _ = compare(model, data, images=2)
-    assert set(comparison.left_out) == {"evidence", "cam"}
+    absent = {"evidence", "contrast", "cam"}
+    assert set(comparison.left_out) == absent
     assert list(comparison.figures) == [
-        name for name in METHODS if name not in {"evidence", "cam", *FLOORS}
+        name for name in METHODS if name not in {*absent, *FLOORS}
     ] + list(FLOORS)
     assert "Not possible with this model: evidence (" in comparison_markdown(comparison)
 

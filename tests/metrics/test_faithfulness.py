@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 
 from loss_attention.geometry import PatchGrid
+from loss_attention.metrics import faithfulness
 from loss_attention.metrics.faithfulness import (
     correlation,
     masking_agreement,
@@ -48,8 +49,10 @@ def test_maps_that_do_not_change_are_worthless() -> None:
     assert 0 < randomisation_similarity(maps[:1], torch.rand(1, 3, 5)).abs().item() < 0.9
 
 
-def test_masking_a_linear_model() -> None:
+@pytest.mark.parametrize("pixels", [1, 4 * 5 * 6 * 7, 1 << 30])
+def test_masking_a_linear_model(pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the score is a sum over pixels, the fall is the window's part of that sum."""
+    monkeypatch.setattr(faithfulness, "PIXELS_AT_ONCE", pixels)  # one window, four, or all
     grid = PatchGrid(rows=2, columns=3, window=4, stride=2, height=6, width=7)
     images, fill = torch.rand(5, 2, 6, 7), torch.rand(5, 2, 6, 7)
     weights = torch.randn(2, 6, 7)

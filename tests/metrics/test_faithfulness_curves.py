@@ -8,7 +8,9 @@ import torch
 from scipy import ndimage
 
 from loss_attention.geometry import PatchGrid
+from loss_attention.metrics import faithfulness_curves
 from loss_attention.metrics.faithfulness_curves import (
+    Ends,
     blurred_fill,
     deletion_curve,
     insertion_curve,
@@ -51,6 +53,29 @@ def test_pixel_curves_of_a_linear_model(linear, steps: int) -> None:
         np.testing.assert_allclose(curve.scores, wanted, atol=1e-4)
         np.testing.assert_allclose(curve.changed, shares, atol=1e-12)
         np.testing.assert_allclose(curve.area, area(wanted, shares), atol=1e-4)
+
+
+@pytest.mark.parametrize("pixels", [1, 3 * 4 * 6 * 8, 1 << 30])
+def test_how_many_are_scored_together_changes_nothing(linear, pixels, monkeypatch) -> None:
+    """One step at a time, three of the seven, or all; and the ends are not scored when known."""
+    score, images, fill, parts = linear
+    order = pixel_order(parts, 8)
+    wanted = torch.stack(
+        [score(torch.where((order <= step).unsqueeze(1), fill, images)) for step in range(9)], dim=1
+    )
+    seen = []
+    monkeypatch.setattr(faithfulness_curves, "PIXELS_AT_ONCE", pixels)
+    ends = Ends(score(images), score(fill))
+
+    def watched(batch: torch.Tensor) -> torch.Tensor:
+        seen.append(len(batch) // len(images))
+        return score(batch)
+
+    deletion = deletion_curve(watched, images, fill, order, ends)
+    assert seen == {1: [1] * 7, 3 * 4 * 6 * 8: [3, 3, 1], 1 << 30: [7]}[pixels]
+    torch.testing.assert_close(deletion.scores, wanted)
+    insertion = insertion_curve(score, fill, images, order, Ends(ends.fill, ends.images))
+    torch.testing.assert_close(insertion.scores, wanted)
 
 
 def test_the_exact_map_is_the_best_and_its_reverse_the_worst(linear) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from loss_attention.errors import InputError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 CLASSES = "classes"
 PLACES = "where: patches and pixels"
 BOXES = "where: boxes"
@@ -82,6 +82,8 @@ class Evaluation:
         measures: the figures, in the order in which to show them.
         per_class: figures of each class, by the name of the figure and that of the class.
         thresholds: what was chosen on held-out images, by what it is for.
+        held_out: the model's figures of place on the images that thresholds were chosen on, by
+            name: what settings may be chosen by, as the reported images must not be looked at.
         per_image: kept in memory only; None when read from a file.
     """
 
@@ -91,6 +93,7 @@ class Evaluation:
     measures: tuple[Measure, ...]
     per_class: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    held_out: Mapping[str, float | None] = field(default_factory=dict)
     per_image: ImageResults | None = field(default=None, compare=False, repr=False)
 
     def get(self, name: str) -> Measure | None:

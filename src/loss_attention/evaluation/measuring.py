@@ -21,7 +21,7 @@ from loss_attention.evaluation.classification import (
     classification_measures,
     name_images,
 )
-from loss_attention.evaluation.figures import Evaluation
+from loss_attention.evaluation.figures import ORACLE, Evaluation
 from loss_attention.evaluation.places import Places
 from loss_attention.evaluation.totals import GROUP_THRESHOLDS, Chosen
 from loss_attention.inference import Autocast, Model, for_inference, run_batches
@@ -99,6 +99,7 @@ def evaluate(
 
     centred = fit_centred_boxes(train) if data.boxes is not None else None
     chosen: Mapping[str, Chosen] = {}
+    on_held_out: dict[str, float | None] = {}
     fitting = None if data.boxes is None else _for_fitting(held_out)
     if fitting is not None:
         probe = Places(centred)
@@ -110,6 +111,11 @@ def evaluate(
         places = Places(centred, dict.fromkeys(ANSWERS, GROUP_THRESHOLDS))
         run(fitting, places, total=held + len(data))
         chosen = places.best_thresholds()
+        on_held_out = {
+            measure.name: measure.value
+            for measure in places.measures(chosen)
+            if measure.group != ORACLE
+        }
     places = Places(centred, {name: (best.groups,) for name, best in chosen.items()})
     batches = run(data, places, held, held + len(data))
     measures, per_class, per_image = classification_measures(batches, data, train)
@@ -120,6 +126,7 @@ def evaluate(
         measures=(*measures, *places.measures(chosen)),
         per_class=per_class,
         thresholds=_named_thresholds(chosen),
+        held_out=on_held_out,
         per_image=per_image,
     )
 
@@ -184,7 +191,12 @@ def _named_thresholds(chosen: Mapping[str, Chosen]) -> dict[str, float]:
         f"max_box_acc_v2_{iou}": threshold
         for iou, threshold in zip(BOX_IOUS, best.max_box, strict=True)
     }
-    return {"map_box_ap": best.map_box, **by_iou, "object_ap": best.groups}
+    return {
+        "spread_box_ap": best.spread,
+        "map_box_ap": best.map_box,
+        **by_iou,
+        "object_ap": best.groups,
+    }
 
 
 def _check_classes(model: Model, data: LabelledImages) -> None:

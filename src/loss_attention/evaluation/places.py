@@ -89,7 +89,7 @@ class Places:
         if self.has_evidence:
             found += [
                 read_at(BOXES, figure, chosen)
-                for figure in (_MAP_BOX, _MAP_BOX_NAMED, *_MAX_BOX, _OBJECTS)
+                for figure in (*_SPREAD_BOX, _MAP_BOX, _MAP_BOX_NAMED, *_MAX_BOX, _OBJECTS)
             ]
             # The best that any threshold could do, had it been known.
             best = self.best_thresholds()
@@ -138,6 +138,18 @@ _OF_MASKS = Figure("pixel_ap", "PxAP", PlaceTotals.pixel_ap)
 _OF_BOXES = (
     Figure("box_ap", "box AP", lambda totals: totals.share("framed")),
     Figure("box_ap_named", "box AP, class right", lambda totals: totals.share("framed_and_named")),
+)
+_SPREAD_BOX = (
+    ChosenFigure(
+        "spread_box_ap",
+        "box AP of the map's spread",
+        lambda totals, best: totals.spread_box(best.spread),
+    ),
+    ChosenFigure(
+        "spread_box_ap_named",
+        "the same, class right",
+        lambda totals, best: totals.spread_box(best.spread, named=True),
+    ),
 )
 _MAP_BOX = ChosenFigure(
     "map_box_ap", "box AP of the heat map", lambda totals, best: totals.map_box(best.map_box)

@@ -33,6 +33,7 @@ from loss_attention.metrics.max_box import (
     count_overlaps,
 )
 from loss_attention.metrics.patches import PatchCounts, count_patches, weight_inside
+from loss_attention.metrics.spread_boxes import REACHES, spread_overlaps
 
 GROUP_THRESHOLDS = tuple(step / 10 for step in range(10))
 """Shares of the greatest evidence of a patch; those above one are grouped to objects."""
@@ -45,6 +46,8 @@ class Chosen(NamedTuple):
     """For the box around the largest group of a heat map, one of `THRESHOLDS`."""
     max_box: tuple[float, ...]
     """For MaxBoxAccV2 at each of `BOX_IOUS`."""
+    spread: float
+    """For the box of a heat map's spread, one of `REACHES`."""
     groups: float
     """For the patches that are grouped to objects, one of `GROUP_THRESHOLDS`."""
 
@@ -91,6 +94,9 @@ class PlaceTotals:
         self._sum("best", enough)
         self._sum("largest", framed.sum(dim=0))
         self._sum("largest_and_named", framed[named].sum(dim=0))
+        spread = _spread_framed(answer, maps, scene)
+        self._sum("spread", spread.sum(dim=0))
+        self._sum("spread_and_named", spread[named].sum(dim=0))
 
     def _add_objects(self, answer: Answer, scene: Scene) -> None:
         assert answer.values is not None
@@ -134,6 +140,16 @@ class PlaceTotals:
         hits = self._sums["largest_and_named" if named else "largest"]
         return _ratio(hits[THRESHOLDS.index(threshold)], self._sums["pairs"])
 
+    def spread_box(self, reach: float, *, named: bool = False) -> float | None:
+        """Return the share of pairs that the box of the map's spread frames, IoU above 0.5.
+
+        Args:
+            reach: one of `REACHES`.
+            named: the image's predicted class has to be right as well.
+        """
+        hits = self._sums["spread_and_named" if named else "spread"]
+        return _ratio(hits[REACHES.index(reach)], self._sums["pairs"])
+
     def max_box(self, thresholds: Sequence[float]) -> list[float] | None:
         """Return the share of pairs with a box that overlaps enough, for each of `BOX_IOUS`."""
         shares = [
@@ -172,6 +188,7 @@ class PlaceTotals:
         return Chosen(
             THRESHOLDS[_first_best(self._sums["largest"])],
             tuple(THRESHOLDS[_first_best(hits)] for hits in self._sums["best"].unbind(1)),
+            REACHES[_first_best(self._sums["spread"])],
             max(groups, key=groups.__getitem__, default=0.0),
         )
 
@@ -194,6 +211,17 @@ def _framed(
     enough = (found >= wanted).sum(dim=0).expand(len(THRESHOLDS), -1)
     middle = BOX_IOUS.index(0.5)
     return enough, (found[:, middle : middle + 1] > 0.5).expand(-1, len(THRESHOLDS))
+
+
+def _spread_framed(
+    answer: Answer, maps: Float[Tensor, "P H W"], scene: Scene
+) -> Bool[Tensor, "P T"]:
+    """Return which pairs the box of the map's spread frames, at every reach."""
+    if answer.fixed is None:
+        return spread_overlaps(maps, scene.pairs.boxes) > 0.5
+    box = answer.fixed[BOX_IOUS.index(0.5)]
+    framed = box_iou(box, scene.pairs.boxes).amax(dim=1, keepdim=True) > 0.5
+    return framed.expand(-1, len(REACHES))
 
 
 def _first_best(hits: Int[Tensor, " T"]) -> int:

@@ -18,6 +18,8 @@ from loss_attention.errors import unknown_name
 from loss_attention.explain.attributions_forward import (
     class_activation_map,
     class_patches,
+    contrast_map,
+    contrast_patches,
     edge_map,
     evidence_map,
     evidence_patches,
@@ -73,6 +75,11 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "evidence": Method(evidence_map, EVIDENCE, patches=evidence_patches),
+    "contrast": Method(
+        contrast_map,
+        Quantity("evidence over the mean of all classes", "logit units", signed=True),
+        patches=contrast_patches,
+    ),
     "uniform": Method(uniform_map, Quantity("uniform map", "no unit", signed=False), floor=True),
     "random": Method(
         random_map,

@@ -45,13 +45,49 @@ def evidence_patches(
     model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
 ) -> tuple[Float[Tensor, "B M"], PatchGrid]:
     """Return the evidence of each patch, and where the patches lie; see `evidence_map`."""
+    prediction = _with_evidence(model, images)
+    return prediction.evidence_of(target), prediction.grid
+
+
+def contrast_map(
+    model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
+) -> Float[Tensor, "B H W"]:
+    """Return the evidence for the class less the mean evidence for all classes, painted likewise.
+
+    A softmax decides by differences of logits, so what a patch says to all classes alike decides
+    nothing; the evidence for one class has it in, and this has not. It is as exact: it sums to the
+    logit less the mean of all logits, with which the probabilities are the same.
+
+    Source: the model's decision itself. Unit: the logit's. Sign: positive for the class more than
+    for others, negative for others more.
+
+    Raises:
+        ValueError: a head without exact evidence, or a model that decides each class by itself.
+    """
+    return paint_patches(*contrast_patches(model, images, target))
+
+
+def contrast_patches(
+    model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
+) -> tuple[Float[Tensor, "B M"], PatchGrid]:
+    """Return the values of the patches of a `contrast_map`, and where the patches lie."""
+    if model.multi_label:
+        raise InputError(
+            "contrast is for models of one label an image; this one decides each class by itself, "
+            "and --method evidence says all there is to say"
+        )
+    prediction = _with_evidence(model, images)
+    return prediction.evidence_of(target) - prediction.evidence.mean(dim=2), prediction.grid
+
+
+def _with_evidence(model: PatchClassifier, images: Float[Tensor, "B C H W"]) -> EvidencePrediction:
     prediction = model(images)
     if not isinstance(prediction, EvidencePrediction):
         raise InputError(
             f"a model with the head {model.config['head']} has no exact evidence to show; "
             "--method grad-cam works with every model, --method cam with many"
         )
-    return prediction.evidence_of(target), prediction.grid
+    return prediction
 
 
 def class_activation_map(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,6 +27,7 @@ from loss_attention.explain.compare_measures import (
     unit_range,
 )
 from loss_attention.explain.randomisation import randomised
+from loss_attention.inference import for_inference
 from loss_attention.metrics.faithfulness import masking_falls
 from loss_attention.metrics.faithfulness_curves import mean_fill
 from loss_attention.metrics.grid_pointing import assemble, choose_mosaics
@@ -115,14 +115,14 @@ def compare(
         raise InputError(f"--batch-size must be at least 1, got {batch_size}")
     for name in methods or ():
         find_method(name)
-    # On a CPU, convolutions are faster where the channels of a place lie together.
-    model = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    original, model = model, for_inference(model)
     with torch.no_grad():
         sample = _drawn(data, images, seed).to(model.mean.device)
         allowed, left_out = _allowed(model, sample.images[:2], methods)
         steps = _Steps(len(allowed) * (len(STAGES) + 1), progress)
         steps.begin("preparing")
-        subject = _subject(model, sample, data, train, batch_size, seed)
+        shuffled = _randomised(original, sample, batch_size, seed)
+        subject = _subject(model, shuffled, sample, data, train, batch_size, seed)
         figures = {}
         for method in allowed:
             steps.begin(method)
@@ -183,6 +183,7 @@ def _drawn(data: LabelledImages, images: int, seed: int) -> ImageSet:
 
 def _subject(
     model: PatchClassifier,
+    shuffled: dict[str, PatchClassifier],
     sample: ImageSet,
     data: LabelledImages,
     train: LabelledImages | None,
@@ -197,7 +198,6 @@ def _subject(
         fill = mean_fill(part, model.mean)
         windows = grid.windows(part.device)
         falls.append(masking_falls(logit(model, classes), part, windows, fill))
-    few = unit_range(sample.images[:batch_size])
     return Subject(
         model=model,
         images=sample.images,
@@ -207,11 +207,20 @@ def _subject(
         falls=torch.cat(falls),
         fitting=None if train is None else _fitting(model, train, len(sample), batch_size, seed),
         mosaics=_make_mosaics(model, data, len(sample), batch_size, seed),
-        randomised={
-            name: randomised(model, few, share, seed) for name, share in RANDOMISED_SHARES.items()
-        },
+        randomised=shuffled,
         batch_size=batch_size,
     )
+
+
+def _randomised(
+    model: PatchClassifier, sample: ImageSet, batch_size: int, seed: int
+) -> dict[str, PatchClassifier]:
+    """Return copies of a model with randomised weights, by measure."""
+    few = unit_range(sample.images[:batch_size])
+    return {
+        name: for_inference(randomised(model, few, share, seed))
+        for name, share in RANDOMISED_SHARES.items()
+    }
 
 
 def _explained(

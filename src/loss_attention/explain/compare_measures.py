@@ -36,6 +36,7 @@ from loss_attention.metrics.heat_maps import (
     share_inside,
 )
 from loss_attention.metrics.max_box import box_overlaps
+from loss_attention.metrics.spread_boxes import spread_overlaps
 from loss_attention.models import PatchClassifier
 
 REPEATS, REPEATS_IF_SLOW = 7, 3
@@ -58,6 +59,7 @@ class MeasureText(NamedTuple):
 PLACES: dict[str, MeasureText] = {
     "share_inside": MeasureText("positive share in the box", True, (0, 1)),
     "pointing": MeasureText("pointing game", True, (0, 1)),
+    "spread_box": MeasureText("box IoU >= 0.5, spread fitted", True, (0, 1)),
     "box": MeasureText("box IoU >= 0.5, cut fitted", True, (0, 1)),
     "box_oracle": MeasureText("box IoU >= 0.5, cut oracle", True, (0, 1)),
 }
@@ -199,11 +201,13 @@ def _places(subject: Subject, explained: Explained) -> Values:
         known = maps_of(subject.model, images, target, explained.method, subject.batch_size)
         cut = _best_cut(box_overlaps(scaled_maps(known), truth).largest)
         values["box"] = overlaps[:, cut] >= IOU
+        reach = _best_cut(spread_overlaps(known, truth))
+        values["spread_box"] = spread_overlaps(chosen, boxes)[:, reach] >= IOU
     return values
 
 
 def _best_cut(overlaps: Float[Tensor, "N T"]) -> int:
-    """Return the threshold at which most boxes are right, the lowest of equal ones."""
+    """Return the threshold, or reach, at which most boxes are right, the lowest of equal ones."""
     return int((overlaps >= IOU).sum(dim=0).cpu().argmax())
 
 

@@ -11,10 +11,12 @@ from rich.text import Text
 
 from loss_attention.explain.attributions import METHODS
 from loss_attention.explain.compare import Comparison, Figure
-from loss_attention.explain.compare_measures import MEASURES
+from loss_attention.explain.compare_measures import MEASURES, MOSAICS
 
 FORMAT_VERSION = 1
 ABSENT = "-"
+LEAST_SECONDS = 0.0001
+"""Less is as good as nothing, and shown as less."""
 _LABEL_WIDTH = 3 + max(len(measure.label) + 2 for measure in MEASURES.values())
 
 
@@ -72,8 +74,8 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
 def comparison_notes(comparison: Comparison) -> list[str]:
     """Return what a reader needs to read the table."""
     notes = [
-        f"{comparison.images} images, {comparison.boxed} with a box of the explained class, which "
-        "is the image's label.",
+        f"{comparison.images} images, {comparison.boxed} with a box of the explained class: the "
+        "image's label, of several the one that the model finds likeliest.",
         "\N{UPWARDS ARROW} higher is better, \N{DOWNWARDS ARROW} lower. Floors know nothing of the "
         "model; a method that does not beat them explains nothing.",
         "Areas and boxes: 0 to 1. Agreement and likeness: correlations, -1 to 1.",
@@ -84,6 +86,12 @@ def comparison_notes(comparison: Comparison) -> list[str]:
             for name, count in comparison.mosaics.items()
         )
         notes.append(f"Mosaics of rightly classified images: {counts}.")
+    missing = [measure.label for name, measure in MOSAICS.items() if name not in comparison.mosaics]
+    if missing:
+        notes.append(
+            f"No {' and '.join(missing)}: too few classes have a rightly classified image of one "
+            "label, or the model takes images of one size only."
+        )
     if comparison.left_out:
         notes.append(
             "Not possible with this model: "
@@ -145,7 +153,7 @@ def _cell(comparison: Comparison, method: str, measure: str, *, errors: bool = F
     if figure is None:
         return ABSENT
     if measure == "seconds":
-        return f"{figure.value:.2g}"
+        return f"{figure.value:.2g}" if figure.value >= LEAST_SECONDS else f"< {LEAST_SECONDS:g}"
     if measure == "time_ratio":
         return f"{figure.value:.2f}"
     error = f" ± {figure.error:.3f}" if errors and figure.error is not None else ""

@@ -1,0 +1,121 @@
+"""The page of explanations compared, from figures put in by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from interpreting_page import interpreting_page, standard_error
+
+MEASURES = {
+    "pointing": {"label": "pointing game", "higher_is_better": True},
+    "deletion": {"label": "deletion", "higher_is_better": False},
+    "seconds": {"label": "seconds an image", "higher_is_better": False},
+}
+
+
+def method(floor: bool, pointing: float, error: float | None, seconds: float) -> dict:
+    def figure(value: float, error: float | None) -> dict:
+        return {"value": value, "standard_error": error, "count": 7}
+
+    figures = {"pointing": figure(pointing, error), "seconds": figure(seconds, None)}
+    if not floor:
+        figures["deletion"] = figure(0.25, 0.0)
+    return {"floor": floor, "figures": figures}
+
+
+def run(head: str, seed: int, pointing: float, error: float | None = 0.03) -> dict:
+    return {
+        "recipe": "digits",
+        "head": head,
+        "seed": seed,
+        "commands": [f"loss-attention train digits --head {head} --seed {seed}", "compare it"],
+        "source": "scenes",
+        "test_images": 2000,
+        "training_seconds": 40.0 + seed,
+        "train_command_seconds": None if seed else 70.0,
+        "measures": [
+            {
+                "name": "accuracy",
+                "label": "accuracy",
+                "value": 0.9 + seed / 100,
+                "floors": {"majority class": 0.1},
+                "higher_is_better": True,
+            },
+            {
+                "name": "box_oracle",
+                "label": "box AP",
+                "value": None,
+                "floors": {},
+                "higher_is_better": True,
+            },
+        ],
+        "comparison": {
+            "images": 7,
+            "boxed_images": 6,
+            "mosaics": {},
+            "left_out": {"cam": "it has none"},
+            "measures": MEASURES,
+            "methods": {
+                "evidence": method(False, pointing, error, 0.001234),
+                "uniform": method(True, 0.5, error, 0.1),
+            },
+            "hardware": {"cpu": "a CPU", "cores": 2, "device": "CPU"},
+            "versions": {"python": "3.11", "torch": "2.13"},
+            "loss_attention": "1.0",
+        },
+    }
+
+
+def page(part: float = 1.0) -> str:
+    runs = [
+        run(head, seed, 0.6 + seed / 10) for seed in (0, 1) for head in ("loss-attention", "mean")
+    ]
+    figures = {
+        "command": "python benchmarks/run.py interpreting",
+        "part": part,
+        "explained_images": 7,
+        "runs": runs,
+        "measured": "2026-01-02",
+        "hardware": {"precision": "bf16"},
+    }
+    return interpreting_page(figures)
+
+
+def test_errors_are_the_larger_of_two_estimates() -> None:
+    assert standard_error([0.5], [0.1]) == 0.1
+    assert standard_error([0.5, 0.5], [0.3, 0.4]) == pytest.approx(0.25)  # sqrt(0.09 + 0.16) / 2
+    assert standard_error([0.2, 0.8], [0.3, 0.4]) == pytest.approx(0.3)  # 0.6 / sqrt(2) / sqrt(2)
+    assert standard_error([0.2, 0.8], [None, 0.4]) == pytest.approx(0.3)
+    assert standard_error([0.5], [None]) is None
+
+
+def test_every_measure_has_direction_error_and_floors() -> None:
+    lines = page().splitlines()
+    error = max(0.05, math.sqrt(2) * 0.03 / 2)  # over the two seeds, over their images
+    rows = [line for line in lines if line.startswith("| pointing game \N{UPWARDS ARROW} |")]
+    assert rows[0].count(f"0.650 ± {error:.3f}") == 2
+    assert rows[0].endswith("| 0.500 ± 0.021 |")
+    assert len(rows) == 3  # side by side, and each network
+    assert "| deletion \N{DOWNWARDS ARROW} | 0.250 ± 0.000 | - |" in lines
+    assert "| seconds an image \N{DOWNWARDS ARROW} | 0.0012 | 0.1 |" in lines
+    assert (
+        "| accuracy \N{UPWARDS ARROW} | 0.905 ± 0.007 | 0.905 ± 0.007 "
+        "| majority class 0.100 ± 0.000 |"
+    ) in lines
+    assert "| box AP (oracle) \N{UPWARDS ARROW} | - | - |  |" in lines
+    assert "| training and evaluation, seconds | 70 | 70 | |" in lines
+
+
+def test_what_it_stands_on_is_told() -> None:
+    text = page()
+    assert "--head mean --seed 1" in text
+    assert text.count("compare it") == 1
+    assert (
+        "Of 7 images a network, 6 with a box of their class. Not possible: cam: it has none."
+        in text
+    )
+    assert "Seeds: 0, 1;" in text
+    assert "a CPU, 2 cores" in text
+    assert "no figure here says anything" not in text
+    assert "**Tried with 1% of the whole: no figure here says anything.**" in page(part=0.01)
