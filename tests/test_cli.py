@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typed import complaint, run
 
 import loss_attention as la
-from loss_attention.cli import COMMANDS, main
+from loss_attention.cli import COMMANDS
 
 SMALL = [
     *("--image-size", "16", "--epochs", "2", "--batch-size", "8", "--width", "0.06"),
@@ -32,25 +33,6 @@ def make_folder(path: Path, classes: tuple[str, ...] = ("dark", "light"), each: 
             level = 60 + 120 * number + rng.integers(-30, 30, (20 + i, 24, 3))
             Image.fromarray(level.astype(np.uint8)).save(path / name / f"{i}.png")
     return path
-
-
-def run(*words: str) -> None:
-    """Run the command in this process; it has to succeed."""
-    with pytest.raises(SystemExit) as stop:
-        main(list(words))
-    assert not stop.value.code
-
-
-def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """Run the command with something wrong; return the one line that it says."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(list(words))
-    assert stop.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("loss-attention: ")
-    assert said.count("\n") == 1
-    return said
 
 
 @pytest.fixture(scope="module")
@@ -204,10 +186,39 @@ def test_damaged_runs(trained, tmp_path, capsys):
     recipe = (other / "recipe.yaml").read_text().replace("head: loss-attention", "head: mean")
     (other / "recipe.yaml").write_text(recipe)
     assert "not those of its recipe" in complaint(capsys, "evaluate", str(other))
+    words = ["explain", str(other), str(trained / "images"), "--out", str(tmp_path / "out")]
+    assert "not those of its recipe" in complaint(capsys, *words)
+    assert not (tmp_path / "out").exists()
     newer = copy("newer")
     facts = json.loads((newer / "run.json").read_text()) | {"format_version": 99}
     (newer / "run.json").write_text(json.dumps(facts))
     assert "newer" in complaint(capsys, "report", str(newer))
+
+
+def test_a_batch_of_no_images(trained, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["compare", trained / "run", "--batch-size", 0, "--accelerator", "cpu", "--out", out]
+    assert "--batch-size must be at least 1, got 0" in complaint(capsys, *words)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "{run}"],
+        ["report", "{run}"],
+        ["explain", "{run}", "{images}", "--out", "{out}"],
+        ["compare", "{run}", "--out", "{out}"],
+        ["reproduce", "table6", "--scale", "smoke", "--out", "{out}"],
+    ],
+)
+def test_a_gpu_asked_for_where_there_is_none(words, trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    places = {"run": trained / "run", "images": trained / "images", "out": tmp_path / "out"}
+    given = [word.format(**places) for word in words]
+    said = complaint(capsys, *given, "--accelerator", "cuda")
+    assert "torch finds no GPU here; use --accelerator cpu" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_help_of_every_command(capsys):

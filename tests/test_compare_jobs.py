@@ -12,9 +12,10 @@ from training.tiny import tiny_recipe, tiny_splits
 
 from loss_attention import compare_jobs, jobs
 from loss_attention.cli import main
+from loss_attention.data.sample import Splits
 from loss_attention.explain import compare_measures
 from loss_attention.training.job import continue_run, start_run
-from loss_attention.training.recipe import RunOptions
+from loss_attention.training.recipe import Recipe, RunOptions
 
 
 @pytest.fixture(scope="module")
@@ -22,15 +23,23 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a single epoch."""
     path = tmp_path_factory.mktemp("compare") / "run"
     splits = tiny_splits()
-    folder = start_run(path, tiny_recipe(epochs=1), splits, RunOptions(accelerator="cpu"))
+    options = RunOptions(accelerator="cpu", stream="no", workers=3)
+    folder = start_run(path, tiny_recipe(epochs=1), splits, options)
     assert continue_run(folder, splits, Console(quiet=True))
     return path
 
 
 @pytest.fixture(autouse=True)
-def _tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is asked for, the tiny data are loaded."""
-    monkeypatch.setattr(compare_jobs, "load_data", lambda recipe, console: tiny_splits())
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, RunOptions]]:
+    """Whatever is asked for, the tiny data are loaded; what was asked for comes to be here."""
+    asked: list[tuple[Recipe, RunOptions]] = []
+
+    def load(recipe: Recipe, _console: Console, options: RunOptions) -> Splits:
+        asked.append((recipe, options))
+        return tiny_splits()
+
+    monkeypatch.setattr(compare_jobs, "load_data", load)
+    return asked
 
 
 def command(*words: object) -> int:
@@ -71,6 +80,20 @@ def test_a_table_its_json_and_a_picture(run: Path, tmp_path: Path, capsys, monke
     monkeypatch.setattr(compare_jobs, "maps_picture", lambda *_: b"new")
     assert command(*words, "--images", 2, "--methods", "evidence", "--overwrite") == 0
     assert (out / "maps.png").read_bytes() == b"new"
+
+
+def test_images_are_held_as_the_run_held_them(
+    run: Path, tmp_path: Path, loaded, monkeypatch
+) -> None:
+    """Its own are streamed or not as recorded; of others nothing is known."""
+    monkeypatch.setattr(compare_measures, "REPEATS", 1)
+    words = ("compare", run, "--methods", "evidence", "--images", 2, "--out")
+    assert command(*words, tmp_path / "own") == 0
+    assert command(*words, tmp_path / "other", "--data", "elsewhere") == 0
+    own, other = loaded
+    assert own == (tiny_recipe(epochs=1), RunOptions(accelerator="cpu", stream="no", workers=3))
+    assert other[0].data == "elsewhere"
+    assert other[1] == RunOptions(accelerator="cpu", stream="auto", workers=3)
 
 
 def test_what_is_typed_wrong_gets_one_line(run: Path, tmp_path: Path, capsys) -> None:

@@ -120,3 +120,11 @@ def test_many_models_and_five_floors_fit_eighty_columns() -> None:
     assert max(map(len, lines)) <= 80
     assert all(any(name in line for line in lines) for name in names)
     assert any("mean AP, 11 points (VOC 2007)" in line for line in lines)
+
+
+def test_what_needs_a_threshold_and_has_none_says_why() -> None:
+    unfitted = Measure("map_box_ap", "box AP of the heat map", None, dict.fromkeys(FLOORS))
+    why = "no held-out images (--validation-fraction) to choose a threshold on"
+    assert why in evaluation_markdown({"digits": evaluation(BOX_AP, unfitted)})
+    assert why not in evaluation_markdown({"digits": evaluation(BOX_AP)})
+    assert why not in evaluation_markdown({"boxless": evaluation(unfitted, boxed=0)})

@@ -5,143 +5,25 @@ torch and all that stands on it load when a job starts, so `--help` answers at o
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any
 
-import tyro
-
+from loss_attention.arguments import (
+    CompareArguments,
+    DataCheckArguments,
+    DemoArguments,
+    EvaluateArguments,
+    ExplainArguments,
+    ReportArguments,
+    ReproduceArguments,
+    ResumeArguments,
+    TrainArguments,
+    parse,
+)
 from loss_attention.errors import InputError, unknown_name
-from loss_attention.training.recipe import Recipe, RunOptions
-
-Arguments = TypeVar("Arguments")
-Flat = tyro.conf.arg(name="")
-
-
-@dataclass(frozen=True)
-class TrainArguments:
-    """Train, checkpoint, evaluate and report. Every field of the recipe is a flag."""
-
-    recipe: Annotated[Recipe, Flat]
-    hardware: Annotated[RunOptions, Flat] = field(default_factory=RunOptions)
-    out: Path | None = None
-    """The run's folder; runs/NAME if not given."""
-    overwrite: bool = False
-    """Replace the run that is in the folder already."""
-
-
-@dataclass(frozen=True)
-class DemoArguments:
-    """Train the digits recipe and a mean-pooling twin, and compare them in one report."""
-
-    out: Path = Path("runs/demo")
-    """The demo's folder; run again, it continues where it stopped."""
-    epochs: int | None = None
-    """Fewer epochs than the recipe's, for a quick look."""
-    limit_images: int | None = None
-    """At most this many training and this many test images, for a quick look."""
-    hardware: Annotated[RunOptions, Flat] = field(default_factory=RunOptions)
-
-
-@dataclass(frozen=True)
-class RunArguments:
-    """A run folder."""
-
-    run: tyro.conf.Positional[Path]
-    """The run's folder."""
-
-
-@dataclass(frozen=True)
-class EvaluateArguments:
-    """Accuracy and localisation on the test split, each beside its floors."""
-
-    run: tyro.conf.Positional[Path]
-    """The run's folder."""
-    data: str | None = None
-    """Other data than the run's own, with the same classes."""
-
-
-@dataclass(frozen=True)
-class ExplainArguments:
-    """Show where the evidence lies: a picture and a JSON for each image."""
-
-    run: tyro.conf.Positional[Path]
-    """A run folder, a .safetensors file of ours, or a hub id."""
-    images: tyro.conf.Positional[tuple[Path, ...]]
-    """Image files, or folders of them."""
-    out: Path
-    """Where the pictures and JSON files go."""
-    target: str | None = None
-    """Explain this class instead of the predicted one."""
-    method: str | None = None
-    """evidence, cam, grad-cam, layer-cam, integrated-gradients, occlusion; also uniform, random and
-    edges. None: what the model itself says of its patches."""
-    overwrite: bool = False
-    """Replace explanations that are in the folder already."""
-
-
-@dataclass(frozen=True)
-class ReproduceArguments:
-    """Measure what the paper's tables and figures need, and show ours beside the paper's."""
-
-    targets: tyro.conf.Positional[tuple[str, ...]]
-    """table1 to table7, figure4 to figure7, or all."""
-    scale: str = "paper"
-    """paper: its settings; short: 30 epochs; reduced: Tables II and VI on a CPU; smoke: tiny."""
-    only: str | None = None
-    """Measure just the cells with these words in their path: "ResNet18 CIFAR-10", say."""
-    out: Path = Path("runs/reproduce")
-    """Where the ledger, the trainings and the tables go; run again, it continues there."""
-    seeds: int | None = None
-    """Seeds of each training, from 0 up; None: as many as the scale has (the paper's 4)."""
-    data_root: Path | None = None
-    """A folder with data sets in it, each under its name; None: the Hugging Face hub."""
-    workers: int | None = None
-    """Trainings side by side; None: one for each GPU, or one."""
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU where there is one."""
-    show: bool = False
-    """Train nothing, and show what has been measured so far."""
-
-
-@dataclass(frozen=True)
-class DataCheckArguments:
-    """What is in a data set and what is wrong with it."""
-
-    data: tyro.conf.Positional[str]
-    """A folder, archive, table of images, known name, NAME:PATH, or Hugging Face dataset id."""
-    out: Path | None = None
-    """Draw some of the images, with their labels and boxes, in this .png or .jpg."""
-
-
-@dataclass(frozen=True)
-class CompareArguments:
-    """Methods of explanation side by side: where they point, how faithful they are, their cost."""
-
-    run: tyro.conf.Positional[Path]
-    """The run's folder."""
-    methods: str | None = None
-    """Their names with commas between: evidence,grad-cam. None: all that the model allows. The
-    floors uniform, random and edges come on top."""
-    images: int = 50
-    """How many test images to explain; time grows with it."""
-    data: str | None = None
-    """Other data than the run's own, with the same classes."""
-    out: Path | None = None
-    """Where table, JSON and picture go; None: compare in the run's folder."""
-    batch_size: int = 32
-    """Images at a time."""
-    seed: int = 0
-    """Which images are drawn."""
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU where there is one."""
-    overwrite: bool = False
-    """Replace a comparison that is in the folder already."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -184,9 +66,7 @@ def _train(rest: list[str]) -> int:
             return 0
         raise InputError(f"train needs the name of a recipe first: {', '.join(RECIPES)}")
     base = recipe(rest[0])
-    given = _parse(
-        TrainArguments, rest[1:], f"train {rest[0]}", default=TrainArguments(recipe=base)
-    )
+    given = parse(TrainArguments, rest[1:], f"train {rest[0]}", default=TrainArguments(recipe=base))
     if not given.recipe.data:
         raise InputError(f"the recipe {base.name} needs --data: a folder of images, or a hub id")
 
@@ -198,7 +78,7 @@ def _train(rest: list[str]) -> int:
 
 
 def _resume(rest: list[str]) -> int:
-    given = _parse(RunArguments, rest, "resume")
+    given = parse(ResumeArguments, rest, "resume")
     from loss_attention import jobs
 
     jobs.resume(given.run, _console())
@@ -206,15 +86,17 @@ def _resume(rest: list[str]) -> int:
 
 
 def _evaluate(rest: list[str]) -> int:
-    given = _parse(EvaluateArguments, rest, "evaluate")
+    given = parse(EvaluateArguments, rest, "evaluate")
     from loss_attention import jobs
 
-    jobs.evaluate_run(given.run, given.data, _console())
+    jobs.evaluate_run(
+        given.run, given.data, _console(), masks=given.masks, accelerator=given.accelerator
+    )
     return 0
 
 
 def _explain(rest: list[str]) -> int:
-    given = _parse(ExplainArguments, rest, "explain")
+    given = parse(ExplainArguments, rest, "explain")
     if not given.images:
         raise InputError("explain needs image files or folders after the run")
     from loss_attention import jobs
@@ -226,6 +108,7 @@ def _explain(rest: list[str]) -> int:
         _console(),
         target=given.target,
         method=given.method,
+        accelerator=given.accelerator,
         overwrite=given.overwrite,
     )
     print(f"{len(summary.written)} images explained in {given.out}")
@@ -235,7 +118,7 @@ def _explain(rest: list[str]) -> int:
 
 
 def _compare(rest: list[str]) -> int:
-    given = _parse(CompareArguments, rest, "compare")
+    given = parse(CompareArguments, rest, "compare")
     from loss_attention.compare_jobs import compare_run
 
     names = None if given.methods is None else [n.strip() for n in given.methods.split(",")]
@@ -255,15 +138,15 @@ def _compare(rest: list[str]) -> int:
 
 
 def _report(rest: list[str]) -> int:
-    given = _parse(RunArguments, rest, "report")
+    given = parse(ReportArguments, rest, "report")
     from loss_attention import jobs
 
-    jobs.report(given.run, _console())
+    jobs.report(given.run, _console(), accelerator=given.accelerator)
     return 0
 
 
 def _demo(rest: list[str]) -> int:
-    given = _parse(DemoArguments, rest, "demo")
+    given = parse(DemoArguments, rest, "demo")
     from dataclasses import replace
 
     from loss_attention import jobs
@@ -277,7 +160,7 @@ def _demo(rest: list[str]) -> int:
 
 
 def _reproduce(rest: list[str]) -> int:
-    given = _parse(ReproduceArguments, rest, "reproduce")
+    given = parse(ReproduceArguments, rest, "reproduce")
     if not given.targets:
         raise InputError("reproduce needs a table or figure: table1 to table7, figure4 to figure7")
     from loss_attention.paper.command import reproduce
@@ -303,7 +186,7 @@ def _reproduce(rest: list[str]) -> int:
 def _data(rest: list[str]) -> int:
     if not rest or rest[0] not in ("check", "-h", "--help"):
         raise InputError("data needs a word after it: data check PATH [--out PICTURE]")
-    given = _parse(DataCheckArguments, rest[1:] if rest[0] == "check" else rest, "data check")
+    given = parse(DataCheckArguments, rest[1:] if rest[0] == "check" else rest, "data check")
     from loss_attention.data_jobs import check_data
 
     wrong = check_data(given.data, given.out, _console())
@@ -379,36 +262,6 @@ def _recipe_list() -> str:
         for name, entry in RECIPES.items()
     ]
     return "\n".join(blocks)
-
-
-def _parse(
-    kind: type[Arguments], rest: list[str], words: str, default: Arguments | None = None
-) -> Arguments:
-    """Parse flags; tyro's boxed complaint becomes one line."""
-    complaint = io.StringIO()
-    options: dict[str, Any] = {} if default is None else {"default": default}
-    try:
-        with contextlib.redirect_stderr(complaint):
-            parsed: Arguments = tyro.cli(kind, args=rest, prog=f"loss-attention {words}", **options)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise InputError(_one_line(complaint.getvalue(), words)) from None
-    return parsed
-
-
-def _one_line(complaint: str, words: str) -> str:
-    text = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
-    lines = [line.strip("│╭╮╰╯─ \t") for line in text.splitlines()]
-    message = re.sub(r"\s+", " ", " ".join(lines)).strip()
-    message = re.split(r"(?: Argument helptext:| For full helptext| ={4,})", message)[0]
-    titles = (
-        "Parsing error|Value error|Invalid choice|Missing argument|(Unrecognized|Required) options"
-    )
-    message = re.sub(f"^({titles}) ", "", message)
-    # Of the nearest flag keep its name, not its whole entry.
-    message = re.sub(r"Perhaps you meant: (--\S+).*", r"did you mean \1?", message)
-    return f"{message.rstrip('.')}; see loss-attention {words} --help"
 
 
 def _console() -> Any:

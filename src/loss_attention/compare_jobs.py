@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from loss_attention import __version__
@@ -23,7 +21,8 @@ from loss_attention.explain.compare_results import (
 from loss_attention.jobs import load_data, load_weights
 from loss_attention.progress import counted
 from loss_attention.saving import make_folder, write_whole
-from loss_attention.training.environment import choose_accelerator, hardware, versions
+from loss_attention.training.environment import choose_device, hardware, versions
+from loss_attention.training.recipe import Accelerator
 from loss_attention.training.run_folder import RunFolder
 
 JSON_FILE, MARKDOWN_FILE, PICTURE_FILE = "comparison.json", "comparison.md", "maps.png"
@@ -39,7 +38,7 @@ def compare_run(
     images: int = 50,
     batch_size: int = 32,
     seed: int = 0,
-    accelerator: str = "auto",
+    accelerator: Accelerator = "auto",
     overwrite: bool = False,
 ) -> Comparison:
     """Compare methods of explanation on a run's best weights and its test images.
@@ -69,9 +68,10 @@ def compare_run(
             raise InputError(
                 f"{file} exists already; name another --out, or replace it with --overwrite"
             )
-    device = torch.device(choose_accelerator(accelerator, 1))
-    model, recipe = load_weights(run).to(device), run.recipe()
-    splits = load_data(replace(recipe, data=data) if data else recipe, console)
+    device = choose_device(accelerator)
+    model = load_weights(run).to(device)
+    recipe, options = run.asked_of(data)
+    splits = load_data(recipe, console, options)
     with counted("comparing", console) as progress:
         comparison, subject = compare(
             model,

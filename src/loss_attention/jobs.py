@@ -18,9 +18,9 @@ from loss_attention.explain.report import write_report
 from loss_attention.models import PatchClassifier, load
 from loss_attention.progress import counted
 from loss_attention.tables import show_evaluations
-from loss_attention.training.environment import image_memory
+from loss_attention.training.environment import choose_device, count_gpus, image_memory
 from loss_attention.training.job import continue_run, start_run
-from loss_attention.training.recipe import Recipe, RunOptions
+from loss_attention.training.recipe import Accelerator, Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
 
 MODEL_FIELDS = (
@@ -62,36 +62,54 @@ def train(
     """
     splits = load_data(recipe, console, options)
     run = start_run(out, recipe, splits, options, overwrite=overwrite)
-    finished = _finish(run, splits, console)
+    finished = _finish(run, splits, console, options.accelerator)
     _report(finished, console)
     return finished
 
 
 def resume(path: Path, console: Console) -> FinishedRun:
-    """Continue an interrupted run to its end; a finished one is only evaluated again."""
+    """Continue an interrupted run to its end; a finished one is only evaluated again.
+
+    Raises:
+        InputError: what the run needs is damaged, changed or not here.
+        RunStopped: stopped by Ctrl-C again.
+    """
     run = RunFolder.open(path)
-    finished = _finish(run, load_data(run.recipe(), console, run.options()), console)
+    options = run.options()
+    accelerator = options.accelerator
+    if accelerator == "cuda" and not count_gpus():
+        if not run.read_json("run.json").get("finished"):
+            raise InputError(f"{path} began on a GPU and torch finds none here: resume it on one")
+        accelerator = "auto"  # the whole run has come here from another machine
+    finished = _finish(run, load_data(run.recipe(), console, options), console, accelerator)
     _report(finished, console)
     return finished
 
 
-def evaluate_run(path: Path, data: str | None, console: Console) -> Evaluation:
+def evaluate_run(
+    path: Path,
+    data: str | None,
+    console: Console,
+    *,
+    masks: bool = False,
+    accelerator: Accelerator = "auto",
+) -> Evaluation:
     """Evaluate a run's best weights on the test split of its own data, or of other data.
 
-    The figures of its own data are also written to the run folder.
+    With `masks`, against the masks of objects too. The figures of its own data are also written to
+    the run folder.
     """
-    run = RunFolder.open(path)
-    model, recipe = load_weights(run), run.recipe()
-    options = run.options()
-    if data is not None:  # which may be of another size
-        recipe, options = replace(recipe, data=data), replace(options, stream="auto")
+    run, device = RunFolder.open(path), choose_device(accelerator)
+    model = load_weights(run).to(device)
+    recipe, options = run.asked_of(data)
+    recipe = replace(recipe, masks=masks or recipe.masks)
     splits = load_data(recipe, console, options)
     if splits.test.class_names != model.class_names:
         raise InputError(
             f"{recipe.data if data is None else data} has other classes than the run {path}: "
             f"{len(splits.test.class_names)} of them, {', '.join(splits.test.class_names[:3])}, ..."
         )
-    figures = _evaluate(model, splits, recipe, console)
+    figures = evaluate_weights(model, splits, recipe, console)
     if data is None:
         run.write_json("evaluation.json", figures.to_json())
     show_evaluations({recipe.name: figures}, console)
@@ -106,10 +124,13 @@ def explain(
     *,
     target: str | None = None,
     method: str | None = None,
+    accelerator: Accelerator = "auto",
     overwrite: bool = False,
 ) -> ExplainSummary:
     """Explain image files with a run, a weights file or a hub model; a picture and a JSON each."""
-    model = load(path)
+    device = choose_device(accelerator)
+    is_run = (path / "recipe.yaml").is_file()
+    model = (load_weights(RunFolder.open(path)) if is_run else load(path)).to(device)
     with counted("explaining", console) as progress:
         return explain_files(
             model,
@@ -122,12 +143,12 @@ def explain(
         )
 
 
-def report(path: Path, console: Console) -> Path:
+def report(path: Path, console: Console, *, accelerator: Accelerator = "auto") -> Path:
     """Write a finished run's report anew."""
-    run = RunFolder.open(path)
+    run, device = RunFolder.open(path), choose_device(accelerator)
     recipe = run.recipe()
-    model, splits = load_weights(run), load_data(recipe, console, run.options())
-    figures = _evaluate(model, splits, recipe, console)
+    model, splits = load_weights(run).to(device), load_data(recipe, console, run.options())
+    figures = evaluate_weights(model, splits, recipe, console)
     return _report(FinishedRun(run, model, splits, figures), console)
 
 
@@ -151,7 +172,7 @@ def demo(recipe: Recipe, out: Path, options: RunOptions, console: Console) -> Pa
         else:
             run = start_run(path, variant, splits, options)
         console.print(f"[bold]{label}[/bold] in {path}")
-        runs[label] = _finish(run, splits, console)
+        runs[label] = _finish(run, splits, console, options.accelerator)
     main = runs[recipe.head]
     figures = {label: finished.evaluation for label, finished in runs.items()}
     show_evaluations(figures, console)
@@ -189,7 +210,7 @@ def load_data(recipe: Recipe, console: Console, options: RunOptions | None = Non
 
 
 def load_weights(run: RunFolder) -> PatchClassifier:
-    """Load a run's best weights.
+    """Load a run's best weights, to the CPU.
 
     Raises:
         InputError: there are none yet, they are damaged, or not those of the run's recipe.
@@ -206,7 +227,34 @@ def load_weights(run: RunFolder) -> PatchClassifier:
     return model
 
 
-def _finish(run: RunFolder, splits: Splits, console: Console) -> FinishedRun:
+def evaluate_weights(
+    model: PatchClassifier, splits: Splits, recipe: Recipe, console: Console
+) -> Evaluation:
+    """Measure a model on the test split, where the model is; images get there batch by batch.
+
+    What needs a threshold takes the one that is best on the run's validation slice. A recipe
+    without one leaves no image that is neither trained on nor reported, and such figures undefined.
+
+    Args:
+        model: the weights of the recipe.
+        splits: the data.
+        recipe: says which training images are the validation slice.
+        console: where the bar goes.
+    """
+    _, held_out = hold_out(splits.train.labels, recipe.validation_fraction, recipe.seed)
+    with counted("evaluating", console) as progress:
+        return evaluate(
+            model,
+            splits.test,
+            train=splits.train,
+            held_out=splits.train.subset(held_out),
+            progress=progress,
+        )
+
+
+def _finish(
+    run: RunFolder, splits: Splits, console: Console, accelerator: Accelerator
+) -> FinishedRun:
     """Train what is left of a run, and evaluate its best weights on the test split, once."""
     facts = run.read_json("run.json")
     if facts.get("finished"):
@@ -220,25 +268,10 @@ def _finish(run: RunFolder, splits: Splits, console: Console) -> FinishedRun:
         )
         if not continue_run(run, splits, console):
             raise RunStopped(f"stopped; continue with: loss-attention resume {run.path}")
-    model = load_weights(run)
-    figures = _evaluate(model, splits, run.recipe(), console)
+    model = load_weights(run).to(choose_device(accelerator))
+    figures = evaluate_weights(model, splits, run.recipe(), console)
     run.write_json("evaluation.json", figures.to_json())
     return FinishedRun(run, model, splits, figures)
-
-
-def _evaluate(
-    model: PatchClassifier, splits: Splits, recipe: Recipe, console: Console
-) -> Evaluation:
-    """Measure a model on the test split; thresholds are chosen on the run's validation slice."""
-    _, held_out = hold_out(splits.train.labels, recipe.validation_fraction, recipe.seed)
-    with counted("evaluating", console) as progress:
-        return evaluate(
-            model,
-            splits.test,
-            train=splits.train,
-            held_out=splits.train.subset(held_out),
-            progress=progress,
-        )
 
 
 def _report(finished: FinishedRun, console: Console) -> Path:

@@ -196,6 +196,11 @@ def evaluation_notes(evaluations: Mapping[str, Evaluation]) -> list[str]:
         notes.append("No selection has a higher recall than all patches (uniform weights): read F.")
     if any(evaluation.thresholds for evaluation in evaluations.values()):
         notes.append("Boxes around heat maps: each answer's threshold chosen on held-out images.")
+    elif any(one.boxed_images and "map_box_ap" in one for one in evaluations.values()):
+        notes.append(
+            "Boxes around heat maps: no held-out images (--validation-fraction) to choose a "
+            "threshold on."
+        )
     cells = {
         cell
         for section in evaluation_sections(evaluations)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typed import run
 
-from loss_attention.cli import main
 from loss_attention.data.digits import digits
 from loss_attention.heads.catalog import HEADS
 
@@ -17,13 +17,6 @@ TINY = [
     *("--epochs", "1", "--batch-size", "16", "--width", "0.05", "--strided-layers", "1", "6"),
     *("--patch-kernel", "3", "--image-size", "24", "--in-channels", "1", "--accelerator", "cpu"),
 ]
-
-
-def run(*words: str) -> None:
-    """Run the command in this process; it has to succeed."""
-    with pytest.raises(SystemExit) as stop:
-        main(list(words))
-    assert not stop.value.code
 
 
 @pytest.fixture(scope="module")

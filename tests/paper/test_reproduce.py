@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typed import complaint
 
 from loss_attention.cli import main
 from loss_attention.data.sample import Splits
@@ -51,7 +52,7 @@ def _data_made_once() -> Iterator[None]:
         return load_data(recipe, Console(quiet=True))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "load_data", lambda r, _: made(r.data, r.image_size, r.seed))
+        patch.setattr(datasets, "load_data", lambda r, *_: made(r.data, r.image_size, r.seed))
         yield
 
 
@@ -203,10 +204,10 @@ def test_two_trainings_side_by_side_give_the_same_figures(everything, tmp_path, 
 def test_data_that_is_not_here_costs_its_own_cells_alone(tmp_path, monkeypatch, capsys):
     load = datasets.load_data
 
-    def without_coco(recipe, console):
+    def without_coco(recipe, *how):
         if recipe.data == "multi-digits":
             raise InputError("no such data set; get it from its makers")
-        return load(recipe, console)
+        return load(recipe, *how)
 
     monkeypatch.setattr(datasets, "load_data", without_coco)
     reproduce(tmp_path, "table1", "--only", "sgd", code=2)
@@ -229,6 +230,7 @@ def test_data_that_is_not_here_costs_its_own_cells_alone(tmp_path, monkeypatch, 
         (("figure3",), "unknown table or figure 'figure3'; did you mean 'figure"),
         ((), "reproduce needs a table or figure: table1 to table7, figure4 to figure7"),
         (("table2", "--only", "resnet19"), "--only 'resnet19' matches none of 72 cells"),
+        (("table2", "--data-root", "nowhere"), "--data-root nowhere is no folder"),
         (("table2", "--seeds", "0"), "--seeds must be at least 1, got 0"),
         (("table2", "--workers", "0"), "--workers must be at least 1, got 0"),
         (("table2", "--workers", "9999"), "--workers 9999: this CPU has"),
@@ -237,12 +239,8 @@ def test_data_that_is_not_here_costs_its_own_cells_alone(tmp_path, monkeypatch, 
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(words, message, tmp_path, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["reproduce", *words, "--out", str(tmp_path), "--accelerator", "cpu"])
-    assert ended.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"loss-attention: {message}")
-    assert error.count("\n") == 1
+    said = complaint(capsys, "reproduce", *words, "--out", tmp_path, "--accelerator", "cpu")
+    assert said.startswith(f"loss-attention: {message}")
     assert not list(tmp_path.iterdir())
 
 

@@ -30,6 +30,7 @@ def test_the_choice_of_data_survives_yaml(tmp_path):
         ("validation_fraction", 1.0, "--validation-fraction must be in [0, 1), got 1.0"),
         ("in_channels", 2, "--in-channels must be 1 or 3, got 2"),
         ("image_size", 0, "--image-size must be above 0, got 0"),
+        ("seed", 2**63, "--seed must be below 2**63, got 9223372036854775808"),
         ("gamma_max", -0.1, "--gamma-max must be at least 0, got -0.1"),
         ("resize", "pad", "--resize needs --image-size, got pad"),
         ("width", float("nan"), "--width must be above 0, got nan"),
@@ -45,6 +46,13 @@ def test_a_value_out_of_range_names_the_flag(field, value, message):
     ("text", "message"),
     [
         ("name: x\ndata: d\nepoch: 3\n", "unknown fields epoch"),
+        ("name: x\ndata: d\nepochs: many\n", "epochs cannot be 'many'"),
+        ("name: x\ndata: d\nepochs: true\n", "epochs cannot be True"),
+        ("name: x\ndata: d\nepochs: 1.5\n", "epochs cannot be 1.5"),
+        ("name: x\ndata: d\nhead:\n", "head cannot be None"),
+        ("name: x\ndata: d\nstrided_layers: [1, two]\n", r"strided_layers cannot be \[1, 'two'\]"),
+        ("name: x\ndata: d\nclasses: cat\n", "classes cannot be 'cat'"),
+        ("name: x\ndata: d\nresize: crop\n", "resize cannot be 'crop'"),
         ("- 1\n", "no recipe in it"),
         ("name: x\n", "no recipe in it"),
         ("name: [x\n", "cannot read the recipe"),
@@ -58,6 +66,12 @@ def test_a_damaged_recipe_file_says_what_is_wrong(text, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_whole_number_is_a_number(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: x\ndata: d\nwidth: 2\nimage_size: null\n")
+    assert Recipe.from_yaml(path) == Recipe("x", "d", width=2.0)
+
+
 def test_unknown_recipe_suggests_the_nearest():
     with pytest.raises(InputError, match="did you mean 'digits'"):
         recipe("digit")
@@ -69,7 +83,7 @@ def test_unknown_recipe_suggests_the_nearest():
         ({"schedule": "paper-adam"}, "--schedule needs --optimizer adam, got paper-adam"),
         (
             {"optimizer": "adam", "nesterov": True},
-            "--nesterov belongs to --optimizer sgd, got True",
+            "--nesterov does not belong to adam, got True",
         ),
     ],
 )

@@ -55,6 +55,31 @@ def test_a_run_of_a_newer_version_says_upgrade(tmp_path):
         RunFolder.open(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({}, "has no run.json: its run ended before it began"),
+        ({"format_version": "x"}, "run.json: format_version cannot be 'x'"),
+        ({"options": {"warp": 9}}, "run.json: unknown fields warp"),
+        ({"options": {"devices": "two"}}, "run.json: devices cannot be 'two'"),
+        ({"options": {"accelerator": "abacus"}}, "run.json: accelerator cannot be 'abacus'"),
+        ({"options": 3}, "run.json: 3 where its settings should be"),
+    ],
+)
+def test_facts_that_cannot_be_say_what_is_wrong(facts, message, tmp_path):
+    RunFolder.create(tmp_path, tiny_recipe()).write_json("run.json", facts)
+    with pytest.raises(InputError, match=message) as caught:
+        RunFolder.open(tmp_path).options()
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_metrics_say_so(tmp_path):
+    run = RunFolder.create(tmp_path, tiny_recipe())
+    run.write("metrics.jsonl", '{"epoch": 1}\n{"epo')
+    with pytest.raises(InputError, match=r"metrics\.jsonl cannot be read"):
+        run.metrics()
+
+
 def test_a_failing_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, monkeypatch):
     run = RunFolder.create(tmp_path, tiny_recipe())
     run.write("model.safetensors", b"good")

@@ -11,7 +11,7 @@ from rich.console import Console
 from loss_attention.data.sample import Splits, limited
 from loss_attention.errors import InputError
 from loss_attention.jobs import load_data
-from loss_attention.training.recipe import Recipe
+from loss_attention.training.recipe import Recipe, RunOptions
 
 KEPT = 3
 """Data sets kept in memory at a time."""
@@ -51,8 +51,12 @@ class Shelf:
         self._whole: OrderedDict[tuple[object, ...], Splits] = OrderedDict()
         self._missing: dict[str, MissingDataError] = {}
 
-    def splits(self, recipe: Recipe) -> Splits:
+    def splits(self, recipe: Recipe, options: RunOptions) -> Splits:
         """Return a recipe's data, no more images of it than it asks for.
+
+        Args:
+            recipe: names the data.
+            options: say how to hold it.
 
         Raises:
             MissingDataError: it cannot be loaded; the message says where to get it.
@@ -62,9 +66,10 @@ class Shelf:
         whole = replace(located(recipe, self.data_root), limit_images=None)
         # The seed decides made data. The paper's sets have a test split, so nothing is drawn there.
         seed = None if recipe.data in FOLDERS else recipe.seed
-        key = (whole.data, whole.in_channels, whole.image_size, seed)
+        held = (options.stream, options.workers)
+        key = (whole.data, whole.in_channels, whole.image_size, seed, held)
         if key not in self._whole:
-            self._whole[key] = self._load(recipe.data, whole)
+            self._whole[key] = self._load(recipe.data, whole, options)
             if len(self._whole) > KEPT:
                 self._whole.popitem(last=False)
         self._whole.move_to_end(key)
@@ -73,9 +78,9 @@ class Shelf:
             return found
         return limited(found, recipe.limit_images, recipe.seed)
 
-    def _load(self, name: str, recipe: Recipe) -> Splits:
+    def _load(self, name: str, recipe: Recipe, options: RunOptions) -> Splits:
         try:
-            return load_data(recipe, self.console)
+            return load_data(recipe, self.console, options)
         except InputError as error:
             here = f"; or put it under --data-root as {FOLDERS[name][0]}" if name in FOLDERS else ""
             self._missing[name] = MissingDataError(f"{name} is not here: {error}{here}")

@@ -16,9 +16,9 @@ from loss_attention.paper.cells import PARAMETERS, Cell, training_key
 from loss_attention.paper.datasets import MissingDataError, Shelf
 from loss_attention.paper.ledger import LEDGER_FILE, Ledger, Record
 from loss_attention.paper.scales import Scale
-from loss_attention.paper.trainings import Accelerator, Trained, is_trained, train
+from loss_attention.paper.trainings import Trained, is_trained, train
 from loss_attention.paper.workers import Setting, count_workers, train_side_by_side
-from loss_attention.training.recipe import Recipe
+from loss_attention.training.recipe import Accelerator, Recipe
 
 PAPER_IMAGE_CLASSES = 10
 """Table II counts parameters for CIFAR-10's classes."""
@@ -79,6 +79,8 @@ class Reproduction:
         self.seeds = scale.seeds if seeds is None else seeds
         if self.seeds < 1:
             raise InputError(f"--seeds must be at least 1, got {seeds}")
+        if data_root is not None and not data_root.is_dir():
+            raise InputError(f"--data-root {data_root} is no folder")
         self.workers, self.accelerator = count_workers(workers, accelerator), accelerator
         self.console = console or Console(quiet=True)
         self.shelf = Shelf(data_root, self.console)

@@ -5,25 +5,22 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 
 from loss_attention import __version__
 from loss_attention.data.sample import Splits
 from loss_attention.errors import InputError
-from loss_attention.evaluation import Evaluation, evaluate
-from loss_attention.jobs import RunStopped, load_weights
+from loss_attention.evaluation import Evaluation
+from loss_attention.jobs import RunStopped, evaluate_weights, load_weights
 from loss_attention.models import PatchClassifier
 from loss_attention.paper.cells import EPOCH_SECONDS, training_key
 from loss_attention.paper.datasets import Shelf, located
 from loss_attention.paper.ledger import Record
-from loss_attention.training.environment import choose_accelerator
+from loss_attention.training.environment import choose_device
 from loss_attention.training.job import continue_run, start_run
-from loss_attention.training.recipe import Recipe, RunOptions
+from loss_attention.training.recipe import Accelerator, Recipe, RunOptions
 from loss_attention.training.run_folder import STATE_FILE, RunFolder
-
-Accelerator = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -61,8 +58,9 @@ def train(
         InputError: data that is not there, another run in the folder, weights that diverged.
         RunStopped: stopped by Ctrl-C, with everything saved.
     """
-    splits = shelf.splits(recipe)
-    run = _run(recipe, out, splits, shelf.data_root, RunOptions(accelerator=accelerator))
+    options = _options(recipe, out) or RunOptions(accelerator=accelerator)
+    splits = shelf.splits(recipe, options)
+    run = _run(recipe, out, splits, shelf.data_root, options)
     if not run.read_json("run.json").get("finished") and not continue_run(run, splits, console):
         raise RunStopped("stopped; the same command continues")
     model = load_weights(run)
@@ -70,13 +68,19 @@ def train(
     if evaluated:
         figures = Evaluation.from_json(evaluated)
     else:
-        device = choose_accelerator(accelerator, 1)
-        figures = evaluate(model.to(device), splits.test, train=splits.train, device=device)
+        model.to(choose_device(accelerator))
+        figures = evaluate_weights(model, splits, recipe, console or Console(quiet=True))
         model.cpu()
         run.write_json("evaluation.json", figures.to_json())
         # Only an unfinished run is continued, and the ledger has many runs.
         (run.path / STATE_FILE).unlink(missing_ok=True)
     return Trained(model, splits, _record(recipe, run, figures))
+
+
+def _options(recipe: Recipe, out: Path) -> RunOptions | None:
+    """Return what a training that has begun runs on; None where it has not."""
+    path = run_path(out, recipe)
+    return RunFolder.open(path).options() if (path / "run.json").exists() else None
 
 
 def _run(

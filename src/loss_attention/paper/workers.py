@@ -19,10 +19,10 @@ from loss_attention.errors import InputError
 from loss_attention.jobs import RunStopped
 from loss_attention.paper.datasets import Shelf
 from loss_attention.paper.ledger import Record
-from loss_attention.paper.trainings import Accelerator, train
+from loss_attention.paper.trainings import train
 from loss_attention.training.environment import choose_accelerator
 from loss_attention.training.interruption import ForwardedStop
-from loss_attention.training.recipe import Recipe
+from loss_attention.training.recipe import Accelerator, Recipe
 
 LOOK_EVERY = 1.0
 """Seconds between the looks at whether Ctrl-C was pressed."""

@@ -12,7 +12,7 @@ import torch
 
 from loss_attention.data.memory import free_memory
 from loss_attention.errors import InputError
-from loss_attention.training.recipe import RunOptions
+from loss_attention.training.recipe import Accelerator, RunOptions
 
 PACKAGES = ("torch", "numpy", "lightning-fabric", "datasets", "pillow", "scikit-learn")
 
@@ -25,7 +25,7 @@ def choose_accelerator(wanted: str, devices: int) -> str:
     Raises:
         InputError: a GPU is asked for where there is none, or more of them than there are.
     """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = count_gpus()
     if devices < 1:
         raise InputError(f"--devices must be at least 1, got {devices}")
     if wanted == "cuda" and gpus == 0:
@@ -37,6 +37,20 @@ def choose_accelerator(wanted: str, devices: int) -> str:
     if accelerator == "cpu" and devices > cores:
         raise InputError(f"--devices {devices}: this CPU has {cores} cores")
     return accelerator
+
+
+def count_gpus() -> int:
+    """Return how many GPUs torch can use here."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def choose_device(wanted: Accelerator) -> torch.device:
+    """Return where one process computes that trains nothing, by the same rule as training.
+
+    Raises:
+        InputError: a GPU is asked for where there is none.
+    """
+    return torch.device(choose_accelerator(wanted, 1))
 
 
 def image_memory(options: RunOptions) -> int:

@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from loss_attention.errors import InputError
 from loss_attention.models import WEIGHTS_FILE
 from loss_attention.saving import SaveError, make_folder, write_whole
-from loss_attention.training.recipe import Recipe, RunOptions
+from loss_attention.training.recipe import Recipe, RunOptions, from_file
 
 FORMAT_VERSION = 1
 STATE_FILE = "state.pt"
@@ -71,13 +71,21 @@ class RunFolder:
         """Open an existing run.
 
         Raises:
-            InputError: it is not there, is no run folder, or is from a newer version.
+            InputError: it is not there, is no run folder, never began, or is from a newer version.
         """
         if not (path / "recipe.yaml").is_file():
             what = "has no recipe.yaml, so it is no run folder" if path.is_dir() else "is no folder"
             raise InputError(f"{path} {what}; `loss-attention train` makes one")
         run = cls(path)
-        version = run.read_json("run.json").get("format_version", FORMAT_VERSION)
+        facts = run.read_json("run.json")
+        if not facts:
+            raise InputError(
+                f"{path} has no run.json: its run ended before it began, or the file was lost; "
+                "begin again in another folder, or here with --overwrite"
+            )
+        version = facts.get("format_version", FORMAT_VERSION)
+        if not isinstance(version, int):
+            raise InputError(f"{path / 'run.json'}: format_version cannot be {version!r}")
         if version > FORMAT_VERSION:
             raise InputError(
                 f"{path} was written by a newer loss-attention (format {version}, this one reads "
@@ -110,7 +118,20 @@ class RunFolder:
 
     def options(self) -> RunOptions:
         """Return what the run runs on, as it was chosen when it began."""
-        return RunOptions(**self.read_json("run.json").get("options", {}))
+        values = self.read_json("run.json").get("options", {})
+        return from_file(RunOptions, values, self.path / "run.json")
+
+    def asked_of(self, data: str | None) -> tuple[Recipe, RunOptions]:
+        """Return the run's recipe for measuring it, and how to hold the images.
+
+        Args:
+            data: other data than the run's own; None: its own, streamed or not as they were.
+        """
+        recipe, options = self.recipe(), self.options()
+        if data is None:
+            return recipe, options
+        # They may be of another size, and need not fit in a GPU's memory: nothing is trained.
+        return replace(recipe, data=data), replace(options, stream="auto", accelerator="cpu")
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a file so that it is either the old one or the new one, whole, at every moment.
@@ -142,11 +163,18 @@ class RunFolder:
         return value
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics.jsonl, an epoch each."""
+        """Return the lines of metrics.jsonl, an epoch each.
+
+        Raises:
+            InputError: one of them is no JSON.
+        """
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read: {error}") from error
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write metrics.jsonl, a line for each epoch so far."""

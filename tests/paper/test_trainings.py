@@ -1,0 +1,36 @@
+"""One training of the ledger: what its record says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from training.tiny import tiny_recipe, tiny_splits
+
+from loss_attention.paper import trainings
+from loss_attention.paper.cells import training_key
+from loss_attention.paper.ledger import Ledger
+from loss_attention.training.recipe import Recipe
+
+FITTED = "map_box_ap"
+
+
+@pytest.mark.parametrize("held_out", [0.2, 0.0])
+def test_figures_that_need_a_threshold_need_a_validation_slice(
+    held_out: float, tmp_path: Path
+) -> None:
+    shelf = SimpleNamespace(data_root=None, splits=lambda *_: tiny_splits())
+    recipe = tiny_recipe(epochs=1, validation_fraction=held_out)
+    record = trainings.train(recipe, tmp_path, shelf, "cpu", None).record
+    assert (record.measures[FITTED] is None) == (not held_out)
+    # What needs none is there either way.
+    assert record.measures[f"{FITTED}_oracle"] is not None
+
+
+def test_what_was_measured_is_still_what_its_recipe_is_called(repository: Path) -> None:
+    records = Ledger(repository / "results" / "ledger" / "ledger.json")._records.values()
+    assert records
+    for record in records:
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in record.recipe.items()}
+        assert training_key(Recipe(**values)) == record.training
