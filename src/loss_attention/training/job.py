@@ -27,6 +27,7 @@ from loss_attention.training.environment import (
     choose_accelerator,
     choose_precision,
     hardware,
+    keep_freed_memory,
     versions,
 )
 from loss_attention.training.interruption import ForwardedStop
@@ -212,6 +213,7 @@ class _Work:
         self.train, self.validation = train, validation
 
     def __call__(self, fabric: Fabric, console: Console | None = None) -> dict[str, Any]:
+        keep_freed_memory()
         if console is None and self.shown:
             console = Console()
         trainer = Trainer(
