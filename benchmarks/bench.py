@@ -56,7 +56,7 @@ def main() -> None:
 def bench(arguments: Arguments) -> list[Path]:
     """Measure, write the files, and return their paths."""
     # Read when torch loads its profiler, which else prints a line when it starts and stops.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "4")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     # Not before a flag was wrong or --help was asked for: torch takes seconds.
     from bench_figures import measured
     from bench_page import bench_page

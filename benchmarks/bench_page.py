@@ -8,7 +8,7 @@ from spreads import Spread, shown
 from targets import NAMES, Target
 
 REACHED = {True: "yes", False: "**no**", None: "-"}
-GIGA, TERA = 1e9, 1e12
+GIGA = 1e9
 MIB = 2**20
 CHECKPOINTED = "the same, activations checkpointed"
 KINDS = {"ours": "ours", "checkpointed": CHECKPOINTED, "yardstick": "yardstick"}
@@ -42,7 +42,7 @@ def _stand(figures: dict[str, Any]) -> str:
         f"`{figures['command']}`, {figures['measured']}, {figures['minutes']:.1f} minutes, on "
         f"{machine['cpu']}, {machine['cores']} cores, {machine.get('memory_gib', '?')} GiB, "
         f"{machine['device']}; {_units(figures)}. Python {figures['versions']['python']}, torch "
-        f"{figures['versions']['torch']}, {machine['threads']} threads.\n\n"
+        f"{figures['versions']['torch']}, threads: {machine['threads']}.\n\n"
         f"ResNet18 of width {setting['width']:g}, images of {setting['side']} x "
         f"{setting['side']}, batches of {setting['batch']}. Ours: the training loop's own step, "
         f"{_precision(machine['precision'])}. The yardstick (`benchmarks/"
@@ -160,8 +160,8 @@ def _arithmetic(step: dict[str, Any]) -> str:
         for dtype, share in step["share_of_ceiling"].items()
     )
     return (
-        f"A step needs {operations['ours'] / TERA:.3f} tera-operations (the yardstick "
-        f"{operations['yardstick'] / TERA:.3f}), counted by torch's counter; ours does "
+        f"A step needs {operations['ours'] / GIGA:,.2f} giga-operations (the yardstick's "
+        f"{operations['yardstick'] / GIGA:,.2f}), counted by torch's counter; ours does "
         f"{rate / GIGA:,.0f} giga-operations a second: {shares}."
     )
 

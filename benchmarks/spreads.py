@@ -27,5 +27,7 @@ def shown(value: Spread | None, digits: int = 2, factor: float = 1.0, unit: str 
     """Return a spread as people read it: the median, and in brackets from where to where."""
     if value is None:
         return "-"
-    low, high = (f"{factor * value[name]:,.{digits}f}" for name in ("lowest", "highest"))
-    return f"{factor * value['median']:,.{digits}f}{unit} ({low} to {high})"
+    median, low, high = (
+        f"{factor * value[name]:,.{digits}f}" for name in ("median", "lowest", "highest")
+    )
+    return f"{median}{unit} ({low} to {high})" if value["turns"] > 1 else f"{median}{unit}"

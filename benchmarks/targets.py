@@ -69,11 +69,11 @@ def _of_network(head: str, network: dict[str, Any], accelerator: str) -> Iterato
         share = step["share_of_ceiling"]["bf16"]
         yield Target(
             f"training step, {name}: share of the bf16 matrix-product ceiling",
-            f"at least {CEILING_SHARE:.0%}",
+            f"at least {100 * CEILING_SHARE:g} %",
             shown(share, 1, 100, " %"),
             share["median"] >= CEILING_SHARE,
         )
-    memory = f"peak memory of that step, {name}"
+    memory = f"peak memory of a training step, {name}"
     alone = network["isolated"]
     yield _at_most(
         f"{memory}: share of the yardstick's", alone["ours"]["memory_share"], MEMORY_RATIO
@@ -97,7 +97,7 @@ def _of_checkpointing(memory: str, share: Spread, step: dict[str, Any]) -> Targe
     more = step["checkpointed_over_ours"]
     return Target(
         f"{memory}, activations checkpointed: share of the yardstick's, times the time",
-        f"at most {CHECKPOINTED_RATIO:.0%}, {CHECKPOINTED_TIME:g}",
+        f"at most {100 * CHECKPOINTED_RATIO:g} %, {CHECKPOINTED_TIME:g}",
         f"{shown(share, 2, 100, ' %')}, {shown(more)}",
         share["median"] <= CHECKPOINTED_RATIO and more["median"] <= CHECKPOINTED_TIME,
     )
@@ -105,7 +105,7 @@ def _of_checkpointing(memory: str, share: Spread, step: dict[str, Any]) -> Targe
 
 def _at_most(what: str, share: Spread, most: float) -> Target:
     figure = shown(share, 2, 100, " %")
-    return Target(what, f"at most {most:.0%}", figure, share["median"] <= most)
+    return Target(what, f"at most {100 * most:g} %", figure, share["median"] <= most)
 
 
 def _of_explanation(name: str, explanation: dict[str, Any]) -> Target:
