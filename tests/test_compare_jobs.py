@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from training.tiny import tiny_recipe, tiny_splits
+from typed import exit_code
 
 from loss_attention import compare_jobs, jobs
-from loss_attention.cli import main
 from loss_attention.data.sample import Splits
 from loss_attention.explain import compare_measures
 from loss_attention.training.job import continue_run, start_run
@@ -42,17 +42,11 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, RunOptions]]:
     return asked
 
 
-def command(*words: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(word) for word in words])
-    return stop.value.code or 0
-
-
 def test_a_table_its_json_and_a_picture(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(compare_measures, "REPEATS", 1)
     out = tmp_path / "out"
     words = ("compare", run, "--methods", "evidence, layer-cam", "--images", 3, "--out", out)
-    assert command(*words) == 0
+    assert exit_code(*words) == 0
     printed = capsys.readouterr().out
     assert "layer-cam" in printed
     assert "positive share in the box" in printed
@@ -73,12 +67,12 @@ def test_a_table_its_json_and_a_picture(run: Path, tmp_path: Path, capsys, monke
     with Image.open(out / "maps.png") as picture:
         assert picture.width > 500
     # A second time needs a word.
-    assert command(*words) == 2
+    assert exit_code(*words) == 2
     said = capsys.readouterr().err
     assert "comparison.json exists already" in said
     assert said.count("\n") == 1
     monkeypatch.setattr(compare_jobs, "maps_picture", lambda *_: b"new")
-    assert command(*words, "--images", 2, "--methods", "evidence", "--overwrite") == 0
+    assert exit_code(*words, "--images", 2, "--methods", "evidence", "--overwrite") == 0
     assert (out / "maps.png").read_bytes() == b"new"
 
 
@@ -88,8 +82,8 @@ def test_images_are_held_as_the_run_held_them(
     """Its own are streamed or not as recorded; of others nothing is known."""
     monkeypatch.setattr(compare_measures, "REPEATS", 1)
     words = ("compare", run, "--methods", "evidence", "--images", 2, "--out")
-    assert command(*words, tmp_path / "own") == 0
-    assert command(*words, tmp_path / "other", "--data", "elsewhere") == 0
+    assert exit_code(*words, tmp_path / "own") == 0
+    assert exit_code(*words, tmp_path / "other", "--data", "elsewhere") == 0
     own, other = loaded
     assert own == (tiny_recipe(epochs=1), RunOptions(accelerator="cpu", stream="no", workers=3))
     assert other[0].data == "elsewhere"
@@ -103,12 +97,12 @@ def test_what_is_typed_wrong_gets_one_line(run: Path, tmp_path: Path, capsys) ->
         (("--method", "evidence"), "did you mean --methods"),
     ):
         out = tmp_path / "out"
-        assert command("compare", run, "--out", out, *words) == 2
+        assert exit_code("compare", run, "--out", out, *words) == 2
         said = capsys.readouterr().err
         assert message in said
         assert said.count("\n") == 1
         assert not out.exists()
-    assert command("compare", tmp_path / "none") == 2
+    assert exit_code("compare", tmp_path / "none") == 2
     assert "none" in capsys.readouterr().err
 
 
@@ -121,8 +115,8 @@ def test_a_baseline_run_is_explained_by_name_only(tmp_path: Path, capsys) -> Non
     )
     Image.new("L", (12, 12), 99).save(tmp_path / "a.png")
     words = ("explain", path, tmp_path / "a.png", "--out", tmp_path / "out")
-    assert command(*words) == 2
+    assert exit_code(*words) == 2
     assert "--method cam or --method grad-cam" in capsys.readouterr().err
-    assert command(*words, "--method", "grad-cam") == 0
+    assert exit_code(*words, "--method", "grad-cam") == 0
     assert json.loads((tmp_path / "out" / "a.json").read_text())["method"] == "grad-cam"
     assert jobs.load_weights(jobs.RunFolder.open(path)).config["head"] == "baseline"

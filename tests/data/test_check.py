@@ -9,19 +9,12 @@ import numpy as np
 import pytest
 from data.making import image_folder, png, text, tiny_imagenet, write
 from PIL import Image
-
-from loss_attention.cli import main
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main(["data", *map(str, words)])
-    return int(stop.value.code or 0)
+from typed import exit_code
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
     capsys.readouterr()
-    code = run(*words)
+    code = exit_code("data", *words)
     out, err = capsys.readouterr()
     return code, out, err
 
@@ -88,8 +81,8 @@ def test_everything_that_is_wrong(tmp_path: Path, capsys) -> None:
     ):
         assert line in out
     assert err == (
-        f"loss-attention: 5 things are wrong with {tmp_path}; --skip-broken trains without such "
-        "images\n"
+        f"loss-attention: 5 things are wrong with {tmp_path}; where it is images, --skip-broken "
+        "trains without them\n"
     )
     with Image.open(tmp_path.parent / "sheet.png") as sheet:
         assert sheet.size == (8 * 128, 144)
@@ -97,7 +90,7 @@ def test_everything_that_is_wrong(tmp_path: Path, capsys) -> None:
 
 def test_the_contact_sheet(tmp_path: Path, capsys) -> None:
     root, sheet = tiny_imagenet(tmp_path / "tiny"), tmp_path / "sheet.png"
-    assert run("check", root, "--out", sheet) == 0
+    assert exit_code("data", "check", root, "--out", sheet) == 0
     with Image.open(sheet) as picture:
         pixels = np.asarray(picture).astype(int)
     assert pixels.shape == (144, 8 * 128, 3)

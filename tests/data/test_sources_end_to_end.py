@@ -10,8 +10,7 @@ import pytest
 from data.making import coco_json, text
 from data.test_voc import xml
 from PIL import Image
-
-from loss_attention.cli import main
+from typed import exit_code
 
 SMALL = [
     *("--image-size", "16", "--resize", "pad", "--epochs", "1", "--batch-size", "8"),
@@ -20,12 +19,6 @@ SMALL = [
 ]
 NAMES = ("cat", "dog")
 WIDTH, HEIGHT = 24, 12
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(word) for word in words])
-    return int(stop.value.code or 0)
 
 
 def pictures(root: Path, folder: str) -> list[tuple[str, int, tuple[int, int, int, int]]]:
@@ -77,7 +70,7 @@ def make(kind: str, root: Path) -> Path:
 @pytest.mark.parametrize("kind", ["csv", "coco", "voc", "yolo"])
 def test_train_evaluate_explain(kind: str, tmp_path: Path, capsys) -> None:
     data, folder = make(kind, tmp_path / "data"), tmp_path / "run"
-    assert run("train", "folder", "--data", data, *SMALL, "--out", folder) == 0
+    assert exit_code("train", "folder", "--data", data, *SMALL, "--out", folder) == 0
     facts = json.loads((folder / "run.json").read_text())
     assert facts["classes"] == ["cat", "dog"]
     assert facts["multi_label"] is (kind != "csv")
@@ -85,26 +78,26 @@ def test_train_evaluate_explain(kind: str, tmp_path: Path, capsys) -> None:
     figures = json.loads((folder / "evaluation.json").read_text())
     assert figures["boxed_images"] == 8
     capsys.readouterr()
-    assert run("evaluate", folder, "--data", make(kind, tmp_path / "other")) == 0
+    assert exit_code("evaluate", folder, "--data", make(kind, tmp_path / "other")) == 0
     picture = next((tmp_path / "other").rglob("3.png"))
-    assert run("explain", folder, picture, "--out", tmp_path / "out") == 0
+    assert exit_code("explain", folder, picture, "--out", tmp_path / "out") == 0
     found = json.loads((tmp_path / "out" / "3.json").read_text())
     assert (found["width"], found["height"]) == (WIDTH, HEIGHT)
     windows = np.array(found["grid"]["windows"])
     assert windows.min() == 0
     assert HEIGHT < windows[:, 2].max() <= WIDTH
     assert windows[:, 3].max() == HEIGHT  # the border below is none of the original
-    assert run("data", "check", data) == 0
+    assert exit_code("data", "check", data) == 0
 
 
 def test_a_fault_leaves_no_folder(tmp_path: Path, capsys) -> None:
     data = make("csv", tmp_path / "data")
     (data / "train" / "3.png").write_bytes(b"junk")
     words = ["train", "folder", "--data", data, *SMALL, "--out", tmp_path / "run"]
-    assert run(*words) == 2
+    assert exit_code(*words) == 2
     assert "train/3.png (of no known image format)" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
-    assert run(*words, "--skip-broken") == 0
+    assert exit_code(*words, "--skip-broken") == 0
     out = capsys.readouterr().out
     assert "1 image left out, as asked, for what is wrong with them" in out
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
