@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from training.tiny import tiny_recipe, tiny_splits
 
+from loss_attention.data.sample import Splits
 from loss_attention.paper import trainings
 from loss_attention.paper.cells import training_key
 from loss_attention.paper.ledger import Ledger
-from loss_attention.training.recipe import Recipe
+from loss_attention.training.job import start_run
+from loss_attention.training.recipe import Recipe, RunOptions
 
 FITTED = "map_box_ap"
 
@@ -26,6 +29,21 @@ def test_figures_that_need_a_threshold_need_a_validation_slice(
     assert (record.measures[FITTED] is None) == (not held_out)
     # What needs none is there either way.
     assert record.measures[f"{FITTED}_oracle"] is not None
+
+
+def test_a_training_that_has_begun_holds_its_images_as_it_did(tmp_path: Path) -> None:
+    asked = []
+
+    def splits(_recipe: Recipe, options: RunOptions) -> Splits:
+        asked.append(options)
+        return tiny_splits()
+
+    shelf = SimpleNamespace(data_root=None, splits=splits)
+    recipe, begun = tiny_recipe(epochs=1), RunOptions(accelerator="cpu", stream="no", workers=2)
+    start_run(trainings.run_path(tmp_path, recipe), recipe, tiny_splits(), begun)
+    trainings.train(recipe, tmp_path, shelf, "auto", None)
+    trainings.train(replace(recipe, seed=1), tmp_path, shelf, "cpu", None)
+    assert asked == [begun, RunOptions(accelerator="cpu")]
 
 
 def test_what_was_measured_is_still_what_its_recipe_is_called(repository: Path) -> None:
