@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
+from measuring import write_and_list
 
-from loss_attention.errors import InputError, unknown_name
+from loss_attention.errors import unknown_name
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,15 +42,7 @@ class Arguments:
 def main() -> None:
     """Run the command; what a user can mend is one line."""
     arguments = tyro.cli(Arguments)
-    try:
-        written = bench(arguments)
-    except InputError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("bench: interrupted; the files of the run before are kept", file=sys.stderr)
-        sys.exit(130)
-    print("\n".join(str(path) for path in written))
+    write_and_list("bench", lambda: bench(arguments))
 
 
 def bench(arguments: Arguments) -> list[Path]:

@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from loss_attention.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,19 @@ def timed(*words: str, folder: Path | None = None) -> Finished:
     if status != 0:
         sys.exit(f"{' '.join(words)} failed:\n{output}")
     return Finished(seconds, usage.ru_maxrss / 1024, output)
+
+
+def write_and_list(name: str, measure: Callable[[], list[Path]]) -> None:
+    """Measure and print the files that were written; what a user can mend is one line."""
+    try:
+        written = measure()
+    except InputError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; the files of the run before are kept", file=sys.stderr)
+        sys.exit(130)
+    print("\n".join(str(path) for path in written))
 
 
 def keep(name: str, figures: dict[str, Any], folder: Path) -> None:
