@@ -62,16 +62,17 @@ class Muon(torch.optim.SGD):
             for weight in group["params"]:
                 if weight.grad is not None:
                     weight.mul_(len(weight) ** 0.5 / weight.norm())
-                    weight.grad.copy_(orthogonalised(self._momentum(weight)))
+                    look_ahead = self._look_ahead(weight, weight.grad)
+                    weight.grad.copy_(orthogonalised(look_ahead))
         super().step(closure)
 
-    def _momentum(self, weight: Tensor) -> Tensor:
+    def _look_ahead(self, weight: Tensor, gradient: Tensor) -> Tensor:
         """Return Nesterov's look ahead, after adding the gradient to what is remembered."""
         state = self.state[weight]
         if "muon" not in state:
             state["muon"] = torch.zeros_like(weight)
-        state["muon"].mul_(MOMENTUM).add_(weight.grad)
-        return weight.grad.add(state["muon"], alpha=MOMENTUM)
+        remembered: Tensor = state["muon"].mul_(MOMENTUM).add_(gradient)
+        return gradient.add(remembered, alpha=MOMENTUM)
 
 
 def orthogonalised(update: Float[Tensor, "D *rest"]) -> Float[Tensor, "D *rest"]:
@@ -93,6 +94,6 @@ def orthogonalised(update: Float[Tensor, "D *rest"]) -> Float[Tensor, "D *rest"]
         polynomial = a * identity + b * gram + c * (gram @ gram)
         product = polynomial @ product
         gram = polynomial @ gram @ polynomial
-    result = product @ wide
+    result: Tensor = product @ wide
     result = result if matrix.shape[0] <= matrix.shape[1] else result.T
     return result.reshape(update.shape).to(update.dtype)
