@@ -66,7 +66,9 @@ def test_predictions_are_the_same(head: str, hold_none: HoldNone) -> None:
         torch.testing.assert_close(asked, expected, rtol=0, atol=1e-11)
     own = found.each_patch(lambda scores: scores.argmax(dim=2))
     assert own.tolist() == held.patch_scores.argmax(dim=2).tolist()
-    assert torch.equal(on_cpu(found).evidence, found.evidence)
+    moved = on_cpu(found)
+    assert moved.lazy_evidence is not found.lazy_evidence
+    assert torch.equal(moved.evidence, found.evidence)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
