@@ -1,6 +1,6 @@
 """What explanations of the same networks are worth: loss-attention and mean pooling, all methods.
 
-    python benchmarks/run.py interpreting            # two to three quarters of an hour, two cores
+    python benchmarks/run.py interpreting            # 40 minutes on two cores, by estimate
     python benchmarks/interpreting.py --part 0.01    # the same, tiny, to try the command
 
 Trains both heads on `digits` and `multi-digits`, and compares every method of explanation on each

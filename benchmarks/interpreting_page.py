@@ -14,7 +14,7 @@ from summary import ABSENT, floors_of, spread, value_of
 ARROWS = {True: "\N{UPWARDS ARROW}", False: "\N{DOWNWARDS ARROW}"}
 SHOWN_HEADS = {"loss-attention": "loss-attention", "mean": "mean pooling"}
 COSTS = ("seconds", "time_ratio")
-BESIDE = ("evidence", "grad-cam")
+BESIDE = ("evidence", "contrast", "grad-cam")
 """The methods of both networks that stand side by side."""
 
 Run = dict[str, Any]
@@ -84,6 +84,7 @@ def _study(name: str, runs: Sequence[Run]) -> list[str]:
                     Column(f"{SHOWN_HEADS[head]}: {method}", found, method)
                     for head, found in by_head.items()
                     for method in BESIDE
+                    if method in found[0]["comparison"]["methods"]
                 ),
                 *_floor_columns(next(iter(by_head.values()))),
             ]
@@ -203,8 +204,8 @@ def _counts(runs: Sequence[Run]) -> str:
     words = f"Of {first['images']} images{each}, {first['boxed_images']} with a box of their class"
     for name, count in first["mosaics"].items():
         words += f"; {count} mosaics of {first['measures'][name]['label'].split(', ')[1]}"
-    left_out = "; ".join(f"{name}: {why}" for name, why in first["left_out"].items())
-    return words + "." + (f" Not possible: {left_out}." if left_out else "")
+    left_out = "; ".join(f"{name} ({why})" for name, why in first["left_out"].items())
+    return words + "." + (f" Not possible with this network: {left_out}." if left_out else "")
 
 
 def _stand(figures: dict[str, Any]) -> str:

@@ -111,10 +111,8 @@ def test_what_it_stands_on_is_told() -> None:
     text = page()
     assert "--head mean --seed 1" in text
     assert text.count("compare it") == 1
-    assert (
-        "Of 7 images a network, 6 with a box of their class. Not possible: cam: it has none."
-        in text
-    )
+    assert "Of 7 images a network, 6 with a box of their class. Not possible" in text
+    assert "cam (it has none)." in text
     assert "Seeds: 0, 1;" in text
     assert "a CPU, 2 cores" in text
     assert "no figure here says anything" not in text

@@ -1,0 +1,90 @@
+"""What the comparison of explanations runs, and what it does not run again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import interpreting
+import pytest
+from measuring import Finished
+
+from loss_attention.errors import InputError
+from loss_attention.recipes import recipe
+from loss_attention.training.recipe import Recipe
+
+PART = 0.01
+ONE = replace(recipe("digits"), limit_images=80, epochs=1)
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The commands that are run; they write what the real ones would."""
+    seen: list[tuple[str, ...]] = []
+
+    def write(path: Path, **values: object) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+
+    def timed(_command: str, *words: str) -> Finished:
+        seen.append(words)
+        if words[0] == "compare":
+            write(Path(words[1]) / "compare" / "comparison.json", images=2)
+        else:
+            out = Path(words[1] if words[0] == "resume" else words[words.index("--out") + 1])
+            write(out / "run.json", source="scenes", parameters=1, train_seconds=2.0)
+            write(out / "evaluation.json", images=80, measures=[])
+            if words[0] == "train":
+                made = replace(ONE, name=words[1], data=words[1], head=words[3])
+                multi = replace(recipe("multi-digits"), head=words[3], limit_images=80, epochs=1)
+                chosen: Recipe = made if words[1] == "digits" else multi
+                (out / "recipe.yaml").write_text(chosen.to_yaml())
+        return Finished(3.0, 100.0, "")
+
+    monkeypatch.setattr(interpreting, "timed", timed)
+    return seen
+
+
+def test_each_network_is_trained_and_compared_once(tmp_path: Path, commands) -> None:
+    figures = interpreting.interpreting(PART, tmp_path)
+    assert [words[0] for words in commands] == ["train", "compare"] * 4
+    flags = ("--head", "mean", "--seed", "0", "--limit-images", "80", "--epochs", "1")
+    assert commands[2] == ("train", "digits", *flags, "--out", str(tmp_path / "digits-mean-0"))
+    assert commands[3] == (
+        "compare",
+        str(tmp_path / "digits-mean-0"),
+        "--images",
+        "2",
+        "--overwrite",
+    )
+    assert [(run["recipe"], run["head"]) for run in figures["runs"]] == [
+        (name, head) for name in ("digits", "multi-digits") for head in ("loss-attention", "mean")
+    ]
+    assert figures["runs"][0]["compare_command_seconds"] == 3.0
+    commands.clear()
+    assert interpreting.interpreting(PART, tmp_path) == figures
+    assert commands == []
+
+
+def test_an_interrupted_network_is_continued(tmp_path: Path, commands) -> None:
+    interpreting.interpreting(PART, tmp_path)
+    commands.clear()
+    (tmp_path / "digits-mean-0" / "evaluation.json").unlink()
+    (tmp_path / "digits-mean-0" / "compare" / "comparison.json").unlink()
+    (tmp_path / "multi-digits-mean-0" / "evaluation.json").unlink()
+    (tmp_path / "multi-digits-mean-0" / "run.json").unlink()  # it had not begun
+    figures = interpreting.interpreting(PART, tmp_path)
+    assert [words[0] for words in commands] == ["resume", "compare", "train"]
+    assert commands[-1][-1] == "--overwrite"
+    # What is left of a training says nothing of the time that it took.
+    assert figures["runs"][1]["train_command_seconds"] is None
+
+
+def test_a_run_of_other_settings_is_not_taken(tmp_path: Path, commands) -> None:
+    interpreting.interpreting(PART, tmp_path)
+    other = replace(ONE, head="mean", gamma_max=0.3)
+    (tmp_path / "digits-mean-0" / "recipe.yaml").write_text(other.to_yaml())
+    with pytest.raises(InputError, match="digits-mean-0 holds a run with other settings"):
+        interpreting.interpreting(PART, tmp_path)
+    assert len(commands) == 8
