@@ -192,7 +192,8 @@ def _data(rest: list[str]) -> int:
     wrong = check_data(given.data, given.out, _console())
     if wrong:
         what = "1 thing is" if wrong == 1 else f"{wrong:,} things are"
-        return _fail(f"{what} wrong with {given.data}; --skip-broken trains without such images")
+        hint = "where it is images, --skip-broken trains without them"
+        return _fail(f"{what} wrong with {given.data}; {hint}")
     return 0
 
 

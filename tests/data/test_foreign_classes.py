@@ -8,8 +8,7 @@ import datasets
 import pytest
 from data.making import coco_json, image_folder, parquet, stored, text
 from data.refusing import load, refusal
-
-from loss_attention.cli import main
+from typed import exit_code
 
 
 def coco(root: Path) -> Path:
@@ -53,9 +52,7 @@ def test_refused_and_left_out(tmp_path: Path, make, said: str, capsys) -> None:
     assert len(splits.test) == 1
     left = 1 if make is coco else 2
     assert any(note.startswith(f"{left} image") and "left out" in note for note in splits.notes)
-    with pytest.raises(SystemExit) as stop:
-        main(["data", "check", str(tmp_path)])
-    assert stop.value.code == 2
+    assert exit_code("data", "check", tmp_path) == 2
     assert f"wrong: {said}" in capsys.readouterr().out
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from data.making import image_folder, png, text, write
 from data.refusing import load, refusal
-from data.test_sources_end_to_end import SMALL, make, run
+from data.test_sources_end_to_end import SMALL, make
 from data.test_voc import official as voc
 from data.test_voc import xml
 from PIL import Image
+from typed import exit_code
 
 NUMBERS = np.array([[0, 1, 1, 255], [0, 2, 255, 0], [2, 2, 0, 0]], np.uint8)
 """Object 1 (a dog), object 2 (a cat), and pixels on their edges."""
@@ -164,9 +165,9 @@ def test_the_command_measures_against_masks(tmp_path: Path, capsys) -> None:
         corners = (left, top, right, top, right, bottom, left, bottom)
         text(file, f"{label:.0f} {' '.join(map(str, corners))}")
     folder = tmp_path / "run"
-    assert run("train", "folder", "--data", data, *SMALL, "--out", folder) == 0
+    assert exit_code("train", "folder", "--data", data, *SMALL, "--out", folder) == 0
     assert "PxAP" not in capsys.readouterr().out
-    assert run("evaluate", folder, "--masks") == 0
+    assert exit_code("evaluate", folder, "--masks") == 0
     assert "PxAP" in capsys.readouterr().out
 
 
@@ -177,7 +178,7 @@ def test_masks_without_boxes_are_measured_against(tmp_path: Path) -> None:
         rows = [f"{split}/{i}.png,{'ab'[i % 2]},m.png" for i in range(8)]
         text(data / f"{split}.csv", "image,label,mask", *rows)
     words = ["train", "folder", "--data", data, *SMALL, "--masks", "--out", tmp_path / "run"]
-    assert run(*words) == 0
+    assert exit_code(*words) == 0
     figures = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert figures["boxed_images"] == 0
     found = {measure["name"]: measure["value"] for measure in figures["measures"]}
