@@ -107,7 +107,7 @@ def _record(recipe: Recipe, run: RunFolder, figures: Evaluation) -> Record:
         recipe=asdict(recipe),
         measures=measures,
         floors={measure.name: dict(measure.floors) for measure in figures.measures},
-        minutes=round(facts["train_seconds"] / 60, 3),
+        minutes=round(facts["train_seconds"] / 60, 5),
         source=facts["source"],
         test_images=figures.images,
         hardware=facts["hardware"],
