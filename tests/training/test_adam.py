@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
-from training.tiny import tiny_recipe, tiny_splits
+from training.tiny import run_stopped_at, tiny_recipe, tiny_splits
 
 from loss_attention.losses import single_label_loss
 from loss_attention.models import load
@@ -91,19 +91,8 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, monkeypatch
     whole = start_run(tmp_path / "whole", recipe, splits, RunOptions())
     assert continue_run(whole, splits)
 
-    stopped = start_run(tmp_path / "stopped", recipe, splits, RunOptions())
-    train_step = Trainer.train_step
     # In the ramp, right before beta2 changes, and in the constant part.
-    for stop_at in (4, 11, 15):
-
-        def until(self, batch, gamma, stop_at=stop_at):
-            train_step(self, batch, gamma)
-            self.stop.requested = self._finished_steps + 1 >= stop_at
-
-        monkeypatch.setattr(Trainer, "train_step", until)
-        assert not continue_run(stopped, splits)
-    monkeypatch.setattr(Trainer, "train_step", train_step)
-    assert continue_run(stopped, splits)
+    stopped = run_stopped_at(tmp_path / "stopped", recipe, splits, (4, 11, 15), monkeypatch)
 
     expected, found = load(whole.path).state_dict(), load(stopped.path).state_dict()
     assert all(torch.equal(found[key], expected[key]) for key in expected)

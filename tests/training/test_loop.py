@@ -120,7 +120,7 @@ def test_a_loss_that_becomes_nan_stops_at_its_step_and_keeps_the_last_checkpoint
         loss = F.cross_entropy(prediction.logits, labels)
         return loss * float("nan") if len(calls) == 8 else loss
 
-    monkeypatch.setattr(loop, "loss_for", lambda *_, **__: failing)
+    monkeypatch.setattr(loop, "recipe_loss", lambda *_, **__: failing)
     run = start_run(tmp_path, tiny_recipe(), tiny_splits(), CPU)  # 41 images: 6 steps an epoch
     with pytest.raises(InputError, match=r"loss became NaN or infinite at step 8 \(epoch 2\)"):
         continue_run(run, tiny_splits())

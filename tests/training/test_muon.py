@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from training.tiny import tiny_recipe, tiny_splits
+from training.tiny import run_stopped_at, tiny_recipe, tiny_splits
 
 from loss_attention.models import load
 from loss_attention.training.job import continue_run, start_run
-from loss_attention.training.loop import Trainer
 from loss_attention.training.muon import Muon, orthogonalised
 from loss_attention.training.recipe import RunOptions
 
@@ -84,18 +83,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, monkeypatch
     whole = start_run(tmp_path / "whole", recipe, splits, RunOptions())
     assert continue_run(whole, splits)
 
-    stopped = start_run(tmp_path / "stopped", recipe, splits, RunOptions())
-    train_step = Trainer.train_step
-    for stop_at in (2, 9):
-
-        def until(self, batch, gamma, stop_at=stop_at):
-            train_step(self, batch, gamma)
-            self.stop.requested = self._finished_steps + 1 >= stop_at
-
-        monkeypatch.setattr(Trainer, "train_step", until)
-        assert not continue_run(stopped, splits)
-    monkeypatch.setattr(Trainer, "train_step", train_step)
-    assert continue_run(stopped, splits)
+    stopped = run_stopped_at(tmp_path / "stopped", recipe, splits, (2, 9), monkeypatch)
 
     expected, found = load(whole.path).state_dict(), load(stopped.path).state_dict()
     assert all(torch.equal(found[key], expected[key]) for key in expected)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from loss_attention.data.sample import ImageSet, Splits
-from loss_attention.training.recipe import Recipe
+from loss_attention.training.job import continue_run, start_run
+from loss_attention.training.loop import Trainer
+from loss_attention.training.recipe import Recipe, RunOptions
+from loss_attention.training.run_folder import RunFolder
 
 CLASSES = ("left", "right")
 
@@ -48,3 +54,22 @@ def tiny_recipe(**changes: Any) -> Recipe:
         precision="32",
     )
     return replace(recipe, **changes)
+
+
+def run_stopped_at(
+    path: Path, recipe: Recipe, splits: Splits, steps: Sequence[int], patch: pytest.MonkeyPatch
+) -> RunFolder:
+    """Train to the end, but stopped after each of these steps and resumed."""
+    run = start_run(path, recipe, splits, RunOptions())
+    train_step = Trainer.train_step
+    for stop_at in steps:
+
+        def until(self: Trainer, batch: Any, gamma: float, stop_at: int = stop_at) -> None:
+            train_step(self, batch, gamma)
+            self.stop.requested = self._finished_steps + 1 >= stop_at
+
+        patch.setattr(Trainer, "train_step", until)
+        assert not continue_run(run, splits)
+    patch.setattr(Trainer, "train_step", train_step)
+    assert continue_run(run, splits)
+    return run

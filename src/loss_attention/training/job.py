@@ -31,7 +31,8 @@ from loss_attention.training.environment import (
     versions,
 )
 from loss_attention.training.interruption import ForwardedStop
-from loss_attention.training.loop import Trainer, recipe_loss
+from loss_attention.training.loop import Trainer
+from loss_attention.training.objective import recipe_loss
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import FORMAT_VERSION, RunFolder
 

@@ -17,7 +17,7 @@ from loss_attention.data.sample import LabelledImages
 from loss_attention.errors import InputError
 from loss_attention.evaluation import validate
 from loss_attention.heads.catalog import HEADS
-from loss_attention.losses import Loss, loss_for
+from loss_attention.losses import Loss
 from loss_attention.metrics.classification import correct_images
 from loss_attention.models import WEIGHTS_FILE, PatchClassifier
 from loss_attention.prediction import ImagePrediction
@@ -29,7 +29,7 @@ from loss_attention.training.batches import (
     stream_seed,
 )
 from loss_attention.training.interruption import StopRequest
-from loss_attention.training.muon import Muon
+from loss_attention.training.objective import make_optimizer, recipe_loss
 from loss_attention.training.progress import TrainingProgress
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.run_folder import RunFolder
@@ -63,43 +63,6 @@ class Position:
     best_epoch: int = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
-
-
-def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser; its rates are set anew at each step."""
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(
-            model.parameters(),
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
-    if recipe.optimizer == "muon":
-        return Muon(
-            model,
-            recipe.learning_rate,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
-        )
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
-
-
-def recipe_loss(recipe: Recipe, *, multi_label: bool) -> Loss:
-    """Return what the recipe minimises.
-
-    Raises:
-        InputError: label smoothing of a loss that has none.
-    """
-    objective = HEADS[recipe.head].objective
-    return loss_for(objective, multi_label=multi_label, label_smoothing=recipe.label_smoothing)
 
 
 class Trainer:
