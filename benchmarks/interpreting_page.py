@@ -1,4 +1,4 @@
-"""interpreting.md: what explanations are worth, as people read it, made from interpreting.json."""
+"""SUBJECT.md: what explanations are worth, as people read it, made from SUBJECT.json."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Column(NamedTuple):
     method: str
 
 
-def write_page(folder: Path) -> Path:
-    """Write interpreting.md from the JSON beside it, and return its path."""
-    figures = json.loads((folder / "interpreting.json").read_text(encoding="utf-8"))
-    path = folder / "interpreting.md"
+def write_page(subject: str, folder: Path) -> Path:
+    """Write SUBJECT.md from the JSON beside it, and return its path."""
+    figures = json.loads((folder / f"{subject}.json").read_text(encoding="utf-8"))
+    path = folder / f"{subject}.md"
     path.write_text(interpreting_page(figures), encoding="utf-8")
     return path
 
@@ -44,20 +44,22 @@ def interpreting_page(figures: dict[str, Any]) -> str:
             f"**Tried with {figures['part']:.0%} of the whole: no figure here says anything.**"
         )
     for name in dict.fromkeys(run["recipe"] for run in figures["runs"]):
-        parts += _study(name, [run for run in figures["runs"] if run["recipe"] == name])
+        runs = [run for run in figures["runs"] if run["recipe"] == name]
+        parts += _study(name, runs, figures["remarks"].get(name, ""))
     return "\n\n".join([*parts, _stand(figures)]) + "\n"
 
 
 def _about(figures: dict[str, Any]) -> str:
+    heads = dict.fromkeys(SHOWN_HEADS[run["head"]] for run in figures["runs"])
     return (
-        f"`{figures['command']}` trains loss-attention and mean pooling on the same data, and "
+        f"`{figures['command']}` trains {' and '.join(heads)} on the same data, and "
         f"measures on each network what every method says of {figures['explained_images']} test "
         "images. What the measures and methods are, and what they do not say, is in "
         "[comparing.md](../docs/comparing.md)."
     )
 
 
-def _study(name: str, runs: Sequence[Run]) -> list[str]:
+def _study(name: str, runs: Sequence[Run], remark: str) -> list[str]:
     by_head = {
         head: [run for run in runs if run["head"] == head]
         for head in dict.fromkeys(run["head"] for run in runs)
@@ -69,8 +71,8 @@ def _study(name: str, runs: Sequence[Run]) -> list[str]:
         "```\n" + "\n".join(listed) + "\n```",
         f"Data: {runs[0]['source']}"
         + (" and likewise with each seed" if len(seeds) > 1 else "")
-        + f". Seeds: {', '.join(map(str, seeds))}; the seed decides the scenes, the weights and "
-        "which images are explained.",
+        + f". Seeds: {', '.join(map(str, seeds))}; the seed decides what is drawn of the data, the "
+        "weights and which images are explained." + (f" {remark}" if remark else ""),
         "### The networks",
         f"All {runs[0]['test_images']:,} test images. Mean"
         + (" ± sample standard deviation over seeds." if len(seeds) > 1 else " of one seed.")

@@ -4,7 +4,8 @@
     python benchmarks/run.py startup    # some of them
 
 Each subject runs the command that a user would type, in processes of its own, and nothing else
-should run meanwhile. CIFAR-10 is taken from the folder in LOSS_ATTENTION_CIFAR10, or from the hub.
+should run meanwhile. CIFAR-10 is taken from the folder in LOSS_ATTENTION_CIFAR10, or from the hub;
+interpreting.py says where Tiny ImageNet and COCO are taken from.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from explaining import explaining
+from interpreting import SUBJECTS as INTERPRETED
 from interpreting import interpreting
 from interpreting_page import write_page
 from measuring import Finished, command, keep, timed
@@ -111,7 +114,7 @@ SUBJECTS: dict[str, Callable[[], dict[str, Any]]] = {
     "explaining": explaining,
     "digits": digits,
     "demo": demo,
-    "interpreting": interpreting,
+    **{subject: partial(interpreting, subject) for subject in INTERPRETED},
     "cifar10-small": cifar10_small,
 }
 
@@ -127,8 +130,8 @@ def main() -> None:
     for name in names:
         print(f"== {name}", flush=True)
         keep(name, SUBJECTS[name](), ROOT / "results")
-        if name == "interpreting":
-            write_page(ROOT / "results")
+        if name in INTERPRETED:
+            write_page(name, ROOT / "results")
         write_summary(ROOT / "results")
 
 

@@ -14,7 +14,10 @@ SHOWN = (
     ("patch_recall", "patch recall"),
     ("patch_f", "patch F"),
     ("weight_inside", "weight inside the box"),
+    ("evidence_inside", "evidence inside the box"),
+    ("pointing_game", "pointing game"),
     ("box_ap", "box AP"),
+    ("spread_box_ap", "box AP of the map's spread"),
 )
 
 
@@ -36,6 +39,8 @@ def write_summary(folder: Path) -> None:
         ("cifar10-small", _cifar10),
         ("demo", _demo),
         ("interpreting", _interpreting),
+        ("tiny-imagenet", _tiny_imagenet),
+        ("coco", _interpreting),
         ("startup", _startup),
         ("explaining", _explaining),
     ):
@@ -122,10 +127,17 @@ def _startup(figures: dict[str, Any]) -> list[str]:
 def _interpreting(figures: dict[str, Any]) -> list[str]:
     heads = " and ".join(dict.fromkeys(run["head"] for run in figures["runs"]))
     data = " and ".join(dict.fromkeys(run["recipe"] for run in figures["runs"]))
+    page = figures["command"].split()[-1] + ".md"
+    remarks = [f"{remark}" for remark in figures["remarks"].values()]
     return [
         f"`{figures['command']}`: what explanations of {heads} on {data} are worth, every method "
-        "on the same networks: [interpreting.md](interpreting.md)."
+        f"on the same networks: [{page}]({page}).",
+        *remarks,
     ]
+
+
+def _tiny_imagenet(figures: dict[str, Any]) -> list[str]:
+    return [*_interpreting(figures), _beside_its_twin(figures["runs"], [])]
 
 
 def _explaining(figures: dict[str, Any]) -> list[str]:

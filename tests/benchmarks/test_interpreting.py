@@ -10,6 +10,7 @@ import interpreting
 import pytest
 from measuring import Finished
 
+from loss_attention.arguments import TrainArguments, parse
 from loss_attention.errors import InputError
 from loss_attention.recipes import recipe
 from loss_attention.training.recipe import Recipe
@@ -47,7 +48,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 
 
 def test_each_network_is_trained_and_compared_once(tmp_path: Path, commands) -> None:
-    figures = interpreting.interpreting(PART, tmp_path)
+    figures = interpreting.interpreting("interpreting", PART, tmp_path)
     assert [words[0] for words in commands] == ["train", "compare"] * 4
     flags = ("--head", "mean", "--seed", "0", "--limit-images", "80", "--epochs", "1")
     assert commands[2] == ("train", "digits", *flags, "--out", str(tmp_path / "digits-mean-0"))
@@ -63,18 +64,18 @@ def test_each_network_is_trained_and_compared_once(tmp_path: Path, commands) -> 
     ]
     assert figures["runs"][0]["compare_command_seconds"] == 3.0
     commands.clear()
-    assert interpreting.interpreting(PART, tmp_path) == figures
+    assert interpreting.interpreting("interpreting", PART, tmp_path) == figures
     assert commands == []
 
 
 def test_an_interrupted_network_is_continued(tmp_path: Path, commands) -> None:
-    interpreting.interpreting(PART, tmp_path)
+    interpreting.interpreting("interpreting", PART, tmp_path)
     commands.clear()
     (tmp_path / "digits-mean-0" / "evaluation.json").unlink()
     (tmp_path / "digits-mean-0" / "compare" / "comparison.json").unlink()
     (tmp_path / "multi-digits-mean-0" / "evaluation.json").unlink()
     (tmp_path / "multi-digits-mean-0" / "run.json").unlink()  # it had not begun
-    figures = interpreting.interpreting(PART, tmp_path)
+    figures = interpreting.interpreting("interpreting", PART, tmp_path)
     assert [words[0] for words in commands] == ["resume", "compare", "train"]
     assert commands[-1][-1] == "--overwrite"
     # What is left of a training says nothing of the time that it took.
@@ -82,9 +83,35 @@ def test_an_interrupted_network_is_continued(tmp_path: Path, commands) -> None:
 
 
 def test_a_run_of_other_settings_is_not_taken(tmp_path: Path, commands) -> None:
-    interpreting.interpreting(PART, tmp_path)
+    interpreting.interpreting("interpreting", PART, tmp_path)
     other = replace(ONE, head="mean", gamma_max=0.3)
     (tmp_path / "digits-mean-0" / "recipe.yaml").write_text(other.to_yaml())
     with pytest.raises(InputError, match="digits-mean-0 holds a run with other settings"):
-        interpreting.interpreting(PART, tmp_path)
+        interpreting.interpreting("interpreting", PART, tmp_path)
     assert len(commands) == 8
+
+
+def test_what_a_study_changes_is_in_its_command(tmp_path: Path, monkeypatch) -> None:
+    study = interpreting.Study("folder", (3,), ("mean",), {"name": "mine", "data": "DATA"}, "Few.")
+    monkeypatch.setitem(interpreting.SUBJECTS, "tried", (study,))
+    words: list[tuple[str, ...]] = []
+
+    def timed(_command: str, *given: str) -> Finished:
+        words.append(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(interpreting, "timed", timed)
+    with pytest.raises(KeyboardInterrupt):
+        interpreting.interpreting("tried", 1.0, tmp_path)
+    out = str(tmp_path / "mine-mean-3")
+    flags = ("--head", "mean", "--seed", "3", "--name", "mine", "--data", "DATA", "--out", out)
+    assert words == [("train", "folder", *flags)]
+    assert not Path(out).exists()
+
+
+@pytest.mark.parametrize("subject", sorted(interpreting.SUBJECTS))
+def test_the_flags_of_every_study_make_its_recipe(subject: str) -> None:
+    for study in interpreting.SUBJECTS[subject]:
+        default = TrainArguments(recipe=recipe(study.recipe))
+        given = parse(TrainArguments, study.flags(), "train", default=default)
+        assert given.recipe == replace(recipe(study.recipe), **study.changes)

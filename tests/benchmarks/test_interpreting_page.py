@@ -75,6 +75,7 @@ def page(part: float = 1.0) -> str:
         "command": "python benchmarks/run.py interpreting",
         "part": part,
         "explained_images": 7,
+        "remarks": {"digits": "Few scenes."},
         "runs": runs,
         "measured": "2026-01-02",
         "hardware": {"precision": "bf16"},
@@ -114,6 +115,8 @@ def test_what_it_stands_on_is_told() -> None:
     assert "Of 7 images a network, 6 with a box of their class. Not possible" in text
     assert "cam (it has none)." in text
     assert "Seeds: 0, 1;" in text
+    assert "are explained. Few scenes.\n" in text
+    assert "trains loss-attention and mean pooling on the same data" in text
     assert "a CPU, 2 cores" in text
     assert "no figure here says anything" not in text
     assert "**Tried with 1% of the whole: no figure here says anything.**" in page(part=0.01)
