@@ -31,8 +31,8 @@ def write_summary(folder: Path) -> None:
         "# Results",
         "Measured by `benchmarks/run.py` (`make results`), which also writes this page; the JSON "
         "files beside it hold every figure with its floors, versions and hardware. Mean ± sample "
-        "standard deviation over seeds. Speed and memory beside the targets: `bench/` "
-        "(`make bench`).",
+        "standard deviation over seeds. Speed and memory beside the targets (`make bench`), and how a "
+        f"step grows (`python benchmarks/growth.py`): {_bench_pages(folder / 'bench')}.",
     ]
     for name, describe in (
         ("digits", _digits),
@@ -47,6 +47,12 @@ def write_summary(folder: Path) -> None:
         if name in found:
             parts += [f"## {name}", *describe(found[name]), _stand(found[name])]
     (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _bench_pages(folder: Path) -> str:
+    """Return links to what was measured there; the notes are part of the other pages."""
+    pages = [path for path in sorted(folder.glob("*.md")) if not path.stem.endswith("-notes")]
+    return ", ".join(f"[{path.stem}](bench/{path.name})" for path in pages) or "nothing yet"
 
 
 def _digits(figures: dict[str, Any]) -> list[str]:

@@ -1,0 +1,55 @@
+"""results/README.md, from figures put in by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import summary
+
+STAND = {
+    "measured": "2026-01-02",
+    "hardware": {"cpu": "a CPU", "cores": 2, "device": "CPU", "precision": "bf16"},
+    "versions": {"python": "3.11", "torch": "2.13"},
+}
+
+
+def written(folder: Path, **subjects: dict) -> str:
+    for name, figures in subjects.items():
+        path = folder / f"{name.replace('_', '-')}.json"
+        path.write_text(json.dumps(STAND | figures), encoding="utf-8")
+    summary.write_summary(folder)
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def run(head: str, seed: int, ap: float) -> dict:
+    measure = {"name": "box_ap", "value": ap, "floors": {"whole image": 0.25 + seed}}
+    return {
+        "recipe": "tiny",
+        "head": head,
+        "seed": seed,
+        "training_seconds": 60.0,
+        "measures": [measure],
+    }
+
+
+def test_pages_of_the_benchmarks_are_linked_but_not_their_notes(tmp_path: Path) -> None:
+    assert "step grows (`python benchmarks/growth.py`): nothing yet." in written(tmp_path)
+    (tmp_path / "bench").mkdir()
+    for name in ("box.md", "box-notes.md", "growth-box.md", "box.json"):
+        (tmp_path / "bench" / name).touch()
+    assert "[box](bench/box.md), [growth-box](bench/growth-box.md)." in written(tmp_path)
+
+
+def test_a_study_is_linked_with_its_remark_and_its_main_figures(tmp_path: Path) -> None:
+    runs = [run(head, seed, 0.5 + seed) for head in ("loss-attention", "mean") for seed in (0, 1)]
+    figures = {
+        "command": "python benchmarks/run.py tiny-imagenet",
+        "remarks": {"tiny": "The seed draws the classes."},
+        "runs": runs,
+    }
+    text = written(tmp_path, tiny_imagenet=figures, coco=figures | {"remarks": {}})
+    assert text.count("[tiny-imagenet.md](tiny-imagenet.md)") == 2
+    assert text.count("The seed draws the classes.") == 1
+    assert text.count("| box AP | 1.000 ± 0.707 | 1.000 ± 0.707 | whole image 0.750 ± 0.707 |") == 1
+    assert text.index("## tiny-imagenet") < text.index("## coco")
