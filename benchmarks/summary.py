@@ -31,8 +31,8 @@ def write_summary(folder: Path) -> None:
         "# Results",
         "Measured by `benchmarks/run.py` (`make results`), which also writes this page; the JSON "
         "files beside it hold every figure with its floors, versions and hardware. Mean ± sample "
-        "standard deviation over seeds. Speed and memory beside the targets (`make bench`), and how a "
-        f"step grows (`python benchmarks/growth.py`): {_bench_pages(folder / 'bench')}.",
+        "standard deviation over seeds. Speed and memory beside the targets (`make bench`), and "
+        f"how a step grows (`python benchmarks/growth.py`): {_bench_pages(folder / 'bench')}.",
     ]
     for name, describe in (
         ("digits", _digits),

@@ -34,7 +34,7 @@ def run(head: str, seed: int, ap: float) -> dict:
 
 
 def test_pages_of_the_benchmarks_are_linked_but_not_their_notes(tmp_path: Path) -> None:
-    assert "step grows (`python benchmarks/growth.py`): nothing yet." in written(tmp_path)
+    assert "a step grows (`python benchmarks/growth.py`): nothing yet." in written(tmp_path)
     (tmp_path / "bench").mkdir()
     for name in ("box.md", "box-notes.md", "growth-box.md", "box.json"):
         (tmp_path / "bench" / name).touch()
