@@ -3,12 +3,14 @@
     python benchmarks/run.py interpreting            # digits and multi-digits
     python benchmarks/run.py tiny-imagenet           # 20 classes of it
     python benchmarks/run.py coco                    # a few images of it
+    python benchmarks/run.py cifar10-small           # loss-attention alone
     python benchmarks/interpreting.py tiny-imagenet --part 0.01    # the same, tiny, to try it
 
 Trains the networks of a subject's studies, and compares every method of explanation on each of
 them. Runs lie in runs/SUBJECT, and what is measured there is not measured again: an interrupted
-command continues, and whoever wants all of it anew deletes that folder. Tiny ImageNet and COCO are
-taken from what LOSS_ATTENTION_TINY_IMAGENET and LOSS_ATTENTION_COCO hold, in the form of --data.
+command continues, and whoever wants all of it anew deletes that folder. CIFAR-10, Tiny ImageNet and
+COCO are taken from what LOSS_ATTENTION_CIFAR10, LOSS_ATTENTION_TINY_IMAGENET and
+LOSS_ATTENTION_COCO hold, in the form of --data. LOSS_ATTENTION_SEEDS: at most so many of each.
 """
 
 from __future__ import annotations
@@ -27,12 +29,13 @@ if TYPE_CHECKING:
     from loss_attention.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGES = 100
-"""Explained of each network."""
 TRAINING_IMAGES = 8000
 """Of the studies' sets, about; a part is a part of these."""
 TOOK_FILE = "took.json"
+SEEDS = int(os.environ.get("LOSS_ATTENTION_SEEDS", "3"))
+CIFAR10 = os.environ.get("LOSS_ATTENTION_CIFAR10", "cifar10")
 TINY_IMAGENET = os.environ.get("LOSS_ATTENTION_TINY_IMAGENET", "tiny-imagenet")
+JPEG = "The images are JPEG re-encodings of CIFAR-10's."
 COCO = os.environ.get("LOSS_ATTENTION_COCO", "coco2017")
 
 
@@ -45,6 +48,8 @@ class Study:
         seeds: one network of each head for each.
         heads: the heads.
         changes: fields of the recipe that are set otherwise, as flags.
+        methods: of explanation, with commas between; None: all that a network allows.
+        images: explained of each network.
         remark: what the reader of the figures has to know.
     """
 
@@ -52,6 +57,8 @@ class Study:
     seeds: tuple[int, ...]
     heads: tuple[str, ...] = ("loss-attention", "mean")
     changes: Mapping[str, object] = field(default_factory=dict)
+    methods: str | None = None
+    images: int = 100
     remark: str = ""
 
     def flags(self) -> list[str]:
@@ -82,6 +89,17 @@ SUBJECTS: dict[str, tuple[Study, ...]] = {
             "run on real annotations, and nothing else: no claim is made.",
         ),
     ),
+    "cifar10-small": (
+        Study(
+            "cifar10-small",
+            (0, 1, 2),
+            heads=("loss-attention",),
+            changes={"data": CIFAR10},
+            methods="evidence,contrast,cam,grad-cam",
+            images=200,
+            remark=JPEG if CIFAR10 != "cifar10" else "",
+        ),
+    ),
 }
 
 
@@ -90,7 +108,7 @@ class Arguments:
     """Measure what explanations are worth on trained networks."""
 
     subject: Annotated[str, tyro.conf.Positional] = "interpreting"
-    """One of interpreting, tiny-imagenet, coco."""
+    """One of interpreting, tiny-imagenet, coco, cifar10-small."""
     part: float = 1.0
     """Of the images, epochs, explained images and seeds; below 1 no figure counts."""
     out: Path | None = None
@@ -112,13 +130,12 @@ def interpreting(
     runs = [
         _measured(study, head, seed, part, folder)
         for study in studies
-        for seed in (study.seeds if part == 1 else study.seeds[:1])
+        for seed in study.seeds[: SEEDS if part == 1 else 1]
         for head in study.heads
     ]
     return {
         "command": f"python benchmarks/run.py {subject}",
         "part": part,
-        "explained_images": _explained(part),
         "remarks": {_named(study): study.remark for study in studies if study.remark},
         "runs": runs,
     }
@@ -144,10 +161,13 @@ def _measured(study: Study, head: str, seed: int, part: float, folder: Path) -> 
         done = timed(command(), *(["resume", str(out)] if begun else anew))
         # A continued run took longer than what is left of it.
         took["train_command_seconds"] = None if begun else done.seconds
+        took["peak_memory_mib"] = done.peak_memory_mib
         _keep(out, took)
         print(f"trained: {out.name}", flush=True)
     _check(out, wanted, begun=True)
-    compare = ["--images", str(_explained(part))]
+    compare = ["--images", str(max(2, round(part * study.images)))]
+    if study.methods is not None:
+        compare += ["--methods", study.methods]
     if not (out / "compare" / "comparison.json").exists():
         done = timed(command(), "compare", str(out), *compare, "--overwrite")
         took["compare_command_seconds"] = done.seconds
@@ -181,10 +201,6 @@ def _recipe(study: Study, head: str, seed: int, part: float) -> Recipe:
         return whole
     limit = max(40, round(part * TRAINING_IMAGES))
     return replace(whole, limit_images=limit, epochs=max(1, round(part * whole.epochs)))
-
-
-def _explained(part: float) -> int:
-    return max(2, round(part * IMAGES))
 
 
 def _check(out: Path, wanted: Recipe, begun: bool) -> None:

@@ -52,9 +52,9 @@ def interpreting_page(figures: dict[str, Any]) -> str:
 def _about(figures: dict[str, Any]) -> str:
     heads = dict.fromkeys(SHOWN_HEADS[run["head"]] for run in figures["runs"])
     return (
-        f"`{figures['command']}` trains {' and '.join(heads)} on the same data, and "
-        f"measures on each network what every method says of {figures['explained_images']} test "
-        "images. What the measures and methods are, and what they do not say, is in "
+        f"`{figures['command']}` trains {' and '.join(heads)} on the same data, and measures on "
+        "each network what methods of explanation say of the same test images. What the measures "
+        "and methods are, and what they do not say, is in "
         "[comparing.md](../docs/comparing.md)."
     )
 
@@ -121,6 +121,7 @@ def _networks(by_head: dict[str, list[Run]]) -> str:
         ("training_seconds", "training, seconds"),
         ("train_command_seconds", "training and evaluation, seconds"),
         ("compare_command_seconds", "comparison, seconds"),
+        ("peak_memory_mib", "peak memory of training, MiB"),
     ):
         cells = [spread([run.get(key) for run in found], 0) for found in by_head.values()]
         lines.append(f"| {label} | {' | '.join(cells)} | |")

@@ -4,14 +4,12 @@
     python benchmarks/run.py startup    # some of them
 
 Each subject runs the command that a user would type, in processes of its own, and nothing else
-should run meanwhile. CIFAR-10 is taken from the folder in LOSS_ATTENTION_CIFAR10, or from the hub;
-interpreting.py says where Tiny ImageNet and COCO are taken from.
+should run meanwhile. interpreting.py says where CIFAR-10, Tiny ImageNet and COCO are taken from.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -30,7 +28,6 @@ from summary import write_summary
 
 SEEDS = (0, 1, 2)
 ROOT = Path(__file__).resolve().parent.parent
-CIFAR10 = os.environ.get("LOSS_ATTENTION_CIFAR10", "cifar10")
 
 
 def digits() -> dict[str, Any]:
@@ -72,20 +69,6 @@ def _run_figures(out: Path) -> dict[str, Any]:
     }
 
 
-def cifar10_small() -> dict[str, Any]:
-    """The CIFAR-10 recipe for a CPU, three seeds."""
-    note = "JPEG re-encoded CIFAR-10" if CIFAR10 != "cifar10" else "CIFAR-10 from the hub"
-    runs = []
-    for seed in SEEDS[: int(os.environ.get("LOSS_ATTENTION_CIFAR10_SEEDS", "3"))]:
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "run"
-            words = ("train", "cifar10-small", "--data", CIFAR10, "--seed", str(seed))
-            done = timed(command(), *words, "--out", str(out))
-            runs.append({"seed": seed} | _figures(out, done, words))
-            print(runs[-1], flush=True)
-    return {"data": note, "runs": runs}
-
-
 def demo() -> dict[str, Any]:
     """`make demo` in a fresh clone: installation, two trainings, two evaluations, the report."""
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +98,6 @@ SUBJECTS: dict[str, Callable[[], dict[str, Any]]] = {
     "digits": digits,
     "demo": demo,
     **{subject: partial(interpreting, subject) for subject in INTERPRETED},
-    "cifar10-small": cifar10_small,
 }
 
 

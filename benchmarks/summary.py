@@ -86,27 +86,6 @@ def _row(label: str, by_head: dict[str, Any], heads: Sequence[str], name: str) -
     return f"| {label} | {cells[0]} | {cells[1]} | |"
 
 
-def _cifar10(figures: dict[str, Any]) -> list[str]:
-    runs = figures["runs"]
-    lines = [
-        "| measure | loss-attention |",
-        "| --- | ---: |",
-        f"| accuracy | {spread([value_of(run, 'accuracy') for run in runs], digits=4)} |",
-        f"| training, minutes | {spread([run['training_seconds'] / 60 for run in runs], 1)} |",
-        "| whole command, minutes "
-        f"| {spread([run['whole_command_seconds'] / 60 for run in runs], 1)} |",
-        f"| parameters, millions | {runs[0]['parameters'] / 1e6:.2f} |",
-    ]
-    if all("peak_memory_mib" in run for run in runs):
-        lines.append(
-            f"| peak memory, MiB | {spread([run['peak_memory_mib'] for run in runs], 0)} |"
-        )
-    data = f"Data: {figures['data']}; test split of 10,000 images, looked at once a run."
-    if "remark" in figures:
-        data += f" {figures['remark']}"
-    return [_commands(runs), data, "\n".join(lines)]
-
-
 def _demo(figures: dict[str, Any]) -> list[str]:
     return [
         f"`{figures['command']}`: {figures['seconds']:.0f} seconds, report of "
@@ -140,6 +119,31 @@ def _interpreting(figures: dict[str, Any]) -> list[str]:
         f"on the same networks: [{page}]({page}).",
         *remarks,
     ]
+
+
+def _cifar10(figures: dict[str, Any]) -> list[str]:
+    runs = figures["runs"]
+    rows = [
+        ("accuracy", [value_of(run, "accuracy") for run in runs], 4),
+        *(
+            (f"{measure['label']}, {method}", [_compared(run, method, name) for run in runs], 3)
+            for name, measure in runs[0]["comparison"]["measures"].items()
+            if name in runs[0]["comparison"]["mosaics"]
+            for method in runs[0]["comparison"]["methods"]
+        ),
+        ("training, minutes", [run["training_seconds"] / 60 for run in runs], 1),
+        ("parameters, millions", [run["parameters"] / 1e6 for run in runs], 2),
+        ("peak memory, MiB", [run.get("peak_memory_mib") for run in runs], 0),
+    ]
+    lines = ["| measure | loss-attention |", "| --- | ---: |"]
+    lines += [f"| {label} | {spread(values, digits)} |" for label, values, digits in rows]
+    return [*_interpreting(figures), "\n".join(lines)]
+
+
+def _compared(run: dict[str, Any], method: str, name: str) -> float | None:
+    figure = run["comparison"]["methods"][method]["figures"].get(name)
+    value: float | None = figure and figure["value"]
+    return value
 
 
 def _tiny_imagenet(figures: dict[str, Any]) -> list[str]:

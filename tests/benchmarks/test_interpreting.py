@@ -92,21 +92,31 @@ def test_a_run_of_other_settings_is_not_taken(tmp_path: Path, commands) -> None:
 
 
 def test_what_a_study_changes_is_in_its_command(tmp_path: Path, monkeypatch) -> None:
-    study = interpreting.Study("folder", (3,), ("mean",), {"name": "mine", "data": "DATA"}, "Few.")
+    changes = {"name": "mine", "data": "DATA"}
+    study = interpreting.Study("folder", (3,), ("mean",), changes, "evidence,cam", 50)
     monkeypatch.setitem(interpreting.SUBJECTS, "tried", (study,))
     words: list[tuple[str, ...]] = []
 
+    out = tmp_path / "mine-mean-3"
+
     def timed(_command: str, *given: str) -> Finished:
         words.append(given)
-        raise KeyboardInterrupt
+        if given[0] == "compare":
+            raise KeyboardInterrupt
+        out.mkdir()
+        wanted = replace(recipe("folder"), head="mean", seed=3, **changes)
+        (out / "recipe.yaml").write_text(wanted.to_yaml())
+        return Finished(3.0, 100.0, "")
 
     monkeypatch.setattr(interpreting, "timed", timed)
     with pytest.raises(KeyboardInterrupt):
         interpreting.interpreting("tried", 1.0, tmp_path)
-    out = str(tmp_path / "mine-mean-3")
-    flags = ("--head", "mean", "--seed", "3", "--name", "mine", "--data", "DATA", "--out", out)
-    assert words == [("train", "folder", *flags)]
-    assert not Path(out).exists()
+    flags = ("--head", "mean", "--seed", "3", "--name", "mine", "--data", "DATA")
+    explained = ("--images", "50", "--methods", "evidence,cam", "--overwrite")
+    assert words == [
+        ("train", "folder", *flags, "--out", str(out)),
+        ("compare", str(out), *explained),
+    ]
 
 
 @pytest.mark.parametrize("subject", sorted(interpreting.SUBJECTS))

@@ -74,7 +74,6 @@ def page(part: float = 1.0) -> str:
     figures = {
         "command": "python benchmarks/run.py interpreting",
         "part": part,
-        "explained_images": 7,
         "remarks": {"digits": "Few scenes."},
         "runs": runs,
         "measured": "2026-01-02",

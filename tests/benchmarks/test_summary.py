@@ -53,3 +53,26 @@ def test_a_study_is_linked_with_its_remark_and_its_main_figures(tmp_path: Path) 
     assert text.count("The seed draws the classes.") == 1
     assert text.count("| box AP | 1.000 ± 0.707 | 1.000 ± 0.707 | whole image 0.750 ± 0.707 |") == 1
     assert text.index("## tiny-imagenet") < text.index("## coco")
+
+
+def test_cifar10_is_told_with_its_grid_pointing(tmp_path: Path) -> None:
+    comparison = {
+        "mosaics": {"grid_2x2": 3},
+        "measures": {"grid_2x2": {"label": "grid pointing"}, "deletion": {"label": "deletion"}},
+        "methods": {
+            "evidence": {"figures": {"grid_2x2": {"value": 0.75}, "deletion": {"value": 0.5}}},
+            "edges": {"figures": {}},
+        },
+    }
+    one = run("loss-attention", 0, 0.5) | {"comparison": comparison, "parameters": 2_000_000}
+    one["measures"] = [{"name": "accuracy", "value": 0.875, "floors": {}}]
+    figures = {"command": "run.py cifar10-small", "remarks": {}, "runs": [one]}
+    lines = written(tmp_path, cifar10_small=figures).splitlines()
+    first = lines.index("| accuracy | 0.8750 |")
+    assert lines[first + 1 : first + 6] == [
+        "| grid pointing, evidence | 0.750 |",
+        "| grid pointing, edges | - |",
+        "| training, minutes | 1.0 |",
+        "| parameters, millions | 2.00 |",
+        "| peak memory, MiB | - |",
+    ]
