@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loss_attention.data.augmentation import Shifts, crop_and_flip, draw_shifts
+from loss_attention.data.augmentation import Shifts, crop_and_flip, draw_shifts, erase_squares
 
 
 def by_loop(images: np.ndarray, shifts: Shifts, padding: int) -> np.ndarray:
@@ -95,6 +95,27 @@ def test_a_part_of_the_shifts_moves_a_part_of_the_batch() -> None:
     chosen = torch.tensor([4, 1])
     assert torch.equal(crop_and_flip(images[chosen], shifts[chosen], 2), whole[chosen])
     assert torch.equal(crop_and_flip(images[:2], shifts[:2], 2), whole[:2])
+
+
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 99))
+def test_each_image_lacks_one_whole_square(batch: int, side: int, seed: int) -> None:
+    images = random_images(batch, 3, 5, 9).clamp(min=1)
+    before = images.clone()
+    places = torch.rand(batch, 2, generator=torch.Generator().manual_seed(seed))
+    erased = erase_squares(images, places, side).numpy()
+    for found, whole, place in zip(erased, before.numpy(), places.tolist(), strict=True):
+        y, x = int(place[0] * (5 - side + 1)), int(place[1] * (9 - side + 1))
+        whole[:, y : y + side, x : x + side] = 0
+        assert np.array_equal(found, whole)
+        assert (found == 0).sum() == 3 * side * side
+    assert images.min() > 0  # left as they were
+
+
+def test_squares_get_to_every_corner() -> None:
+    places = torch.tensor([[0.0, 0.0], [0.999, 0.999]])
+    left = erase_squares(torch.ones(2, 1, 3, 3, dtype=torch.uint8), places, 2)
+    assert left[0, 0].tolist() == [[0, 0, 1], [0, 0, 1], [1, 1, 1]]
+    assert left[1, 0].tolist() == [[1, 1, 1], [1, 0, 0], [1, 0, 0]]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

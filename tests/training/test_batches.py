@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from loss_attention.training.batches import (
-    batch_shifts,
     epoch_batches,
     process_part,
     steps_per_epoch,
@@ -38,13 +37,6 @@ def test_processes_share_a_batch_without_repeat_or_miss(world, size):
     parts = [batch[process_part(batch, rank, world)] for rank in range(world)]
     assert torch.equal(torch.cat(parts), batch)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
-def test_shifts_are_drawn_anew_for_each_step():
-    first, again, other = (batch_shifts(64, 4, True, 0, 1, step) for step in (0, 0, 1))
-    assert torch.equal(first.offset, again.offset)
-    assert torch.equal(first.flip, again.flip)
-    assert not torch.equal(first.offset, other.offset)
 
 
 def test_places_of_a_run_differ_in_the_bits_that_torch_takes_in():

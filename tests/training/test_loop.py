@@ -67,6 +67,26 @@ def test_two_epochs_agree_with_a_plain_loop(tmp_path):
         torch.testing.assert_close(state["model"][name], expected, rtol=1e-3, atol=1e-5)
 
 
+def test_a_square_as_large_as_the_images_is_refused(tmp_path):
+    start_run(tmp_path / "fits", tiny_recipe(cutout=11), tiny_splits(), CPU)
+    message = "^--cutout 12 must be less than the images' 12 x 12 pixels$"
+    with pytest.raises(InputError, match=message):
+        start_run(tmp_path / "no", tiny_recipe(cutout=12), tiny_splits(), CPU)
+    assert not (tmp_path / "no").exists()
+
+
+def test_training_sees_what_the_recipe_makes_of_the_images(tmp_path):
+    def loss(name, **changes):
+        recipe = tiny_recipe(epochs=1, horizontal_flip=True, **changes)
+        run = start_run(tmp_path / name, recipe, tiny_splits(), CPU)
+        assert continue_run(run, tiny_splits())
+        return metrics(tmp_path / name)[0]["loss"]
+
+    plain = loss("plain")
+    assert loss("erased", cutout=5) != plain
+    assert loss("alternated", alternate_flips=True) != plain
+
+
 def test_golden_losses(tmp_path):
     """A refactor reproduces this stored short run."""
     run = start_run(tmp_path, tiny_recipe(), tiny_splits(), CPU)

@@ -85,9 +85,14 @@ def test_unknown_recipe_suggests_the_nearest():
             {"optimizer": "adam", "nesterov": True},
             "--nesterov does not belong to adam, got True",
         ),
+        (
+            {"horizontal_flip": False, "alternate_flips": True},
+            "--alternate-flips needs --horizontal-flip, got True",
+        ),
+        ({"cutout": -1}, "--cutout must be at least 0, got -1"),
     ],
 )
-def test_what_the_other_optimizer_cannot_do_is_refused(changes, message):
+def test_what_does_not_go_together_is_refused(changes, message):
     with pytest.raises(InputError) as caught:
         Recipe(name="x", data="digits", **changes)
     assert str(caught.value) == message

@@ -1,11 +1,11 @@
-"""Crop and flip a whole batch at once, each image with its own shift and flip."""
+"""Crop, flip and erase in a whole batch at once, each image by its own draw."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -59,3 +59,32 @@ def crop_and_flip(
     each = torch.arange(batch, device=images.device)
     cropped = crops[each, :, offset[:, 0], offset[:, 1]]
     return torch.where(flip[:, None, None, None], cropped.flip(3), cropped)
+
+
+def erase_squares(
+    images: UInt8[Tensor, "B C H W"], places: Float[Tensor, "B 2"], side: int
+) -> UInt8[Tensor, "B C H W"]:
+    """Set a square of each image to zero, all of it inside the image.
+
+    Cutout, of DeVries and Taylor 2017 (arXiv:1708.04552), whose squares may reach over the edge.
+
+    Args:
+        images: any number of channels, any size from `side` on.
+        places: where the square lies between the first and the last row and column that it can
+            begin in, each in [0, 1).
+        side: of the square, in pixels.
+
+    Example:
+        >>> image = torch.ones(1, 1, 2, 3, dtype=torch.uint8)
+        >>> erase_squares(image, torch.tensor([[0.0, 0.9]]), side=2).tolist()
+        [[[[1, 0, 0], [1, 0, 0]]]]
+    """
+    size = torch.tensor(images.shape[2:], device=images.device)
+    first = (places.to(images.device) * (size - side + 1)).long()
+    inside = []
+    for axis, length in enumerate(images.shape[2:]):
+        place = torch.arange(length, device=images.device)
+        begin = first[:, axis : axis + 1]
+        inside.append((place >= begin) & (place < begin + side))
+    rows, columns = inside
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)

@@ -10,8 +10,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from loss_attention.data.augmentation import Shifts, draw_shifts
-
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
     """Return the number of steps that show every image once."""
@@ -26,11 +24,6 @@ def epoch_batches(images: int, batch_size: int, seed: int, epoch: int) -> tuple[
     """
     order = torch.randperm(images, generator=stream(seed, epoch, 0))
     return order.tensor_split(steps_per_epoch(images, batch_size))
-
-
-def batch_shifts(count: int, padding: int, flip: bool, seed: int, epoch: int, step: int) -> Shifts:
-    """Draw the augmentation of a whole batch, all processes' parts of it together."""
-    return draw_shifts(count, padding, flip, stream(seed, epoch, step + 1))
 
 
 def process_part(batch: Int[Tensor, " B"], rank: int, world_size: int) -> slice:

@@ -75,6 +75,11 @@ def build_model(
         resize=recipe.resize,
     )
     model.check_image_size(*splits.train.size)
+    if recipe.cutout >= min(splits.train.size):
+        height, width = splits.train.size
+        raise InputError(
+            f"--cutout {recipe.cutout} must be less than the images' {height} x {width} pixels"
+        )
     recipe_loss(recipe, multi_label=splits.train.multi_label)  # refuses what it cannot be
     model.set_normalisation(*(statistics or channel_statistics(splits.train)))
     return model

@@ -12,7 +12,6 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor, nn
 
-from loss_attention.data.augmentation import crop_and_flip
 from loss_attention.data.sample import LabelledImages
 from loss_attention.errors import InputError
 from loss_attention.evaluation import validate
@@ -21,8 +20,8 @@ from loss_attention.losses import Loss
 from loss_attention.metrics.classification import correct_images
 from loss_attention.models import WEIGHTS_FILE, PatchClassifier
 from loss_attention.prediction import ImagePrediction
+from loss_attention.training.augmenting import Augmenter
 from loss_attention.training.batches import (
-    batch_shifts,
     epoch_batches,
     process_part,
     steps_per_epoch,
@@ -103,6 +102,7 @@ class Trainer:
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network, self.optimizer = fabric.setup(model, make_optimizer(recipe, model))
         self.loss: Loss = recipe_loss(recipe, multi_label=train.multi_label)
+        self.augmented = Augmenter(recipe, len(train))
         self.regularised = HEADS[recipe.head].regularised
         self.steps_per_epoch = steps_per_epoch(len(train), recipe.batch_size)
         self.position = Position()
@@ -177,23 +177,15 @@ class Trainer:
         """Take one step on this process's part of a batch."""
         recipe, position, fabric = self.recipe, self.position, self.fabric
         part = self._part(batch)
-        shifts = batch_shifts(
-            len(batch),
-            recipe.crop_padding,
-            recipe.horizontal_flip,
-            recipe.seed,
-            position.epoch,
-            position.step,
-        )[part]
         data = self.train_set.take(batch[part])
-        images, labels = crop_and_flip(data.images, shifts, recipe.crop_padding), data.labels
+        images = self.augmented(data.images, batch, part, epoch=position.epoch, step=position.step)
         # What is random inside the network (dropout) follows from the place too, per process.
         torch.manual_seed(
             stream_seed(recipe.seed + fabric.global_rank + 1, position.epoch, position.step)
         )
         self._set_rates()
         count = min(self.accumulate, len(data))
-        parts = list(zip(images.tensor_split(count), labels.tensor_split(count), strict=True))
+        parts = list(zip(images.tensor_split(count), data.labels.tensor_split(count), strict=True))
         for number, (images, labels) in enumerate(parts, start=1):
             self._add_gradients(images, labels, gamma, len(batch), last=number == count)
         self.optimizer.step()

@@ -43,6 +43,11 @@ class Recipe:
     """Each training image is shifted by up to this many pixels each way."""
     horizontal_flip: bool = True
     """Mirror each training image with probability 1/2."""
+    alternate_flips: bool = False
+    """Mirror it in every second epoch instead, from a first side by chance: in few epochs each
+    image is seen from both sides as often."""
+    cutout: int = 0
+    """Side in pixels of a square of each training image that is erased; 0: none."""
     validation_fraction: float = 0.1
     """Part of the training set held out to choose the best epoch, in [0, 1); 0: take the last."""
     backbone: str = "resnet18"
@@ -107,7 +112,7 @@ class Recipe:
         )
         for name in positive:
             self._require(name, getattr(self, name) > 0, "must be above 0")
-        for name in ("crop_padding", "gamma_max", "weight_decay", "seed"):
+        for name in ("crop_padding", "cutout", "gamma_max", "weight_decay", "seed"):
             self._require(name, getattr(self, name) >= 0, "must be at least 0")
         self._require("seed", self.seed < 2**63, "must be below 2**63")
         for name in ("threshold", "gamma_epochs"):
@@ -115,6 +120,8 @@ class Recipe:
         for name in ("validation_fraction", "momentum", "warmup", "label_smoothing"):
             self._require(name, 0 <= getattr(self, name) < 1, "must be in [0, 1)")
         self._require("in_channels", self.in_channels in (1, 3), "must be 1 or 3")
+        flipped = self.horizontal_flip or not self.alternate_flips
+        self._require("alternate_flips", flipped, "needs --horizontal-flip")
         padded = self.resize == "pad"
         self._require("resize", not padded or self.image_size is not None, "needs --image-size")
         for name in ("image_size", "limit_images"):
