@@ -58,6 +58,7 @@ def test_logits_are_those_of_the_classifier(lazy: LogitsOnDemand) -> None:
     exact = {"rtol": 0, "atol": 1e-13}
     np.testing.assert_allclose(lazy.whole().detach().numpy(), expected, **exact)
     np.testing.assert_allclose(lazy.total().detach().numpy(), expected.sum(axis=1), **exact)
+    np.testing.assert_allclose(lazy.mean().detach().numpy(), expected.mean(axis=2), **exact)
     image, classes = torch.tensor([1, 0, 1]), torch.tensor([10, 0, 4])
     np.testing.assert_allclose(
         lazy.of(image, classes).detach().numpy(), expected[image, :, classes], **exact

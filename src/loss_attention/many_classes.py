@@ -88,6 +88,16 @@ class LogitsOnDemand:
         shares = self.bias_share.sum(dim=1, keepdim=True)
         return self._logits(self.features.sum(dim=1, keepdim=True), shares).squeeze(1)
 
+    def mean(self) -> Float[Tensor, "B M"]:
+        """Return their mean over the classes."""
+        means = LogitsOnDemand(
+            self.features,
+            self.bias_share,
+            self.weight.mean(dim=0, keepdim=True),
+            self.bias.mean(dim=0, keepdim=True),
+        )
+        return means.whole().squeeze(2)
+
     def weighted(self, weights: Float[Tensor, "B M"]) -> LogitsOnDemand:
         """Return the logits of each patch times its weight."""
         features = self.features * weights.unsqueeze(2)

@@ -77,6 +77,11 @@ class EvidencePrediction(WeightedPrediction):
     def evidence(self) -> Float[Tensor, "B M K"]:
         """What each patch adds to each class; sums over M to `logits`."""
 
+    @property
+    def mean_evidence(self) -> Float[Tensor, "B M"]:
+        """What each patch adds to the mean of all logits."""
+        return self.evidence.mean(dim=2)
+
     @abstractmethod
     def evidence_at(
         self, image: Int[Tensor, " n"], classes: Int[Tensor, " n"]
@@ -158,9 +163,9 @@ class ManyClassPrediction(EvidencePrediction):
 
     A head returns it where it would otherwise hold more than `many_classes.MOST_HELD` values. It
     answers what a `PatchPrediction` does, and computes the answer from the features and the
-    classifier: `each_patch` and `evidence_at` in bounded memory, also backwards, while
-    `patch_logits` and `evidence` are as large as they are. The classifier's weights are referred
-    to and not copied, so read it before the next step of an optimiser.
+    classifier: `each_patch`, `evidence_at` and `mean_evidence` in bounded memory, also backwards,
+    while `patch_logits` and `evidence` are as large as they are. The classifier's weights are
+    referred to and not copied, so read it before the next step of an optimiser.
 
     Attributes:
         logits: the image's class vector, shape `(B, K)`, float32.
@@ -197,6 +202,11 @@ class ManyClassPrediction(EvidencePrediction):
     def evidence(self) -> Float[Tensor, "B M K"]:
         """What each patch adds to each class, computed now; sums over M to `logits`."""
         return self.lazy_evidence.whole()
+
+    @property
+    def mean_evidence(self) -> Float[Tensor, "B M"]:
+        """What each patch adds to the mean of all logits, without the evidence for each."""
+        return self.lazy_evidence.mean()
 
     def evidence_at(
         self, image: Int[Tensor, " n"], classes: Int[Tensor, " n"]

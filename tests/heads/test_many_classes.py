@@ -14,10 +14,15 @@ from torch import Tensor
 import loss_attention.many_classes as many_classes
 from loss_attention.data.sample import ImageSet
 from loss_attention.evaluation import evaluate
-from loss_attention.explain.attributions_forward import class_patches, evidence_patches
+from loss_attention.explain.attributions_forward import (
+    class_patches,
+    contrast_patches,
+    evidence_patches,
+)
 from loss_attention.explain.files import describe
 from loss_attention.heads.capsule import CapsuleHead
 from loss_attention.losses import multi_label_loss, single_label_loss
+from loss_attention.many_classes import LogitsOnDemand
 from loss_attention.models import PatchClassifier
 from loss_attention.prediction import (
     EvidencePrediction,
@@ -55,7 +60,8 @@ def test_predictions_are_the_same(head: str, hold_none: HoldNone) -> None:
     held = patches_of(model, images)
     hold_none()
     found = patches_of(model, images, ManyClassPrediction)
-    for name in ("logits", "patch_logits", "patch_weights", "patch_scores", "evidence"):
+    names = ("logits", "patch_logits", "patch_weights", "patch_scores", "evidence", "mean_evidence")
+    for name in names:
         torch.testing.assert_close(getattr(found, name), getattr(held, name), rtol=0, atol=1e-11)
     assert found.selected.tolist() == held.selected.tolist()
     assert found.grid == held.grid
@@ -100,6 +106,19 @@ def test_losses_and_gradients_are_the_same(
     assert all(value.any() for value in found.values())
 
 
+def test_contrast_does_without_the_evidence_for_all_classes(
+    hold_none: HoldNone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_self: LogitsOnDemand) -> Tensor:
+        raise AssertionError("all of the evidence was computed")
+
+    hold_none()
+    monkeypatch.setattr(ManyClassPrediction, "evidence", property(refused))
+    model, images = small_model("capsule-loss-attention").float(), pictures().float()
+    values, grid = contrast_patches(model, images, torch.tensor([1, 4]))
+    assert values.shape == (2, grid.patches)
+
+
 @pytest.mark.parametrize("head", ["loss-attention", "capsule-loss-attention"])
 def test_explanations_and_figures_are_the_same(head: str, hold_none: HoldNone) -> None:
     model, images = small_model(head), pictures(4).float()
@@ -117,6 +136,7 @@ def test_explanations_and_figures_are_the_same(head: str, hold_none: HoldNone) -
         }
         with torch.inference_mode():
             shown["method evidence"] = evidence_patches(model, images, target)[0]
+            shown["method contrast"] = contrast_patches(model, images, target)[0]
             own = class_patches(model, images, target)
         assert own is not None
         shown["method cam"] = own[0]

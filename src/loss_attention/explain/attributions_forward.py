@@ -77,7 +77,7 @@ def contrast_patches(
             "and --method evidence says all there is to say"
         )
     prediction = _with_evidence(model, images)
-    return prediction.evidence_of(target) - prediction.evidence.mean(dim=2), prediction.grid
+    return prediction.evidence_of(target) - prediction.mean_evidence, prediction.grid
 
 
 def _with_evidence(model: PatchClassifier, images: Float[Tensor, "B C H W"]) -> EvidencePrediction:
