@@ -18,16 +18,17 @@ REPEATS = 15
 BATCH = 32
 EXPLAIN = "explain"
 """`model.explain`; all other names are methods of `attribute`."""
-COSTLY, COSTLY_REPEATS = ("integrated-gradients", "occlusion"), 3
-"""They need no fine measure, and would take an hour on a CPU."""
-# Backbone, head, width, side of the image in pixels, strided layers.
+COSTLY, COSTLY_REPEATS = ("integrated-gradients", "occlusion"), 1
+"""They need no fine measure, and take tens of forward passes."""
+WIDTH = 0.25
+"""Of all models; bench.py has the full width, where these methods would take an hour on a CPU."""
+# Backbone, head, side of the image in pixels, strided layers.
 MODELS = (
-    ("resnet18", "loss-attention", 1.0, 32, ()),
-    ("resnet18", "loss-attention", 0.25, 32, ()),
-    ("resnet18", "loss-attention", 1.0, 64, (6,)),
-    ("vgg11_bn", "loss-attention", 1.0, 32, ()),
-    ("vgg11_bn", "capsule-loss-attention", 1.0, 32, ()),
-    ("resnet18", "baseline", 1.0, 32, ()),
+    ("resnet18", "loss-attention", 32, ()),
+    ("resnet18", "loss-attention", 64, (6,)),
+    ("vgg11_bn", "loss-attention", 32, ()),
+    ("vgg11_bn", "capsule-loss-attention", 32, ()),
+    ("resnet18", "baseline", 32, ()),
 )
 
 
@@ -38,7 +39,7 @@ def explaining() -> dict[str, Any]:
         "command": "python benchmarks/run.py explaining",
         "about": (
             f"Time over that of a plain forward pass, batches of {BATCH}, float32; medians of "
-            f"{REPEATS} runs that take turns. explain: `model.explain`, the prediction included; "
+            f"{REPEATS} runs that take turns, {COSTLY_REPEATS} of {' and '.join(COSTLY)}. explain: `model.explain`, the prediction included; "
             "the methods: `attribute` for a given class, likewise with a forward pass in it."
         ),
         "models": rows,
@@ -89,9 +90,7 @@ def beside_forward(
     return seconds
 
 
-def _measured(
-    backbone: str, head: str, width: float, side: int, strided: tuple[int, ...]
-) -> dict[str, Any]:
+def _measured(backbone: str, head: str, side: int, strided: tuple[int, ...]) -> dict[str, Any]:
     import torch
 
     import loss_attention as la
@@ -99,7 +98,7 @@ def _measured(
 
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = la.create_model(backbone, head=head, width=width, strided_layers=strided)
+    model = la.create_model(backbone, head=head, width=WIDTH, strided_layers=strided)
     model = model.to(device).eval()
     images = torch.randint(0, 256, (BATCH, 3, side, side), dtype=torch.uint8, device=device)
     measured = beside_forward(model, images, (EXPLAIN, *METHODS), REPEATS)
@@ -109,7 +108,7 @@ def _measured(
     }
     known = [pair for pair in medians.values() if pair is not None]
     row = {
-        "model": f"{backbone}, {head}, width {width:g}, {side} x {side}",
+        "model": f"{backbone}, {head}, width {WIDTH:g}, {side} x {side}",
         "forward_seconds": statistics.median(pair[0] for pair in known) / BATCH,
         "ratios": {
             name: None if pair is None else pair[1] / pair[0] for name, pair in medians.items()

@@ -173,6 +173,25 @@ def cifar10_small() -> Recipe:
     )
 
 
+def cifar10_fast() -> Recipe:
+    """CIFAR-10 at full width in as few minutes as a GPU allows; the paper's accuracy is 0.953.
+
+    loss-attention train cifar10-fast --accelerator cuda; not measured yet. Beside it, for as many
+    epochs, the paper's training of a network that is not interpretable: loss-attention train
+    cifar10 --head baseline --epochs 24.
+    """
+    return replace(
+        cifar10_small(),
+        name="cifar10-fast",
+        crop_padding=4,
+        alternate_flips=True,
+        cutout=8,
+        width=1.0,
+        epochs=24,
+        batch_size=512,
+    )
+
+
 def tiny_imagenet_small() -> Recipe:
     """20 classes of Tiny ImageNet on a two-core CPU, drawn by the seed; every image has a box.
 
@@ -241,6 +260,12 @@ RECIPES: dict[str, RecipeEntry] = {
         "CIFAR-10 on a CPU",
         "accuracy 0.880 on JPEG re-encoded CIFAR-10",
         f"18.5 min of training on {TWO_CORES}",
+    ),
+    "cifar10-fast": RecipeEntry(
+        cifar10_fast,
+        "CIFAR-10 at full width in few epochs",
+        "not measured",
+        "a GPU",
     ),
     "tiny-imagenet-small": RecipeEntry(
         tiny_imagenet_small,

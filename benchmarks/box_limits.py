@@ -1,0 +1,128 @@
+"""What keeps boxes around evidence from framing more objects: their places, or their sizes?
+
+    python benchmarks/box_limits.py RUN      # of a set with a box an image, Tiny ImageNet say
+
+Takes the images that a run held out of its training set, and prints as a table in Markdown how many
+boxes of the map's spread (docs/measures.md) have an IoU above 0.5 with the true one: as they are;
+moved to the true middle; brought to the true size; and beside them the box in the middle of the
+image that frames most of them. The reach of the spread is the best on the same images.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BATCH = 100
+SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""Of the image's area: the bounds between small and large objects."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Say what keeps boxes around evidence from framing more objects."""
+
+    run: tyro.conf.Positional[Path]
+    """A finished run on images that have a box each."""
+
+
+def main() -> None:
+    """Run the command; what a user can mend is one line."""
+    arguments = tyro.cli(Arguments)
+    # Not before a flag was wrong or --help was asked for: torch takes seconds.
+    from loss_attention.errors import InputError
+
+    try:
+        print("\n".join(table(*held_out_boxes(arguments.run))))
+    except InputError as error:
+        print(f"box_limits: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def held_out_boxes(path: Path) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """Return boxes of the spread at every reach `(N, T, 4)`, true ones `(N, 4)`, and the size."""
+    import torch
+    from rich.console import Console
+
+    from loss_attention.data.sample import hold_out
+    from loss_attention.errors import InputError
+    from loss_attention.jobs import load_data, load_weights
+    from loss_attention.metrics.spread_boxes import spread_boxes
+    from loss_attention.training.run_folder import RunFolder
+
+    run = RunFolder.open(path)
+    recipe, model = run.recipe(), load_weights(run)
+    train = load_data(recipe, Console(stderr=True), run.options()).train
+    if train.boxes is None or train.boxes.shape[1] != 1:
+        raise InputError(f"{path}: its images ({recipe.data}) do not have one box each")
+    images = train.subset(hold_out(train.labels, recipe.validation_fraction, recipe.seed)[1])
+    found = []
+    for start in range(0, len(images), BATCH):
+        batch = images.take(torch.arange(start, min(start + BATCH, len(images))))
+        found.append(spread_boxes(model.explain(batch.images, batch.labels).heat_maps))
+    assert images.boxes is not None
+    return torch.cat(found), images.boxes[:, 0], train.size
+
+
+def table(found: Tensor, truth: Tensor, size: tuple[int, int]) -> list[str]:
+    """Return the lines of the table.
+
+    Args:
+        found: boxes at some reaches, shape `(N, T, 4)`.
+        truth: shape `(N, 4)`.
+        size: of the images, height and width.
+    """
+    import torch
+
+    from loss_attention.geometry import box_area, box_iou
+    from loss_attention.metrics.boxes import CENTRED_STEPS, centred_box
+
+    best = (box_iou(found, truth.unsqueeze(1)) > 0.5).sum(dim=0).argmax()
+    own = found[:, best]
+    steps = [(step + 1) / CENTRED_STEPS for step in range(CENTRED_STEPS)]
+    centred = torch.stack([centred_box(across, down, *size) for across in steps for down in steps])
+    middle = centred[(box_iou(truth.unsqueeze(1), centred) > 0.5).sum(dim=0).argmax()]
+    answers = {
+        "in the middle": middle.expand_as(truth),
+        "the map's spread": own,
+        "its true middle": made(truth, own),
+        "its true size": made(own, truth),
+    }
+    share = box_area(truth) / (size[0] * size[1])
+    rows = [(0.0, SHARES[-1]), *zip(SHARES[:-1], SHARES[1:], strict=True)]
+    lines = [
+        f"| object's share of the image | images | {' | '.join(answers)} |",
+        f"| --- | ---: |{' ---: |' * len(answers)}",
+    ]
+    for low, high in rows:
+        chosen = (share > low) & (share <= high)
+        cells = [f"{share_framed(boxes[chosen], truth[chosen]):.3f}" for boxes in answers.values()]
+        lines.append(f"| {low:.1f} to {high:.1f} | {int(chosen.sum())} | {' | '.join(cells)} |")
+    return lines
+
+
+def made(middles: Tensor, sizes: Tensor) -> Tensor:
+    """Return boxes with the middles of some and the sizes of others, all `(N, 4)`."""
+    import torch
+
+    middle = (middles[:, :2] + middles[:, 2:]) / 2
+    half = (sizes[:, 2:] - sizes[:, :2]) / 2
+    return torch.cat([middle - half, middle + half], dim=1)
+
+
+def share_framed(boxes: Tensor, truth: Tensor) -> float:
+    """Return the share with an IoU above 0.5; NaN of none."""
+    from loss_attention.geometry import box_iou
+
+    return float((box_iou(boxes, truth) > 0.5).float().mean())
+
+
+if __name__ == "__main__":
+    main()
