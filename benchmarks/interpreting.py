@@ -74,6 +74,7 @@ SUBJECTS: dict[str, tuple[Study, ...]] = {
             "tiny-imagenet-small",
             (0, 1, 2),
             changes={"data": TINY_IMAGENET},
+            methods="evidence,contrast,cam,grad-cam,layer-cam",
             remark="The seed draws the 20 classes too. The recipe was chosen by its figures on the "
             "held-out tenth of the training images of seed 0: "
             "[what was tried](tiny-imagenet-settings.md).",
@@ -85,6 +86,8 @@ SUBJECTS: dict[str, tuple[Study, ...]] = {
             (0,),
             heads=("loss-attention",),
             changes={"name": "coco", "data": COCO, "image_size": 128, "epochs": 20},
+            methods="evidence,cam,grad-cam",
+            images=10,
             remark="So few images show that multi-label training and the measures of several boxes "
             "run on real annotations, and nothing else: no claim is made.",
         ),

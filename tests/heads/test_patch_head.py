@@ -58,9 +58,9 @@ def test_a_baseline_averages_places_and_classifies(backbone: str) -> None:
     np.testing.assert_allclose(logits, x, rtol=0, atol=1e-10)
 
 
-def test_mean_pooling_weighs_all_patches_alike() -> None:
-    prediction = patches_of(used_model(head="mean", threshold=0.3), torch.rand(2, 3, 17, 21))
-    assert prediction.selection == 0.3
+@pytest.mark.parametrize("threshold", [0.3, 1.0])
+def test_mean_pooling_weighs_all_patches_alike(threshold: float) -> None:
+    prediction = patches_of(used_model(head="mean", threshold=threshold), torch.rand(2, 3, 17, 21))
     torch.testing.assert_close(prediction.patch_weights, torch.full((2, 12), 1 / 12))
     torch.testing.assert_close(prediction.logits, prediction.patch_logits.mean(dim=1))
     assert prediction.selected.all()

@@ -1,9 +1,10 @@
-"""Activation checkpointing: memory for time, on request in training.
+"""Activation checkpointing: memory for time in training, a little of both or much on request.
 
-The layers are cut into segments. Of each, the forward pass keeps the input alone, and the backward
-pass computes the rest again when it gets there. The last segment is kept whole: its activations
-are the first that the backward pass needs, so dropping them would save nothing. The head comes
-after it and is kept for the same reason.
+Of some layers the forward pass keeps the input alone, and the backward pass computes the rest again
+when it gets there. `kept_small` does so where that costs next to nothing. On request, `recomputed`
+does it to the whole network, cut into segments. The last one is kept whole: its activations are the
+first that the backward pass needs, so dropping them would save nothing. The head comes after it and
+is kept for the same reason.
 """
 
 from __future__ import annotations
@@ -54,19 +55,26 @@ def recomputed(
     """Return what the layers make of `x`; their gradients are the same, of less memory."""
     *first, last = segments(layers)
     for segment in first:
-        x = _kept_small(segment, x)
-    return _applied(last, x)
+        x = kept_small(segment, x)
+    return applied(last, x)
 
 
-def _kept_small(segment: Sequence[nn.Module], x: Tensor) -> Tensor:
+def kept_small(segment: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """Return what the layers make of `x`, which is all that is kept for their gradients.
+
+    The second pass ends as soon as it has what the gradients need, so that a layer at the end whose
+    gradient needs its input alone, as a convolution's does, is not computed twice.
+    """
+
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _statistics_noted(segment)
 
-    result: Tensor = checkpoint(_applied, segment, x, use_reentrant=False, context_fn=contexts)
+    result: Tensor = checkpoint(applied, segment, x, use_reentrant=False, context_fn=contexts)
     return result
 
 
-def _applied(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+def applied(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Return what the layers make of `x`, one after the other."""
     for layer in layers:
         x = layer(x)
     return x

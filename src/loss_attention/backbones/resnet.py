@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loss_attention.backbones.receptive_field import Branched
+from loss_attention.backbones.recomputing import applied, kept_small
 from loss_attention.backbones.spatial import Backbone, convolution
 
 
@@ -43,6 +45,7 @@ class ResidualBlock(Branched):
     def __init__(self, kind: BlockKind, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
         self.depth = len(kind.kernels)
+        self.relu = nn.ReLU(inplace=True)
         inside = in_channels
         for position, kernel in enumerate(kind.kernels):
             last = position == self.depth - 1
@@ -70,17 +73,23 @@ class ResidualBlock(Branched):
         return [[self.get_submodule(f"conv{number}") for number in numbers], [self.shortcut]]
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        """Return `relu(F(x) + shortcut(x))`."""
-        residual = x
+        """Return `relu(F(x) + shortcut(x))`.
+
+        In training, what batch norm and ReLU make between the convolutions is not kept but computed
+        again, and so is the shortcut's convolution, the smallest: less to hold for a step that
+        takes some hundredths longer.
+        """
+        through = kept_small if self.training and torch.is_grad_enabled() else applied
+        residual = self.conv1(x)
         for number in range(1, self.depth):
-            residual = F.relu(self._convolved(residual, number), inplace=True)
-        result = self._convolved(residual, self.depth)
-        result += self.shortcut(x)  # batch norm's result is nobody else's
+            norm, following = self._norm(number), self.get_submodule(f"conv{number + 1}")
+            residual = through([norm, self.relu, following], residual)
+        result: Tensor = self._norm(self.depth)(residual)
+        result += through([self.shortcut], x) if len(self.shortcut) else x  # nobody else's
         return F.relu(result, inplace=True)
 
-    def _convolved(self, x: Tensor, number: int) -> Tensor:
-        result: Tensor = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(x))
-        return result
+    def _norm(self, number: int) -> nn.Module:
+        return self.get_submodule(f"bn{number}")
 
 
 def resnet(

@@ -70,7 +70,8 @@ def _baseline(entry: BackboneEntry, backbone: Backbone, options: HeadOptions) ->
 
 
 def _mean(_: BackboneEntry, backbone: Backbone, options: HeadOptions) -> nn.Module:
-    return _patch_head(backbone, options, MeanPooling(), selection=options.threshold)
+    # None weighs less than another, so that a threshold of 1 would leave none where it means all.
+    return _patch_head(backbone, options, MeanPooling(), selection=0.0)
 
 
 def _attention(
