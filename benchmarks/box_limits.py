@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,7 +97,7 @@ def table(found: Tensor, truth: Tensor, size: tuple[int, int]) -> list[str]:
         "its true size": made(own, truth),
     }
     share = box_area(truth) / (size[0] * size[1])
-    rows = [(0.0, SHARES[-1]), *zip(SHARES[:-1], SHARES[1:], strict=True)]
+    rows = [(0.0, SHARES[-1]), *pairwise(SHARES)]
     lines = [
         f"| object's share of the image | images | {' | '.join(answers)} |",
         f"| --- | ---: |{' ---: |' * len(answers)}",

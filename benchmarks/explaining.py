@@ -39,8 +39,9 @@ def explaining() -> dict[str, Any]:
         "command": "python benchmarks/run.py explaining",
         "about": (
             f"Time over that of a plain forward pass, batches of {BATCH}, float32; medians of "
-            f"{REPEATS} runs that take turns, {COSTLY_REPEATS} of {' and '.join(COSTLY)}. explain: `model.explain`, the prediction included; "
-            "the methods: `attribute` for a given class, likewise with a forward pass in it."
+            f"{REPEATS} runs that take turns, {COSTLY_REPEATS} of {' and '.join(COSTLY)}. explain: "
+            "`model.explain`, the prediction included; the methods: `attribute` for a given class, "
+            "likewise with a forward pass in it."
         ),
         "models": rows,
     }

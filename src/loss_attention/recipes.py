@@ -195,7 +195,9 @@ def cifar10_fast() -> Recipe:
 def tiny_imagenet_small() -> Recipe:
     """20 classes of Tiny ImageNet on a two-core CPU, drawn by the seed; every image has a box.
 
-    loss-attention train tiny-imagenet-small --data tiny-imagenet:PATH
+    loss-attention train tiny-imagenet-small --data tiny-imagenet:PATH; 9.8 minutes on two cores
+    with AVX512-BF16, one seed: accuracy 0.721, 0.816 of the evidence inside the box, box AP 0.679
+    where the best centred box has 0.637 (results/tiny-imagenet.json).
     """
     return Recipe(
         name="tiny-imagenet-small",
@@ -270,8 +272,8 @@ RECIPES: dict[str, RecipeEntry] = {
     "tiny-imagenet-small": RecipeEntry(
         tiny_imagenet_small,
         "20 classes of Tiny ImageNet on a CPU, with boxes",
-        "not measured",
-        f"minutes on {TWO_CORES}",
+        "accuracy 0.721, 0.816 of the evidence inside the box, box AP 0.679",
+        f"9.8 min of training on {TWO_CORES}",
     ),
     "folder": RecipeEntry(
         folder, "your own images, given with --data", "what your images allow", "a CPU or a GPU"

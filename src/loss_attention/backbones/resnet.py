@@ -80,7 +80,7 @@ class ResidualBlock(Branched):
         takes some hundredths longer.
         """
         through = kept_small if self.training and torch.is_grad_enabled() else applied
-        residual = self.conv1(x)
+        residual: Tensor = self.get_submodule("conv1")(x)
         for number in range(1, self.depth):
             norm, following = self._norm(number), self.get_submodule(f"conv{number + 1}")
             residual = through([norm, self.relu, following], residual)
