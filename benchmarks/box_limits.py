@@ -83,13 +83,13 @@ def table(found: Tensor, truth: Tensor, size: tuple[int, int]) -> list[str]:
     import torch
 
     from loss_attention.geometry import box_area, box_iou
-    from loss_attention.metrics.boxes import CENTRED_STEPS, centred_box
+    from loss_attention.metrics.boxes import centred_box, fit_centred_box
 
     best = (box_iou(found, truth.unsqueeze(1)) > 0.5).sum(dim=0).argmax()
     own = found[:, best]
-    steps = [(step + 1) / CENTRED_STEPS for step in range(CENTRED_STEPS)]
-    centred = torch.stack([centred_box(across, down, *size) for across in steps for down in steps])
-    middle = centred[(box_iou(truth.unsqueeze(1), centred) > 0.5).sum(dim=0).argmax()]
+    fitted = fit_centred_box(truth.unsqueeze(1), torch.ones(len(truth), 1, dtype=torch.bool), *size)
+    assert fitted is not None  # there is a box
+    middle = centred_box(*fitted, *size)
     answers = {
         "in the middle": middle.expand_as(truth),
         "the map's spread": own,

@@ -113,11 +113,10 @@ def _interpreting(figures: dict[str, Any]) -> list[str]:
     heads = " and ".join(dict.fromkeys(run["head"] for run in figures["runs"]))
     data = " and ".join(dict.fromkeys(run["recipe"] for run in figures["runs"]))
     page = figures["command"].split()[-1] + ".md"
-    remarks = [f"{remark}" for remark in figures["remarks"].values()]
     return [
         f"`{figures['command']}`: what explanations of {heads} on {data} are worth, every method "
         f"on the same networks: [{page}]({page}).",
-        *remarks,
+        *figures["remarks"].values(),
     ]
 
 

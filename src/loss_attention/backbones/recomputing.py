@@ -69,7 +69,10 @@ def kept_small(segment: Sequence[nn.Module], x: Tensor) -> Tensor:
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _statistics_noted(segment)
 
-    result: Tensor = checkpoint(applied, segment, x, use_reentrant=False, context_fn=contexts)
+    # No layer of a backbone draws at random, so the generators' states need not be kept.
+    result: Tensor = checkpoint(
+        applied, segment, x, use_reentrant=False, context_fn=contexts, preserve_rng_state=False
+    )
     return result
 
 
