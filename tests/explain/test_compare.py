@@ -360,6 +360,20 @@ def test_the_table_fits_the_terminal(compared, width: int) -> None:
     assert "…" not in out.getvalue()
 
 
+def test_methods_of_any_speed_keep_their_names_in_a_narrow_terminal(compared) -> None:
+    comparison, _ = compared
+    instant = {"seconds": Figure(1e-6, None, 3)}  # "< 0.0001" is the widest cell there is
+    names = ("layer-cam", *FLOORS)
+    figures = dict.fromkeys(("evidence", *names), comparison.figures["evidence"] | instant)
+    out = io.StringIO()
+    show_comparison(replace(comparison, figures=figures), Console(file=out, width=80))
+    shown = out.getvalue()
+    assert max(map(len, shown.splitlines())) <= 80
+    for name in names:
+        assert name in shown
+    assert shown.count("< 0.0001") == len(figures)
+
+
 def test_the_picture_has_a_row_an_image_and_a_column_a_method(compared) -> None:
     _, subject = compared
     one = Image.open(io.BytesIO(maps_picture(subject, ["evidence"], images=1)))

@@ -22,7 +22,7 @@ _LABEL_WIDTH = 3 + max(len(measure.label) + 2 for measure in MEASURES.values())
 
 def show_comparison(comparison: Comparison, console: Console) -> None:
     """Print the table, as many methods side by side as there is room for, and its notes."""
-    for methods in _that_fit(list(comparison.figures), console.width):
+    for methods in _that_fit(comparison, console.width):
         console.print(_table(comparison, methods))
     console.print(Text("\n".join(comparison_notes(comparison)), style="italic"))
 
@@ -112,12 +112,13 @@ def _table(comparison: Comparison, methods: Sequence[str]) -> Table:
     return table
 
 
-def _that_fit(methods: Sequence[str], width: int) -> list[list[str]]:
+def _that_fit(comparison: Comparison, width: int) -> list[list[str]]:
     """Divide methods into tables that are no wider than so many letters, if that can be."""
     tables: list[list[str]] = []
     left = 0
-    for method in methods:
-        needed = 3 + max(7, *map(len, _heading(method)))
+    for method in comparison.figures:
+        cells = [_cell(comparison, method, name) for name, _ in _rows(comparison)]
+        needed = 3 + max(map(len, [*_heading(method), *cells]))
         if needed > left or not tables:
             tables.append([])
             left = width - _LABEL_WIDTH

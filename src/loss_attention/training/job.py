@@ -239,6 +239,10 @@ class _Work:
             trainer.restore(state)
         finished = trainer.train()
         position = trainer.position
+        if fabric.world_size > 1:
+            # Left to the end of the process, the group's threads can be taken down while they run.
+            fabric.barrier()
+            torch.distributed.destroy_process_group()
         return {
             "finished": finished,
             "best_epoch": position.best_epoch,
