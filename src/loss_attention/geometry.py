@@ -104,40 +104,52 @@ def paint_patches(values: Float[Tensor, "N M"], grid: PatchGrid) -> Float[Tensor
     The units are those of `values`. Pixels under no window (a margin at the right or bottom edge
     narrower than a stride) are 0.
     """
-    down, across = (
-        _covering(count, side, grid.window, grid.stride)
-        for count, side in ((grid.rows, grid.height), (grid.columns, grid.width))
-    )
+    covering = _covering(grid, values.device)
     shaped = values.float().reshape(-1, grid.rows, grid.columns)
-    device = values.device
-    # A window is a range of rows times a range of columns, and so is what covers a pixel. Pixels
-    # under the same windows get the same number, not one that differs by rounding.
-    with torch.autocast(device.type, enabled=False):
-        total = down.windows.to(device) @ shaped @ across.windows.to(device).T
-    cover = torch.outer(down.windows.sum(dim=1), across.windows.sum(dim=1)).clamp(min=1)
-    mean = total / cover.to(device)
-    return mean[:, down.group.to(device)][:, :, across.group.to(device)]
+    with torch.autocast(values.device.type, enabled=False):
+        total = covering.down @ shaped @ covering.across
+    mean = (total / covering.windows).flatten(1)
+    return mean.index_select(1, covering.group).reshape(-1, grid.height, grid.width)
 
 
 class _Covering(NamedTuple):
-    """Along one axis, which windows cover what; on the CPU.
+    """Which windows cover what.
+
+    A window is a range of rows times a range of columns, and so is what covers a pixel. Pixels
+    under the same windows are a group and get the same number, not one that differs by rounding.
 
     Attributes:
-        windows: 1 where a window covers a group of pixels, shape `(groups, count)`.
-        group: of each pixel, those under the same windows being one, shape `(side,)`.
+        down: 1 where a row of windows covers a row of groups, shape `(G, rows)`.
+        across: likewise for columns, shape `(columns, H)`.
+        windows: how many cover a group, and 1 for none, shape `(G, H)`.
+        group: that of each pixel of the image, counted row by row.
     """
 
-    windows: Float[Tensor, "groups count"]
-    group: Int[Tensor, " side"]
+    down: Float[Tensor, "G rows"]
+    across: Float[Tensor, "columns H"]
+    windows: Float[Tensor, "G H"]
+    group: Int[Tensor, " pixels"]
 
 
 @lru_cache(maxsize=64)
-def _covering(count: int, side: int, window: int, stride: int) -> _Covering:
+def _covering(grid: PatchGrid, device: torch.device) -> _Covering:
     # Kept, and so to be of use in any mode.
     with torch.inference_mode(False):
-        start = stride * torch.arange(count)
-        pixel = torch.arange(side).unsqueeze(1)
-        inside = (pixel >= start) & (pixel < start + window)
-        changes = (inside[1:] != inside[:-1]).any(dim=1)
-        first = torch.cat([torch.ones(1, dtype=torch.bool), changes])
-        return _Covering(inside[first].float(), first.cumsum(dim=0) - 1)
+        down, row = _covering_along(grid.rows, grid.height, grid.window, grid.stride)
+        across, column = _covering_along(grid.columns, grid.width, grid.window, grid.stride)
+        windows = torch.outer(down.sum(dim=1), across.sum(dim=1)).clamp(min=1)
+        group = (row.unsqueeze(1) * len(across) + column).flatten()
+        parts = (down, across.T.contiguous(), windows, group)
+        return _Covering(*(part.to(device) for part in parts))
+
+
+def _covering_along(
+    count: int, side: int, window: int, stride: int
+) -> tuple[Float[Tensor, "G count"], Int[Tensor, " side"]]:
+    """Return for one axis which windows cover which group of pixels, and the group of each."""
+    start = stride * torch.arange(count)
+    pixel = torch.arange(side).unsqueeze(1)
+    inside = (pixel >= start) & (pixel < start + window)
+    changes = (inside[1:] != inside[:-1]).any(dim=1)
+    first = torch.cat([torch.ones(1, dtype=torch.bool), changes])
+    return inside[first].float(), first.cumsum(dim=0) - 1

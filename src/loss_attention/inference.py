@@ -72,15 +72,15 @@ def run_batches(
 @contextmanager
 def evaluation_mode(model: Model | nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode and back, module by module: frozen ones stay frozen."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [module.training for module in modules]
-    for module in modules:
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    in_training = [module for module in modules if module.training]
+    for module in in_training:
         module.training = False
     try:
         yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
+        for module in in_training:
+            module.training = True
 
 
 def for_inference(network: Network) -> Network:
