@@ -39,11 +39,16 @@ def isolated(kind: str, setting: Setting) -> dict[str, float]:
 def main() -> None:
     kind, setting, started = sys.argv[1], json.loads(sys.argv[2]), float(sys.argv[3])
     import torch
-    from workloads import WORKLOADS, Setting
+    from workloads import WORKLOADS, Ours, Setting
+
+    from loss_attention.training.environment import keep_freed_memory
 
     on_gpu = setting["accelerator"] == "cuda"
     before = 0 if on_gpu else process_memory("VmRSS")
     workload = WORKLOADS[kind](Setting(**setting))
+    if isinstance(workload, Ours):  # as in training
+        parameters = sum(parameter.numel() for parameter in workload.trainer.model.parameters())
+        keep_freed_memory(parameters, spare=workload.setting.checkpoint_activations)
     seconds = 0.0
     for step in range(STEPS):
         workload.step()

@@ -19,9 +19,12 @@ PACKAGES = ("torch", "numpy", "lightning-fabric", "datasets", "pillow", "scikit-
 
 Precision = Literal["32", "bf16"]
 
+MANY_PARAMETERS = 10_000_000
+"""From which a network computes long enough for each byte to ask the system for it each time."""
+
 # Names of glibc's malloc.h. 32 MB is the most that it takes for the first.
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
-_LARGEST_KEPT, _ALL = 32 << 20, 2**31 - 1
+_LARGEST_KEPT, _LARGEST_KEPT_SPARING, _ALL = 32 << 20, 2 << 20, 2**31 - 1
 
 
 def choose_accelerator(wanted: str, devices: int) -> str:
@@ -82,16 +85,24 @@ def choose_precision(wanted: str, accelerator: str) -> Precision:
     return "bf16" if fast else "32"
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(parameters: int, *, spare: bool = False) -> None:
     """Let this process reuse the memory that tensors leave, where the C library is glibc.
 
     By itself it gives most of it back to the system after each step and asks for it again in the
     next, which zeroes it page by page: several percent of a step of a small network on a CPU, more
     in a virtual machine. Blocks above 32 MB are given back all the same.
+
+    What is kept has holes, and they add to the peak. Where memory counts for more than these
+    percents, blocks above 2 MB are given back: with `MANY_PARAMETERS`, or when asked to.
+
+    Args:
+        parameters: how many the network has.
+        spare: whether to save memory whatever the network.
     """
     if platform.libc_ver()[0] == "glibc":
+        sparing = spare or parameters >= MANY_PARAMETERS
         library = ctypes.CDLL(None)
-        library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_SPARING if sparing else _LARGEST_KEPT)
         library.mallopt(_M_TRIM_THRESHOLD, _ALL)
 
 

@@ -219,7 +219,8 @@ class _Work:
         self.train, self.validation = train, validation
 
     def __call__(self, fabric: Fabric, console: Console | None = None) -> dict[str, Any]:
-        keep_freed_memory()
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        keep_freed_memory(parameters, spare=self.options.checkpoint_activations)
         if console is None and self.shown:
             console = Console()
         trainer = Trainer(
