@@ -21,6 +21,7 @@ from measuring import timed
 from workloads import Ours, Setting, fabric_for
 
 from loss_attention import many_classes
+from loss_attention.training.job import leave_together
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def take_steps(fabric: Fabric, fields: dict[str, Any]) -> dict[str, float]:
         seconds.append(time.perf_counter() - started)
     peak = torch.cuda.max_memory_allocated() if on_gpu else process_memory("VmHWM") - before
     largest: Any = fabric.all_reduce(torch.tensor(float(peak)), reduce_op="max")
+    leave_together(fabric)
     return {"seconds": statistics.median(seconds[1:]), "peak_bytes": float(largest)}
 
 

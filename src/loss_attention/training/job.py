@@ -240,15 +240,23 @@ class _Work:
             trainer.restore(state)
         finished = trainer.train()
         position = trainer.position
-        if fabric.world_size > 1:
-            # Left to the end of the process, the group's threads can be taken down while they run.
-            fabric.barrier()
-            torch.distributed.destroy_process_group()
+        leave_together(fabric)
         return {
             "finished": finished,
             "best_epoch": position.best_epoch,
             "seconds": position.seconds,
         }
+
+
+def leave_together(fabric: Fabric) -> None:
+    """Take down the group of processes that `fabric` launched; each calls it as the last thing.
+
+    Left to the end of the process, the group's threads now and then still run when they are taken
+    down, and the process aborts.
+    """
+    if fabric.world_size > 1:
+        fabric.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def _launch_processes(fabric: Fabric, work: _Work) -> dict[str, Any]:
