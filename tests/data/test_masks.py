@@ -158,7 +158,7 @@ def test_masks_of_some_classes_are_of_their_objects_alone(tmp_path: Path) -> Non
 
 def test_the_command_measures_against_masks(tmp_path: Path, capsys) -> None:
     """What `evaluate` says of pixels comes from the masks: none without --masks."""
-    data = make("yolo", tmp_path / "data")
+    data = Path(make("yolo", tmp_path / "data"))
     for file in data.rglob("labels/*.txt"):
         label, x, y, w, h = map(float, file.read_text().split())
         left, right, top, bottom = x - w / 2, x + w / 2, y - h / 2, y + h / 2
@@ -172,7 +172,7 @@ def test_the_command_measures_against_masks(tmp_path: Path, capsys) -> None:
 
 
 def test_masks_without_boxes_are_measured_against(tmp_path: Path) -> None:
-    data = make("csv", tmp_path / "data")
+    data = Path(make("csv", tmp_path / "data"))
     write(data / "m.png", png(255, (24, 12)))
     for split in ("train", "test"):
         rows = [f"{split}/{i}.png,{'ab'[i % 2]},m.png" for i in range(8)]

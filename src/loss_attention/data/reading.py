@@ -132,14 +132,18 @@ def default_workers(processes: int) -> int:
     return max(1, min(MOST_WORKERS, cores // processes - 1))
 
 
-class _Coming(Sampler[Tensor]):
-    """The batches that are expected, whatever they are when the loader starts over."""
+class _Coming(Sampler[list[int]]):
+    """The batches that are expected, whatever they are when the loader starts over.
+
+    As plain numbers: a tensor on its way to another process is moved into shared memory by a thread
+    of this one, and whoever compares it meanwhile may read memory that is no longer there.
+    """
 
     def __init__(self) -> None:
         self.batches: Sequence[Tensor] = ()
 
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.batches)
+    def __iter__(self) -> Iterator[list[int]]:
+        return (numbers.tolist() for numbers in self.batches)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -151,9 +155,9 @@ class _Decoding(Dataset[Batch]):
     def __init__(self, table: EncodedTable) -> None:
         self.table = table
 
-    def __getitem__(self, numbers: Tensor) -> Batch:
+    def __getitem__(self, numbers: list[int]) -> Batch:
         try:
-            stacked = stack_few(self.table.encoded(numbers.tolist()), self.table.form)
+            stacked = stack_few(self.table.encoded(numbers), self.table.form)
         except InputError as error:
             return Batch(torch.empty(0), torch.empty(0), None, str(error))
         return Batch(stacked.images, stacked.placements, stacked.masks)

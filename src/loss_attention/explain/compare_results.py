@@ -17,7 +17,10 @@ FORMAT_VERSION = 1
 ABSENT = "-"
 LEAST_SECONDS = 0.0001
 """Less is as good as nothing, and shown as less."""
-_LABEL_WIDTH = 3 + max(len(measure.label) + 2 for measure in MEASURES.values())
+_FRAME = 3
+"""Letters that a column takes beside its text: a space on both sides and a line."""
+_LABEL_WIDTH = 1 + _FRAME + max(len(measure.label) + 2 for measure in MEASURES.values())
+"""Of the first column, with the table's outer line."""
 
 
 def show_comparison(comparison: Comparison, console: Console) -> None:
@@ -118,7 +121,7 @@ def _that_fit(comparison: Comparison, width: int) -> list[list[str]]:
     left = 0
     for method in comparison.figures:
         cells = [_cell(comparison, method, name) for name, _ in _rows(comparison)]
-        needed = 3 + max(map(len, [*_heading(method), *cells]))
+        needed = _FRAME + max(map(len, [*_heading(method), *cells]))
         if needed > left or not tables:
             tables.append([])
             left = width - _LABEL_WIDTH
