@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TRAINING_IMAGES = 8000
 """Of the studies' sets, about; a part is a part of these."""
 TOOK_FILE = "took.json"
+SLOW = "compare-slow"
+"""The folder of a run in which the slow methods are compared."""
 SEEDS = int(os.environ.get("LOSS_ATTENTION_SEEDS", "3"))
 CIFAR10 = os.environ.get("LOSS_ATTENTION_CIFAR10", "cifar10")
 TINY_IMAGENET = os.environ.get("LOSS_ATTENTION_TINY_IMAGENET", "tiny-imagenet")
@@ -50,6 +52,8 @@ class Study:
         changes: fields of the recipe that are set otherwise, as flags.
         methods: of explanation, with commas between; None: all that a network allows.
         images: explained of each network.
+        slow_methods: compared on few images, as they take some hundred forward passes for each.
+        slow_images: so few.
         remark: what the reader of the figures has to know.
     """
 
@@ -59,6 +63,8 @@ class Study:
     changes: Mapping[str, object] = field(default_factory=dict)
     methods: str | None = None
     images: int = 100
+    slow_methods: str = ""
+    slow_images: int = 0
     remark: str = ""
 
     def flags(self) -> list[str]:
@@ -75,6 +81,8 @@ SUBJECTS: dict[str, tuple[Study, ...]] = {
             (0, 1, 2),
             changes={"data": TINY_IMAGENET},
             methods="evidence,contrast,cam,grad-cam,layer-cam",
+            slow_methods="evidence,contrast,grad-cam,integrated-gradients,occlusion",
+            slow_images=36,
             remark="The seed draws the 20 classes too. The recipe was chosen by its figures on the "
             "held-out tenth of the training images of seed 0: "
             "[what was tried](tiny-imagenet-settings.md).",
@@ -168,14 +176,10 @@ def _measured(study: Study, head: str, seed: int, part: float, folder: Path) -> 
         _keep(out, took)
         print(f"trained: {out.name}", flush=True)
     _check(out, wanted, begun=True)
-    compare = ["--images", str(max(2, round(part * study.images)))]
-    if study.methods is not None:
-        compare += ["--methods", study.methods]
-    if not (out / "compare" / "comparison.json").exists():
-        done = timed(command(), "compare", str(out), *compare, "--overwrite")
-        took["compare_command_seconds"] = done.seconds
-        _keep(out, took)
-        print(f"compared: {out.name}", flush=True)
+    explained = _compared(out, "compare", study.methods, study.images, part, took)
+    slow = None
+    if study.slow_methods:
+        slow = _compared(out, SLOW, study.slow_methods, study.slow_images, part, took)
     facts, evaluation = _read(out / "run.json"), _read(out / "evaluation.json")
     return {
         "recipe": wanted.name,
@@ -183,7 +187,7 @@ def _measured(study: Study, head: str, seed: int, part: float, folder: Path) -> 
         "seed": seed,
         "commands": [
             " ".join(("loss-attention", *words, "--out", "RUN")),
-            " ".join(("loss-attention", "compare", "RUN", *compare)),
+            *(_shown_command(done) for done in (explained, slow) if done is not None),
         ],
         "source": facts["source"],
         "parameters": facts["parameters"],
@@ -193,7 +197,27 @@ def _measured(study: Study, head: str, seed: int, part: float, folder: Path) -> 
         "thresholds": evaluation.get("thresholds", {}),
         "measures": evaluation["measures"],
         "comparison": _read(out / "compare" / "comparison.json"),
+        "slow_comparison": _read(out / SLOW / "comparison.json") if slow else None,
     }
+
+
+def _compared(
+    out: Path, name: str, methods: str | None, images: int, part: float, took: dict[str, Any]
+) -> list[str]:
+    """Compare methods on a run, into a folder of it, unless that was done; return the flags."""
+    flags = ["--images", str(max(2, round(part * images)))]
+    if methods is not None:
+        flags += ["--methods", methods]
+    if not (out / name / "comparison.json").exists():
+        words = ["compare", str(out), *flags, "--out", str(out / name), "--overwrite"]
+        took[f"{name.replace('-', '_')}_command_seconds"] = timed(command(), *words).seconds
+        _keep(out, took)
+        print(f"{name}: {out.name}", flush=True)
+    return flags
+
+
+def _shown_command(flags: Sequence[str]) -> str:
+    return " ".join(("loss-attention", "compare", "RUN", *flags))
 
 
 def _recipe(study: Study, head: str, seed: int, part: float) -> Recipe:

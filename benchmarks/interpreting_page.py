@@ -93,15 +93,23 @@ def _study(name: str, runs: Sequence[Run], remark: str) -> list[str]:
         ),
     ]
     for head, found in by_head.items():
-        columns = [
-            Column(m, found, m) for m in found[0]["comparison"]["methods"] if not _floor(m, found)
-        ]
         parts += [
             f"### All methods on {SHOWN_HEADS[head]}",
-            _table([*columns, *_floor_columns(found)]),
+            _table([*_method_columns(found), *_floor_columns(found)]),
             _counts(found),
         ]
+        slow = [run | {"comparison": run["slow_comparison"]} for run in found if _has_slow(run)]
+        if slow:
+            parts += [
+                f"### The slow methods on {SHOWN_HEADS[head]}, others on the same images",
+                _table([*_method_columns(slow), *_floor_columns(slow)]),
+                _counts(slow),
+            ]
     return parts
+
+
+def _has_slow(run: Run) -> bool:
+    return run.get("slow_comparison") is not None
 
 
 def _networks(by_head: dict[str, list[Run]]) -> str:
@@ -121,10 +129,12 @@ def _networks(by_head: dict[str, list[Run]]) -> str:
         ("training_seconds", "training, seconds"),
         ("train_command_seconds", "training and evaluation, seconds"),
         ("compare_command_seconds", "comparison, seconds"),
+        ("compare_slow_command_seconds", "comparison of the slow methods, seconds"),
         ("peak_memory_mib", "peak memory of training, MiB"),
     ):
-        cells = [spread([run.get(key) for run in found], 0) for found in by_head.values()]
-        lines.append(f"| {label} | {' | '.join(cells)} | |")
+        if any(key in run for found in by_head.values() for run in found):
+            cells = [spread([run.get(key) for run in found], 0) for found in by_head.values()]
+            lines.append(f"| {label} | {' | '.join(cells)} | |")
     return "\n".join(lines)
 
 
@@ -193,6 +203,11 @@ def standard_error(values: Sequence[float], errors: Sequence[float | None]) -> f
 def _floor(method: str, runs: Sequence[Run]) -> bool:
     floor: bool = runs[0]["comparison"]["methods"][method]["floor"]
     return floor
+
+
+def _method_columns(runs: Sequence[Run]) -> list[Column]:
+    methods: Iterable[str] = runs[0]["comparison"]["methods"]
+    return [Column(m, runs, m) for m in methods if not _floor(m, runs)]
 
 
 def _floor_columns(runs: Sequence[Run]) -> list[Column]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loss_attention.attention import capsule_weights, patch_weights
+    from loss_attention.explain.objects import FoundObject, find_objects
     from loss_attention.explanation import Explanation
     from loss_attention.losses import margin_loss, multi_label_loss, ramp_up, single_label_loss
     from loss_attention.models import PatchClassifier, create_model, load
@@ -30,6 +31,7 @@ _HOMES = {
     "CapsulePrediction": "prediction",
     "EvidencePrediction": "prediction",
     "Explanation": "explanation",
+    "FoundObject": "explain.objects",
     "ImagePrediction": "prediction",
     "ManyClassPrediction": "prediction",
     "PatchClassifier": "models",
@@ -37,6 +39,7 @@ _HOMES = {
     "RoutedPrediction": "prediction",
     "capsule_weights": "attention",
     "create_model": "models",
+    "find_objects": "explain.objects",
     "load": "models",
     "margin_loss": "losses",
     "multi_label_loss": "losses",
@@ -49,6 +52,7 @@ __all__ = [
     "CapsulePrediction",
     "EvidencePrediction",
     "Explanation",
+    "FoundObject",
     "ImagePrediction",
     "ManyClassPrediction",
     "PatchClassifier",
@@ -56,6 +60,7 @@ __all__ = [
     "RoutedPrediction",
     "capsule_weights",
     "create_model",
+    "find_objects",
     "load",
     "margin_loss",
     "multi_label_loss",

@@ -14,6 +14,7 @@ from loss_attention.data.sample import Splits, hold_out, limited
 from loss_attention.errors import InputError
 from loss_attention.evaluation import Evaluation, evaluate
 from loss_attention.explain.files import ExplainSummary, explain_files
+from loss_attention.explain.objects import THRESHOLD
 from loss_attention.explain.report import write_report
 from loss_attention.models import PatchClassifier, load
 from loss_attention.progress import counted
@@ -129,8 +130,9 @@ def explain(
 ) -> ExplainSummary:
     """Explain image files with a run, a weights file or a hub model; a picture and a JSON each."""
     device = choose_device(accelerator)
-    is_run = (path / "recipe.yaml").is_file()
-    model = (load_weights(RunFolder.open(path)) if is_run else load(path)).to(device)
+    run = RunFolder.open(path) if (path / "recipe.yaml").is_file() else None
+    model = (load(path) if run is None else load_weights(run)).to(device)
+    threshold = None if run is None else _object_threshold(run)
     with counted("explaining", console) as progress:
         return explain_files(
             model,
@@ -138,9 +140,17 @@ def explain(
             out,
             target=target,
             method=method,
+            object_threshold=THRESHOLD if threshold is None else threshold,
             overwrite=overwrite,
             progress=progress,
         )
+
+
+def _object_threshold(run: RunFolder) -> float | None:
+    """Return what `evaluate` found best on held-out images for several boxes, if it did."""
+    if not (run.path / "evaluation.json").is_file():
+        return None
+    return Evaluation.from_json(run.read_json("evaluation.json")).thresholds.get("object_ap")
 
 
 def report(path: Path, console: Console, *, accelerator: Accelerator = "auto") -> Path:

@@ -31,7 +31,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     def timed(_command: str, *words: str) -> Finished:
         seen.append(words)
         if words[0] == "compare":
-            write(Path(words[1]) / "compare" / "comparison.json", images=2)
+            write(Path(words[words.index("--out") + 1]) / "comparison.json", images=words[3])
         else:
             out = Path(words[1] if words[0] == "resume" else words[words.index("--out") + 1])
             write(out / "run.json", source="scenes", parameters=1, train_seconds=2.0)
@@ -52,13 +52,9 @@ def test_each_network_is_trained_and_compared_once(tmp_path: Path, commands) -> 
     assert [words[0] for words in commands] == ["train", "compare"] * 4
     flags = ("--head", "mean", "--seed", "0", "--limit-images", "80", "--epochs", "1")
     assert commands[2] == ("train", "digits", *flags, "--out", str(tmp_path / "digits-mean-0"))
-    assert commands[3] == (
-        "compare",
-        str(tmp_path / "digits-mean-0"),
-        "--images",
-        "2",
-        "--overwrite",
-    )
+    run = tmp_path / "digits-mean-0"
+    out = ("--out", str(run / "compare"), "--overwrite")
+    assert commands[3] == ("compare", str(run), "--images", "2", *out)
     assert [(run["recipe"], run["head"]) for run in figures["runs"]] == [
         (name, head) for name in ("digits", "multi-digits") for head in ("loss-attention", "mean")
     ]
@@ -112,11 +108,40 @@ def test_what_a_study_changes_is_in_its_command(tmp_path: Path, monkeypatch) -> 
     with pytest.raises(KeyboardInterrupt):
         interpreting.interpreting("tried", 1.0, tmp_path)
     flags = ("--head", "mean", "--seed", "3", "--name", "mine", "--data", "DATA")
-    explained = ("--images", "50", "--methods", "evidence,cam", "--overwrite")
+    explained = ("--images", "50", "--methods", "evidence,cam", "--out", str(out / "compare"))
     assert words == [
         ("train", "folder", *flags, "--out", str(out)),
-        ("compare", str(out), *explained),
+        ("compare", str(out), *explained, "--overwrite"),
     ]
+
+
+def test_slow_methods_are_compared_on_fewer_images(tmp_path: Path, commands, monkeypatch) -> None:
+    study = interpreting.Study(
+        "digits",
+        (0,),
+        ("mean",),
+        {},
+        "evidence,cam",
+        500,
+        slow_methods="occlusion",
+        slow_images=300,
+    )
+    monkeypatch.setitem(interpreting.SUBJECTS, "tried", (study,))
+    (run,) = interpreting.interpreting("tried", PART, tmp_path)["runs"]
+    assert [words[2:6] for words in commands[1:]] == [
+        ("--images", "5", "--methods", "evidence,cam"),
+        ("--images", "3", "--methods", "occlusion"),
+    ]
+    assert run["commands"][1:] == [
+        "loss-attention compare RUN --images 5 --methods evidence,cam",
+        "loss-attention compare RUN --images 3 --methods occlusion",
+    ]
+    assert run["comparison"]["images"] == "5"
+    assert run["slow_comparison"]["images"] == "3"
+    assert run["compare_slow_command_seconds"] == 3.0
+    commands.clear()
+    assert interpreting.interpreting("tried", PART, tmp_path)["runs"] == [run]
+    assert commands == []
 
 
 @pytest.mark.parametrize("subject", sorted(interpreting.SUBJECTS))

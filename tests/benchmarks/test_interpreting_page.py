@@ -67,10 +67,9 @@ def run(head: str, seed: int, pointing: float, error: float | None = 0.03) -> di
     }
 
 
-def page(part: float = 1.0) -> str:
-    runs = [
-        run(head, seed, 0.6 + seed / 10) for seed in (0, 1) for head in ("loss-attention", "mean")
-    ]
+def page(part: float = 1.0, runs: list[dict] | None = None) -> str:
+    heads = ("loss-attention", "mean")
+    runs = runs or [run(head, seed, 0.6 + seed / 10) for seed in (0, 1) for head in heads]
     figures = {
         "command": "python benchmarks/run.py interpreting",
         "part": part,
@@ -105,6 +104,22 @@ def test_every_measure_has_direction_error_and_floors() -> None:
     ) in lines
     assert "| box AP (oracle) \N{UPWARDS ARROW} | - | - |  |" in lines
     assert "| training and evaluation, seconds | 70 | 70 | |" in lines
+
+
+def test_slow_methods_have_a_table_of_their_own() -> None:
+    title = "### The slow methods on loss-attention, others on the same images"
+    assert title not in page()
+    first = run("loss-attention", 0, 0.6)
+    others = {"methods": {"occlusion": method(False, 0.4, None, 2.5)}, "images": 3}
+    first["slow_comparison"] = first["comparison"] | others
+    first["compare_slow_command_seconds"] = 60.2
+    text = page(runs=[first, run("mean", 0, 0.7)])
+    table = text[text.index(title) : text.index("### All methods on mean pooling")]
+    assert "| measure | occlusion |" in table
+    assert "| seconds an image \N{DOWNWARDS ARROW} | 2.5 |" in table
+    assert "Of 3 images, 6 with a box" in table
+    assert "| comparison of the slow methods, seconds | 60 | - | |" in text
+    assert text.count(title) == 1
 
 
 def test_what_it_stands_on_is_told() -> None:

@@ -19,7 +19,7 @@ from loss_attention.explain.attributions_forward import (
     contrast_patches,
     evidence_patches,
 )
-from loss_attention.explain.files import describe
+from loss_attention.explain.description import describe
 from loss_attention.heads.capsule import CapsuleHead
 from loss_attention.losses import multi_label_loss, single_label_loss
 from loss_attention.many_classes import LogitsOnDemand

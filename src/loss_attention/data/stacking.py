@@ -104,9 +104,7 @@ def stack_images(
     stack = _Stack(count, form)
     for image, result in _in_threads(encoded, count, lambda one: _decode(one, form), progress):
         stack.add(image.name, result)
-    stack.check(skip_broken=skip_broken)
-    assert stack.images is not None
-    return Stacked(stack.images, stack.placements, stack.masks, stack.broken)
+    return stack.stacked(skip_broken=skip_broken)
 
 
 def stack_few(encoded: Sequence[Encoded], form: Form) -> Stacked:
@@ -118,9 +116,7 @@ def stack_few(encoded: Sequence[Encoded], form: Form) -> Stacked:
     stack = _Stack(len(encoded), form)
     for image in encoded:
         stack.add(image.name, _decode(image, form))
-    stack.check(skip_broken=False)
-    assert stack.images is not None
-    return Stacked(stack.images, stack.placements, stack.masks, stack.broken)
+    return stack.stacked()
 
 
 @dataclass(frozen=True)
@@ -309,6 +305,12 @@ class _Stack:
             elif self.other is None:
                 self.other = (name, result.shape)
         self.seen += 1
+
+    def stacked(self, *, skip_broken: bool = False) -> Stacked:
+        """Return the filled tensors, or raise what `check` does."""
+        self.check(skip_broken=skip_broken)
+        assert self.images is not None
+        return Stacked(self.images, self.placements, self.masks, self.broken)
 
     def check(self, *, skip_broken: bool) -> None:
         """Raise what was wrong: unreadable images first, then sizes."""

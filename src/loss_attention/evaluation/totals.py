@@ -137,8 +137,7 @@ class PlaceTotals:
             threshold: one of `THRESHOLDS`.
             named: the image's predicted class has to be right as well.
         """
-        hits = self._sums["largest_and_named" if named else "largest"]
-        return _ratio(hits[THRESHOLDS.index(threshold)], self._sums["pairs"])
+        return self._share_framed("largest", THRESHOLDS.index(threshold), named=named)
 
     def spread_box(self, reach: float, *, named: bool = False) -> float | None:
         """Return the share of pairs that the box of the map's spread frames, IoU above 0.5.
@@ -147,8 +146,11 @@ class PlaceTotals:
             reach: one of `REACHES`.
             named: the image's predicted class has to be right as well.
         """
-        hits = self._sums["spread_and_named" if named else "spread"]
-        return _ratio(hits[REACHES.index(reach)], self._sums["pairs"])
+        return self._share_framed("spread", REACHES.index(reach), named=named)
+
+    def _share_framed(self, boxes: str, index: int, *, named: bool) -> float | None:
+        hits = self._sums[f"{boxes}_and_named" if named else boxes]
+        return _ratio(hits[index], self._sums["pairs"])
 
     def max_box(self, thresholds: Sequence[float]) -> list[float] | None:
         """Return the share of pairs with a box that overlaps enough, for each of `BOX_IOUS`."""

@@ -3,8 +3,8 @@
 Colours are chosen to be told apart with any colour vision, and none carries a meaning alone:
 evidence for the class is red and evidence against it blue, with a scale beside them (of what has
 no sign, weights for example, there is the red half); the outline
-of the selected patches is solid white, the model's box dashed yellow, a true box dotted cyan, and
-each line lies on a dark one, so that it shows on any picture.
+of the selected patches is solid white, the model's box dashed yellow, an object's box in long lilac
+dashes, a true box dotted cyan, and each line lies on a dark one, so that it shows on any picture.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Line(NamedTuple):
 
 OUTLINE = Line("selected patches", (255, 255, 255))
 BOX = Line("box around them", (255, 212, 0), (6, 5))
+OBJECT = Line("box of an object", (224, 176, 255), (14, 4))
 TRUTH = Line("true box", (0, 229, 255), (1.5, 1.5))
 
 
@@ -64,6 +65,7 @@ class Marks:
         boxes: what the model says, none or one.
         truths: boxes that are known to be right, where there are any.
         shown: what the heat map shows, and its unit.
+        objects: the boxes of connected patches, where they were looked for.
     """
 
     heat_map: Float[np.ndarray, "H W"]
@@ -71,6 +73,7 @@ class Marks:
     boxes: Float[np.ndarray, "N 4"] = field(default_factory=_no_boxes)
     truths: Float[np.ndarray, "G 4"] = field(default_factory=_no_boxes)
     shown: Quantity = EVIDENCE
+    objects: Float[np.ndarray, "O 4"] = field(default_factory=_no_boxes)
 
     @property
     def limit(self) -> float:
@@ -124,6 +127,7 @@ def panel(
         (OUTLINE, outline),
         (TRUTH, _sides(marks.truths)),
         (BOX, _sides(marks.boxes)),
+        (OBJECT, _sides(marks.objects)),
     ):
         _draw_line(drawn, line, _scaled(segments, scale), width)
     return drawn
@@ -197,7 +201,12 @@ def _ticks(marks: Marks, width: int) -> tuple[tuple[str, int, str], ...]:
 
 def _keys(marks: Marks, width: int, size: int) -> Image.Image | None:
     """Draw what the lines mean, as many side by side as there is room for."""
-    lines = ((OUTLINE, marks.windows), (BOX, marks.boxes), (TRUTH, marks.truths))
+    lines = (
+        (OUTLINE, marks.windows),
+        (BOX, marks.boxes),
+        (OBJECT, marks.objects),
+        (TRUTH, marks.truths),
+    )
     used = [line for line, places in lines if len(places)]
     if not used:
         return None

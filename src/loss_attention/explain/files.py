@@ -7,12 +7,12 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -23,38 +23,22 @@ from loss_attention.data.decoding import (
     read_image,
     to_tensor,
 )
-from loss_attention.data.placement import Resize, place, to_original
+from loss_attention.data.placement import Resize
 from loss_attention.errors import InputError, unknown_name
 from loss_attention.explain.attributions_files import (
     check_method,
     describe_attribution,
-    describe_decision,
     explain_by,
 )
+from loss_attention.explain.description import describe
 from loss_attention.explain.drawing import LONGEST, Marks, marks_of, overlay, resized
-from loss_attention.explanation import Explanation
+from loss_attention.explain.objects import THRESHOLD, FoundObject, find_objects
 from loss_attention.heads.catalog import HEADS
 from loss_attention.models import PatchClassifier
 from loss_attention.saving import make_folder, write_whole
 
-EVIDENCE_UNITS = (
-    "evidence and logits: in units of the logits; the evidence of a class summed over patches is "
-    "its logit."
-)
-MANY_CLASSES_UNITS = (
-    "evidence: null, as there are too many classes to list it for each. target_evidence and "
-    "logits: in units of the logits; target_evidence summed over patches is the logit of the "
-    "target class."
-)
-NO_EVIDENCE_UNITS = (
-    "evidence: null, as no sum over patches is what this model decides on; the patch weights, "
-    "which the picture shows, are those of the target class and sum to 1. logits: log-odds of the "
-    "lengths of the class capsules."
-)
-BOX_UNITS = (
-    "boxes and windows: [x0, y0, x1, y1] in pixels of the upright original image, x1 and y1 "
-    "exclusive."
-)
+DRAWN_SHARE = 0.1
+"""Objects with a smaller share of the evidence are listed, not drawn."""
 LONGEST_NAME = 200
 
 
@@ -69,6 +53,15 @@ class ExplainSummary:
 
     written: list[Path] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be explained of every image, and how; see `explain_files`."""
+
+    target: int | None
+    method: str | None
+    object_threshold: float
 
 
 @dataclass(frozen=True)
@@ -88,6 +81,7 @@ def explain_files(
     batch_size: int = 64,
     target: str | None = None,
     method: str | None = None,
+    object_threshold: float = THRESHOLD,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ExplainSummary:
@@ -101,6 +95,7 @@ def explain_files(
         batch_size: images at a time.
         target: name of the class to explain; None: the predicted one of each image.
         method: one of `attributions.METHODS`; None: what the model itself says of its patches.
+        object_threshold: see `find_objects`.
         overwrite: replace explanations that are there already.
         progress: called with the number of files done and of all files.
 
@@ -118,7 +113,7 @@ def explain_files(
         raise InputError("this model does not say the image size that it was trained at")
     if method is not None:
         check_method(model, model.image_size, method)
-    index = _class_index(model, target)
+    asked = _Asked(_class_index(model, target), method, object_threshold)
     sources = _sources(paths, out)
     jobs = [
         _Job(source, out / f"{name}.png", out / f"{name}.json")
@@ -128,7 +123,7 @@ def explain_files(
     make_folder(out)
     summary = ExplainSummary()
     for start in range(0, len(jobs), batch_size):
-        _explain_batch(model, jobs[start : start + batch_size], index, method, summary)
+        _explain_batch(model, jobs[start : start + batch_size], asked, summary)
         if progress is not None:
             progress(min(start + batch_size, len(jobs)), len(jobs))
     return summary
@@ -168,55 +163,10 @@ def output_names(sources: Sequence[Path]) -> list[str]:
     return names
 
 
-def describe(
-    explanation: Explanation,
-    index: int,
-    class_names: Sequence[str],
-    original: tuple[int, int],
-    resize: Resize = "squash",
-) -> dict[str, Any]:
-    """Return the JSON of one explained image.
-
-    Args:
-        explanation: of its batch.
-        index: which image of the batch.
-        class_names: of the model.
-        original: width and height of the upright original image, in pixels.
-        resize: how it was brought to the model's size.
-    """
-    grid = explanation.grid
-    placement = torch.tensor([place(original, (grid.height, grid.width), resize)]).float()
-
-    def originally(boxes: Float[Tensor, "N 4"]) -> list[Any]:
-        return _rounded(to_original(boxes.cpu().unsqueeze(0), placement)[0])
-
-    box = explanation.boxes[index].cpu()
-    evidence, of_target = explanation.evidence, explanation.target_evidence
-    units = EVIDENCE_UNITS
-    if evidence is None:
-        units = NO_EVIDENCE_UNITS if of_target is None else MANY_CLASSES_UNITS
-    return {
-        **describe_decision(explanation, index, class_names, original),
-        "box": None if box.isnan().any() else originally(box.unsqueeze(0))[0],
-        "selected_patches": explanation.selected[index].nonzero().squeeze(1).tolist(),
-        "patch_weights": explanation.patch_weights[index].tolist(),
-        "evidence": None if evidence is None else evidence[index].tolist(),
-        "target_evidence": None if of_target is None else of_target[index].tolist(),
-        "heat_map": {"shows": explanation.shown.name, "unit": explanation.shown.unit},
-        "grid": {
-            "rows": grid.rows,
-            "columns": grid.columns,
-            "windows": originally(grid.windows()),
-        },
-        "units": f"{units} {BOX_UNITS}",
-    }
-
-
 def _explain_batch(
     model: PatchClassifier,
     jobs: Sequence[_Job],
-    target: int | None,
-    method: str | None,
+    asked: _Asked,
     summary: ExplainSummary,
 ) -> None:
     assert model.image_size is not None
@@ -238,8 +188,7 @@ def _explain_batch(
         model,
         torch.stack(inputs).to(model.mean.device),
         [size for _, _, size in readable],
-        target,
-        method,
+        asked,
     )
     for (job, image, _), (described, marks) in zip(readable, described_with_marks, strict=True):
         picture = overlay(
@@ -261,22 +210,31 @@ def _explained(
     model: PatchClassifier,
     images: Tensor,
     sizes: Sequence[tuple[int, int]],
-    target: int | None,
-    method: str | None,
+    asked: _Asked,
 ) -> list[tuple[dict[str, Any], Marks]]:
     """Return the JSON of each image of a batch and what to draw for it."""
     names = model.class_names
-    if method is None:
-        own = model.explain(images, target)
+    if asked.method is not None:
+        by_method = explain_by(model, images, asked.target, asked.method)
         return [
-            (describe(own, index, names, size, model.resize), marks_of(own, index))
+            (describe_attribution(by_method, index, names, size), by_method.marks(index))
             for index, size in enumerate(sizes)
         ]
-    found = explain_by(model, images, target, method)
-    return [
-        (describe_attribution(found, index, names, size), found.marks(index))
-        for index, size in enumerate(sizes)
-    ]
+    own, threshold = model.explain(images, asked.target), asked.object_threshold
+    objects = find_objects(own, threshold)
+    written = []
+    for index, size in enumerate(sizes):
+        found = None if objects is None else objects[index]
+        described = describe(own, index, names, size, model.resize, found, threshold)
+        marks = _with_objects(marks_of(own, index), found or (), int(own.target[index]))
+        written.append((described, marks))
+    return written
+
+
+def _with_objects(marks: Marks, objects: Sequence[FoundObject], target: int) -> Marks:
+    """Add the boxes of what was found of the explained class, but for the faintest."""
+    boxes = [one.box for one in objects if one.class_index == target and one.share >= DRAWN_SHARE]
+    return replace(marks, objects=np.array(boxes, np.float32).reshape(-1, 4))
 
 
 def _as_seen(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image.Image:
@@ -327,9 +285,3 @@ def _refuse_to_replace(jobs: Sequence[_Job], *, overwrite: bool) -> None:
             raise InputError(
                 f"{path} exists already; name another --out, or replace it with --overwrite"
             )
-
-
-def _rounded(values: Float[Tensor, "*N 4"]) -> list[Any]:
-    """Round pixels to hundredths, which is all that a resized image can say."""
-    rounded: list[Any] = (values.double() * 100).round().div(100).tolist()
-    return rounded

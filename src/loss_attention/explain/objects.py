@@ -1,0 +1,94 @@
+"""Several objects in one image: a box and a score for each connected group of patches.
+
+An explanation has one box an image. Where patches that speak for a class lie apart they may be of
+several objects: `metrics/detection.py` defines them, and `evaluate` measures how good they are
+("AP50 of several boxes"), with a threshold that it chooses on held-out images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from loss_attention.errors import InputError
+from loss_attention.explanation import Explanation
+from loss_attention.metrics.detection import group_boxes
+
+THRESHOLD = 0.5
+"""Where no run says what was best on held-out images."""
+LEAST_PROBABILITY = 0.5
+
+
+@dataclass(frozen=True)
+class FoundObject:
+    """A connected group of patches that speak for a class.
+
+    Attributes:
+        class_index: of the class.
+        score: in [0, 1]: the image's probability of the class times `share`.
+        share: the group's share of the class's positive evidence in the image, in (0, 1].
+        box: the smallest rectangle around its windows, `(x0, y0, x1, y1)` in pixels of the input.
+    """
+
+    class_index: int
+    score: float
+    share: float
+    box: tuple[float, float, float, float]
+
+
+def find_objects(
+    explanation: Explanation, threshold: float = THRESHOLD
+) -> list[list[FoundObject]] | None:
+    """Find the objects of each image of an explained batch.
+
+    They are looked for of the explained class, and of every class with a probability above 0.5
+    where the explanation holds evidence for all classes.
+
+    Args:
+        explanation: of the batch.
+        threshold: in [0, 1): patches with more than this share of the class's greatest evidence in
+            the image belong to an object.
+
+    Returns:
+        A list for each image, the highest score first; None where the head has no exact evidence.
+
+    Raises:
+        ValueError: a threshold that is not in [0, 1).
+    """
+    if not 0 <= threshold < 1:
+        raise InputError(f"threshold must be at least 0 and below 1, got {threshold}")
+    if explanation.target_evidence is None:
+        return None
+    images, classes, values = _questions(explanation)
+    probabilities = explanation.probabilities[images, classes].cpu().double()
+    found = group_boxes(values, probabilities, explanation.grid, threshold)
+    objects: list[list[FoundObject]] = [[] for _ in explanation.target]
+    for place in found.scores.argsort(descending=True, stable=True).tolist():
+        question = int(found.question[place])
+        score, (x0, y0, x1, y1) = float(found.scores[place]), found.boxes[place].tolist()
+        objects[int(images[question])].append(
+            FoundObject(
+                class_index=int(classes[question]),
+                score=score,
+                share=min(1.0, score / max(float(probabilities[question]), 1e-300)),
+                box=(x0, y0, x1, y1),
+            )
+        )
+    return objects
+
+
+def _questions(
+    explanation: Explanation,
+) -> tuple[Int[Tensor, " Q"], Int[Tensor, " Q"], Float[Tensor, "Q M"]]:
+    """Return the images and the classes to look for there, and each patch's evidence for them."""
+    target, evidence = explanation.target, explanation.evidence
+    if evidence is None:
+        assert explanation.target_evidence is not None
+        return torch.arange(len(target)), target, explanation.target_evidence
+    asked = explanation.probabilities > LEAST_PROBABILITY
+    asked = asked.scatter(1, target.unsqueeze(1), value=True)
+    images, classes = asked.nonzero(as_tuple=True)
+    return images, classes, evidence[images, :, classes]
