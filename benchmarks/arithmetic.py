@@ -38,14 +38,14 @@ def matrix_product(dtype: str, size: int, device: torch.device) -> MatrixProduct
 
 
 def fastest_products(
-    sizes: tuple[int, ...], turns: int, device: torch.device
+    sizes: tuple[int, ...], turns: int, device: torch.device, warm_up: int = 1
 ) -> dict[str, MatrixProduct]:
     """Return, for each number format, the product of the size with the most operations a second.
 
     The products of float32 are exact where torch's default has it so: no TF32 on a GPU.
     """
     products = [matrix_product(dtype, size, device) for dtype in DTYPES for size in sizes]
-    seconds = take_turns([product.job for product in products], turns, device)
+    seconds = take_turns([product.job for product in products], turns, device, warm_up)
     rates = [
         product.operations / statistics.median(taken)
         for product, taken in zip(products, seconds, strict=True)

@@ -185,7 +185,8 @@ def _explanation(setting: Setting, turns: Turns) -> dict[str, Any]:
     """Time `model.explain` and Grad-CAM of a batch, in turn with a plain forward pass."""
     model = setting.model().to(setting.device).eval()
     images = setting.splits().train.decoded().images[: setting.batch].to(setting.device)
-    measured = beside_forward(model, images, (EXPLAIN, "grad-cam"), turns.explanations)
+    names = (EXPLAIN, "grad-cam")
+    measured = beside_forward(model, images, names, turns.explanations, turns.warm_up)
     own, peer = measured[EXPLAIN], measured["grad-cam"]
     assert own is not None
     return {

@@ -48,7 +48,11 @@ def explaining() -> dict[str, Any]:
 
 
 def beside_forward(
-    model: PatchClassifier, images: Tensor, names: Sequence[str], repeats: int
+    model: PatchClassifier,
+    images: Tensor,
+    names: Sequence[str],
+    repeats: int,
+    warm_up: int = 1,
 ) -> dict[str, tuple[list[float], list[float]] | None]:
     """Time explanations of a batch, each in turn with a plain forward pass.
 
@@ -56,7 +60,8 @@ def beside_forward(
         model: in evaluation mode, on the device of the images.
         images: a batch.
         names: `explain`, and methods.
-        repeats: turns that count, after one that does not.
+        repeats: turns that count.
+        warm_up: turns before them that do not.
 
     Returns:
         By name, the seconds of the forward pass and those of the explanation at each turn; None
@@ -83,7 +88,7 @@ def beside_forward(
     for name in names:
         turns = COSTLY_REPEATS if name in COSTLY else repeats
         try:
-            forward, taken = take_turns([plain, job_of(name)], turns, images.device)
+            forward, taken = take_turns([plain, job_of(name)], turns, images.device, warm_up)
         except InputError:
             seconds[name] = None
         else:

@@ -26,7 +26,10 @@ def growth_page(figures: dict[str, Any], slug: str) -> str:
     if figures["quick"]:
         parts.append("**A quick look with tiny networks, to try the command: no figure counts.**")
     for name, (title, text) in paragraphs().items():
-        sweep = figures["sweeps"][name]
+        sweep = figures["sweeps"].get(name)
+        if sweep is None:
+            parts += [f"## {title}", "Not measured: this machine has too few GPUs."]
+            continue
         parts += [f"## {title}", filled(text, sweep), f"![{title}]({slug}-{name}.png)"]
         parts.append(_table(sweep))
     return "\n\n".join(parts) + "\n"

@@ -132,7 +132,8 @@ def _networks(by_head: dict[str, list[Run]]) -> str:
         ("compare_slow_command_seconds", "comparison of the slow methods, seconds"),
         ("peak_memory_mib", "peak memory of training, MiB"),
     ):
-        if any(key in run for found in by_head.values() for run in found):
+        # Of some seeds alone, a whole could seem to take less time than its part of all.
+        if all(run.get(key) is not None for found in by_head.values() for run in found):
             cells = [spread([run.get(key) for run in found], 0) for found in by_head.values()]
             lines.append(f"| {label} | {' | '.join(cells)} | |")
     return "\n".join(lines)

@@ -132,7 +132,7 @@ def explain(
     device = choose_device(accelerator)
     run = RunFolder.open(path) if (path / "recipe.yaml").is_file() else None
     model = (load(path) if run is None else load_weights(run)).to(device)
-    threshold = None if run is None else _object_threshold(run)
+    threshold = _object_threshold(run) if run is not None and method is None else None
     with counted("explaining", console) as progress:
         return explain_files(
             model,
@@ -150,7 +150,9 @@ def _object_threshold(run: RunFolder) -> float | None:
     """Return what `evaluate` found best on held-out images for several boxes, if it did."""
     if not (run.path / "evaluation.json").is_file():
         return None
-    return Evaluation.from_json(run.read_json("evaluation.json")).thresholds.get("object_ap")
+    thresholds = run.read_json("evaluation.json").get("thresholds") or {}
+    found = thresholds.get("object_ap")
+    return found if isinstance(found, float) and 0 <= found < 1 else None
 
 
 def report(path: Path, console: Console, *, accelerator: Accelerator = "auto") -> Path:

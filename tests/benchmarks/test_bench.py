@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -303,3 +304,28 @@ def test_files_are_called_after_the_machine() -> None:
     assert bench_figures.machine_slug(gpu) == "nvidia-h100-80gb-hbm3"
     cpu = {"device": "CPU", "cpu": "Intel(R) Xeon(R) @ 2.00GHz", "cores": 2}
     assert bench_figures.machine_slug(cpu) == "intel-r-xeon-r-2-00ghz-2-cores"
+
+
+def test_waits_for_a_gpu_are_counted_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"warn": "Synchronization debug mode does not yet detect all synchronizing operations"}
+
+    class Waiting:
+        setting = replace(TINY, accelerator="cuda")
+
+        def step(self) -> None:
+            for _ in range(2):
+                warnings.warn(
+                    "called a synchronizing CUDA operation (Triggered internally)", stacklevel=2
+                )
+
+    modes: list[str] = []
+
+    def switch(mode: str) -> None:
+        modes.append(mode)
+        if mode in said:
+            warnings.warn(said[mode], stacklevel=2)
+
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", switch)
+    assert parts.host_waits(Waiting()) == 2  # type: ignore[arg-type]
+    assert modes == ["warn", "default"]
+    assert parts.host_waits(Ours(TINY)) is None

@@ -18,6 +18,7 @@ from workloads import Ours, fabric_for
 
 from loss_attention import many_classes
 from loss_attention.prediction import ManyClassPrediction
+from loss_attention.training import environment
 
 TINY = Point(width=0.03, side=16, batch=2, evaluated=2, steps=2)
 MIB = 2**20
@@ -49,6 +50,24 @@ def test_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert f"]({path.name})" in page
         with Image.open(io.BytesIO(path.read_bytes())) as picture:
             assert len(picture.convert("L").getcolors() or []) > 2
+
+
+def test_one_gpu_is_no_place_for_two_processes(tmp_path: Path, monkeypatch) -> None:
+    machine = {"cpu": "a CPU", "cores": 2, "device": "a GPU", "precision": "bf16"}
+    for name, answer in {
+        "choose_accelerator": "cuda",
+        "choose_precision": "bf16",
+        "hardware": machine,
+        "count_gpus": 1,
+    }.items():
+        monkeypatch.setattr(environment, name, lambda *_, answer=answer: answer)
+    monkeypatch.setattr("bench_figures.machine_slug", lambda _: "box")
+    figure = {"seconds": 0.5, "peak_bytes": 3.0 * MIB}
+    monkeypatch.setattr(growth_step, "measure_point", lambda _: figure)
+    written = growth.grow(growth.Arguments(quick=True, out=tmp_path))
+    page = (tmp_path / "growth-box.md").read_text()
+    assert "## Processes\n\nNot measured: this machine has too few GPUs." in page
+    assert len([path for path in written if path.suffix == ".png"]) == 3
 
 
 def test_a_paragraph_has_its_figures() -> None:

@@ -103,7 +103,7 @@ def test_every_measure_has_direction_error_and_floors() -> None:
         "| majority class 0.100 ± 0.000 |"
     ) in lines
     assert "| box AP (oracle) \N{UPWARDS ARROW} | - | - |  |" in lines
-    assert "| training and evaluation, seconds | 70 | 70 | |" in lines
+    assert "training and evaluation, seconds" not in "".join(lines)  # not known of every seed
 
 
 def test_slow_methods_have_a_table_of_their_own() -> None:
@@ -112,13 +112,16 @@ def test_slow_methods_have_a_table_of_their_own() -> None:
     first = run("loss-attention", 0, 0.6)
     others = {"methods": {"occlusion": method(False, 0.4, None, 2.5)}, "images": 3}
     first["slow_comparison"] = first["comparison"] | others
-    first["compare_slow_command_seconds"] = 60.2
-    text = page(runs=[first, run("mean", 0, 0.7)])
+    second = run("mean", 0, 0.7)
+    for one in (first, second):
+        one["compare_slow_command_seconds"] = 60.2
+    text = page(runs=[first, second])
     table = text[text.index(title) : text.index("### All methods on mean pooling")]
     assert "| measure | occlusion |" in table
     assert "| seconds an image \N{DOWNWARDS ARROW} | 2.5 |" in table
     assert "Of 3 images, 6 with a box" in table
-    assert "| comparison of the slow methods, seconds | 60 | - | |" in text
+    assert "| comparison of the slow methods, seconds | 60 | 60 | |" in text
+    assert "| training and evaluation, seconds | 70 | 70 | |" in text
     assert text.count(title) == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -345,6 +346,17 @@ def test_json_and_markdown_say_the_same(compared) -> None:
     assert inside[0].strip().endswith("\N{UPWARDS ARROW}")
     assert inside[1].strip() == "1.000 ± 0.000"
     assert "3 of 2 x 2, 1 of 3 x 3" in text
+
+
+def test_jobs_are_timed_in_turns_that_change_direction() -> None:
+    done: list[str] = []
+
+    def job(name: str) -> Callable[[], None]:
+        return lambda: done.append(name)
+
+    seconds = compare_measures.take_turns([job("a"), job("b")], 3, torch.device("cpu"), warm_up=1)
+    assert "".join(done) == "abbaabba"
+    assert [len(taken) for taken in seconds] == [3, 3]
 
 
 @pytest.mark.parametrize("width", [60, 70, 200])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from PIL import Image
 import loss_attention as la
 from loss_attention.data.decoding import read_image, to_tensor
 from loss_attention.errors import InputError
+from loss_attention.explain.description import describe
 from loss_attention.explain.drawing import OBJECT
 from loss_attention.explain.files import explain_files
+from loss_attention.explain.objects import FoundObject
 from loss_attention.explanation import explain_prediction
 from loss_attention.geometry import PatchGrid
 from loss_attention.jobs import _object_threshold
@@ -84,6 +87,34 @@ def test_thresholds_that_cannot_be(threshold: float) -> None:
         la.find_objects(explain_prediction(prediction()), threshold)
 
 
+def test_less_likely_classes_are_looked_for_where_asked() -> None:
+    explanation = explain_prediction(prediction(), multi_label=True)
+    _, second = la.find_objects(explanation, 0.0, least_probability=0.1)
+    assert {one.class_index for one in second} == {2}  # nothing speaks for 0 and 1
+    first, _ = la.find_objects(explanation, 0.0, least_probability=0.99)
+    assert {one.class_index for one in first} == {0}  # the explained one
+
+
+def test_an_impossible_class_has_shares_all_the_same() -> None:
+    sure = prediction()
+    sure = replace(sure, logits=sure.logits + torch.tensor([-200.0, 0.0, 0.0]))
+    first, _ = la.find_objects(explain_prediction(sure, 0), 0.0)
+    found = [one for one in first if one.class_index == 0]
+    assert [one.score for one in found] == [0, 0]
+    assert [one.share for one in found] == pytest.approx([5 / 8, 3 / 8])
+
+
+def test_objects_on_the_border_are_not_in_the_original() -> None:
+    explanation = explain_prediction(prediction())
+    found = [
+        FoundObject(0, 0.5, 0.5, (0.0, 0.0, 4.0, 2.0)),
+        FoundObject(1, 0.4, 0.4, (0.0, 0.0, 4.0, 4.0)),
+    ]
+    # 20 x 4 pixels become 10 x 2, two rows down.
+    said = describe(explanation, 0, CLASSES, (20, 4), "pad", found)["objects"]["found"]
+    assert [(one["class"], one["box"]) for one in said] == [("dog", [0, 0, 8, 4])]
+
+
 def test_a_head_without_evidence_finds_none(tmp_path: Path) -> None:
     model = make_model(head="capsule-dynamic-routing")
     assert la.find_objects(model.explain(torch.rand(1, 3, 24, 24))) is None
@@ -123,9 +154,12 @@ def test_the_json_lists_them_in_pixels_of_the_original(tmp_path: Path) -> None:
 def test_a_run_uses_the_threshold_that_its_evaluation_chose(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     assert _object_threshold(run) is None
-    evaluation = {"split": "test", "images": 1, "boxed_images": 1, "measures": []}
-    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
-    assert _object_threshold(run) is None
-    evaluation["thresholds"] = {"object_ap": 0.3}
-    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
-    assert _object_threshold(run) == 0.3
+    for thresholds, expected in (
+        (None, None),
+        ({}, None),
+        ({"object_ap": 0.3}, 0.3),
+        ({"object_ap": "all"}, None),
+        ({"object_ap": 2.0}, None),
+    ):
+        (tmp_path / "evaluation.json").write_text(json.dumps({"thresholds": thresholds}))
+        assert _object_threshold(run) == expected

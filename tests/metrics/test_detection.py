@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from loss_attention.geometry import PatchGrid
 from loss_attention.metrics.detection import (
@@ -109,10 +111,43 @@ def random_detections(seed: int):
     return boxes, scores, true_images[pick], classes, true_boxes, true_images, true_classes
 
 
-def test_average_precision_is_that_of_a_loop_over_boxes() -> None:
+def by_pycocotools(boxes, scores, images, classes, true_boxes, true_images, true_classes, count):
+    """Average precision at IoU 0.5 of each class, by COCO's own evaluation."""
+
+    def annotation(number, image, k, box, **more):
+        x0, y0, x1, y1 = map(float, box)
+        rest = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "iscrowd": 0}
+        return {"id": number + 1, "image_id": int(image), "category_id": int(k), **rest, **more}
+
+    def coco(annotations):
+        made = COCO()
+        made.dataset = {
+            "images": [{"id": image} for image in range(20)],
+            "categories": [{"id": k, "name": str(k)} for k in range(count)],
+            "annotations": annotations,
+        }
+        made.createIndex()
+        return made
+
+    truth = zip(range(len(true_boxes)), true_images, true_classes, true_boxes, strict=True)
+    found = zip(range(len(boxes)), images, classes, boxes, scores, strict=True)
+    evaluation = COCOeval(
+        coco([annotation(*one) for one in truth]),
+        coco([annotation(*one, score=float(score)) for *one, score in found]),
+        "bbox",
+    )
+    evaluation.params.maxDets = [len(boxes)]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    precision = evaluation.eval["precision"][0, :, :, 0, 0]  # at 0.5, of any size: (R, K)
+    return np.where((precision < 0).all(axis=0), np.nan, precision.mean(axis=0))
+
+
+def test_average_precision_is_that_of_pycocotools_and_of_a_loop_over_boxes() -> None:
     everything = random_detections(4)
     boxes, scores, images, classes, true_boxes, true_images, true_classes = everything
     expected = reference(*everything, 4)
+    np.testing.assert_allclose(by_pycocotools(*everything, 4), expected, atol=1e-9)
     truth = torch.full((80, 6, 4), NAN)
     for question in range(80):
         mine = true_boxes[(true_images == question // 4) & (true_classes == question % 4)]

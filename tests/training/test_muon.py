@@ -80,7 +80,7 @@ def test_two_steps_of_filters_and_of_the_rest():
 
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):
     recipe, splits = tiny_recipe(**MUON), tiny_splits()
-    whole = start_run(tmp_path / "whole", recipe, splits, RunOptions())
+    whole = start_run(tmp_path / "whole", recipe, splits, RunOptions(accelerator="cpu"))
     assert continue_run(whole, splits)
 
     stopped = run_stopped_at(tmp_path / "stopped", recipe, splits, (2, 9), monkeypatch)

@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from loss_attention.data.sending import sent
+
 
 @dataclass(frozen=True)
 class Shifts:
@@ -53,7 +55,7 @@ def crop_and_flip(
         [[[[1, 0], [3, 0]]]]
     """
     batch, _, height, width = images.shape
-    offset, flip = shifts.offset.to(images.device), shifts.flip.to(images.device)
+    offset, flip = sent(shifts.offset, images.device), sent(shifts.flip, images.device)
     padded = F.pad(images, (padding,) * 4)
     crops = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 2p + 1, 2p + 1, H, W)
     each = torch.arange(batch, device=images.device)
@@ -79,12 +81,10 @@ def erase_squares(
         >>> erase_squares(image, torch.tensor([[0.0, 0.9]]), side=2).tolist()
         [[[[1, 0, 0], [1, 0, 0]]]]
     """
-    size = torch.tensor(images.shape[2:], device=images.device)
-    first = (places.to(images.device) * (size - side + 1)).long()
-    inside = []
+    places, inside = sent(places, images.device), []
     for axis, length in enumerate(images.shape[2:]):
         place = torch.arange(length, device=images.device)
-        begin = first[:, axis : axis + 1]
+        begin = (places[:, axis : axis + 1] * (length - side + 1)).long()
         inside.append((place >= begin) & (place < begin + side))
     rows, columns = inside
     return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)

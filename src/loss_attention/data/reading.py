@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from loss_attention.data.encoded import EncodedTable
-from loss_attention.data.stacking import stack_few, stack_images
+from loss_attention.data.placement import are_originals
+from loss_attention.data.stacking import Stacked, stack_few, stack_images
 from loss_attention.errors import InputError
 
 MOST_WORKERS = 8
@@ -22,10 +23,13 @@ MOST_WORKERS = 8
 
 
 class Batch(NamedTuple):
-    """Decoded images; see `data/stacking.py`. A tuple, as the loader knows how to pin those."""
+    """Decoded images; see `data/stacking.py`. A tuple, as the loader knows how to pin those.
+
+    No placements: the images are the originals.
+    """
 
     images: Tensor
-    placements: Tensor
+    placements: Tensor | None
     masks: Tensor | None
     error: str = ""
     """What a user can mend: exceptions do not come out of processes as they were."""
@@ -122,7 +126,7 @@ class Reader:
 
     def _read_now(self, numbers: list[int]) -> Batch:
         stacked = stack_images(self.table.encoded(numbers), len(numbers), self.table.form)
-        return Batch(stacked.images, stacked.placements, stacked.masks)
+        return _batch(stacked)
 
 
 def default_workers(processes: int) -> int:
@@ -159,8 +163,14 @@ class _Decoding(Dataset[Batch]):
         try:
             stacked = stack_few(self.table.encoded(numbers), self.table.form)
         except InputError as error:
-            return Batch(torch.empty(0), torch.empty(0), None, str(error))
-        return Batch(stacked.images, stacked.placements, stacked.masks)
+            return Batch(torch.empty(0), None, None, str(error))
+        return _batch(stacked)
+
+
+def _batch(stacked: Stacked) -> Batch:
+    # Decided here, where the placements are on the CPU: nobody has to wait for a GPU to say it.
+    placements = None if are_originals(stacked.placements) else stacked.placements
+    return Batch(stacked.images, placements, stacked.masks)
 
 
 def _leave_ctrl_c_to_the_parent(worker: int) -> None:  # noqa: ARG001

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from loss_attention.data.placement import to_original
+from loss_attention.data.sending import sent
 
 # Not `Self`, which beartype does not know in functions.
 Images = TypeVar("Images", bound="LabelledImages")
@@ -77,15 +78,16 @@ class LabelledImages(ABC):
 
     def subset(self: Images, index: Int[Tensor, " n"]) -> Images:
         """Return the images of these indices, in this order; nothing is decoded."""
+        there = sent(index, self.labels.device)
         return replace(
             self,
-            images=self.images[index],
-            labels=self.labels[index],
-            boxes=None if self.boxes is None else self.boxes[index],
-            box_labels=None if self.box_labels is None else self.box_labels[index],
+            images=self.images[there if self.in_memory else index],
+            labels=self.labels[there],
+            boxes=None if self.boxes is None else self.boxes[there],
+            box_labels=None if self.box_labels is None else self.box_labels[there],
             names=tuple(self.names[i] for i in index.tolist()) if self.names else (),
-            masks=None if self.masks is None else self.masks[index],
-            placements=None if self.placements is None else self.placements[index],
+            masks=None if self.masks is None else self.masks[there],
+            placements=None if self.placements is None else self.placements[there],
         )
 
     def without_places(self: Images) -> Images:

@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from loss_attention.data.placement import are_originals
 from loss_attention.data.reading import Batch, Reader
 from loss_attention.data.sample import ImageSet, LabelledImages
 
@@ -61,12 +60,12 @@ class EncodedImages:
         """Decode the images; their tensors are on the device."""
         if not len(self):
             empty = torch.empty(self.shape, dtype=torch.uint8, device=self.device)
-            return Batch(empty, torch.empty(0, 6, device=self.device), None)
+            return Batch(empty, None, None)
         images, placements, masks, _ = self.reader.read(self.numbers)
         # From pinned memory the copy goes on beside whatever the GPU does.
         return Batch(
             images.to(self.device, non_blocking=True),
-            placements.to(self.device, non_blocking=True),
+            None if placements is None else placements.to(self.device, non_blocking=True),
             None if masks is None else masks.to(self.device, non_blocking=True),
         )
 
@@ -98,7 +97,7 @@ class StreamedSet(LabelledImages):
             part.box_labels,
             part.names,
             batch.masks,
-            None if are_originals(batch.placements) else batch.placements,
+            batch.placements,
         )
 
     def reading(self, processes: int = 1) -> AbstractContextManager[None]:

@@ -216,7 +216,7 @@ def _randomised(
     model: PatchClassifier, sample: ImageSet, batch_size: int, seed: int
 ) -> dict[str, PatchClassifier]:
     """Return copies of a model with randomised weights, by measure."""
-    few = unit_range(sample.images[:batch_size])
+    few = unit_range(sample.images[: max(2, batch_size)])
     return {
         name: for_inference(randomised(model, few, share, seed))
         for name, share in RANDOMISED_SHARES.items()

@@ -315,10 +315,13 @@ def measure_time(subject: Subject, method: str) -> dict[str, float]:
 def take_turns(
     jobs: Sequence[Callable[[], object]], repeats: int, device: torch.device, warm_up: int = 1
 ) -> list[list[float]]:
-    """Return the seconds of each job at each turn, after some turns that do not count."""
+    """Return the seconds of each job at each turn, after some turns that do not count.
+
+    Every second turn goes the other way round, so that none always finds what another has warmed.
+    """
     seconds: list[list[float]] = [[] for _ in jobs]
-    for _ in range(warm_up + repeats):
-        for job, taken in zip(jobs, seconds, strict=True):
+    for turn in range(warm_up + repeats):
+        for job, taken in list(zip(jobs, seconds, strict=True))[:: -1 if turn % 2 else 1]:
             _wait_for(device)
             start = time.perf_counter()
             job()

@@ -70,9 +70,11 @@ def describe(
             "class": class_names[one.class_index],
             "score": one.score,
             "share": one.share,
-            "box": originally(torch.tensor([one.box]))[0],
+            "box": [x0, y0, x1, y1],
         }
         for one in objects or ()
+        for x0, y0, x1, y1 in originally(torch.tensor([one.box]))
+        if x0 < x1 and y0 < y1  # what lies on the border alone is nowhere in the original
     ]
     box = explanation.boxes[index].cpu()
     evidence, of_target = explanation.evidence, explanation.target_evidence

@@ -40,17 +40,22 @@ class FoundObject:
 
 
 def find_objects(
-    explanation: Explanation, threshold: float = THRESHOLD
+    explanation: Explanation,
+    threshold: float = THRESHOLD,
+    *,
+    least_probability: float = LEAST_PROBABILITY,
 ) -> list[list[FoundObject]] | None:
     """Find the objects of each image of an explained batch.
 
-    They are looked for of the explained class, and of every class with a probability above 0.5
-    where the explanation holds evidence for all classes.
+    They are looked for of the explained class, and of every likely class where the explanation
+    holds evidence for all classes. (`evaluate` asks for the ten likeliest, as average precision
+    ranks unlikely ones too.)
 
     Args:
         explanation: of the batch.
         threshold: in [0, 1): patches with more than this share of the class's greatest evidence in
             the image belong to an object.
+        least_probability: a class that is more probable than this is likely.
 
     Returns:
         A list for each image, the highest score first; None where the head has no exact evidence.
@@ -62,33 +67,30 @@ def find_objects(
         raise InputError(f"threshold must be at least 0 and below 1, got {threshold}")
     if explanation.target_evidence is None:
         return None
-    images, classes, values = _questions(explanation)
-    probabilities = explanation.probabilities[images, classes].cpu().double()
-    found = group_boxes(values, probabilities, explanation.grid, threshold)
+    images, classes, values = _questions(explanation, least_probability)
+    probabilities = explanation.probabilities[images, classes].tolist()
+    # Scores of 1 make shares of them, even where a probability is too small for its number format.
+    found = group_boxes(values, torch.ones(len(values)), explanation.grid, threshold)
     objects: list[list[FoundObject]] = [[] for _ in explanation.target]
-    for place in found.scores.argsort(descending=True, stable=True).tolist():
-        question = int(found.question[place])
-        score, (x0, y0, x1, y1) = float(found.scores[place]), found.boxes[place].tolist()
+    for question, (x0, y0, x1, y1), share in zip(
+        found.question.tolist(), found.boxes.tolist(), found.scores.tolist(), strict=True
+    ):
+        score, box = probabilities[question] * share, (x0, y0, x1, y1)
         objects[int(images[question])].append(
-            FoundObject(
-                class_index=int(classes[question]),
-                score=score,
-                share=min(1.0, score / max(float(probabilities[question]), 1e-300)),
-                box=(x0, y0, x1, y1),
-            )
+            FoundObject(int(classes[question]), score, share, box)
         )
-    return objects
+    return [sorted(some, key=lambda one: (-one.score, -one.share)) for some in objects]
 
 
 def _questions(
-    explanation: Explanation,
+    explanation: Explanation, least_probability: float
 ) -> tuple[Int[Tensor, " Q"], Int[Tensor, " Q"], Float[Tensor, "Q M"]]:
     """Return the images and the classes to look for there, and each patch's evidence for them."""
     target, evidence = explanation.target, explanation.evidence
     if evidence is None:
         assert explanation.target_evidence is not None
         return torch.arange(len(target)), target, explanation.target_evidence
-    asked = explanation.probabilities > LEAST_PROBABILITY
+    asked = explanation.probabilities > least_probability
     asked = asked.scatter(1, target.unsqueeze(1), value=True)
     images, classes = asked.nonzero(as_tuple=True)
     return images, classes, evidence[images, :, classes]

@@ -7,7 +7,9 @@ class times the group's share of the class's positive evidence as its score.
 Average precision as COCO has it, at IoU of at least 0.5: detections of a class in falling order of
 score, over all images; each takes the true box that it overlaps most with among those not yet
 taken; precision is read at 101 recalls, of any later detection the highest. In [0, 1], higher is
-better. Lin et al., Microsoft COCO, ECCV 2014, and the evaluation that comes with it. The floors are
+better. Lin et al., Microsoft COCO, ECCV 2014, and the evaluation that comes with it. COCO's crowds
+are no true boxes, as there; but what is found inside one counts as wrong, which it does not there.
+The floors are
 a constant box (whole image, best centred one) and groups of shuffled evidence or of edges, each
 with the model's own probabilities.
 """

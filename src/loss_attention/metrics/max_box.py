@@ -7,6 +7,9 @@ its own threshold. The box of the largest group alone, the one answer that someb
 boxes can give, is measured beside it. Where their threshold is chosen on the reported images, that
 is an oracle; here it is also chosen on held-out ones.
 
+Unlike there, a map is cut at 50 shares of its maximum, what is negative in it counting as 0; they
+stretch each map from its smallest to its greatest value and cut it at a thousand places.
+
 In [0, 1], higher is better. Floors: the whole image, the best centred box.
 """
 

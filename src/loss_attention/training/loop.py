@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from loss_attention.metrics.classification import correct_images
 from loss_attention.models import WEIGHTS_FILE, PatchClassifier
 from loss_attention.prediction import ImagePrediction
 from loss_attention.training.augmenting import Augmenter
+from loss_attention.training.averaging import WeightAverage
 from loss_attention.training.batches import (
     epoch_batches,
     process_part,
@@ -101,6 +103,8 @@ class Trainer:
         # torch's stubs know this overload of `to` for tensors alone.
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network, self.optimizer = fabric.setup(model, make_optimizer(recipe, model))
+        decay = recipe.average_weights
+        self.averaged = WeightAverage(self.model, decay) if decay else None
         self.loss: Loss = recipe_loss(recipe, multi_label=train.multi_label)
         self.augmented = Augmenter(recipe, len(train))
         self.regularised = HEADS[recipe.head].regularised
@@ -190,6 +194,8 @@ class Trainer:
             self._add_gradients(images, labels, gamma, len(batch), last=number == count)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.averaged is not None:
+            self.averaged.update(self.model, self._finished_steps)
 
     def _add_gradients(
         self, images: Tensor, labels: Tensor, gamma: float, step_images: int, *, last: bool
@@ -222,6 +228,7 @@ class Trainer:
                 {
                     "format_version": 1,
                     "model": self.model.state_dict(),
+                    **({"averaged": self.result.state_dict()} if self.averaged else {}),
                     "optimizer": self.optimizer.state_dict(),
                     "position": asdict(self.position),
                     "totals": totals.cpu(),
@@ -237,6 +244,8 @@ class Trainer:
         """
         try:
             self.model.load_state_dict(state["model"])
+            if self.averaged is not None:
+                self.averaged.model.load_state_dict(state["averaged"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise InputError(
@@ -248,6 +257,11 @@ class Trainer:
         if self.fabric.is_global_zero:  # the sum over all processes, kept by one of them
             self.totals += state["totals"].to(self.totals.device)
             self.run.write_metrics(self.position.history)
+
+    @property
+    def result(self) -> PatchClassifier:
+        """The network that is validated and kept: the trained one, or its average."""
+        return self.model if self.averaged is None else self.averaged.model
 
     def _set_rates(self) -> None:
         """Give the optimiser what its schedule says at this step, resumed or not."""
@@ -300,9 +314,10 @@ class Trainer:
         self._check_weights()
         if self.fabric.is_global_zero:
             if better:
-                self.run.write(WEIGHTS_FILE, self.model.to_bytes())
+                self.run.write(WEIGHTS_FILE, self.result.to_bytes())
             self.run.write_metrics(position.history)
         self.save()
+        position.seconds += time.perf_counter() - started - elapsed  # saving is training's too
         self.scalars.write(line)
         self.display.finish_epoch(line)
 
@@ -314,7 +329,7 @@ class Trainer:
         if len(self.validation):
             size = max(self.recipe.batch_size, 256)
             figures = validate(
-                self.model, self.validation, size, self.fabric.autocast, loss=self.loss
+                self.result, self.validation, size, self.fabric.autocast, loss=self.loss
             )
             sums = torch.tensor(figures, dtype=torch.float64) * len(self.validation)
         sums = self._sum(sums.to(self.fabric.device))
@@ -327,7 +342,8 @@ class Trainer:
         """Average batch norm's running statistics over processes, so that all end the same."""
         if self.fabric.world_size == 1:
             return
-        for module in self.model.modules():
+        averaged = self.averaged.model.modules() if self.averaged else ()
+        for module in chain(self.model.modules(), averaged):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 for statistic in (module.running_mean, module.running_var):
                     if statistic is not None:

@@ -90,6 +90,9 @@ class Recipe:
     """Nesterov's form of the momentum; the paper uses the plain one."""
     weight_decay: float = 5e-4
     """L2 penalty on every weight, at least 0."""
+    average_weights: float = 0.0
+    """Validate and keep a moving average of the weights, of which this much stays at each step, in
+    [0, 1): 0.99, say; 0: the weights themselves, as in the paper."""
     schedule: Literal["steps", "one-cycle", "paper-adam"] = "steps"
     """steps: ten times less at 1/2 and at 3/4 of the epochs (the paper's, for SGD); paper-adam: up
     over 2/5, then constant, ten times less at 3/5 and at 4/5; one-cycle: for short runs, up over
@@ -117,7 +120,8 @@ class Recipe:
         self._require("seed", self.seed < 2**63, "must be below 2**63")
         for name in ("threshold", "gamma_epochs"):
             self._require(name, 0 <= getattr(self, name) <= 1, "must be in [0, 1]")
-        for name in ("validation_fraction", "momentum", "warmup", "label_smoothing"):
+        shares = ("validation_fraction", "momentum", "warmup", "label_smoothing", "average_weights")
+        for name in shares:
             self._require(name, 0 <= getattr(self, name) < 1, "must be in [0, 1)")
         self._require("in_channels", self.in_channels in (1, 3), "must be 1 or 3")
         flipped = self.horizontal_flip or not self.alternate_flips
