@@ -6,16 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 from training.tiny import tiny_recipe, tiny_splits
 from typed import exit_code
 
 from loss_attention import compare_jobs, jobs
-from loss_attention.data.sample import Splits
+from loss_attention.data.sample import ImageSet, Splits, hold_out
 from loss_attention.explain import compare_measures
 from loss_attention.training.job import continue_run, start_run
 from loss_attention.training.recipe import Recipe, RunOptions
+from loss_attention.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +122,20 @@ def test_a_baseline_run_is_explained_by_name_only(tmp_path: Path, capsys) -> Non
     assert exit_code(*words, "--method", "grad-cam") == 0
     assert json.loads((tmp_path / "out" / "a.json").read_text())["method"] == "grad-cam"
     assert jobs.load_weights(jobs.RunFolder.open(path)).config["head"] == "baseline"
+
+
+def test_cuts_are_chosen_on_the_images_that_were_not_trained_on(
+    run: Path, tmp_path: Path, monkeypatch
+) -> None:
+    seen: list[ImageSet] = []
+
+    def watched(*args, train: ImageSet, **options):
+        seen.append(train)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare_jobs, "compare", watched)
+    assert exit_code("compare", run, "--out", tmp_path / "out") == 130
+    recipe, whole = RunFolder(run).recipe(), tiny_splits().train
+    _, held_out = hold_out(whole.labels, recipe.validation_fraction, recipe.seed)
+    assert 0 < len(held_out) < len(whole) / 2
+    assert torch.equal(seen[0].images, whole.images[held_out])

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from loss_attention import __version__
+from loss_attention.data.sample import hold_out
 from loss_attention.errors import InputError
 from loss_attention.explain.attributions import find_method
 from loss_attention.explain.compare import Comparison, compare
@@ -72,12 +73,13 @@ def compare_run(
     model = load_weights(run).to(device)
     recipe, options = run.asked_of(data)
     splits = load_data(recipe, console, options)
+    trained_on, held_out = hold_out(splits.train.labels, recipe.validation_fraction, recipe.seed)
     with counted("comparing", console) as progress:
         comparison, subject = compare(
             model,
             splits.test,
             methods,
-            train=splits.train,
+            train=splits.train.subset(held_out if len(held_out) else trained_on),
             images=images,
             batch_size=batch_size,
             seed=seed,

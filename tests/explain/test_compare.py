@@ -118,7 +118,16 @@ def test_a_model_that_is_right_by_construction(compared) -> None:
     assert comparison.images == comparison.boxed == 12
     assert comparison.mosaics == {"grid_2x2": 3, "grid_3x3": 1}
     own, uniform = (comparison.figures[name] for name in ("evidence", "uniform"))
-    places = ("share_inside", "pointing", "spread_box", "box", "box_oracle", "grid_2x2", "grid_3x3")
+    places = (
+        "share_inside",
+        "pointing",
+        "spread_box",
+        "box",
+        "box_oracle",
+        "max_box",
+        "grid_2x2",
+        "grid_3x3",
+    )
     for measure in places:
         assert own[measure].value == pytest.approx(1.0)
     # Under mean pooling, what a patch adds is what is lost without it.
@@ -190,7 +199,7 @@ def test_data_without_boxes_and_with_few_classes() -> None:
     comparison, _ = compare(colour_model(), few, ["evidence"], images=4)
     assert comparison.boxed == 0
     assert set(comparison.mosaics) == {"grid_2x2"}
-    absent = {"share_inside", "pointing", "spread_box", "box", "box_oracle", "grid_3x3"}
+    absent = {"share_inside", "pointing", "spread_box", "box", "box_oracle", "max_box", "grid_3x3"}
     assert set(comparison.figures["evidence"]) == set(MEASURES) - absent
     text = comparison_markdown(comparison)
     assert "No grid pointing, 3 x 3: too few classes" in text
@@ -256,9 +265,15 @@ def test_the_cut_is_chosen_on_the_training_images(compared, monkeypatch) -> None
     found = compare_measures._places(replace(subject, boxes=box, fitting=fitting), shown)
     assert found["box"].tolist() == [False] * 12
     assert found["box_oracle"].tolist() == [True] * 12
+    assert found["max_box"].tolist() == [0] * 12  # 4 pixels of 36
     monkeypatch.setattr(compare_measures, "maps_of", lambda *_: small)
     found = compare_measures._places(replace(subject, boxes=box, fitting=fitting), shown)
     assert found["box"].tolist() == [True] * 12
+    assert found["max_box"].tolist() == [1] * 12
+    small[:, 4:6] = 0.0  # 24 pixels of 36 are enough for an IoU of 0.3 and of 0.5
+    shown = compare_measures.Explained("cam", small, torch.zeros(12, 1))
+    found = compare_measures._places(replace(subject, boxes=box, fitting=fitting), shown)
+    assert found["max_box"].tolist() == pytest.approx([2 / 3] * 12)
 
 
 def test_several_labels() -> None:

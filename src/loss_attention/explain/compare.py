@@ -91,7 +91,8 @@ def compare(
         model: any model; it is left as it was.
         data: the images to explain are drawn from these; those without a label are left out.
         methods: names from `METHODS`; None: all that this model allows. The floors come on top.
-        train: where the cut of the boxes around maps is chosen; None: only the oracle is measured.
+        train: where the cuts of the boxes around maps are chosen, best of images that the model
+            was not trained on; None: only the oracle is measured.
         images: how many to explain.
         batch_size: images at a time; decides speed and memory, not the result.
         seed: which images are drawn, and how weights are randomised.
@@ -244,7 +245,7 @@ def _boxes_of(data: ImageSet, target: Int[Tensor, " N"]) -> Float[Tensor, "N G 4
 def _fitting(
     model: PatchClassifier, train: LabelledImages, count: int, batch_size: int, seed: int
 ) -> Boxed | None:
-    """Return training images that have a box of the class that is explained."""
+    """Return images that have a box of the class that is explained."""
     if train.boxes is None or train.box_labels is None:
         return None
     some = _drawn(train, 4 * count, seed).to(model.mean.device)
