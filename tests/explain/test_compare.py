@@ -167,6 +167,16 @@ def test_the_images_do_not_depend_on_the_batch_size(compared) -> None:
     assert moved.fitting is None
 
 
+def test_few_images_to_fit_boxes_on_are_no_fault() -> None:
+    """A small set holds one image out, or none with a label; what is compared is the test set."""
+    for count in (1, 2):
+        held_out = scenes(count, seed=1)
+        found, subject = compare(colour_model(), scenes(9), ["evidence"], train=held_out, images=2)
+        assert subject.fitting is not None
+        assert len(subject.fitting.images) == count
+        assert "box" in found.figures["evidence"]
+
+
 def test_the_standard_error_is_that_of_the_mean() -> None:
     figure = compare_module._figure(torch.tensor([0.0, 1.0, 1.0, 2.0], dtype=torch.float64))
     assert figure == Figure(1.0, pytest.approx(np.std([0, 1, 1, 2], ddof=1) / 2), 4)

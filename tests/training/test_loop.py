@@ -29,8 +29,10 @@ def metrics(folder):
 
 def test_two_epochs_agree_with_a_plain_loop(tmp_path):
     """Same weights as a loop written out here: no Fabric, no helper of the trainer but batches."""
+    # Steps so small that no rounding decides whether a patch is selected.
     recipe = tiny_recipe(
-        epochs=2, crop_padding=0, gamma_epochs=0.0, gamma_max=0.3, validation_fraction=0.0
+        **{"epochs": 2, "crop_padding": 0, "gamma_epochs": 0.0, "gamma_max": 0.3},
+        **{"validation_fraction": 0.0, "learning_rate": 0.01},
     )
     splits = tiny_splits()
     run = start_run(tmp_path, recipe, splits, CPU)
@@ -41,7 +43,7 @@ def test_two_epochs_agree_with_a_plain_loop(tmp_path):
     # The memory format decides the order of sums, and a few steps carry rounding far.
     model = build_model(recipe, splits).train().to(memory_format=torch.channels_last)
     momenta = [torch.zeros_like(p) for p in model.parameters()]
-    rates = iter([0.05] * 6 + [0.005] * 3 + [0.0005] * 3)  # ten times less at 1/2 and at 3/4
+    rates = iter([0.01] * 6 + [0.001] * 3 + [0.0001] * 3)  # ten times less at 1/2 and at 3/4
     for epoch in range(2):
         for batch in epoch_batches(len(train), recipe.batch_size, recipe.seed, epoch):
             prediction = model(train.images[batch])
@@ -88,14 +90,18 @@ def test_training_sees_what_the_recipe_makes_of_the_images(tmp_path):
 
 
 def test_golden_losses(tmp_path):
-    """A refactor reproduces this stored short run."""
-    run = start_run(tmp_path, tiny_recipe(), tiny_splits(), CPU)
+    """A refactor reproduces this stored short run, and so does any CPU.
+
+    Half of the images a step: in batches of 8, rounding alone moves a loss by a sixth in four
+    epochs (measured over instruction sets, threads, and with and without oneDNN); here by 1/200.
+    """
+    run = start_run(tmp_path, tiny_recipe(batch_size=23), tiny_splits(), CPU)
     assert continue_run(run, tiny_splits())
     losses = [line["loss"] for line in metrics(tmp_path)]
-    assert losses == pytest.approx(GOLDEN, rel=2e-3)
+    assert losses == pytest.approx(GOLDEN, rel=6e-3)
 
 
-GOLDEN = [0.53306, 0.16756, 0.12214, 0.061474]
+GOLDEN = [0.6593, 0.3297, 0.2734, 0.2619]
 
 
 def test_the_best_epoch_is_kept_and_noted(tmp_path):

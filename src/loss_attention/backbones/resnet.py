@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loss_attention.backbones.convolution import Conv2d
 from loss_attention.backbones.receptive_field import Branched
 from loss_attention.backbones.recomputing import applied, kept_small
 from loss_attention.backbones.spatial import Backbone, convolution
@@ -50,7 +51,7 @@ class ResidualBlock(Branched):
         for position, kernel in enumerate(kind.kernels):
             last = position == self.depth - 1
             width = channels * kind.expansion if last else channels
-            convolution = nn.Conv2d(
+            convolution = Conv2d(
                 inside,
                 width,
                 kernel,
@@ -64,7 +65,7 @@ class ResidualBlock(Branched):
         self.shortcut = nn.Sequential()
         if in_channels != inside or stride != 1:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, inside, 1, stride, bias=False), nn.BatchNorm2d(inside)
+                Conv2d(in_channels, inside, 1, stride, bias=False), nn.BatchNorm2d(inside)
             )
 
     def paths(self) -> list[Sequence[nn.Module]]:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from loss_attention.backbones.convolution import Conv2d
 from loss_attention.backbones.receptive_field import receptive_field
 from loss_attention.backbones.recomputing import recomputed
 
@@ -57,7 +58,7 @@ def convolution(
         bias: as some networks were published, though batch norm takes its effect away.
     """
     return [
-        nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2, bias=bias),
+        Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2, bias=bias),
         nn.BatchNorm2d(channels),
         nn.ReLU(inplace=True),
     ]

@@ -114,6 +114,8 @@ def compare(
         raise InputError(f"--images must be at least 2, got {images}")
     if batch_size < 1:
         raise InputError(f"--batch-size must be at least 1, got {batch_size}")
+    if len(_labelled(data)) < 2:
+        raise InputError("a comparison needs at least two images with a label")
     for name in methods or ():
         find_method(name)
     original, model = model, for_inference(model)
@@ -174,12 +176,14 @@ def _allowed(
 
 def _drawn(data: LabelledImages, images: int, seed: int) -> ImageSet:
     """Return images with a label, drawn by the seed."""
-    labelled = data.labels.any(dim=1) if data.multi_label else torch.ones(len(data)).bool()
-    places = labelled.cpu().nonzero().squeeze(1)
-    if len(places) < 2:
-        raise InputError("a comparison needs at least two images with a label")
+    places = _labelled(data)
     order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
     return data.take(places[order[:images]])
+
+
+def _labelled(data: LabelledImages) -> Int[Tensor, " N"]:
+    has = data.labels.any(dim=1) if data.multi_label else torch.ones(len(data)).bool()
+    return has.cpu().nonzero().squeeze(1)
 
 
 def _subject(
@@ -246,7 +250,7 @@ def _fitting(
     model: PatchClassifier, train: LabelledImages, count: int, batch_size: int, seed: int
 ) -> Boxed | None:
     """Return images that have a box of the class that is explained."""
-    if train.boxes is None or train.box_labels is None:
+    if train.boxes is None or train.box_labels is None or len(_labelled(train)) == 0:
         return None
     some = _drawn(train, 4 * count, seed).to(model.mean.device)
     target = _explained(model, some, batch_size)[0]

@@ -12,6 +12,7 @@ from loss_attention.attention import (
     capsule_weights_of_lengths,
     scaled_lengths,
 )
+from loss_attention.backbones.convolution import Conv2d
 from loss_attention.geometry import PatchGrid
 from loss_attention.heads.patches import PatchLayout, on_demand
 from loss_attention.many_classes import too_many
@@ -49,7 +50,7 @@ class Capsules(nn.Module):
         normalised: bool,
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(in_channels, channels * dimension, kernel, stride)]
+        layers: list[nn.Module] = [Conv2d(in_channels, channels * dimension, kernel, stride)]
         if normalised:
             layers += [nn.BatchNorm2d(channels * dimension), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from loss_attention.backbones.convolution import Conv2d
 from loss_attention.geometry import PatchGrid
 from loss_attention.many_classes import LogitsOnDemand, PatchLogits, too_many
 from loss_attention.prediction import (
@@ -77,10 +78,10 @@ class PatchHead(nn.Module):
         super().__init__()
         # The batch norm that follows takes away any bias of these two.
         self.patch_layers = nn.Sequential(
-            nn.Conv2d(in_channels, channels, layout.kernel, layout.stride, bias=False),
+            Conv2d(in_channels, channels, layout.kernel, layout.stride, bias=False),
             nn.BatchNorm2d(channels),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 1, bias=False),
+            Conv2d(channels, channels, 1, bias=False),
             nn.BatchNorm2d(channels),
             nn.ReLU(inplace=True),
         )
