@@ -61,6 +61,8 @@ QUICK_TURNS = Turns(
     products=2,
     sizes=(64, 128),
 )
+SAME_MACHINE = ("device", "cpu", "cores", "precision")
+"""What two machines must share for their times to be compared."""
 UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
 """Of a CPU that multiply bf16, by torch's name for them."""
 
@@ -140,13 +142,17 @@ def _about(setting: Setting, turns: Turns, quick: bool) -> dict[str, Any]:
 def machine_slug(machine: dict[str, Any]) -> str:
     """Return what files of a machine are called: its GPU, or its processor and cores.
 
+    Processors of one name need not be alike, in virtual machines above all: one that computes in
+    float32, as it has no units for bf16, is called so.
+
     Example:
-        >>> machine_slug({"device": "CPU", "cpu": "AMD EPYC (v2)", "cores": 2})
-        'amd-epyc-v2-2-cores'
+        >>> machine_slug({"device": "CPU", "cpu": "AMD EPYC", "cores": 2, "precision": "32"})
+        'amd-epyc-2-cores-float32'
     """
     name = machine["device"]
     if name == "CPU":
         name = f"{machine['cpu']} {machine['cores']} cores"
+        name += " float32" if machine["precision"] == "32" else ""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
@@ -179,7 +185,7 @@ def digits_training(path: Path, machine: dict[str, Any]) -> dict[str, Any] | Non
     if not path.exists():
         return None
     found = json.loads(path.read_text(encoding="utf-8"))
-    if any(found["hardware"][name] != machine[name] for name in ("device", "cpu", "cores")):
+    if any(found["hardware"][name] != machine[name] for name in SAME_MACHINE):
         return None
     runs = [run for run in found["runs"] if run["head"] == "loss-attention"]
     quality = {

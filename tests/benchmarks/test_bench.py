@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from workloads import Ours, Setting, Yardstick, checkpointed
 
 import loss_attention as la
-from loss_attention.training.environment import hardware
+from loss_attention.training.environment import choose_precision, hardware
 
 TINY = Setting(width=0.06, side=16, batch=4, evaluated=8)
 MIB = 2**20
@@ -49,7 +49,7 @@ def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_no_processes")
 def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    machine = bench_figures.machine_slug(hardware("cpu", 1, "32"))
+    machine = bench_figures.machine_slug(hardware("cpu", 1, choose_precision("auto", "cpu")))
     (tmp_path / f"{machine}-notes.md").write_text("The machine has no matrix units.\n")
     written = bench.bench(bench.Arguments(quick=True, accelerator="cpu", out=tmp_path))
     assert {path.name for path in written} == {
@@ -296,14 +296,17 @@ def test_the_demo_is_read_where_it_was_measured(tmp_path: Path, repository: Path
     assert found["training_seconds"]["turns"] == 3
     assert 0.9 < found["quality"]["accuracy"] < 1
     assert bench_figures.digits_training(path, machine | {"cores": 96}) is None
+    assert bench_figures.digits_training(path, machine | {"precision": "32"}) is None
     assert bench_figures.digits_training(tmp_path / "digits.json", machine) is None
 
 
 def test_files_are_called_after_the_machine() -> None:
     gpu = {"device": "NVIDIA H100 80GB HBM3", "cpu": "AMD EPYC", "cores": 16}
     assert bench_figures.machine_slug(gpu) == "nvidia-h100-80gb-hbm3"
-    cpu = {"device": "CPU", "cpu": "Intel(R) Xeon(R) @ 2.00GHz", "cores": 2}
+    cpu = {"device": "CPU", "cpu": "Intel(R) Xeon(R) @ 2.00GHz", "cores": 2, "precision": "bf16"}
     assert bench_figures.machine_slug(cpu) == "intel-r-xeon-r-2-00ghz-2-cores"
+    plain = bench_figures.machine_slug(cpu | {"precision": "32"})
+    assert plain == "intel-r-xeon-r-2-00ghz-2-cores-float32"
 
 
 def test_waits_for_a_gpu_are_counted_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
