@@ -23,7 +23,7 @@ PACKAGE_DONE := $(VENV)/.package-installed
 help:
 	@echo 'make demo     train on the digits that come along, then open runs/demo/report.html'
 	@echo 'make test     format, lint, types, tests, doctests and the commands of the README'
-	@echo 'make bench    measure speed and memory here, to results/bench/ (12 minutes on two cores)'
+	@echo 'make bench    measure speed and memory here, to results/bench/ (15 minutes at most on two cores)'
 	@echo 'make results  train and measure the figures of results/README.md (takes long)'
 	@echo 'make install  only make .venv, which the others do by themselves'
 	@echo 'make clean    remove .venv, caches and builds; runs/ stays'

@@ -1,6 +1,6 @@
 """Speed and memory on this machine: ours beside the yardstick, and the targets with both.
 
-    python benchmarks/bench.py             # about 12 minutes on two cores; the same on a GPU
+    python benchmarks/bench.py             # 12 to 15 minutes on two cores; the same on a GPU
     python benchmarks/bench.py --quick     # the same with tiny networks, to try the command
 
 Writes MACHINE.json, MACHINE.md and a profile of each network's step to results/bench/, all at the

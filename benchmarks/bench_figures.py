@@ -40,6 +40,10 @@ CPU_TURNS = Turns(
     products=5,
     sizes=(1024, 2048, 4096),
 )
+FLOAT32_TURNS = replace(CPU_TURNS, steps=3, evaluations=2, parts=2, explanations=3, processes=1)
+FLOAT32_BATCH = 16
+"""Half of the targets' own: a CPU without units for bf16 takes several times as long for a step,
+and all of it is to take no more than a quarter of an hour there, too."""
 GPU_TURNS = Turns(
     steps=30,
     evaluations=10,
@@ -116,6 +120,8 @@ def _what(accelerator: str, quick: bool) -> tuple[Setting, Turns]:
         return replace(setting, width=0.06, side=16, batch=4, evaluated=8), QUICK_TURNS
     if accelerator == "cuda":
         return replace(setting, evaluated=1024), GPU_TURNS
+    if precision == "32":
+        return replace(setting, batch=FLOAT32_BATCH, evaluated=2 * FLOAT32_BATCH), FLOAT32_TURNS
     return setting, CPU_TURNS
 
 

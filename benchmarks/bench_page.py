@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spreads import Spread, shown
-from targets import NAMES, Target
+from targets import NAMES, TARGET_BATCH, Target
 
 REACHED = {True: "yes", False: "**no**", None: "-"}
 GIGA = 1e9
@@ -44,8 +44,8 @@ def _stand(figures: dict[str, Any]) -> str:
         f"{machine['device']}; {_units(figures)}. Python {figures['versions']['python']}, torch "
         f"{figures['versions']['torch']}, threads: {machine['threads']}.\n\n"
         f"ResNet18 of width {setting['width']:g}, images of {setting['side']} x "
-        f"{setting['side']}, batches of {setting['batch']}. Ours: the training loop's own step, "
-        f"{_precision(machine['precision'])}. The yardstick (`benchmarks/"
+        f"{setting['side']}, batches of {setting['batch']}{_half(figures)}. Ours: the "
+        f"training loop's own step, {_precision(machine['precision'])}. The yardstick (`benchmarks/"
         "reference_structure.py`): the same network from the same weights, as the first "
         f"published implementation has it, in float32{_tf32(figures)}.\n\n"
         f"Figures are medians, in brackets the lowest and the highest turn. What is compared "
@@ -55,6 +55,13 @@ def _stand(figures: dict[str, Any]) -> str:
         f"warm up come before and do not count: {turns['warm_up']}, and none in a process of its "
         "own, which is to be cold."
     )
+
+
+def _half(figures: dict[str, Any]) -> str:
+    """Say where the batch is not the one that the targets are for."""
+    fewer = figures["setting"]["batch"] < TARGET_BATCH and not figures["quick"]
+    reason = "as a step takes long without units for bf16"
+    return f" (the targets are for {TARGET_BATCH}; {reason})" if fewer else ""
 
 
 def _precision(precision: str) -> str:

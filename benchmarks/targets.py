@@ -11,6 +11,7 @@ from spreads import Spread, shown
 NAMES = {"loss-attention": "conv ResNet18", "capsule-loss-attention": "capsule ResNet18"}
 """The measured networks by the name of their head."""
 
+TARGET_BATCH = 32
 STEP_RATIO = {
     "cpu": {"loss-attention": 4.0, "capsule-loss-attention": 5.0},
     "cuda": {"loss-attention": 5.0, "capsule-loss-attention": 8.0},

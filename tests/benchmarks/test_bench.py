@@ -309,6 +309,16 @@ def test_files_are_called_after_the_machine() -> None:
     assert plain == "intel-r-xeon-r-2-00ghz-2-cores-float32"
 
 
+def test_a_cpu_without_bf16_measures_half_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = {}
+    for precision in ("32", "bf16"):
+        monkeypatch.setattr(bench_figures, "choose_precision", lambda *_, it=precision: it)
+        setting, turns = bench_figures._what("cpu", quick=False)
+        assert setting.precision == precision
+        batches[precision] = setting.batch, setting.evaluated, turns.steps
+    assert batches == {"32": (16, 32, 3), "bf16": (32, 64, 4)}
+
+
 def test_waits_for_a_gpu_are_counted_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     said = {"warn": "Synchronization debug mode does not yet detect all synchronizing operations"}
 
