@@ -93,7 +93,7 @@ def measured(
     setting, turns = _what(accelerator, quick)
     figures = _about(setting, turns, quick)
     with _stage("matrix products"):
-        products = fastest_products(turns.sizes, turns.products, setting.device, turns.warm_up)
+        products = fastest_products(turns.sizes, turns.products, setting, turns.warm_up)
     rates: dict[str, list[float]] = {dtype: [] for dtype in products}
     figures["networks"], profiles = {}, {}
     for head in networks:

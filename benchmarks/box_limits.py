@@ -21,6 +21,9 @@ import tyro
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from loss_attention.data.sample import ImageSet
+    from loss_attention.models import PatchClassifier
+
 BATCH = 100
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Of the image's area: the bounds between small and large objects."""
@@ -41,21 +44,24 @@ def main() -> None:
     from loss_attention.errors import InputError
 
     try:
-        print("\n".join(table(*held_out_boxes(arguments.run))))
+        print("\n".join(table(*held_out_boxes(*held_out_images(arguments.run)))))
     except InputError as error:
         print(f"box_limits: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def held_out_boxes(path: Path) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """Return boxes of the spread at every reach `(N, T, 4)`, true ones `(N, 4)`, and the size."""
+def held_out_images(path: Path) -> tuple[PatchClassifier, ImageSet]:
+    """Return a run's model, and the images that it held out, with a box each.
+
+    Raises:
+        InputError: no run, or one on images that do not have one box each.
+    """
     import torch
     from rich.console import Console
 
     from loss_attention.data.sample import hold_out
     from loss_attention.errors import InputError
     from loss_attention.jobs import load_data, load_weights
-    from loss_attention.metrics.spread_boxes import spread_boxes
     from loss_attention.training.run_folder import RunFolder
 
     run = RunFolder.open(path)
@@ -63,13 +69,24 @@ def held_out_boxes(path: Path) -> tuple[Tensor, Tensor, tuple[int, int]]:
     train = load_data(recipe, Console(stderr=True), run.options()).train
     if train.boxes is None or train.boxes.shape[1] != 1:
         raise InputError(f"{path}: its images ({recipe.data}) do not have one box each")
-    images = train.subset(hold_out(train.labels, recipe.validation_fraction, recipe.seed)[1])
+    held_out = train.subset(hold_out(train.labels, recipe.validation_fraction, recipe.seed)[1])
+    return model, held_out.take(torch.arange(len(held_out)))
+
+
+def held_out_boxes(
+    model: PatchClassifier, images: ImageSet
+) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """Return boxes of the spread at every reach `(N, T, 4)`, true ones `(N, 4)`, and the size."""
+    import torch
+
+    from loss_attention.metrics.spread_boxes import spread_boxes
+
     found = []
     for start in range(0, len(images), BATCH):
         batch = images.take(torch.arange(start, min(start + BATCH, len(images))))
         found.append(spread_boxes(model.explain(batch.images, batch.labels).heat_maps))
     assert images.boxes is not None
-    return torch.cat(found), images.boxes[:, 0], train.size
+    return torch.cat(found), images.boxes[:, 0], images.size
 
 
 def table(found: Tensor, truth: Tensor, size: tuple[int, int]) -> list[str]:
