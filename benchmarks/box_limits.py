@@ -11,6 +11,7 @@ image that frames most of them. The reach of the spread is the best on the same 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,23 +32,34 @@ SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 @dataclass(frozen=True)
 class Arguments:
-    """Say what keeps boxes around evidence from framing more objects."""
+    """What a command on the held-out images of a run is told."""
 
     run: tyro.conf.Positional[Path]
     """A finished run on images that have a box each."""
 
 
-def main() -> None:
-    """Run the command; what a user can mend is one line."""
-    arguments = tyro.cli(Arguments)
+def print_of_held_out(
+    name: str, description: str, lines: Callable[[PatchClassifier, ImageSet], list[str]]
+) -> None:
+    """Print what is made of a run's held-out images; what a user can mend is one line."""
+    arguments = tyro.cli(Arguments, description=description)
     # Not before a flag was wrong or --help was asked for: torch takes seconds.
     from loss_attention.errors import InputError
 
     try:
-        print("\n".join(table(*held_out_boxes(*held_out_images(arguments.run)))))
+        print("\n".join(lines(*held_out_images(arguments.run))))
     except InputError as error:
-        print(f"box_limits: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def main() -> None:
+    """Run the command."""
+    print_of_held_out(
+        "box_limits",
+        "Say what keeps boxes around evidence from framing more objects.",
+        lambda model, images: table(*held_out_boxes(model, images)),
+    )
 
 
 def held_out_images(path: Path) -> tuple[PatchClassifier, ImageSet]:
@@ -73,6 +85,14 @@ def held_out_images(path: Path) -> tuple[PatchClassifier, ImageSet]:
     return model, held_out.take(torch.arange(len(held_out)))
 
 
+def batches(images: ImageSet) -> Iterator[ImageSet]:
+    """Return the images in their order, `BATCH` at a time."""
+    import torch
+
+    for places in torch.arange(len(images)).split(BATCH):
+        yield images.take(places)
+
+
 def held_out_boxes(
     model: PatchClassifier, images: ImageSet
 ) -> tuple[Tensor, Tensor, tuple[int, int]]:
@@ -81,10 +101,10 @@ def held_out_boxes(
 
     from loss_attention.metrics.spread_boxes import spread_boxes
 
-    found = []
-    for start in range(0, len(images), BATCH):
-        batch = images.take(torch.arange(start, min(start + BATCH, len(images))))
-        found.append(spread_boxes(model.explain(batch.images, batch.labels).heat_maps))
+    found = [
+        spread_boxes(model.explain(batch.images, batch.labels).heat_maps)
+        for batch in batches(images)
+    ]
     assert images.boxes is not None
     return torch.cat(found), images.boxes[:, 0], images.size
 

@@ -10,13 +10,9 @@ others, and on the others for these.
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-from box_limits import BATCH, held_out_images
+from box_limits import batches, print_of_held_out
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,25 +27,9 @@ SHARES = (1.0, 0.75, 0.5, 0.25)
 PLACES = ("middle, across", "middle, down", "width", "height")
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """Try what might make boxes around evidence better."""
-
-    run: tyro.conf.Positional[Path]
-    """A finished run on images that have a box each."""
-
-
 def main() -> None:
-    """Run the command; what a user can mend is one line."""
-    arguments = tyro.cli(Arguments)
-    # Not before a flag was wrong or --help was asked for: torch takes seconds.
-    from loss_attention.errors import InputError
-
-    try:
-        print("\n".join(tables(*held_out_images(arguments.run))))
-    except InputError as error:
-        print(f"box_tries: {error}", file=sys.stderr)
-        sys.exit(2)
+    """Run the command."""
+    print_of_held_out("box_tries", "Try what might make boxes around evidence better.", tables)
 
 
 def tables(model: PatchClassifier, images: ImageSet) -> list[str]:
@@ -59,8 +39,7 @@ def tables(model: PatchClassifier, images: ImageSet) -> list[str]:
     assert images.boxes is not None
     truth, size = images.boxes[:, 0], images.size
     maps: dict[str, list[Tensor]] = {}
-    for start in range(0, len(images), BATCH):
-        batch = images.take(torch.arange(start, min(start + BATCH, len(images))))
+    for batch in batches(images):
         for name, part in tried_maps(model, batch).items():
             maps.setdefault(name, []).append(part)
     middle = middle_boxes(size)

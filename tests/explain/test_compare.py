@@ -175,6 +175,8 @@ def test_few_images_to_fit_boxes_on_are_no_fault() -> None:
         assert subject.fitting is not None
         assert len(subject.fitting.images) == count
         assert "box" in found.figures["evidence"]
+    unlabelled = replace(scenes(2, seed=1), labels=torch.zeros(2, 9, dtype=torch.uint8))
+    assert compare_module._fitting(make_model(), unlabelled, 2, 2, seed=0) is None
 
 
 def test_the_standard_error_is_that_of_the_mean() -> None:

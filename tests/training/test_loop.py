@@ -31,8 +31,12 @@ def test_two_epochs_agree_with_a_plain_loop(tmp_path):
     """Same weights as a loop written out here: no Fabric, no helper of the trainer but batches."""
     # Steps so small that no rounding decides whether a patch is selected.
     recipe = tiny_recipe(
-        **{"epochs": 2, "crop_padding": 0, "gamma_epochs": 0.0, "gamma_max": 0.3},
-        **{"validation_fraction": 0.0, "learning_rate": 0.01},
+        epochs=2,
+        crop_padding=0,
+        gamma_epochs=0.0,
+        gamma_max=0.3,
+        validation_fraction=0.0,
+        learning_rate=0.01,
     )
     splits = tiny_splits()
     run = start_run(tmp_path, recipe, splits, CPU)

@@ -250,7 +250,7 @@ def _fitting(
     model: PatchClassifier, train: LabelledImages, count: int, batch_size: int, seed: int
 ) -> Boxed | None:
     """Return images that have a box of the class that is explained."""
-    if train.boxes is None or train.box_labels is None or len(_labelled(train)) == 0:
+    if train.boxes is None or train.box_labels is None:
         return None
     some = _drawn(train, 4 * count, seed).to(model.mean.device)
     target = _explained(model, some, batch_size)[0]
