@@ -1,8 +1,7 @@
-"""The comparison of methods: what is measured, on what, and how it is written down."""
+"""The comparison of methods: what is measured, and on what."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,106 +9,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from rich.console import Console
-from torch import nn
+from explain.colour_scenes import CLASSES, COLOURS, SIZE, colour_model, make_model, scenes
 
-import loss_attention as la
 from loss_attention.data.sample import ImageSet
 from loss_attention.errors import InputError
 from loss_attention.explain import attributions_peers, compare_measures
 from loss_attention.explain import compare as compare_module
 from loss_attention.explain.attributions import METHODS, attribute
-from loss_attention.explain.compare import FLOORS, Comparison, Figure, compare
-from loss_attention.explain.compare_measures import MEASURES, Boxed, Subject, window_means
-from loss_attention.explain.compare_picture import maps_picture
-from loss_attention.explain.compare_results import (
-    comparison_json,
-    comparison_markdown,
-    show_comparison,
-)
-from loss_attention.explain.randomisation import randomised
+from loss_attention.explain.compare import FLOORS, Figure, compare
+from loss_attention.explain.compare_measures import MEASURES, Boxed, window_means
+from loss_attention.explain.compare_results import comparison_markdown
 from loss_attention.geometry import PatchGrid
 from loss_attention.metrics import faithfulness_curves as curves
 from loss_attention.metrics.faithfulness import masking_agreement
-
-CLASSES = tuple("abcdefghi")
-SIZE = 12
-
-
-def make_model(head: str = "mean", **options) -> la.PatchClassifier:
-    torch.manual_seed(0)
-    model = la.create_model(
-        "vgg11_bn",
-        head=head,
-        num_classes=9,
-        width=0.03,
-        **({"patch_kernel": 3, "patch_stride": 3, "class_names": CLASSES} | options),
-    )
-    return model.eval()
-
-
-class Colours(nn.Module):
-    """A backbone that hands on the colours: the distance of each pixel from each class's colour."""
-
-    channels, stride = 9, 1
-
-    def __init__(self, colours: torch.Tensor) -> None:
-        super().__init__()
-        self.colours = nn.Parameter(colours)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        apart = (images.unsqueeze(1) - self.colours[:, :, None, None]).square().sum(dim=2)
-        return torch.relu(1 - 8 * apart)
-
-
-class Places(nn.Module):
-    """The mean of each 3 x 3 places, times 20, as the features of a patch."""
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return 20 * nn.functional.avg_pool2d(features, 3, self.stride)
-
-
-def colour_model(stride: int = 3) -> la.PatchClassifier:
-    """A model that is right by construction: patches of a class's colour speak for that class."""
-    model = make_model(patch_stride=stride)
-    model.set_normalisation(torch.zeros(3), torch.ones(3))
-    model.backbone = Colours(COLOURS)
-    model.head.patch_layers = Places(stride)
-    model.head.classifier = nn.Linear(9, 9)
-    with torch.no_grad():
-        model.head.classifier.weight.copy_(torch.eye(9))
-        model.head.classifier.bias.zero_()
-    return model
-
-
-COLOURS = torch.tensor([[r, g, b] for r in (0.0, 1.0) for g in (0.0, 1.0) for b in (0.0, 1.0)])
-COLOURS = torch.cat([COLOURS[1:], torch.tensor([[0.5, 0.0, 0.0], [0.0, 0.5, 0.5]])])
-
-
-def scenes(count: int, seed: int = 0) -> ImageSet:
-    """A square of the class's colour, 6 x 6 in a corner of four, on black."""
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.zeros(count, 3, SIZE, SIZE, dtype=torch.uint8)
-    labels = torch.arange(count) % 9
-    boxes = torch.zeros(count, 1, 4)
-    for i, label in enumerate(labels.tolist()):
-        x, y = (6 * int(torch.randint(0, 2, (), generator=generator)) for _ in range(2))
-        images[i, :, y : y + 6, x : x + 6] = (255 * COLOURS[label]).round()[:, None, None]
-        boxes[i, 0] = torch.tensor([x, y, x + 6, y + 6])
-    return ImageSet(images, labels, CLASSES, boxes, labels.unsqueeze(1))
-
-
-@pytest.fixture(scope="module")
-def compared() -> tuple[Comparison, Subject]:
-    torch.set_num_threads(1)
-    return compare(
-        colour_model(), scenes(40), ["evidence"], train=scenes(20, seed=1), images=12, batch_size=5
-    )
 
 
 def test_a_model_that_is_right_by_construction(compared) -> None:
@@ -352,29 +264,6 @@ def test_window_means_by_hand() -> None:
     assert window_means(maps, grid).tolist() == [[5.0, 6.5]]  # the second is clipped to 2 columns
 
 
-def test_json_and_markdown_say_the_same(compared) -> None:
-    comparison, _ = compared
-    values = comparison_json(comparison)
-    text = comparison_markdown(comparison)
-    for method, entry in values["methods"].items():
-        assert entry["floor"] == (method in FLOORS)
-        for name, figure in entry["figures"].items():
-            assert name in values["measures"]
-            assert figure["value"] == comparison.figures[method][name].value
-    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")]
-    assert [cell.strip() for cell in rows[0][1:]] == [
-        "evidence",
-        "floor: uniform",
-        "floor: random",
-        "floor: edges",
-    ]
-    assert len(rows) == 2 + len(MEASURES)
-    inside = next(row for row in rows if "positive share" in row[0])
-    assert inside[0].strip().endswith("\N{UPWARDS ARROW}")
-    assert inside[1].strip() == "1.000 ± 0.000"
-    assert "3 of 2 x 2, 1 of 3 x 3" in text
-
-
 def test_jobs_are_timed_in_turns_that_change_direction() -> None:
     done: list[str] = []
 
@@ -384,71 +273,3 @@ def test_jobs_are_timed_in_turns_that_change_direction() -> None:
     seconds = compare_measures.take_turns([job("a"), job("b")], 3, torch.device("cpu"), warm_up=1)
     assert "".join(done) == "abbaabba"
     assert [len(taken) for taken in seconds] == [3, 3]
-
-
-@pytest.mark.parametrize("width", [60, 70, 200])
-def test_the_table_fits_the_terminal(compared, width: int) -> None:
-    comparison, _ = compared
-    out = io.StringIO()
-    show_comparison(comparison, Console(file=out, width=width))
-    lines = out.getvalue().splitlines()
-    assert max(map(len, lines)) <= width
-    shown = [line for line in lines if "grid pointing, 3 x 3" in line]
-    assert len(shown) == (1 if width == 200 else 2)
-    assert sum(line.count("0.111") for line in shown) >= 1
-    assert "…" not in out.getvalue()
-
-
-@pytest.mark.parametrize("width", range(76, 92))  # among them those that just hold a table
-def test_methods_of_any_speed_keep_their_names_in_a_narrow_terminal(compared, width: int) -> None:
-    comparison, _ = compared
-    instant = {"seconds": Figure(1e-6, None, 3)}  # "< 0.0001" is the widest cell there is
-    names = ("layer-cam", *FLOORS)
-    figures = dict.fromkeys(("evidence", *names), comparison.figures["evidence"] | instant)
-    out = io.StringIO()
-    show_comparison(replace(comparison, figures=figures), Console(file=out, width=width))
-    shown = out.getvalue()
-    assert max(map(len, shown.splitlines())) <= width
-    for name in names:
-        assert name in shown
-    assert shown.count("< 0.0001") == len(figures)
-
-
-def test_the_picture_has_a_row_an_image_and_a_column_a_method(compared) -> None:
-    _, subject = compared
-    one = Image.open(io.BytesIO(maps_picture(subject, ["evidence"], images=1)))
-    more = Image.open(io.BytesIO(maps_picture(subject, ["evidence", "edges", "random"], images=3)))
-    assert more.width == 2 * one.width
-    assert more.height > 2.5 * one.height
-    # Red where the evidence is: in the panel of the method, not in that of the image.
-    pixels = np.asarray(one.convert("RGB")).astype(int)
-    red = (pixels[..., 0] > 120) & (pixels[..., 1:].max(axis=2) < 90)
-    assert red[:, one.width // 2 :].mean() > 0.05
-
-
-def test_randomised_weights_keep_their_values_and_lose_their_order() -> None:
-    model = make_model()
-    images = torch.rand(4, 3, SIZE, SIZE)
-    with torch.no_grad():
-        everything, top = (randomised(model, images, share) for share in (1.0, 0.2))
-    changed = set()
-    for (name, old), new, upper in zip(
-        model.named_parameters(), everything.parameters(), top.parameters(), strict=True
-    ):
-        assert new.flatten().sort().values.equal(old.flatten().sort().values)
-        if not upper.equal(old):
-            changed.add(name.split(".")[0])
-        if old.unique().numel() > 3:
-            assert not new.equal(old), name
-    assert changed == {"head"}
-    assert not everything.training
-    assert not any(module.training for module in everything.modules())
-    # The activations stay healthy: batch norms have seen the new features.
-    features = everything.backbone(images).detach()
-    assert 0.1 < float(features.std()) < 10
-    before = model.backbone.layers[0].weight.clone()
-    assert model.backbone.layers[0].weight.equal(before)
-    torch.testing.assert_close(
-        attribute(randomised(model, images, 1.0), images, "evidence", 0),
-        attribute(everything, images, "evidence", 0),
-    )
