@@ -8,6 +8,8 @@ from typing import Any
 
 from growth_plots import LABELS
 
+from loss_attention.training.environment import shown_precision
+
 PARAGRAPHS = Path(__file__).with_name("growth.md")
 MIB = 2**20
 
@@ -18,7 +20,7 @@ def growth_page(figures: dict[str, Any], slug: str) -> str:
     parts = [
         "# How a training step grows",
         f"`{figures['command']}`, {figures['measured']}, on {machine['cpu']}, {machine['cores']} "
-        f"cores, {machine['device']}, {machine['precision']}; torch "
+        f"cores, {machine['device']}, {shown_precision(machine['precision'])}; torch "
         f"{figures['versions']['torch']}. ResNet18 of width {figures['width']:g} with the "
         "loss-attention head; each point in a process of its own, the median of its steps after "
         "the first, and the most memory that it took beyond what its imports did.",

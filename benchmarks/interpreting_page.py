@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from summary import ABSENT, floors_of, spread, value_of
 
+from loss_attention.training.environment import shown_precision
+
 ARROWS = {True: "\N{UPWARDS ARROW}", False: "\N{DOWNWARDS ARROW}"}
 SHOWN_HEADS = {"loss-attention": "loss-attention", "mean": "mean pooling"}
 COSTS = ("seconds", "time_ratio")
@@ -233,6 +235,6 @@ def _stand(figures: dict[str, Any]) -> str:
     return (
         f"Written {figures['measured']}; measured on {machine['cpu']}, {machine['cores']} cores, "
         f"{machine.get('memory_gib', '?')} GiB, {machine['device']}, comparisons in float32, "
-        f"training in {figures['hardware']['precision']}; loss-attention "
+        f"training in {shown_precision(figures['hardware']['precision'])}; loss-attention "
         f"{comparison['loss_attention']}, Python {versions['python']}, torch {versions['torch']}."
     )

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from loss_attention.training.environment import shown_precision
+
 SHOWN = (
     ("accuracy", "accuracy"),
     ("patch_precision", "patch precision"),
@@ -175,7 +177,8 @@ def _stand(figures: dict[str, Any]) -> str:
     machine, versions = figures["hardware"], figures["versions"]
     return (
         f"Measured {figures['measured']} on {machine['cpu']}, {machine['cores']} cores, "
-        f"{machine.get('memory_gib', '?')} GiB, {machine['device']}, {machine['precision']}; "
+        f"{machine.get('memory_gib', '?')} GiB, {machine['device']}, "
+        f"{shown_precision(machine['precision'])}; "
         f"Python {versions['python']}, torch {versions['torch']}."
     )
 

@@ -19,7 +19,12 @@ from loss_attention.explain.report import write_report
 from loss_attention.models import PatchClassifier, load
 from loss_attention.progress import counted
 from loss_attention.tables import show_evaluations
-from loss_attention.training.environment import choose_device, count_gpus, image_memory
+from loss_attention.training.environment import (
+    choose_device,
+    count_gpus,
+    image_memory,
+    shown_precision,
+)
 from loss_attention.training.job import continue_run, start_run
 from loss_attention.training.recipe import Accelerator, Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
@@ -275,7 +280,7 @@ def _finish(
         console.print(
             f"{facts['train_images']:,} training, {facts['validation_images']:,} validation and "
             f"{facts['test_images']:,} test images; {facts['parameters'] / 1e6:.2f} M parameters; "
-            f"{facts['precision']} on {facts['hardware']['device']}",
+            f"{shown_precision(facts['precision'])} on {facts['hardware']['device']}",
             highlight=False,
         )
         if not continue_run(run, splits, console):

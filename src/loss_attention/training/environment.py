@@ -85,6 +85,16 @@ def choose_precision(wanted: str, accelerator: str) -> Precision:
     return "bf16" if fast else "32"
 
 
+def shown_precision(precision: str) -> str:
+    """Return the arithmetic of a run in words.
+
+    Example:
+        >>> shown_precision("32"), shown_precision("bf16")
+        ('float32', 'bf16')
+    """
+    return "float32" if precision == "32" else precision
+
+
 def keep_freed_memory(parameters: int, *, spare: bool = False) -> None:
     """Let this process reuse the memory that tensors leave, where the C library is glibc.
 
