@@ -74,7 +74,16 @@ class Study:
 
 
 SUBJECTS: dict[str, tuple[Study, ...]] = {
-    "interpreting": (Study("digits", (0, 1, 2)), Study("multi-digits", (0,))),
+    "interpreting": (
+        Study("digits", (0, 1, 2)),
+        Study(
+            "multi-digits",
+            (0,),
+            methods="evidence,cam,grad-cam,layer-cam",
+            slow_methods="evidence,grad-cam,integrated-gradients,occlusion",
+            slow_images=18,
+        ),
+    ),
     "tiny-imagenet": (
         Study(
             "tiny-imagenet-small",
