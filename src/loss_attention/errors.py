@@ -1,13 +1,31 @@
-"""Errors that a user can mend: one line that names what was wrong and what would be right."""
+"""Errors that are told in one line, and what such a line may hold of other people's text."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import reprlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+_JOINERS = "\u200c\u200d"  # between letters and within emoji; not printable by Unicode's book
+_QUOTED = reprlib.Repr()
+_QUOTED.maxlevel = 2
+_QUOTED.maxstring = _QUOTED.maxother = _QUOTED.maxlong = 60
+_QUOTED.maxlist = _QUOTED.maxtuple = _QUOTED.maxset = _QUOTED.maxfrozenset = 5
+_QUOTED.maxdict = 4
 
 
-class InputError(ValueError):
+class ReportedError(Exception):
+    """Something that ends a command: told in one line, which then exits with `exit_code`."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InputError(ReportedError, ValueError):
     """Something that the user gave is wrong. The command prints it in one line and exits with 2."""
+
+    exit_code = 2
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
@@ -20,4 +38,73 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     names = list(known)
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    return InputError(f"unknown {kind} {name!r}; {hint}known: {', '.join(names)}")
+    return InputError(f"unknown {kind} {quoted(name)}; {hint}known: {', '.join(names)}")
+
+
+@contextmanager
+def guarded(place: str) -> Iterator[None]:
+    """Read what a file holds: whatever is malformed in it becomes one line that names the place.
+
+    Args:
+        place: file and, where there is one, row.
+
+    Raises:
+        InputError: for every exception within but those that are told in one line already.
+
+    Example:
+        >>> with guarded("labels.json entry 3"):
+        ...     int("three")
+        Traceback (most recent call last):
+        ...
+        loss_attention.errors.InputError: labels.json entry 3 cannot be read: invalid literal for int() with base 10: 'three'
+    """  # noqa: E501
+    try:
+        yield
+    except ReportedError:
+        raise
+    except Exception as error:  # parsers raise whatever broken content leads them into
+        raise InputError(f"{place} cannot be read: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """Say in part of a line why something failed: what the exception says, else what it is."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, KeyError) and error.args:
+        return f"it lacks {quoted(error.args[0])}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, MemoryError):
+        return "it does not fit in memory"
+    text = printable(" ".join(str(error).split()))
+    return (text if len(text) <= 300 else f"{text[:300]}...") or type(error).__name__
+
+
+def quoted(value: object) -> str:
+    """Return what a file or a user gave, as an error quotes it: in one line, cut where it is long.
+
+    Example:
+        >>> quoted("a" * 1000)
+        "'aaaaaaaaaaaaaaaaaaaaaaaaaaa...aaaaaaaaaaaaaaaaaaaaaaaaaaaa'"
+    """
+    return printable(_QUOTED.repr(value))
+
+
+def printable(text: str) -> str:
+    r"""Return a text that a terminal shows and does not obey: what is not printable is escaped.
+
+    Bytes of file names that are no UTF-8 are shown as such.
+
+    Example:
+        >>> printable("grün [b] \x1b[31m\n")
+        'grün [b] \\x1b[31m\\n'
+    """
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable() or character in _JOINERS:
+        return character
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return repr(character)[1:-1]

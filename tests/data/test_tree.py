@@ -130,3 +130,46 @@ def test_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree, "MOST_BYTES", 5001)
     assert "which would be held in memory; unpack it" in refusal(tmp_path / "a.tar")
     assert len(open_tree(tmp_path / "a.zip").names) == 3  # zips are read where they are
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("a.png", "a.png"),
+        ("./a.png", "a.png"),
+        ("./sub/./b.png", "sub/b.png"),
+        (r"sub\b.png", "sub/b.png"),
+        (r".\sub\b.png", "sub/b.png"),
+        ("sub//b.png", "sub/b.png"),
+        ("sub/../a.png", "a.png"),
+        ("../a.png", None),
+        ("c.png", None),
+        ("", None),
+        (".", None),
+        ("/a.png", None),
+        ("/etc/passwd", None),
+        ("\0", None),
+    ],
+)
+def test_a_path_in_an_annotation_means_a_file(
+    tmp_path: Path, written: str, meant: str | None
+) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.png", "sub/b.png"):
+        (tmp_path / name).write_bytes(b"x")
+    tree = open_tree(tmp_path)
+    assert tree.find(written) == meant
+    assert tree.find(f"{tmp_path}/{written.lstrip('/')}") == (
+        None if written == "../a.png" else tree.find(written.lstrip("/"))
+    )
+
+
+def test_a_path_starts_from_the_first_folder_that_leads_to_a_file(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"x")
+    (tmp_path / r"odd\name.png").write_bytes(b"x")
+    tree = open_tree(tmp_path)
+    assert tree.find("a.png") is None
+    assert tree.find("a.png", ["labels/", "images/"]) == "images/a.png"
+    assert tree.find("../images/a.png", ["labels/"]) == "images/a.png"
+    assert tree.find(r"odd\name.png") == r"odd\name.png"

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import lzma
 import os
+import posixpath
 import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 
 from loss_attention.data.decoding import IMAGE_SUFFIXES, visible_files
@@ -71,6 +72,37 @@ class Tree:
             return self.read(name).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise InputError(f"{self.path}: {name} is no UTF-8 text: {error.reason}") from error
+
+    @cached_property
+    def files(self) -> frozenset[str]:
+        """The names, to look one up in."""
+        return frozenset(self.names)
+
+    def find(self, path: str, folders: Sequence[str] = ("",)) -> str | None:
+        r"""Return the file that a path means which stands in an annotation; None: there is none.
+
+        The one way for all annotations: `./a.png`, `b/../a.png`, `b\a.png` and absolute paths
+        inside the root are understood; a path that leads out of the root means no file.
+
+        Args:
+            path: as it is written.
+            folders: where it may start from, paths from the root; the first that leads to a file
+                is taken.
+        """
+        for written in dict.fromkeys((path, path.replace("\\", "/"))):
+            inside = self._inside(written)
+            for folder in ("",) if inside is not None else folders:
+                name = posixpath.normpath(posixpath.join(folder, inside or written))
+                if name in self.files:
+                    return name
+        return None
+
+    def _inside(self, path: str) -> str | None:
+        """Return an absolute path from the root; None for one that is relative or elsewhere."""
+        for root in {self.path.absolute().as_posix(), self.path.resolve().as_posix()}:
+            if path.startswith(f"{root}/"):
+                return path[len(root) + 1 :]
+        return None
 
     def below(self, root: str) -> Tree:
         """Return the files whose path starts with `root`, seen from there."""
