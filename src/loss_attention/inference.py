@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from loss_attention.backbones.convolution import Conv2d
+from loss_attention.backbones.layered import is_plain, neighbours
 from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.errors import InputError
 from loss_attention.prediction import ImagePrediction
@@ -87,20 +89,36 @@ def for_inference(network: Network) -> Network:
     """Return a copy of a network that computes the same to rounding, in less time.
 
     In evaluation mode batch norm is a factor and a summand of each channel: both become part of the
-    convolution before it. The weights lie channels last, which convolutions on a CPU and bf16 units
-    of a GPU want.
+    convolution before it, where it is certain that there is one (`backbones.layered.neighbours`).
+    The weights lie channels last, which convolutions on a CPU and bf16 units of a GPU want.
 
     Args:
-        network: left as it is. Its modules call their children in the order in which they hold
-            them, as far as batch norms and the convolutions before them go.
+        network: left as it is.
     """
     copied = copy.deepcopy(network).eval()
-    for module in list(copied.modules()):
-        before: tuple[str, nn.Module] | None = None
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.BatchNorm2d) and before and isinstance(before[1], nn.Conv2d):
-                setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
-                setattr(module, name, nn.Identity().eval())
-            before = name, child
+    holders = {
+        id(child): (module, name)
+        for module in copied.modules()
+        for name, child in module.named_children()
+    }
+    for first, second in list(neighbours(copied)):
+        fused = _fused(first, second)
+        if fused is not None:
+            for old, new in ((first, fused), (second, nn.Identity().eval())):
+                holder, name = holders[id(old)]
+                setattr(holder, name, new)
     # torch's stubs know this overload of `to` for tensors alone.
     return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _fused(first: nn.Module, second: nn.Module) -> nn.Conv2d | None:
+    """Return one convolution for a convolution and a batch norm; None where they are not just that.
+
+    A layer of another class, or one that something hooks into, may do more than it seems to.
+    """
+    if type(first) not in (nn.Conv2d, Conv2d) or type(second) is not nn.BatchNorm2d:
+        return None
+    if second.running_mean is None or not (is_plain(first) and is_plain(second)):
+        return None
+    assert isinstance(first, nn.Conv2d)
+    return fuse_conv_bn_eval(first, second)

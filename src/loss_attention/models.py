@@ -16,6 +16,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from loss_attention.backbones.catalog import BACKBONES
+from loss_attention.backbones.layered import Layered
 from loss_attention.backbones.receptive_field import ReceptiveField
 from loss_attention.data.placement import Resize
 from loss_attention.errors import InputError, unknown_name
@@ -29,7 +30,7 @@ METADATA_KEY = "loss-attention"
 
 
 class PatchClassifier(
-    nn.Module,
+    Layered,
     PyTorchModelHubMixin,
     library_name="loss-attention",
     license="apache-2.0",
@@ -98,6 +99,10 @@ class PatchClassifier(
             num_classes, width, patch_kernel, patch_stride, threshold, self.image_size
         )
         self.head = head_entry.build(entry, self.backbone, options)
+
+    def paths(self) -> list[Sequence[nn.Module]]:
+        """Return the backbone and the head."""
+        return [[self.backbone, self.head]]
 
     def forward(self, images: Shaped[Tensor, "B C H W"]) -> ImagePrediction:
         """Classify images.

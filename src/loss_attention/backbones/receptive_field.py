@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from torch import nn
+
+from loss_attention.backbones.layered import Layered
 
 
 class ReceptiveField(NamedTuple):
@@ -50,12 +51,8 @@ class ReceptiveField(NamedTuple):
         return range(max(0, start), min(length, start + self.size))
 
 
-class Branched(nn.Module):
-    """A block that joins what several paths make of the same input."""
-
-    @abstractmethod
-    def paths(self) -> list[Sequence[nn.Module]]:
-        """Return the layers of each path in their order; an empty path is the input itself."""
+class Branched(Layered):
+    """A block that joins what its paths make of the same input."""
 
 
 # What acts on each place by itself.

@@ -69,9 +69,11 @@ class ResidualBlock(Branched):
             )
 
     def paths(self) -> list[Sequence[nn.Module]]:
-        """Return the convolutions, and the shortcut."""
-        numbers = range(1, self.depth + 1)
-        return [[self.get_submodule(f"conv{number}") for number in numbers], [self.shortcut]]
+        """Return the convolutions with what is between them, and the shortcut."""
+        residual: list[nn.Module] = []
+        for number in range(1, self.depth + 1):
+            residual += [self.get_submodule(f"conv{number}"), self._norm(number), self.relu]
+        return [residual[:-1], [self.shortcut]]
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         """Return `relu(F(x) + shortcut(x))`.

@@ -8,6 +8,7 @@ their depth: projections of a shortcut do not count, and branches side by side c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -15,11 +16,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loss_attention.backbones.convolution import Conv2d
+from loss_attention.backbones.layered import Layered
 from loss_attention.backbones.receptive_field import receptive_field
 from loss_attention.backbones.recomputing import recomputed
 
 
-class Backbone(nn.Module):
+class Backbone(Layered):
     """A network from images to a feature map.
 
     Attributes:
@@ -36,6 +38,10 @@ class Backbone(nn.Module):
         self.receptive_field: Final = receptive_field(layers)
         self.stride: Final = self.receptive_field.stride
         self.checkpoint_activations = False
+
+    def paths(self) -> list[Sequence[nn.Module]]:
+        """Return its layers."""
+        return [[self.layers]]
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         """Return the feature map of a batch of normalised images."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from loss_attention.attention import (
     scaled_lengths,
 )
 from loss_attention.backbones.convolution import Conv2d
+from loss_attention.backbones.layered import Layered
 from loss_attention.geometry import PatchGrid
 from loss_attention.heads.patches import PatchLayout, on_demand
 from loss_attention.many_classes import too_many
@@ -22,7 +25,7 @@ PRIMARY_CHANNELS, PRIMARY_DIMENSION = 32, 16
 PATCH_CHANNELS, PATCH_DIMENSION = 64, 128
 
 
-class Capsules(nn.Module):
+class Capsules(Layered):
     """A layer of convolutional capsules, all of them in one convolution.
 
     The papers convolve once for each capsule dimension, to `channels` maps; output `c * D + d` of
@@ -56,13 +59,17 @@ class Capsules(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.shape = (channels, dimension)
 
+    def paths(self) -> list[Sequence[nn.Module]]:
+        """Return the convolution and what follows it."""
+        return [[self.layers]]
+
     def forward(self, maps: Float[Tensor, "B N h w"]) -> Float[Tensor, "B C D rows columns"]:
         """Return the vector of each capsule."""
         outputs: Tensor = self.layers(maps)
         return outputs.view(len(outputs), *self.shape, *outputs.shape[2:])
 
 
-class CapsuleHead(nn.Module):
+class CapsuleHead(Layered):
     """Two layers of capsules, one classifier for all capsules and the image, weights of Eq. 6.
 
     The first layer's capsules become their length less a bias b of each channel, and 0 where that
@@ -106,6 +113,10 @@ class CapsuleHead(nn.Module):
         self.classifier = nn.Linear(PATCH_DIMENSION, num_classes)
         self.layout = layout
         self.threshold = threshold
+
+    def paths(self) -> list[Sequence[nn.Module]]:
+        """Return both layers of capsules: between them, vectors become lengths."""
+        return [[self.primary], [self.patch_capsules]]
 
     def forward(
         self, feature_map: Float[Tensor, "B N h w"], image_size: tuple[int, int]

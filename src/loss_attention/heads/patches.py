@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loss_attention.backbones.convolution import Conv2d
+from loss_attention.backbones.layered import Layered
 from loss_attention.geometry import PatchGrid
 from loss_attention.many_classes import LogitsOnDemand, PatchLogits, too_many
 from loss_attention.prediction import (
@@ -49,7 +51,7 @@ class PatchLayout:
         return PatchGrid(rows, columns, window, step, *image_size)
 
 
-class PatchHead(nn.Module):
+class PatchHead(Layered):
     """Patch features, one linear classifier for patches and image, and weights that join them.
 
     A 9 x 9 convolution of stride 4 (by default) makes the patches, a 1 x 1 convolution maps their
@@ -88,6 +90,10 @@ class PatchHead(nn.Module):
         self.classifier = nn.Linear(channels, num_classes)
         self.weighing = weighing
         self.layout = layout
+
+    def paths(self) -> list[Sequence[nn.Module]]:
+        """Return the layers that make the patches."""
+        return [[self.patch_layers]]
 
     def forward(
         self, feature_map: Float[Tensor, "B C h w"], image_size: tuple[int, int]

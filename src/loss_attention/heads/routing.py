@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from loss_attention.backbones.layered import Layered
 from loss_attention.heads.capsule import PRIMARY_DIMENSION, Capsules
 from loss_attention.heads.patches import PatchLayout
 from loss_attention.prediction import RoutedPrediction, full_precision, of_class
@@ -18,7 +21,7 @@ INITIAL_DEVIATION = 0.1
 SMALLEST = 1e-12
 
 
-class RoutingHead(nn.Module):
+class RoutingHead(Layered):
     """Primary capsules vote for class capsules, and votes that agree get more say.
 
     The primary capsules are a convolution of the feature map (no batch norm or ReLU: Sabour et
@@ -59,6 +62,10 @@ class RoutingHead(nn.Module):
         nn.init.normal_(self.transforms, std=INITIAL_DEVIATION)
         self.layout = layout
         self.classes = num_classes
+
+    def paths(self) -> list[Sequence[nn.Module]]:
+        """Return the primary capsules."""
+        return [[self.primary]]
 
     def forward(
         self, feature_map: Float[Tensor, "B N h w"], image_size: tuple[int, int]

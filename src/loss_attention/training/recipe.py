@@ -83,7 +83,7 @@ class Recipe:
     """The schedule's highest learning rate, above 0."""
     optimizer: Literal["sgd", "adam", "muon"] = "sgd"
     """The paper trains mean pooling and dynamic routing with Adam, all else with SGD. muon: for
-    short runs, orthogonal steps for convolutions and SGD for the rest."""
+    short runs, orthogonal steps for convolutions that batch norm follows, SGD for the rest."""
     momentum: float = 0.9
     """Momentum of SGD, or Adam's beta1, in [0, 1)."""
     nesterov: bool = False
