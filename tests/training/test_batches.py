@@ -1,10 +1,15 @@
 import itertools
+import re
 
 import pytest
 import torch
 
+from loss_attention.errors import InputError
+from loss_attention.training.augmenting import FIRST_SIDES, HOLES
 from loss_attention.training.batches import (
+    check_batches,
     epoch_batches,
+    noise_seed,
     process_part,
     steps_per_epoch,
     stream_seed,
@@ -42,3 +47,39 @@ def test_processes_share_a_batch_without_repeat_or_miss(world, size):
 def test_places_of_a_run_differ_in_the_bits_that_torch_takes_in():
     places = list(itertools.product(range(4), range(50), range(50)))
     assert len({stream_seed(*place) & 0xFFFFFFFF for place in places}) >= len(places) - 3
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+def test_steps_that_leave_a_process_without_images_are_refused_and_no_others(world, size):
+    for images in range(1, 24):
+        batches = epoch_batches(images, size, seed=0, epoch=0)
+        parts = [process_part(batch, rank, world) for batch in batches for rank in range(world)]
+        if all(part.stop > part.start for part in parts):
+            check_batches(images, size, world)
+            continue
+        with pytest.raises(InputError, match=f"^--devices {world}: ") as caught:
+            check_batches(images, size, world)
+        assert "\n" not in str(caught.value)
+        if images >= world:  # what it says would do
+            check_batches(
+                images, int(re.findall(r"take --batch-size (\d+)", str(caught.value))[0]), world
+            )
+
+
+def test_noise_inside_the_network_is_another_for_each_seed_process_and_place():
+    places = itertools.product(range(6), range(4), range(5), range(5))
+    seeds = [noise_seed(*place) for place in places]
+    assert len(set(seeds)) == len(seeds)
+    large = [0, 1, 2**32, 2**32 + 1, 2**63 - 1]
+    of_others = [
+        noise_seed(*place) for place in itertools.product(large, (1, 2, 3), *[range(4)] * 2)
+    ]
+    assert len(set(of_others)) == len(of_others)
+    steps = [0, 1, 2, HOLES, HOLES + 1, FIRST_SIDES]
+    streams = {stream_seed(*place) for place in itertools.product(large, range(4), steps)}
+    assert not streams & set(of_others)
+
+
+def test_one_process_draws_what_it_drew_in_version_0_1():
+    assert noise_seed(0, 0, 3, 7) == stream_seed(1, 3, 7) == 6740733380162919617

@@ -1,6 +1,7 @@
 """The loop against a plain PyTorch loop, and what it does when things go wrong."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from training.tiny import tiny_recipe, tiny_splits
 
 from loss_attention.data.sample import ImageSet, hold_out
 from loss_attention.errors import InputError
-from loss_attention.models import load
+from loss_attention.models import PatchClassifier, load
 from loss_attention.training.batches import epoch_batches
 from loss_attention.training.job import (
     RunOptions,
@@ -81,16 +82,59 @@ def test_a_square_as_large_as_the_images_is_refused(tmp_path):
     assert not (tmp_path / "no").exists()
 
 
-def test_training_sees_what_the_recipe_makes_of_the_images(tmp_path):
-    def loss(name, **changes):
-        recipe = tiny_recipe(epochs=1, horizontal_flip=True, **changes)
-        run = start_run(tmp_path / name, recipe, tiny_splits(), CPU)
-        assert continue_run(run, tiny_splits())
-        return metrics(tmp_path / name)[0]["loss"]
+def seen_in_training(path, monkeypatch, **changes):
+    """The images that the network gets in each of two epochs, in the order of the data set."""
+    batches, forward = [], PatchClassifier.forward
 
-    plain = loss("plain")
-    assert loss("erased", cutout=5) != plain
-    assert loss("alternated", alternate_flips=True) != plain
+    def noting(self, images):
+        if self.training:
+            batches.append(images.clone())
+        return forward(self, images)
+
+    monkeypatch.setattr(PatchClassifier, "forward", noting)
+    recipe = tiny_recipe(epochs=2, validation_fraction=0.0, crop_padding=0, **changes)
+    run = start_run(path, recipe, tiny_splits(), CPU)
+    assert continue_run(run, tiny_splits())
+    size = len(tiny_splits().train)
+    shown = torch.cat(batches).split(size)
+    epochs = []
+    for number, images in enumerate(shown):
+        order = torch.cat(epoch_batches(size, recipe.batch_size, recipe.seed, number))
+        epochs.append(images[order.argsort()])
+    return epochs
+
+
+def test_training_sees_each_image_once_an_epoch(tmp_path, monkeypatch):
+    for images in seen_in_training(tmp_path, monkeypatch):
+        assert torch.equal(images, tiny_splits().train.images)
+
+
+def test_training_sees_images_with_a_square_erased(tmp_path, monkeypatch):
+    original = tiny_splits().train.images
+    first, second = seen_in_training(tmp_path, monkeypatch, cutout=5)
+    for images in (first, second):
+        gone = (images != original).squeeze(1)
+        black = (images == 0).squeeze(1)
+        squares = 0
+        for y in range(8):  # of 12 pixels, 8 are left to begin a square of 5 in
+            for x in range(8):
+                square = torch.zeros(12, 12, dtype=torch.bool)
+                square[y : y + 5, x : x + 5] = True
+                squares |= (black | ~square).all((1, 2)) & ~(gone & ~square).any((1, 2))
+        assert squares.all()
+        assert (gone.sum((1, 2)) > 12).all()  # most were not black before
+    assert not torch.equal(first, second)
+
+
+def test_training_sees_the_other_side_in_every_second_epoch(tmp_path, monkeypatch):
+    original = tiny_splits().train.images
+    changes = {"horizontal_flip": True, "alternate_flips": True}
+    first, second = seen_in_training(tmp_path, monkeypatch, **changes)
+    mirrored = (first != original).flatten(1).any(1)
+    assert 10 < mirrored.sum() < 36
+    turned = mirrored[:, None, None, None]
+    assert torch.equal(first, torch.where(turned, original.flip(3), original))
+    assert torch.equal(second, first.flip(3))
 
 
 def test_golden_losses(tmp_path):
@@ -151,7 +195,7 @@ def test_a_loss_that_becomes_nan_stops_at_its_step_and_keeps_the_last_checkpoint
         return loss * float("nan") if len(calls) == 8 else loss
 
     monkeypatch.setattr(loop, "recipe_loss", lambda *_, **__: failing)
-    run = start_run(tmp_path, tiny_recipe(), tiny_splits(), CPU)  # 41 images: 6 steps an epoch
+    run = start_run(tmp_path, tiny_recipe(), tiny_splits(), CPU)  # 42 images: 6 steps an epoch
     with pytest.raises(InputError, match=r"loss became NaN or infinite at step 8 \(epoch 2\)"):
         continue_run(run, tiny_splits())
     state = run.load_state()
@@ -210,3 +254,61 @@ def test_images_smaller_than_a_patch_leave_no_folder_behind(tmp_path):
     with pytest.raises(InputError, match="smallest this model takes is 17 x 17"):
         start_run(tmp_path / "run", recipe, tiny_splits(), CPU)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "message"),
+    [
+        (
+            {"batch_size": 1},
+            {"devices": 2},
+            "--devices 2: with --batch-size 1, a step of the 42 training images can have 1, fewer "
+            "than one for each process; take --batch-size 2, or fewer devices",
+        ),
+        (
+            {"limit_images": 1, "validation_fraction": 0.0},
+            {"devices": 2},
+            "--devices 2: there are 1 training images",
+        ),
+        (
+            {"batch_size": 1, "patch_kernel": 6},
+            {},
+            "--batch-size 1: some steps see 1 image at a time",
+        ),
+        (
+            {"batch_size": 9, "patch_kernel": 6},
+            {"accumulate": 9},
+            "--batch-size 9: some steps see 1 image at a time",
+        ),
+        (
+            {"batch_size": 1, "head": "baseline"},
+            {},
+            "--batch-size 1: some steps see 1 image at a time",
+        ),
+    ],
+)
+def test_steps_of_too_few_images_leave_no_folder_behind(
+    recipe, options, message, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    splits = tiny_splits(recipe.get("limit_images", 46))
+    with pytest.raises(InputError, match="^" + message) as caught:
+        start_run(
+            tmp_path / "run",
+            tiny_recipe(**recipe),
+            splits,
+            RunOptions(accelerator="cpu", **options),
+        )
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"batch_size": 1}, {"batch_size": 1, "head": "capsule-dynamic-routing", "optimizer": "adam"}],
+)
+def test_a_single_image_a_step_trains_where_it_has_several_places(changes, tmp_path):
+    splits = tiny_splits(6)
+    run = start_run(tmp_path, tiny_recipe(epochs=1, **changes), splits, CPU)
+    assert continue_run(run, splits)
+    assert np.isfinite(metrics(tmp_path)[0]["loss"])

@@ -10,10 +10,37 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from loss_attention.errors import InputError
+
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
     """Return the number of steps that show every image once."""
     return -(-images // batch_size)
+
+
+def smallest_batch(images: int, batch_size: int) -> int:
+    """Return the number of images in the smallest step of an epoch.
+
+    Example:
+        >>> smallest_batch(9, batch_size=4)
+        3
+    """
+    return images // steps_per_epoch(images, batch_size)
+
+
+def check_batches(images: int, batch_size: int, world_size: int) -> None:
+    """Raise `InputError` where a step would leave a process without an image."""
+    if images < world_size:
+        raise InputError(f"--devices {world_size}: there are {images} training images")
+    smallest = smallest_batch(images, batch_size)
+    if smallest < world_size:
+        sizes = range(world_size, images + 1)
+        enough = next(size for size in sizes if smallest_batch(images, size) >= world_size)
+        raise InputError(
+            f"--devices {world_size}: with --batch-size {batch_size}, a step of the {images} "
+            f"training images can have {smallest}, fewer than one for each process; take "
+            f"--batch-size {enough}, or fewer devices"
+        )
 
 
 def epoch_batches(images: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
@@ -43,5 +70,21 @@ def stream_seed(seed: int, epoch: int, step: int) -> int:
 
     Hashed, because torch's generator on the CPU takes in the lowest 32 bits alone.
     """
-    mixed = np.random.SeedSequence([seed, epoch, step]).generate_state(1, np.uint64)
-    return int(mixed[0] >> 1)
+    return _first_of(np.random.SeedSequence([seed, epoch, step]))
+
+
+def noise_seed(seed: int, rank: int, epoch: int, step: int) -> int:
+    """Mix four numbers to the seed of what is random inside the network, at one place in a run.
+
+    That is dropout: each process draws for its own images, by its rank. For the first process it is
+    what version 0.1 drew, so that such a run is resumed as it began.
+    """
+    if rank == 0:
+        return stream_seed(seed + 1, epoch, step)
+    # Each number in words of its own, and set apart from all streams, which have no key.
+    words = [seed % 2**32, seed >> 32, rank, epoch, step]
+    return _first_of(np.random.SeedSequence(words, spawn_key=(1,)))
+
+
+def _first_of(sequence: np.random.SeedSequence) -> int:
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)

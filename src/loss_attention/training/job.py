@@ -23,6 +23,7 @@ from loss_attention.data.sample import LabelledImages, Splits, hold_out
 from loss_attention.errors import InputError
 from loss_attention.heads.catalog import check_regulariser
 from loss_attention.models import PatchClassifier, create_model
+from loss_attention.training.batches import check_batches, smallest_batch
 from loss_attention.training.environment import (
     choose_accelerator,
     choose_precision,
@@ -115,8 +116,7 @@ def start_run(
     precision = choose_precision(recipe.precision, accelerator)
     model = build_model(recipe, splits)
     kept, held_out = hold_out(splits.train.labels, recipe.validation_fraction, recipe.seed)
-    if len(kept) < options.devices:
-        raise InputError(f"--devices {options.devices}: there are {len(kept)} training images")
+    _check_steps(recipe, options, model, len(kept))
     run = RunFolder.create(path, recipe, overwrite=overwrite)
     facts = {
         "format_version": FORMAT_VERSION,
@@ -145,6 +145,33 @@ def start_run(
     }
     run.write_json("run.json", facts)
     return run
+
+
+def _check_steps(recipe: Recipe, options: RunOptions, model: PatchClassifier, images: int) -> None:
+    """Raise `InputError` for steps of so few images that they cannot be divided or trained on."""
+    check_batches(images, recipe.batch_size, options.devices)
+    part = smallest_batch(images, recipe.batch_size) // options.devices
+    if part // min(options.accumulate, part) > 1 or _trains_on_one_image(model):
+        return
+    raise InputError(
+        f"--batch-size {recipe.batch_size}: some steps see 1 image at a time, of which the network "
+        "makes a single place, and batch norm needs two; take a larger batch size, fewer --devices "
+        "or a smaller --accumulate"
+    )
+
+
+def _trains_on_one_image(model: PatchClassifier) -> bool:
+    """Whether batch norm always has more than one value of each channel."""
+    assert model.image_size is not None
+    single = copy.deepcopy(model).train()
+    try:
+        with torch.no_grad():
+            single(torch.zeros(1, len(single.mean), *model.image_size))
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):
+            return False
+        raise
+    return True
 
 
 def continue_run(run: RunFolder, splits: Splits, console: Console | None = None) -> bool:

@@ -25,9 +25,9 @@ from loss_attention.training.augmenting import Augmenter
 from loss_attention.training.averaging import WeightAverage
 from loss_attention.training.batches import (
     epoch_batches,
+    noise_seed,
     process_part,
     steps_per_epoch,
-    stream_seed,
 )
 from loss_attention.training.interruption import StopRequest
 from loss_attention.training.objective import make_optimizer, recipe_loss
@@ -185,7 +185,7 @@ class Trainer:
         images = self.augmented(data.images, batch, part, epoch=position.epoch, step=position.step)
         # What is random inside the network (dropout) follows from the place too, per process.
         torch.manual_seed(
-            stream_seed(recipe.seed + fabric.global_rank + 1, position.epoch, position.step)
+            noise_seed(recipe.seed, fabric.global_rank, position.epoch, position.step)
         )
         self._set_rates()
         count = min(self.accumulate, len(data))
