@@ -120,9 +120,9 @@ def table(found: Tensor, truth: Tensor, size: tuple[int, int]) -> list[str]:
     import torch
 
     from loss_attention.geometry import box_area, box_iou
-    from loss_attention.metrics.boxes import centred_box, fit_centred_box
+    from loss_attention.metrics.boxes import centred_box, fit_centred_box, framed
 
-    best = (box_iou(found, truth.unsqueeze(1)) > 0.5).sum(dim=0).argmax()
+    best = framed(box_iou(found, truth.unsqueeze(1))).sum(dim=0).argmax()
     own = found[:, best]
     fitted = fit_centred_box(truth.unsqueeze(1), torch.ones(len(truth), 1, dtype=torch.bool), *size)
     assert fitted is not None  # there is a box
@@ -158,8 +158,9 @@ def made(middles: Tensor, sizes: Tensor) -> Tensor:
 def share_framed(boxes: Tensor, truth: Tensor) -> float:
     """Return the share with an IoU above 0.5; NaN of none."""
     from loss_attention.geometry import box_iou
+    from loss_attention.metrics.boxes import framed
 
-    return float((box_iou(boxes, truth) > 0.5).float().mean())
+    return float(framed(box_iou(boxes, truth)).float().mean())
 
 
 if __name__ == "__main__":

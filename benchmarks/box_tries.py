@@ -119,6 +119,7 @@ def framed_by(maps: Tensor, truth: Tensor, middle: Tensor) -> list[float]:
     """Return the share framed by the spread, by a cut, and by the spread drawn to the middle."""
     import torch
 
+    from loss_attention.metrics.boxes import FRAMING_IOU
     from loss_attention.metrics.heat_maps import scaled_maps
     from loss_attention.metrics.max_box import box_overlaps
     from loss_attention.metrics.spread_boxes import spread_boxes
@@ -126,14 +127,16 @@ def framed_by(maps: Tensor, truth: Tensor, middle: Tensor) -> list[float]:
     spread = spread_boxes(maps)
     cut = box_overlaps(scaled_maps(maps), truth.unsqueeze(1)).largest
     drawn = [(share * spread.unsqueeze(2) + (1 - share) * middle).flatten(1, 2) for share in SHARES]
-    return [framed(spread, truth), chosen_by_halves(cut > 0.5), framed(torch.cat(drawn, 1), truth)]
+    by_cut = chosen_by_halves(cut > FRAMING_IOU)
+    return [framed(spread, truth), by_cut, framed(torch.cat(drawn, 1), truth)]
 
 
 def framed(boxes: Tensor, truth: Tensor) -> float:
     """Return the share of true boxes `(N, 4)` that boxes `(N or 1, T, 4)` frame."""
     from loss_attention.geometry import box_iou
+    from loss_attention.metrics.boxes import FRAMING_IOU
 
-    return chosen_by_halves(box_iou(boxes, truth.unsqueeze(1)) > 0.5)
+    return chosen_by_halves(box_iou(boxes, truth.unsqueeze(1)) > FRAMING_IOU)
 
 
 def chosen_by_halves(right: Tensor) -> float:

@@ -22,6 +22,7 @@ from loss_attention.explain.compare_results import comparison_markdown
 from loss_attention.geometry import PatchGrid
 from loss_attention.metrics import faithfulness_curves as curves
 from loss_attention.metrics.faithfulness import masking_agreement
+from loss_attention.metrics.spread_boxes import REACHES
 
 
 def test_a_model_that_is_right_by_construction(compared) -> None:
@@ -198,6 +199,27 @@ def test_the_cut_is_chosen_on_the_training_images(compared, monkeypatch) -> None
     shown = compare_measures.Explained("cam", small, torch.zeros(12, 1))
     found = compare_measures._places(replace(subject, boxes=box, fitting=fitting), shown)
     assert found["max_box"].tolist() == pytest.approx([2 / 3] * 12)
+
+
+def test_an_iou_of_exactly_one_half_frames_nothing_and_is_enough_for_max_box(
+    compared, monkeypatch
+) -> None:
+    """As in `evaluate`: above 0.5 is the paper's bound, at least 0.5 that of MaxBoxAccV2."""
+    _, subject = compared
+    box = torch.tensor([0.0, 0.0, 6.0, 6.0]).expand(12, 1, 4)
+    half, more = torch.zeros(12, SIZE, SIZE), torch.zeros(12, SIZE, SIZE)
+    half[:, :6, :3] = 1.0  # 18 of 36 pixels
+    more[:, :6, :4] = 1.0
+    fitting = Boxed(subject.images, subject.target, box)
+    for maps, overlap, right, parts in ((half, 0.5, False, 2 / 3), (more, 2 / 3, True, 2 / 3)):
+        reaches = torch.full((12, len(REACHES)), overlap)
+        monkeypatch.setattr(compare_measures, "maps_of", lambda *_, maps=maps: maps)
+        monkeypatch.setattr(compare_measures, "spread_overlaps", lambda *_, r=reaches: r)
+        shown = compare_measures.Explained("cam", maps, torch.zeros(12, 1))
+        found = compare_measures._places(replace(subject, boxes=box, fitting=fitting), shown)
+        for name in ("box", "box_oracle", "spread_box"):
+            assert found[name].tolist() == [right] * 12, name
+        assert found["max_box"].tolist() == pytest.approx([parts] * 12)
 
 
 def test_several_labels() -> None:

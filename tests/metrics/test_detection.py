@@ -53,6 +53,14 @@ def test_a_true_box_is_found_once_and_by_the_surest() -> None:
     assert match_detections(found, truth).tolist() == [True, False, True, False, False]
 
 
+def test_an_overlap_of_exactly_one_half_is_enough_as_coco_has_it() -> None:
+    truth = torch.tensor([[[0.0, 0.0, 4.0, 4.0]]])
+    for wide, right in ((8.0, True), (8.1, False)):  # 16 of 32 pixels
+        box = torch.tensor([[0.0, 0.0, wide, 4.0]])
+        found = Detections(torch.tensor([0]), box, torch.tensor([1.0]))
+        assert match_detections(found, truth).tolist() == [right]
+
+
 def test_a_detection_takes_the_box_that_it_overlaps_most_with() -> None:
     truth = torch.tensor([[[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 5.0]]])
     boxes = torch.tensor([[0.0, 0.0, 4.0, 5.0], [0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 5.0]])

@@ -12,7 +12,7 @@ from torch import Tensor
 from loss_attention.evaluation.answers import Answer
 from loss_attention.evaluation.scene import Scene
 from loss_attention.geometry import box_iou
-from loss_attention.metrics.boxes import correct_boxes
+from loss_attention.metrics.boxes import correct_boxes, framed
 from loss_attention.metrics.detection import (
     Detections,
     detection_average_precisions,
@@ -90,10 +90,10 @@ class PlaceTotals:
         self._sum("share", share_inside(maps, scene.pair_pixels).sum())
         self._sum("pointed", pointing_hits(maps, scene.pair_pixels).sum())
         named = scene.named[scene.pairs.image]
-        enough, framed = _framed(answer, maps, scene)
+        enough, largest = _framed(answer, maps, scene)
         self._sum("best", enough)
-        self._sum("largest", framed.sum(dim=0))
-        self._sum("largest_and_named", framed[named].sum(dim=0))
+        self._sum("largest", largest.sum(dim=0))
+        self._sum("largest_and_named", largest[named].sum(dim=0))
         spread = _spread_framed(answer, maps, scene)
         self._sum("spread", spread.sum(dim=0))
         self._sum("spread_and_named", spread[named].sum(dim=0))
@@ -206,13 +206,13 @@ def _framed(
     """
     if answer.fixed is None:
         overlaps = box_overlaps(scaled_maps(maps), scene.pairs.boxes)
-        return count_overlaps(overlaps.best), overlaps.largest > 0.5
+        return count_overlaps(overlaps.best), framed(overlaps.largest)
     # A box is the same at any threshold; which one depends on the IoU that is asked for.
     found = box_iou(answer.fixed.unsqueeze(1), scene.pairs.boxes.unsqueeze(1)).amax(dim=2)
     wanted = torch.tensor(BOX_IOUS, device=found.device)
     enough = (found >= wanted).sum(dim=0).expand(len(THRESHOLDS), -1)
     middle = BOX_IOUS.index(0.5)
-    return enough, (found[:, middle : middle + 1] > 0.5).expand(-1, len(THRESHOLDS))
+    return enough, framed(found[:, middle : middle + 1]).expand(-1, len(THRESHOLDS))
 
 
 def _spread_framed(
@@ -220,10 +220,10 @@ def _spread_framed(
 ) -> Bool[Tensor, "P T"]:
     """Return which pairs the box of the map's spread frames, at every reach."""
     if answer.fixed is None:
-        return spread_overlaps(maps, scene.pairs.boxes) > 0.5
+        return framed(spread_overlaps(maps, scene.pairs.boxes))
     box = answer.fixed[BOX_IOUS.index(0.5)]
-    framed = box_iou(box, scene.pairs.boxes).amax(dim=1, keepdim=True) > 0.5
-    return framed.expand(-1, len(REACHES))
+    overlaps = box_iou(box, scene.pairs.boxes).amax(dim=1, keepdim=True)
+    return framed(overlaps).expand(-1, len(REACHES))
 
 
 def _first_best(hits: Int[Tensor, " T"]) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from loss_attention.explain.attributions import attribute, attribute_classes, attribute_patches
 from loss_attention.geometry import PatchGrid
+from loss_attention.metrics.boxes import framed
 from loss_attention.metrics.faithfulness import (
     Score,
     masking_agreement,
@@ -44,8 +45,6 @@ LEAST_REPEATS, REPEATS = 3, 50
 ENOUGH_SECONDS = 0.5
 """A method is repeated for so long."""
 TIMED_IMAGES = 16
-IOU = 0.5
-"""From which overlap on a box around a map is right."""
 
 
 class MeasureText(NamedTuple):
@@ -59,9 +58,9 @@ class MeasureText(NamedTuple):
 PLACES: dict[str, MeasureText] = {
     "share_inside": MeasureText("positive share in the box", True, (0, 1)),
     "pointing": MeasureText("pointing game", True, (0, 1)),
-    "spread_box": MeasureText("box IoU >= 0.5, spread fitted", True, (0, 1)),
-    "box": MeasureText("box IoU >= 0.5, cut fitted", True, (0, 1)),
-    "box_oracle": MeasureText("box IoU >= 0.5, cut oracle", True, (0, 1)),
+    "spread_box": MeasureText("box IoU > 0.5, spread fitted", True, (0, 1)),
+    "box": MeasureText("box IoU > 0.5, cut fitted", True, (0, 1)),
+    "box_oracle": MeasureText("box IoU > 0.5, cut oracle", True, (0, 1)),
     "max_box": MeasureText("MaxBoxAccV2, cuts fitted", True, (0, 1)),
 }
 CURVES: dict[str, MeasureText] = {
@@ -196,23 +195,24 @@ def _places(subject: Subject, explained: Explained) -> Values:
     values = {
         "share_inside": share_inside(chosen, inside),
         "pointing": pointing_hits(chosen, inside),
-        "box_oracle": overlaps[:, _best_cut(overlaps)] >= IOU,
+        "box_oracle": framed(overlaps[:, _best_cut(framed(overlaps))]),
     }
     if subject.fitting is not None:
         images, target, truth = subject.fitting
         known = maps_of(subject.model, images, target, explained.method, subject.batch_size)
         fitted = box_overlaps(scaled_maps(known), truth)
-        values["box"] = overlaps[:, _best_cut(fitted.largest)] >= IOU
-        right = [found.best[:, _best_cut(fitted.best, iou)] >= iou for iou in BOX_IOUS]
+        values["box"] = framed(overlaps[:, _best_cut(framed(fitted.largest))])
+        right = [found.best[:, _best_cut(fitted.best >= iou)] >= iou for iou in BOX_IOUS]
         values["max_box"] = torch.stack(right).double().mean(dim=0)
-        reach = _best_cut(spread_overlaps(known, truth))
-        values["spread_box"] = spread_overlaps(chosen, boxes)[:, reach] >= IOU
+        reach = _best_cut(framed(spread_overlaps(known, truth)))
+        values["spread_box"] = framed(spread_overlaps(chosen, boxes)[:, reach])
     return values
 
 
-def _best_cut(overlaps: Float[Tensor, "N T"], iou: float = IOU) -> int:
+def _best_cut(right: Bool[Tensor, "N T"]) -> int:
     """Return the threshold, or reach, at which most boxes are right, the lowest of equal ones."""
-    return int((overlaps >= iou).sum(dim=0).cpu().argmax())
+    hits = right.sum(dim=0).tolist()
+    return int(hits.index(max(hits)))
 
 
 def _curves(subject: Subject, explained: Explained) -> Values:

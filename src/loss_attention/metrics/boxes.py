@@ -2,7 +2,8 @@
 
 A predicted box is correct when its IoU with one relevant box is above 0.5. Box AP is the share of
 images that are correct: in [0, 1], higher is better; the paper's Section IV-C. Its floors are two
-constant answers, the whole image and the best centred box.
+constant answers, the whole image and the best centred box. An IoU of exactly 0.5 is not enough
+wherever one box is asked for; MaxBoxAccV2 and COCO's average precision, as published, take it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from loss_attention.geometry import box_area, box_iou
 
+FRAMING_IOU = 0.5
+"""A box whose IoU with the object's is above this frames it."""
 CENTRED_STEPS = 32
 """Widths and heights of centred boxes are tried in this many steps of the image's size."""
 
@@ -31,6 +34,16 @@ def relevant_boxes(
     return labels.bool().gather(1, box_labels.clamp(min=0)) & (box_labels >= 0)
 
 
+def framed(overlaps: Float[Tensor, "*N"]) -> Bool[Tensor, "*N"]:
+    """Return which boxes frame their object, from their IoU with it.
+
+    Example:
+        >>> framed(torch.tensor([0.49, 0.5, 0.51]))
+        tensor([False, False,  True])
+    """
+    return overlaps > FRAMING_IOU
+
+
 def correct_boxes(
     predicted: Float[Tensor, "B 4"], boxes: Float[Tensor, "B G 4"], relevant: Bool[Tensor, "B G"]
 ) -> Bool[Tensor, " B"]:
@@ -46,7 +59,7 @@ def correct_boxes(
         >>> correct_boxes(torch.tensor([[0.0, 0.0, 4.0, 3.0]]), truth, torch.tensor([[True]]))
         tensor([True])
     """
-    return ((box_iou(predicted.unsqueeze(1), boxes) > 0.5) & relevant).any(dim=1)
+    return (framed(box_iou(predicted.unsqueeze(1), boxes)) & relevant).any(dim=1)
 
 
 def centred_box(across: float, down: float, height: int, width: int) -> Float[Tensor, "4"]:
@@ -65,7 +78,7 @@ def fit_centred_box(
     relevant: Bool[Tensor, "N G"],
     height: int,
     width: int,
-    iou: float = 0.5,
+    iou: float = FRAMING_IOU,
 ) -> tuple[float, float] | None:
     """Return the size of the centred box that is correct in the most images of a training set.
 
