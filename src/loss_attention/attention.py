@@ -16,6 +16,8 @@ Decisions where the paper is silent:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -61,27 +63,21 @@ def patch_weights(
         )
     if mask is None:
         return weights_of_lengths(scaled_lengths(patch_logits), threshold)
-    if mask.shape != patch_logits.shape[:2] or mask.dtype != torch.bool:
-        raise ValueError(
-            f"mask must be bool of shape {tuple(patch_logits.shape[:2])} like the patches, "
-            f"got {mask.dtype} of {tuple(mask.shape)}"
-        )
-    empty = ~mask.any(dim=1)
-    if empty.any():
-        raise ValueError(f"bag {int(empty.nonzero()[0])} has no unmasked patch")
-    # masked_fill rather than a product: the filler of a bag may hold anything, NaN included.
-    real_logits = patch_logits.masked_fill(~mask.unsqueeze(-1), 0.0)
-    return weights_of_lengths(scaled_lengths(real_logits), threshold, mask)
+    check_mask(mask, patch_logits.shape[:2])
+    return weights_of_lengths(scaled_lengths(real_part(patch_logits, mask)), threshold, mask)
 
 
 def capsule_weights(
-    capsule_logits: Float[Tensor, "B C M K"], threshold: float = 0.1
+    capsule_logits: Float[Tensor, "B C M K"],
+    threshold: float = 0.1,
+    mask: Bool[Tensor, "B M"] | None = None,
 ) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B C M"]]:
     """Weigh patches and the capsules in them by the length of their class vectors (Eqs. 6a to 6c).
 
     Args:
         capsule_logits: `p_cm`, the class vector of each capsule, shape `(B, C, M, K)`.
         threshold: the paper's xi in [0, 1], applied to the share of a patch as a whole.
+        mask: True where a patch is real; see `patch_weights`.
 
     Returns:
         The patch weights of Eq. 6b, shape `(B, M)`, and the capsule weights of Eq. 6c, shape
@@ -90,7 +86,8 @@ def capsule_weights(
         to its patch weight: Eq. 6b subtracts the threshold and Eq. 6c does not.
 
     Raises:
-        ValueError: a shape that is not as above, or a threshold outside [0, 1].
+        ValueError: a shape that is not as above, a threshold outside [0, 1], or a bag without a
+            single real patch.
 
     Example:
         >>> import torch
@@ -108,8 +105,31 @@ def capsule_weights(
             "capsule_logits must have shape (B, C, M, K) with at least one of each of the last "
             f"three, got {tuple(capsule_logits.shape)}"
         )
+    if mask is not None:
+        check_mask(mask, capsule_logits.shape[::2])
+        capsule_logits = real_part(capsule_logits, mask.unsqueeze(1))
     lengths = scaled_lengths(capsule_logits.flatten(1, 2))
-    return capsule_weights_of_lengths(lengths.reshape(capsule_logits.shape[:3]), threshold)
+    return capsule_weights_of_lengths(lengths.reshape(capsule_logits.shape[:3]), threshold, mask)
+
+
+def check_mask(mask: Tensor, shape: Sequence[int]) -> None:
+    """Raise `ValueError` for a mask of another type or shape, or one that leaves a bag empty."""
+    if tuple(mask.shape) != tuple(shape) or mask.dtype != torch.bool:
+        raise ValueError(
+            f"mask must be bool of shape {tuple(shape)} like the patches, "
+            f"got {mask.dtype} of {tuple(mask.shape)}"
+        )
+    empty = ~mask.any(dim=1)
+    if empty.any():
+        raise ValueError(f"bag {int(empty.nonzero()[0])} has no unmasked patch")
+
+
+def real_part(
+    values: Float[Tensor, "*N K"], mask: Bool[Tensor, "*#N"] | None
+) -> Float[Tensor, "*N K"]:
+    """Return values of patches with zeros for what is masked, whatever it holds, NaN included."""
+    # A product would not do: 0 * NaN is NaN.
+    return values if mask is None else values.masked_fill(~mask.unsqueeze(-1), 0.0)
 
 
 def scaled_lengths(logits: PatchLogits) -> Float[Tensor, "B M"]:
@@ -144,13 +164,30 @@ def weights_of_lengths(
 
 
 def capsule_weights_of_lengths(
-    lengths: Float[Tensor, "B C M"], threshold: float
+    lengths: Float[Tensor, "B C M"], threshold: float, mask: Bool[Tensor, "B M"] | None = None
 ) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B C M"]]:
-    """Weigh patches and capsules by the lengths of the latter; see `capsule_weights`."""
-    shares = _shares(lengths.flatten(1)).reshape(lengths.shape)
-    weights = _drop_trivial(shares.sum(dim=1), threshold)
+    """Weigh patches and capsules by the lengths of the latter; see `capsule_weights`.
+
+    Args:
+        lengths: of the class vectors, in any unit; 0 for the capsules of a masked patch.
+        threshold: the paper's xi in [0, 1].
+        mask: True where a patch is real; None: all are.
+    """
+    of_capsules = None if mask is None else mask.repeat(1, lengths.shape[1])
+    shares = _shares(lengths.flatten(1), of_capsules).reshape(lengths.shape)
+    weights = _drop_trivial(shares.sum(dim=1), threshold, mask)
     kept = shares * (weights > 0).unsqueeze(1)
     return weights, kept / kept.sum(dim=(1, 2), keepdim=True)
+
+
+def per_patch(
+    threshold: float, weights: Float[Tensor, "B M"], mask: Bool[Tensor, "B M"] | None
+) -> float | Float[Tensor, "B 1"]:
+    """Return `threshold / M`, where M counts the patches that are not masked."""
+    if mask is None:
+        return threshold / weights.shape[1]
+    # Divided in float64, as Python does above: the same number for a bag with and without filler.
+    return (threshold / mask.sum(dim=1, keepdim=True).double()).to(weights.dtype)
 
 
 def _check_threshold(threshold: float) -> None:
@@ -175,9 +212,8 @@ def _drop_trivial(
     shares: Float[Tensor, "B M"], threshold: float, mask: Bool[Tensor, "B M"] | None = None
 ) -> Float[Tensor, "B M"]:
     """Subtract `threshold / M`, drop what falls below zero, normalise again (Eqs. 5b and 6b)."""
-    # In the shares' own type: an int64 count would make threshold / count float32 for float64.
-    count = shares.shape[1] if mask is None else mask.sum(dim=1, keepdim=True).to(shares.dtype)
-    kept = torch.relu(shares - threshold / count)
+    bound = per_patch(threshold, shares, mask)
+    kept = torch.relu(shares - bound)
     total = kept.sum(dim=1, keepdim=True)
     # What is kept sums to at least 1 - threshold; less than a few roundings is nothing but them.
     meaningful = total > 16 * torch.finfo(shares.dtype).eps

@@ -107,7 +107,7 @@ def explain_prediction(
         target = explained_class(target, batch, classes, logits.device)
     if isinstance(prediction, RoutedPrediction):
         prediction = prediction.of_class(target)
-    shown, values, of_target = ROUTING_WEIGHT, prediction.patch_weights, None
+    shown, values, of_target = ROUTING_WEIGHT, prediction.real_weights, None
     if isinstance(prediction, EvidencePrediction):
         of_target = prediction.evidence_of(target)
         shown, values = EVIDENCE, of_target
@@ -117,7 +117,7 @@ def explain_prediction(
         target=target,
         evidence=prediction.evidence if isinstance(prediction, PatchPrediction) else None,
         target_evidence=of_target,
-        patch_weights=prediction.patch_weights,
+        patch_weights=prediction.real_weights,
         selected=prediction.selected,
         heat_maps=paint_patches(values, prediction.grid),
         shown=shown,

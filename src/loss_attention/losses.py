@@ -63,7 +63,7 @@ def single_label_loss(
     loss = F.cross_entropy(prediction.logits, labels, label_smoothing=label_smoothing)
     if _has_regulariser(prediction, gamma):
         of_label = prediction.each_patch(lambda p: of_class(F.log_softmax(p, dim=2), labels))
-        loss = loss - gamma * (prediction.patch_weights * of_label).sum(dim=1).mean()
+        loss = loss - gamma * (prediction.real_weights * of_label).sum(dim=1).mean()
     return loss
 
 
@@ -96,7 +96,7 @@ def multi_label_loss(
         # The sigmoid rises, so the best label is known before it is taken.
         best = prediction.each_patch(lambda p: p.masked_fill(~positive, -torch.inf).amax(dim=2))
         best = F.logsigmoid(best).masked_fill(~positive.any(dim=2), 0.0)
-        loss = loss - gamma * (prediction.patch_weights * best).sum(dim=1).mean()
+        loss = loss - gamma * (prediction.real_weights * best).sum(dim=1).mean()
     return loss
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -102,6 +102,14 @@ class LogitsOnDemand:
         """Return the logits of each patch times its weight."""
         features = self.features * weights.unsqueeze(2)
         return LogitsOnDemand(features, self.bias_share * weights, self.weight, self.bias)
+
+    def real_part(self, mask: Bool[Tensor, "B M"] | None) -> LogitsOnDemand:
+        """Return the same with logits of 0 where a patch is masked, whatever its features hold."""
+        if mask is None:
+            return self
+        features = self.features.masked_fill(~mask.unsqueeze(2), 0.0)
+        bias_share = self.bias_share.masked_fill(~mask, 0.0)
+        return LogitsOnDemand(features, bias_share, self.weight, self.bias)
 
     def cpu(self) -> LogitsOnDemand:
         """Return the same on the CPU."""

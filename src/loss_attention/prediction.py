@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from loss_attention.attention import check_mask, per_patch, real_part
 from loss_attention.geometry import PatchGrid
 from loss_attention.many_classes import LogitsOnDemand
 
@@ -34,11 +35,14 @@ class WeightedPrediction(ImagePrediction):
         patch_weights: `alpha_m`, shape `(B, M)`, float32; non-negative, each row sums to 1.
         grid: where the patches lie in the input image.
         selection: a patch is selected when its weight is greater than `selection / M`.
+        mask: True where a patch is real, for bags of unequal size; None: all are. A masked patch
+            may hold anything, NaN included: it counts for nothing here, neither in M.
     """
 
     patch_weights: Float[Tensor, "B M"]
     grid: PatchGrid
     selection: float
+    mask: Bool[Tensor, "B M"] | None = None
 
     @property
     @abstractmethod
@@ -62,7 +66,12 @@ class WeightedPrediction(ImagePrediction):
     @property
     def selected(self) -> Bool[Tensor, "B M"]:
         """True for the patches that count as chosen by the network."""
-        return self.patch_weights > self.selection / self.patch_weights.shape[1]
+        return self.real_weights > per_patch(self.selection, self.patch_weights, self.mask)
+
+    @property
+    def real_weights(self) -> Float[Tensor, "B M"]:
+        """The patch weights, with 0 for masked patches."""
+        return _real_weights(self.patch_weights, self.mask)
 
 
 class EvidencePrediction(WeightedPrediction):
@@ -103,28 +112,30 @@ class PatchPrediction(EvidencePrediction):
         patch_weights: `alpha_m`, shape `(B, M)`, float32; non-negative, each row sums to 1.
         grid: where the patches lie in the input image.
         selection: a patch is selected when its weight is greater than `selection / M`.
+        mask: True where a patch is real; None: all are. See `WeightedPrediction`.
     """
 
     patch_logits: Float[Tensor, "B M K"]
     patch_weights: Float[Tensor, "B M"]
     grid: PatchGrid
     selection: float
+    mask: Bool[Tensor, "B M"] | None = field(default=None, kw_only=True)
 
     @property
     def patch_scores(self) -> Float[Tensor, "B M K"]:
-        """The patch logits."""
-        return self.patch_logits
+        """The patch logits, with zeros for masked patches."""
+        return real_part(self.patch_logits, self.mask)
 
     @property
     def evidence(self) -> Float[Tensor, "B M K"]:
         """`alpha_m * p_m`, what each patch adds to each class; sums over M to `logits`."""
-        return self.patch_weights.unsqueeze(-1) * self.patch_logits
+        return self.real_weights.unsqueeze(-1) * self.patch_scores
 
     def evidence_at(
         self, image: Int[Tensor, " n"], classes: Int[Tensor, " n"]
     ) -> Float[Tensor, "n M"]:
         """Return the evidence of all patches of an image for a class, for n such pairs."""
-        return self.patch_weights[image] * self.patch_logits[image, :, classes]
+        return self.real_weights[image] * self.patch_scores[image, :, classes]
 
 
 @dataclass
@@ -148,13 +159,20 @@ class CapsulePrediction(PatchPrediction):
     @property
     def evidence(self) -> Float[Tensor, "B M K"]:
         """`sum over c of alpha_cm p_cm`; sums over M to `logits` (Eqs. 6d and 6e)."""
-        return torch.einsum("bcm,bcmk->bmk", self.capsule_weights, self.capsule_logits)
+        return torch.einsum("bcm,bcmk->bmk", *self._of_capsules)
 
     def evidence_at(
         self, image: Int[Tensor, " n"], classes: Int[Tensor, " n"]
     ) -> Float[Tensor, "n M"]:
         """Return the evidence of all patches of an image for a class, for n such pairs."""
-        return (self.capsule_weights[image] * self.capsule_logits[image, :, :, classes]).sum(dim=1)
+        weights, logits = self._of_capsules
+        return (weights[image] * logits[image, :, :, classes]).sum(dim=1)
+
+    @property
+    def _of_capsules(self) -> tuple[Float[Tensor, "B C M"], Float[Tensor, "B C M K"]]:
+        """Weights and logits of the capsules, with zeros for those of masked patches."""
+        mask = None if self.mask is None else self.mask.unsqueeze(1)
+        return _real_weights(self.capsule_weights, mask), real_part(self.capsule_logits, mask)
 
 
 @dataclass
@@ -174,6 +192,7 @@ class ManyClassPrediction(EvidencePrediction):
         patch_weights: `alpha_m`, shape `(B, M)`, float32; non-negative, each row sums to 1.
         grid: where the patches lie in the input image.
         selection: a patch is selected when its weight is greater than `selection / M`.
+        mask: True where a patch is real; None: all are. See `WeightedPrediction`.
     """
 
     lazy_patch_logits: LogitsOnDemand
@@ -181,11 +200,12 @@ class ManyClassPrediction(EvidencePrediction):
     patch_weights: Float[Tensor, "B M"]
     grid: PatchGrid
     selection: float
+    mask: Bool[Tensor, "B M"] | None = field(default=None, kw_only=True)
 
     @property
     def patch_logits(self) -> Float[Tensor, "B M K"]:
-        """All of the patch logits, computed now."""
-        return self.lazy_patch_logits.whole()
+        """All of the patch logits, computed now; zeros for masked patches."""
+        return self.lazy_patch_logits.real_part(self.mask).whole()
 
     @property
     def patch_scores(self) -> Float[Tensor, "B M K"]:
@@ -196,23 +216,23 @@ class ManyClassPrediction(EvidencePrediction):
         self, function: Callable[[Float[Tensor, "B m K"]], Shaped[Tensor, "B m"]]
     ) -> Shaped[Tensor, "B M"]:
         """Return what a function makes of the logits of each patch, some patches at a time."""
-        return self.lazy_patch_logits.each(function)
+        return self.lazy_patch_logits.real_part(self.mask).each(function)
 
     @property
     def evidence(self) -> Float[Tensor, "B M K"]:
         """What each patch adds to each class, computed now; sums over M to `logits`."""
-        return self.lazy_evidence.whole()
+        return self.lazy_evidence.real_part(self.mask).whole()
 
     @property
     def mean_evidence(self) -> Float[Tensor, "B M"]:
         """What each patch adds to the mean of all logits, without the evidence for each."""
-        return self.lazy_evidence.mean()
+        return self.lazy_evidence.real_part(self.mask).mean()
 
     def evidence_at(
         self, image: Int[Tensor, " n"], classes: Int[Tensor, " n"]
     ) -> Float[Tensor, "n M"]:
         """Return the evidence of all patches of an image for a class, for n such pairs."""
-        return self.lazy_evidence.of(image, classes)
+        return self.lazy_evidence.real_part(self.mask).of(image, classes)
 
 
 @dataclass
@@ -289,10 +309,30 @@ def full_precision(values: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
 
 
 def pool_patches(
-    patch_logits: Float[Tensor, "B M K"], weights: Float[Tensor, "B M"]
+    patch_logits: Float[Tensor, "B M K"],
+    weights: Float[Tensor, "B M"],
+    mask: Bool[Tensor, "B M"] | None = None,
 ) -> Float[Tensor, "B K"]:
     """Return the image logits `sum over m of alpha_m p_m` (Eqs. 5c and 5d).
 
     The classifier's bias is part of `p_m`; as the weights sum to 1, it comes through unchanged.
+
+    Args:
+        patch_logits: `p`, shape `(B, M, K)`.
+        weights: `alpha`, shape `(B, M)`.
+        mask: True where a patch is real; what a masked one holds takes no part. None: all are.
+
+    Raises:
+        ValueError: a mask of another shape or type, or a bag without a single real patch.
     """
+    if mask is not None:
+        check_mask(mask, weights.shape)
+    weights, patch_logits = _real_weights(weights, mask), real_part(patch_logits, mask)
     return torch.einsum("bm,bmk->bk", weights, patch_logits)
+
+
+def _real_weights(
+    weights: Float[Tensor, "*N"], mask: Bool[Tensor, "*#N"] | None
+) -> Float[Tensor, "*N"]:
+    """Return weights with 0 for masked patches."""
+    return weights if mask is None else weights.masked_fill(~mask, 0.0)
