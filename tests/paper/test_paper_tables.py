@@ -1,18 +1,21 @@
 """Which training stands behind each figure of the paper, and what it counts and shares."""
 
+import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from loss_attention.errors import InputError
 from loss_attention.heads.catalog import HEADS
-from loss_attention.paper.cells import PARAMETERS, matching, training_key
+from loss_attention.paper.cells import NO_TRACE, PARAMETERS, matching, training_key
+from loss_attention.paper.ledger import LEDGER_FILE, Ledger
 from loss_attention.paper.numbers import PAPER_TABLES
 from loss_attention.paper.reproduction import parameters
 from loss_attention.paper.scales import SCALES, scale
 from loss_attention.paper.tables import table_at, table_cells
 from loss_attention.recipes import PAPER_DATA, paper_recipe
+from loss_attention.training.recipe import Recipe
 
 PAPER = SCALES["paper"]
 
@@ -148,6 +151,37 @@ def test_a_training_is_known_by_what_decides_its_figures():
     assert training_key(replace(recipe, name="other", seed=7)) == key
     for change in ({"width": 0.5}, {"data": "svhn"}, {"head": "mean"}, {"threshold": 0.2}):
         assert training_key(replace(recipe, **change)) != key
+
+
+def test_every_field_of_a_recipe_is_known_to_the_key():
+    """Give a new field its line in `NO_TRACE`: what earlier versions did without it."""
+    assert set(NO_TRACE) | {"name", "data", "seed"} == {field.name for field in fields(Recipe)}
+
+
+def test_a_default_that_changes_changes_no_key(monkeypatch):
+    """Nor the meaning of one: the key says what is computed, and not which default that was."""
+    recipes = [paper_recipe("cifar10"), Recipe("a", "b"), Recipe("a", "b", width=0.5, epochs=3)]
+    keys = [training_key(recipe) for recipe in recipes]
+    later = {"width": 0.5, "epochs": 3, "momentum": 0.8, "threshold": 0.2, "backbone": "vgg11_bn"}
+    for name, value in later.items():
+        monkeypatch.setattr(Recipe.__dataclass_fields__[name], "default", value)
+    assert [training_key(recipe) for recipe in recipes] == keys
+    assert len(set(keys)) == 3
+
+
+def test_the_trainings_of_the_committed_ledger_are_found(repository):
+    ledger = Ledger(repository / "results" / "ledger" / LEDGER_FILE)
+    rows = json.loads((repository / "results" / "ledger" / LEDGER_FILE).read_text())["records"]
+    assert len(rows) == 54
+    for row in rows:
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in row["recipe"].items()}
+        recipe = Recipe(**values)
+        assert training_key(recipe) == row["training"]
+        assert ledger.get(training_key(recipe), recipe.seed) is not None
+    # And those that the tables ask for today are among them.
+    known = {row["training"] for row in rows}
+    cells = [c for name in ("table2", "table6") for c in table_cells(name, SCALES["reduced"])]
+    assert {training_key(c.recipe) for c in cells if c.trained} == known
 
 
 def test_the_reduced_scale_compares_heads_on_the_same_images():

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 from loss_attention.errors import InputError
 from loss_attention.training.recipe import Recipe
@@ -15,7 +15,47 @@ PARAMETERS = "parameters"
 """The measure that needs no training: millions of parameters at the paper's size."""
 EPOCH_SECONDS = "epoch_seconds"
 """The measure that the training itself takes: mean seconds of an epoch, without validation."""
-NOT_FIGURES = {"name", "data", "seed"}
+NO_TRACE: dict[str, object] = {
+    "image_size": None,
+    "resize": "squash",
+    "classes": (),
+    "masks": False,
+    "skip_broken": False,
+    "in_channels": 3,
+    "limit_images": None,
+    "crop_padding": 4,
+    "horizontal_flip": True,
+    "alternate_flips": False,
+    "cutout": 0,
+    "validation_fraction": 0.1,
+    "backbone": None,
+    "head": None,
+    "width": 1.0,
+    "strided_layers": (),
+    "patch_kernel": 9,
+    "patch_stride": 4,
+    "threshold": 0.1,
+    "gamma_max": 0.1,
+    "gamma_epochs": 0.4,
+    "regularise": None,
+    "label_smoothing": 0.0,
+    "epochs": 200,
+    "batch_size": 128,
+    "learning_rate": 0.1,
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 0.0005,
+    "average_weights": 0.0,
+    "schedule": "steps",
+    "warmup": 0.25,
+    "precision": "auto",
+}
+"""By field of a recipe, the value that leaves no trace in the key of a training.
+
+Frozen: these are the defaults of version 0.1, and stay so when a default changes. A new field has
+here what earlier versions did without it. Every backbone and head leaves a trace.
+"""
 
 
 @dataclass(frozen=True)
@@ -55,22 +95,17 @@ class Cell:
 def training_key(recipe: Recipe) -> str:
     """Return what identifies a training: a readable name and a hash of what decides its figures.
 
-    Recipes that differ in name and seed alone are the same training, so tables share it. Fields
-    that have their default leave no trace, so that a new field changes no key. The data counts by
-    its name and not by where it lies.
+    Recipes that differ in name and seed alone are the same training, so tables share it. What
+    `NO_TRACE` names leaves none, so that neither a new field nor a new default changes a key. The
+    data counts by its name and not by where it lies.
 
     Example:
         >>> training_key(Recipe("x", "digits", head="mean", seed=3))
         'digits-resnet18-mean-bd089bd8'
     """
     values = asdict(recipe)
-    defaults = {field.name: field.default for field in fields(Recipe)}
-    decisive = {
-        name: value
-        for name, value in values.items()
-        if name in ("data", "backbone", "head")
-        or (name not in NOT_FIGURES and value != defaults[name])
-    }
+    decisive = {name: values[name] for name, none in NO_TRACE.items() if values[name] != none}
+    decisive["data"] = recipe.data
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
     return f"{recipe.data}-{recipe.backbone}-{recipe.head}-{digest}".replace("/", "_")
 
