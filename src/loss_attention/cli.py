@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,15 @@ from loss_attention.arguments import (
     TrainArguments,
     parse,
 )
-from loss_attention.errors import InputError, unknown_name
+from loss_attention.errors import InputError, printable, unknown_name
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; exit 0, 2 for something the user can mend, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # letters that an encoding lacks are no reason to fail
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = _dispatch(arguments)
     except InputError as error:
@@ -111,9 +115,9 @@ def _explain(rest: list[str]) -> int:
         accelerator=given.accelerator,
         overwrite=given.overwrite,
     )
-    print(f"{len(summary.written)} images explained in {given.out}")
+    print(printable(f"{len(summary.written)} images explained in {given.out}"))
     for problem in summary.unreadable:
-        print(f"loss-attention: {problem}", file=sys.stderr)
+        _fail(problem)
     return 2 if summary.unreadable else 0
 
 
@@ -177,9 +181,9 @@ def _reproduce(rest: list[str]) -> int:
         console=_console(),
     )
     outcome = reproduce(given.targets, reproduction, only=given.only, train=not given.show)
-    print(f"written: {', '.join(map(str, outcome.written))}")
+    print(printable(f"written: {', '.join(map(str, outcome.written))}"))
     for problem in outcome.problems:
-        print(f"loss-attention: {problem}", file=sys.stderr)
+        _fail(problem)
     return 2 if outcome.problems else 0
 
 
@@ -266,11 +270,11 @@ def _recipe_list() -> str:
 
 
 def _console() -> Any:
-    from rich.console import Console
+    from loss_attention.showing import make_console
 
-    return Console()
+    return make_console()
 
 
 def _fail(message: str, code: int = 2) -> int:
-    print(f"loss-attention: {message}", file=sys.stderr)
+    print(f"loss-attention: {printable(message)}", file=sys.stderr)
     return code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from loss_attention.explain.compare_results import (
 from loss_attention.jobs import load_data, load_weights
 from loss_attention.progress import counted
 from loss_attention.saving import make_folder, write_whole
+from loss_attention.showing import json_text, markdown, say
 from loss_attention.training.environment import choose_device, hardware, versions
 from loss_attention.training.recipe import Accelerator
 from loss_attention.training.run_folder import RunFolder
@@ -95,8 +95,9 @@ def compare_run(
         "versions": versions(),
         "hardware": hardware(device.type, 1, "32"),
     }
-    written = json.dumps(facts | comparison_json(comparison), ensure_ascii=False, indent=2)
-    title = f"# {recipe.name}: methods of explanation compared\n\n{splits.source}\n\n"
+    written = json_text(facts | comparison_json(comparison), indent=2)
+    title = f"# {markdown(recipe.name)}: methods of explanation compared\n\n"
+    title += f"{markdown(splits.source)}\n\n"
     make_folder(folder)
     texts: tuple[str | bytes, ...] = (
         written + "\n",
@@ -106,5 +107,5 @@ def compare_run(
     for file, content in zip(taken, texts, strict=True):
         write_whole(file, content)
     show_comparison(comparison, console)
-    console.print(f"written: {', '.join(map(str, taken))}", soft_wrap=True, highlight=False)
+    say(console, f"written: {', '.join(map(str, taken))}")
     return comparison

@@ -14,9 +14,10 @@ from loss_attention.data.contact_sheet import contact_sheet
 from loss_attention.data.known import KNOWN
 from loss_attention.data.loading import MADE, open_source
 from loss_attention.data.records import Source, count
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, printable
 from loss_attention.progress import counted
 from loss_attention.saving import write_whole
+from loss_attention.showing import say
 
 _MOST_LINES = 50
 
@@ -50,23 +51,23 @@ def check_data(data: str, out: Path | None, console: Console) -> int:
         result = check(source, progress)
     result.faults += [fault for fault in missing.faults if fault not in result.faults]
     result.doubts += missing.doubts
-    console.print(source.where, highlight=False, soft_wrap=True, markup=False)
+    say(console, source.where)
     for title, lines in (
         ("", result.facts),
         ("to know: ", result.doubts),
         ("wrong: ", result.faults),
     ):
         for line in lines[:_MOST_LINES]:
-            console.print(f"  {title}{line}", highlight=False, soft_wrap=True, markup=False)
+            say(console, f"  {title}{printable(line)}")
         if len(lines) > _MOST_LINES:
-            console.print(f"  {title}and {len(lines) - _MOST_LINES:,} more", highlight=False)
+            say(console, f"  {title}and {len(lines) - _MOST_LINES:,} more")
     if out is not None:
         drawn = io.BytesIO()
         contact_sheet(source).save(drawn, "PNG" if out.suffix.lower() == ".png" else "JPEG")
         write_whole(out, drawn.getvalue())
-        console.print(f"contact sheet: {out}", soft_wrap=True, highlight=False)
+        say(console, f"contact sheet: {out}")
     if not result.faults:
-        console.print(f"nothing wrong with {count(sum(map(len, source.parts)), 'image')}")
+        say(console, f"nothing wrong with {count(sum(map(len, source.parts)), 'image')}")
     return len(result.faults)
 
 

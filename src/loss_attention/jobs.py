@@ -18,6 +18,7 @@ from loss_attention.explain.objects import THRESHOLD
 from loss_attention.explain.report import write_report
 from loss_attention.models import PatchClassifier, load
 from loss_attention.progress import counted
+from loss_attention.showing import say
 from loss_attention.tables import show_evaluations
 from loss_attention.training.environment import (
     choose_device,
@@ -188,7 +189,7 @@ def demo(recipe: Recipe, out: Path, options: RunOptions, console: Console) -> Pa
                 )
         else:
             run = start_run(path, variant, splits, options)
-        console.print(f"[bold]{label}[/bold] in {path}")
+        say(console, f"{label} in {path}", "bold")
         runs[label] = _finish(run, splits, console, options.accelerator)
     main = runs[recipe.head]
     figures = {label: finished.evaluation for label, finished in runs.items()}
@@ -220,7 +221,7 @@ def load_data(recipe: Recipe, console: Console, options: RunOptions | None = Non
             progress=progress,
         )
     for note in (*splits.notes, splits.storage):
-        console.print(f"{recipe.data}: {note}", highlight=False, soft_wrap=True)
+        say(console, f"{recipe.data}: {note}")
     if recipe.limit_images is not None:
         return limited(splits, recipe.limit_images, recipe.seed)
     return splits
@@ -275,13 +276,13 @@ def _finish(
     """Train what is left of a run, and evaluate its best weights on the test split, once."""
     facts = run.read_json("run.json")
     if facts.get("finished"):
-        console.print(f"{run.path} is finished ({run.recipe().epochs} epochs)")
+        say(console, f"{run.path} is finished ({run.recipe().epochs} epochs)")
     else:
-        console.print(
+        say(
+            console,
             f"{facts['train_images']:,} training, {facts['validation_images']:,} validation and "
             f"{facts['test_images']:,} test images; {facts['parameters'] / 1e6:.2f} M parameters; "
             f"{shown_precision(facts['precision'])} on {facts['hardware']['device']}",
-            highlight=False,
         )
         if not continue_run(run, splits, console):
             raise RunStopped(f"stopped; continue with: loss-attention resume {run.path}")
@@ -307,5 +308,5 @@ def _write_report(finished: FinishedRun, console: Console, twins: dict[str, Fini
         comparisons={label: twin.evaluation for label, twin in twins.items()},
         twins={label: twin.model for label, twin in twins.items()},
     )
-    console.print(f"report: {path}", soft_wrap=True)
+    say(console, f"report: {path}")
     return path

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from loss_attention.errors import printable
+
 
 @contextlib.contextmanager
 def counted(label: str, console: Console) -> Iterator[Callable[..., None]]:
@@ -16,7 +18,7 @@ def counted(label: str, console: Console) -> Iterator[Callable[..., None]]:
     A third word, if any, says what is being done now.
     """
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -28,6 +30,6 @@ def counted(label: str, console: Console) -> Iterator[Callable[..., None]]:
 
         def update(done: int, total: int, now: str = "") -> None:
             text = f"{label}: {now}" if now else label
-            bar.update(task, completed=done, total=total, description=text)
+            bar.update(task, completed=done, total=total, description=printable(text))
 
         yield update

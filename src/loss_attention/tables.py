@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from loss_attention.evaluation import Evaluation, Measure
+from loss_attention.showing import plain, say
 
 UNDEFINED = "n/a"
 ABSENT = "-"
@@ -65,11 +65,11 @@ def show_evaluations(evaluations: Mapping[str, Evaluation], console: Console) ->
         evaluations: by what to call each model.
         console: where to.
     """
-    console.print(Text(_title(evaluations), style="bold"))
+    say(console, _title(evaluations), "bold")
     for section in evaluation_sections(evaluations):
         console.print(_table(section, several=len(evaluations) > 1))
     for note in evaluation_notes(evaluations):
-        console.print(Text(note, style="italic"))
+        say(console, note, "italic")
 
 
 def evaluation_markdown(evaluations: Mapping[str, Evaluation]) -> str:
@@ -136,18 +136,18 @@ def _own_floor(measure: Measure | None) -> str:
 
 def _table(section: Section, *, several: bool) -> Table:
     """Return a section for the terminal; of several models each has a line under its measure."""
-    table = Table(title=section.title, title_justify="left", pad_edge=False)
+    table = Table(title=plain(section.title), title_justify="left", pad_edge=False)
     table.add_column("measure", no_wrap=True)
     table.add_column("figure", justify="right", no_wrap=True)
     for floor in section.floors:
-        table.add_column(_SHORT.get(floor, floor), justify="right", style="dim")
+        table.add_column(plain(_SHORT.get(floor, floor)), justify="right", style="dim")
     for row, before in zip(section.rows, (None, *section.rows[:-1]), strict=True):
-        label = Text(row.label, style="bold")
+        label = plain(row.label, "bold")
         if several:
             if before is None or before.label != row.label:
                 table.add_row(label)
-            label = Text(f"  {row.model}")
-        table.add_row(label, Text(row.value, style="bold"), *row.floors)
+            label = plain(f"  {row.model}")
+        table.add_row(label, plain(row.value, "bold"), *map(plain, row.floors))
     return table
 
 

@@ -12,6 +12,7 @@ from loss_attention.data.decoding import UnreadableImage, fitted
 from loss_attention.data.placement import place
 from loss_attention.data.records import Part, Record, Source, class_name, labels_of
 from loss_attention.data.stacking import Encoded, read_encoded
+from loss_attention.errors import printable
 
 CELL = 128
 CAPTION = 16
@@ -53,7 +54,7 @@ def _cells(source: Source, part: Part, records: Sequence[Record]) -> Iterator[Im
         else:
             cell.paste(fitted(image, (CELL, CELL), "pad", border=(255, 255, 255)), (0, 0))
             _draw_boxes(draw, record, image.size)
-        draw.text((2, CELL + 2), _latin(labels)[:20], fill="black")
+        draw.text((2, CELL + 2), _latin(printable(labels))[:20], fill="black")
         yield cell
 
 

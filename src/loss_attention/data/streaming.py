@@ -119,7 +119,8 @@ class StreamedSet(LabelledImages):
         digest = hashlib.sha256(repr(facts).encode())
         digest.update(self.labels.contiguous().cpu().numpy().data)
         for number in self.images.numbers.tolist():
-            digest.update(f"{table.names[number]}\n{table.file_size(number)}\n".encode())
+            line = f"{table.names[number]}\n{table.file_size(number)}\n"
+            digest.update(line.encode("utf-8", "surrogatepass"))  # names need not be Unicode
         few = torch.arange(min(count, FINGERPRINTED)) * count // min(count, FINGERPRINTED)
         for image in table.encoded(self.images.numbers[few].tolist()):
             source = image.source() if callable(image.source) else image.source

@@ -99,10 +99,16 @@ class Tree:
 
     def _inside(self, path: str) -> str | None:
         """Return an absolute path from the root; None for one that is relative or elsewhere."""
-        for root in {self.path.absolute().as_posix(), self.path.resolve().as_posix()}:
-            if path.startswith(f"{root}/"):
-                return path[len(root) + 1 :]
-        return None
+        if not path.startswith("/") and ":" not in path[:2]:
+            return None
+        roots = (root for root in self._roots if path.startswith(root))
+        return next((path[len(root) :] for root in roots), None)
+
+    @cached_property
+    def _roots(self) -> tuple[str, ...]:
+        """The ways to write the root."""
+        both = (self.path.absolute(), self.path.resolve())
+        return tuple(f"{root.as_posix()}/" for root in both)
 
     def below(self, root: str) -> Tree:
         """Return the files whose path starts with `root`, seen from there."""

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from loss_attention.errors import printable
 from loss_attention.explain.attributions import METHODS
 from loss_attention.explain.compare_measures import Subject, maps_of
 from loss_attention.explain.drawing import Marks, panel
@@ -39,7 +40,9 @@ def maps_picture(subject: Subject, methods: Sequence[str], images: int = SHOWN_I
             truths = subject.boxes[row].cpu().numpy()
             truths = truths[~np.isnan(truths).any(axis=1)]
         axes[row][0].imshow(picture.convert("RGB"))
-        axes[row][0].set_ylabel(subject.model.class_names[int(target[row])], fontsize=8)
+        name = printable(subject.model.class_names[int(target[row])])
+        # A name is no formula, whatever dollars it has.
+        axes[row][0].set_ylabel(name, fontsize=8, parse_math=False)
         for axis, (method, maps) in zip(axes[row][1:], columns.items(), strict=True):
             marks = Marks(maps[row], truths=truths, shown=METHODS[method].shown)
             axis.imshow(panel(picture, marks))

@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from loss_attention.explain.attributions import METHODS
 from loss_attention.explain.compare import Comparison, Figure
 from loss_attention.explain.compare_measures import MEASURES, MOSAICS
+from loss_attention.showing import plain, say
 
 FORMAT_VERSION = 1
 ABSENT = "-"
@@ -27,7 +27,7 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
     """Print the table, as many methods side by side as there is room for, and its notes."""
     for methods in _that_fit(comparison, console.width):
         console.print(_table(comparison, methods))
-    console.print(Text("\n".join(comparison_notes(comparison)), style="italic"))
+    say(console, "\n".join(comparison_notes(comparison)), "italic")
 
 
 def comparison_markdown(comparison: Comparison) -> str:
@@ -109,9 +109,9 @@ def _table(comparison: Comparison, methods: Sequence[str]) -> Table:
     table.add_column("measure", no_wrap=True)
     for method in methods:
         style = "dim" if METHODS[method].floor else ""
-        table.add_column(Text("\n".join(_heading(method))), justify="right", style=style)
+        table.add_column(plain("\n".join(_heading(method))), justify="right", style=style)
     for name, label in _rows(comparison):
-        table.add_row(label, *(_cell(comparison, method, name) for method in methods))
+        table.add_row(plain(label), *(plain(_cell(comparison, method, name)) for method in methods))
     return table
 
 

@@ -22,6 +22,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from loss_attention.errors import printable
 from loss_attention.explanation import EVIDENCE, Explanation, Quantity
 
 SHORTEST, LONGEST = 384, 1280
@@ -154,7 +155,7 @@ def overlay(
     sheet = Image.new("RGB", (width, top + drawn.height + foot.height + 2 * pad), _PAPER)
     ending = f", {probability:.1%}"
     room = width - 2 * pad - _font(size + 2).getlength(ending)
-    title = fit(prediction, size + 2, room) + ending
+    title = fit(printable(prediction), size + 2, room) + ending
     ImageDraw.Draw(sheet).text((pad, top // 2), title, _INK, _font(size + 2), anchor="lm")
     sheet.paste(drawn, ((width - drawn.width) // 2, top))
     sheet.paste(foot, (pad, top + drawn.height + pad))
@@ -175,7 +176,7 @@ def legend(marks: Marks, target: str, width: int, size: int) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     before, after = f"{marks.shown.name} for ", f" ({marks.shown.unit})"
     room = width - sum(_font(size).getlength(part) for part in (before, after))
-    draw.text((0, 0), before + fit(target, size, room) + after, _INK, _font(size))
+    draw.text((0, 0), before + fit(printable(target), size, room) + after, _INK, _font(size))
     ramp = np.linspace(-1 if marks.shown.signed else 0, 1, width, dtype=np.float32)[None].repeat(
         size, axis=0
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +36,7 @@ from loss_attention.explain.objects import THRESHOLD, FoundObject, find_objects
 from loss_attention.heads.catalog import HEADS
 from loss_attention.models import PatchClassifier
 from loss_attention.saving import make_folder, write_whole
+from loss_attention.showing import json_text
 
 DRAWN_SHARE = 0.1
 """Objects with a smaller share of the evidence are listed, not drawn."""
@@ -146,8 +147,7 @@ def output_names(sources: Sequence[Path]) -> list[str]:
     )
     # File systems take up to 255 bytes; an ending and a number come on top.
     tries = [
-        [way(path).encode()[:LONGEST_NAME].decode(errors="ignore") for way in ways]
-        for path in sources
+        [os.fsdecode(os.fsencode(way(path))[:LONGEST_NAME]) for way in ways] for path in sources
     ]
     counts = [Counter(row[way].casefold() for row in tries) for way in range(len(ways))]
     names, taken = [], set[str]()
@@ -201,7 +201,7 @@ def _explain_batch(
         drawn = io.BytesIO()
         picture.save(drawn, "PNG")
         write_whole(job.picture, drawn.getvalue())
-        text = json.dumps({"file": str(job.source)} | described, ensure_ascii=False)
+        text = json_text({"file": str(job.source)} | described)
         write_whole(job.description, text + "\n")
         summary.written.append(job.description)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loss_attention.data.sample import LabelledImages
+from loss_attention.errors import printable
 from loss_attention.evaluation import Evaluation, Measure
 from loss_attention.explain.curves import curve_chart
 from loss_attention.explain.gallery import (
@@ -118,11 +119,17 @@ def _template() -> Any:
     environment = Environment(
         loader=PackageLoader("loss_attention", "explain"),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template(TEMPLATE)
+
+
+def _shown(value: Any) -> Any:
+    """Escape control characters in texts of the page that are not its own markup."""
+    return printable(value) if type(value) is str else value
 
 
 def _gauges(section: Section) -> list[Gauge | None]:

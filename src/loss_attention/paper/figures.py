@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
 from loss_attention.errors import InputError
 from loss_attention.paper.cells import Cell
 from loss_attention.paper.figures_captions import data_words, facts
@@ -20,6 +18,7 @@ from loss_attention.paper.scales import Scale
 from loss_attention.paper.tables import table_cells
 from loss_attention.paper.target import Target
 from loss_attention.paper.trainings import Trained, is_trained, run_path
+from loss_attention.showing import say
 
 if TYPE_CHECKING:
     from loss_attention.paper.figures_layout import Drawing
@@ -87,7 +86,7 @@ def _save(
 
 
 def _say(reproduction: Reproduction, words: str) -> None:
-    reproduction.console.print(Text(words))
+    say(reproduction.console, words)
 
 
 _TARGETS = (

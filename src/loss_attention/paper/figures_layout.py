@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import textwrap
 from pathlib import Path
@@ -17,6 +16,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 from loss_attention.saving import make_folder, write_whole
+from loss_attention.showing import json_text
 
 FORMAT_VERSION = 1
 WIDTH = 7.16
@@ -139,7 +139,7 @@ def _rendered(figure: Figure, suffix: str, metadata: dict[str, str | None]) -> b
 
 def _json(content: dict[str, Any]) -> str:
     """Return JSON with a list of plain numbers on one line."""
-    text = json.dumps(content, indent=1, ensure_ascii=False)
+    text = json_text(content, indent=1)
     flat = re.sub(
         r"\[\s+([-+\deE.,\s]|null)+?\s+\]", lambda found: re.sub(r"\s+", " ", found[0]), text
     )

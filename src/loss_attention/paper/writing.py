@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from loss_attention.paper.cells import EPOCH_SECONDS, Cell, training_key
 from loss_attention.paper.numbers import PaperTable
 from loss_attention.paper.reproduction import Reproduction, Result
 from loss_attention.saving import write_whole
+from loss_attention.showing import json_text, plain, say
 
 MEASURED, NOT_MEASURED = "measured", "not measured"
 NOT_OURS = "cited"
@@ -45,7 +45,7 @@ def write_table(
     title = f"{paper.name}, scale {reproduction.scale.name}: {paper.title}"
     notes = _notes(paper, cells, reproduction)
     reproduction.console.print(_terminal(title, paper, rows))
-    reproduction.console.print(Text("\n".join(notes), style="italic"))
+    say(reproduction.console, "\n".join(notes), "italic")
 
     markdown, data = folder / f"{paper.name}.md", folder / f"{paper.name}.json"
     write_whole(markdown, _markdown(title, paper, rows, notes))
@@ -57,7 +57,7 @@ def write_table(
         "notes": notes,
         "cells": [_cell_json(cell, result, state) for cell, result, state in results],
     }
-    write_whole(data, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_whole(data, json_text(content, indent=1) + "\n")
     return [markdown, data]
 
 
@@ -88,12 +88,12 @@ def _state(cell: Cell, result: Result | None, reproduction: Reproduction) -> str
 
 def _terminal(title: str, paper: PaperTable, rows: Rows) -> Table:
     """Return the table for 80 columns: a row's labels stand one under the other."""
-    table = Table(title=Text(title), title_justify="left", show_lines=True)
+    table = Table(title=plain(title), title_justify="left", show_lines=True)
     table.add_column(Text("\n".join(paper.headings)), no_wrap=True)
     for column in paper.columns:
         table.add_column(Text(_in_lines(column)), justify="right", overflow="fold")
     for labels, texts in rows:
-        table.add_row(*(Text(text) for text in (_in_lines(*labels), *texts)))
+        table.add_row(*(plain(text) for text in (_in_lines(*labels), *texts)))
     return table
 
 

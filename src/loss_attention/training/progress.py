@@ -10,6 +10,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from loss_attention.errors import printable
+
 REFRESH_SECONDS = 0.5
 
 
@@ -31,7 +33,7 @@ class TrainingProgress:
         self.epochs = epochs
         self._next_refresh = 0.0
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
@@ -40,7 +42,9 @@ class TrainingProgress:
             transient=True,
             disable=console is None or not console.is_terminal,
         )
-        self._task = self._bar.add_task(label, total=total_steps, completed=done_steps, figures="")
+        self._task = self._bar.add_task(
+            printable(label), total=total_steps, completed=done_steps, figures=""
+        )
 
     def __enter__(self) -> Self:
         self._bar.start()

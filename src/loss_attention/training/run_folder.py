@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from loss_attention.errors import InputError
 from loss_attention.models import WEIGHTS_FILE
 from loss_attention.saving import SaveError, make_folder, write_whole
+from loss_attention.showing import json_text
 from loss_attention.training.recipe import Recipe, RunOptions, from_file
 
 FORMAT_VERSION = 1
@@ -143,7 +144,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file, whole or not at all."""
-        self.write(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        self.write(name, json_text(value, indent=2) + "\n")
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the object in a JSON file; an empty one where there is no such file.

@@ -1,0 +1,67 @@
+"""Text that we did not write, where people read it: on the terminal, in Markdown, in files of text.
+
+Names of files and classes may hold anything. A terminal must not obey them, nor may they be taken
+for markup: brackets are shown as brackets, and control characters are escaped.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from loss_attention.errors import printable
+
+_MARKS = re.compile(r"([\\`*_\[\]#|])")
+
+
+def plain(text: str, style: str = "") -> Text:
+    r"""Return a text, of one or several lines, that is shown as it is.
+
+    Example:
+        >>> print(plain("[/b] \x1b[31m"))
+        [/b] \x1b[31m
+    """
+    return Text("\n".join(map(printable, text.split("\n"))), style)
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """Print a line, or several; long ones are left to the terminal to wrap."""
+    console.print(plain(text, style), soft_wrap=True)
+
+
+def make_console() -> Console:
+    """Return the console of the command."""
+    return Console(markup=False, highlight=False, emoji=False)
+
+
+def markdown(text: str) -> str:
+    r"""Return a text, in one line, that Markdown shows as it is.
+
+    Example:
+        >>> markdown("a|b <i> [x](y)")
+        'a\\|b &lt;i&gt; \\[x\\](y)'
+    """
+    return html.escape(_MARKS.sub(r"\\\1", printable(text)), quote=False)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return a value as JSON, its letters readable where they are Unicode.
+
+    Names of files that are no Unicode are written as lone surrogates, as Python has them, so that
+    reading gives the same name.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return text if _is_unicode(text) else json.dumps(value, indent=indent)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
