@@ -35,6 +35,8 @@ STORED = {"bytes": Value("binary"), "path": Value("string")}
         ({"img": Value("binary"), "class": Value("int32"), "id": Value("int64")}, "img", "class"),
         ({"picture": Value("string"), "labels": List(Value("string"))}, "picture", "labels"),
         ({"image": Value("binary"), "y": Value("bool")}, "image", "y"),
+        # Whole numbers, where pandas lacks some.
+        ({"image": Value("binary"), "y": Value("float64")}, "image", "y"),
     ],
 )
 def test_found(features: Mapping[str, Any], image: str, label: str) -> None:
@@ -61,11 +63,11 @@ def test_several_labels() -> None:
 
 
 def test_none() -> None:
-    columns = {"a": Value("string"), "label": Value("float64"), "b": List(Value("int8"))}
+    columns = {"a": Value("string"), "label": Value("binary"), "b": List(Value("int8"))}
     with pytest.raises(InputError) as caught:
         image_column(columns, "pets")
     assert str(caught.value) == (
-        "pets has no image column among a (string), label (float64), b (List)"
+        "pets has no image column among a (string), label (binary), b (List)"
     )
     with pytest.raises(InputError, match=r"^pets has no label column among a \(string\), "):
         label_column(columns, "pets")

@@ -19,7 +19,7 @@ from loss_attention.data.records import (
     refuse,
     stored_classes,
 )
-from loss_attention.errors import InputError, unknown_name
+from loss_attention.errors import InputError, quoted, unknown_name
 
 
 def select_classes(source: Source, classes: Sequence[str], seed: int) -> Source:
@@ -61,8 +61,8 @@ class Foreign:
         rest = len(self.records) - 1
         more = f" and {rest:,} more" if rest else ""
         return (
-            f"split {self.split} shows class {self.name!r}, which split {self.training} lacks: "
-            f"{self.records[0].place}{more}"
+            f"split {self.split} shows class {quoted(self.name)}, which split {self.training} "
+            f"lacks: {self.records[0].place}{more}"
         )
 
 
@@ -113,7 +113,7 @@ def without_foreign_classes(source: Source, *, skip_broken: bool) -> Source:
 
 
 def _kept(names: tuple[str, ...], classes: Sequence[str], seed: int) -> tuple[str, ...]:
-    if len(classes) == 1 and classes[0].isdigit():
+    if len(classes) == 1 and classes[0].isdecimal() and len(classes[0]) < 10:
         number = int(classes[0])
         if not 2 <= number <= len(names):
             raise InputError(

@@ -2,15 +2,65 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from loss_attention.data.cells import CellError
 from loss_attention.errors import InputError
 
 # In this order people call them so; taken where the types of the columns do not decide.
 IMAGE_NAMES = ("image", "img", "images", "picture")
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "classes", "category", "target", "y")
+LISTED_IMAGES = (
+    *IMAGE_NAMES,
+    *("file_name", "filename", "file", "path", "image_path", "image_file", "image_name"),
+    *("img_path", "file_path", "filepath"),
+)
+"""What tables of text call the paths of images, too."""
+BOX_NAMES = ("box", "boxes", "bbox", "bboxes")
+BOX_LABEL_NAMES = ("box_label", "box_labels")
+CORNER_NAMES = (
+    ("x0", "y0", "x1", "y1"),
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("x1", "y1", "x2", "y2"),
+)
+LISTED_NAMES = frozenset(
+    (*LISTED_IMAGES, *LABEL_NAMES, *BOX_NAMES, *BOX_LABEL_NAMES, "objects", "mask", "split")
+).union(*CORNER_NAMES)
+"""All columns of tables of text that mean something here."""
+_AROUND = " \t\r\n\"'`\u201c\u201d\u201e\u2018\u2019\ufeff\u200b\xa0"
 _PATHS_AND_BYTES = ("string", "large_string", "binary", "large_binary")
+
+
+def plain_name(name: str) -> str:
+    """Return a column's name without what people and programs put around and into it.
+
+    Example:
+        >>> plain_name(' "File Name" '), plain_name("Label")
+        ('file_name', 'label')
+    """
+    return re.sub(r"[\s-]+", "_", name.strip(_AROUND)).lower()
+
+
+def named_column(header: Sequence[str], names: Sequence[str]) -> str | None:
+    """Return the first of some names that is among plain names of columns."""
+    return next((name for name in names if name in header), None)
+
+
+def listed_label_column(header: Sequence[str]) -> str | None:
+    """Return the column of labels among the plain names of a table of text.
+
+    Raises:
+        CellError: there are several, and none is called `label`.
+    """
+    found = [name for name in LABEL_NAMES if name in header]
+    if len(found) > 1 and "label" not in found:
+        raise CellError(
+            f"has several label columns, {', '.join(found)}: name the right one 'label' or leave "
+            "the others out"
+        )
+    return found[0] if found else None
 
 
 def image_column(features: Mapping[str, Any], where: str) -> str:
@@ -94,7 +144,9 @@ def _may_hold_labels(feature: Any) -> bool:
     import datasets
 
     element = feature.feature if is_list(feature) else feature
-    discrete = _type_name(element).startswith(("int", "uint", "bool", "string", "large_string"))
+    # Floats are whole numbers in tables of pandas that lack some; others are refused by row.
+    kinds = ("int", "uint", "float", "bool", "string", "large_string", "null")
+    discrete = _type_name(element).startswith(kinds)
     return isinstance(element, datasets.ClassLabel) or discrete
 
 

@@ -1,111 +1,105 @@
-"""Images listed in a CSV or JSON-lines file, with their labels and boxes.
+"""Images listed in a table of text, with their labels and boxes.
 
-Columns, by any of their usual names: the image (a path from the file's folder); its label, or
-several separated by `;` or `|`; a box, as `x0 y0 x1 y1` in one column or in four, or several
-separated by `;`; and if wanted `box_label`, `mask` and `split`. An image may have a row, or a row a
-box. Boxes are in pixels of the upright image, x1 and y1 exclusive. In JSON lines, labels and boxes
-may be lists, and `objects` with boxes x, y, width, height is read as `datasets` documents it.
-Without a `split` column the file's name (`train.csv`) says which split it is.
+Columns, by any of their usual names: the image (a path from the table's folder, or from the top);
+its label, or several; a box, as `x0 y0 x1 y1` in one column or in four, or several; and if wanted
+`box_label`, `mask` and `split`. An image may have a row, or a row a box. Boxes are in pixels of the
+upright image, x1 and y1 exclusive. In JSON lines, labels and boxes may be lists, and `objects` with
+boxes x, y, width, height is read as `datasets` documents it. Without a `split` column the file's
+name (`train.csv`) says which split it is.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-from loss_attention.data.columns import IMAGE_NAMES, LABEL_NAMES
-from loss_attention.data.decoding import IMAGE_SUFFIXES
+from loss_attention.data.cells import (
+    CellError,
+    Corners,
+    NoLabelError,
+    corners_of,
+    is_missing,
+    is_missing_text,
+    read_boxes_cell,
+    read_labels_cell,
+)
+from loss_attention.data.columns import (
+    BOX_LABEL_NAMES,
+    BOX_NAMES,
+    CORNER_NAMES,
+    LABEL_NAMES,
+    LISTED_IMAGES,
+    listed_label_column,
+    named_column,
+)
+from loss_attention.data.labels import LabelKind
 from loss_attention.data.masks import PictureMask
 from loss_attention.data.objects import BoxLayout, read_objects
 from loss_attention.data.records import Box, Findings, Part, Record, Source, count
+from loss_attention.data.rows import Row, open_table
 from loss_attention.data.splits import SPLITS, by_split, split_of
-from loss_attention.data.tree import Tree
-from loss_attention.errors import InputError
+from loss_attention.data.tree import Tree, is_image
+from loss_attention.errors import InputError, guarded, printable, quoted
 
-_IMAGES = (*IMAGE_NAMES, "file_name", "filename", "file", "path", "image_path")
-_BOXES = ("box", "boxes", "bbox", "bboxes")
-_BOX_LABELS = ("box_label", "box_labels")
-_CORNERS = (("x0", "y0", "x1", "y1"), ("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"))
-Corners = tuple[float, float, float, float]
-_SEVERAL = re.compile(r"[;|]")
-_WHOLE = re.compile(r"-?(0|[1-9]\d*)")
+_LONGEST_PATH = 300  # of what is shown of one
+_URL = re.compile(r"[A-Za-z][\w+.-]+://|data:")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
-def listings(tree: Tree) -> list[str]:
-    """Return the tables of a tree that list images: at its top, or beside images as metadata."""
-    found = []
-    for name in tree.names:
-        path = PurePosixPath(name)
-        if path.suffix.lower() not in (".csv", ".jsonl"):
-            continue
-        listed = len(path.parts) == 1 or path.stem == "metadata"
-        if listed and _column(_header(tree, name), _IMAGES) is not None:
-            found.append(name)
-    return found
-
-
-def read_listed(tree: Tree, files: list[str], where: str, *, masks: bool) -> Source:
-    """Return the images of the tables that `listings` found.
+def read_listed(tree: Tree, files: Sequence[str], where: str, *, masks: bool) -> Source:
+    """Return the images of the tables that `find_tables` found.
 
     Raises:
-        InputError: a row that cannot be understood, or no column of labels.
+        InputError: a table that cannot be read or lists no images, or two that list the same image.
     """
     findings, images = Findings(), dict[tuple[str, str], _Listed]()
     for file in files:
-        for row in _Table(tree, file, where).rows():
-            images.setdefault((row.split, row.image), _Listed(row.image, row.origin)).take(row)
-    multi_label = any(image.several or len(set(image.labels)) > 1 for image in images.values())
-    numbers = all(
-        _WHOLE.fullmatch(str(label)) for image in images.values() for label in image.labels
-    )
-    known = set(tree.names)
-    parts = []
-    splits = by_split(((image, split) for (split, _), image in images.items()), _name, where)
-    for split, own in splits.items():
-        records = []
-        for image in own:
-            if image.name not in known:
-                findings.add(image.name, f"{image.place}: its image {image.name} is missing")
-            elif not image.labels and not image.several:
-                findings.add(image.name, f"{image.place}: {image.name} has no label")
-            else:
-                records.append(
-                    image.record(
-                        tree, findings, multi_label=multi_label, numbers=numbers, masks=masks
-                    )
+        before = len(images) + len(findings.problems)
+        for row in _Table(tree, file, where, findings).rows():
+            image = images.setdefault((row.split, row.image), _Listed(row.image, file, row.number))
+            if image.file != file:
+                raise InputError(
+                    f"{where}: {file} and {image.file} both list {_shown(row.image)}; keep one of "
+                    "them, or give the one that is meant"
                 )
+            image.take(row)
+        if len(images) + len(findings.problems) == before:
+            raise InputError(f"{where}: {file} lists no images")
+    parts, notes = [], []
+    splits = by_split(((image, split) for (split, _), image in images.items()), _name, where)
+    reading = _Reading(tree, findings, list(images.values()), masks=masks)
+    for split, own in splits.items():
+        if split != "train" and all(image.unlabelled for image in own):
+            notes.append(f"split {split} has no labels, as hidden test labels are given")
+        else:
+            for image in own:
+                image.refuse_unlabelled(findings)
+        records = [record for image in own if (record := reading.record(image)) is not None]
         parts.append(Part(split, records))
-    pictures = {name for name in known if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES}
-    for image in images.values():
-        pictures -= {image.name, image.mask}
-    beside = len(pictures)
-    notes: tuple[str, ...] = ()
-    if beside:
-        said = f"{count(beside, 'image')} beside {files[0]} not listed there"
-        notes = (f"{said} ({min(pictures)})",)
-    return findings.finish(Source(where, tuple(parts), multi_label=multi_label, notes=notes))
+    notes += [*reading.notes(), *_not_listed(tree, files[0], images.values(), findings)]
+    source = Source(where, tuple(parts), multi_label=reading.multi_label, notes=tuple(notes))
+    return findings.finish(source)
 
 
 @dataclass(frozen=True)
 class _Row:
     """A row of a table: an image or one of its boxes.
 
-    `several` says that the labels came as a list, which may be empty.
+    `several` says that the labels came as a list, which may be empty; `unlabelled`, where there
+    should be labels, why there are none.
     """
 
     image: str
     split: str
-    origin: str
     number: int
     labels: list[Any]
     several: bool
+    unlabelled: str
     boxes: list[Box]
     mask: str | None
 
@@ -115,17 +109,29 @@ class _Listed:
     """An image as its rows tell it."""
 
     name: str
-    origin: str
+    file: str
+    number: int
     labels: list[Any] = field(default_factory=list)
     several: bool = False
     boxes: list[Box] = field(default_factory=list)
     mask: str | None = None
-    number: int = 0
+    rows: int = 0
+    without: list[str] = field(default_factory=list)
+
+    @property
+    def origin(self) -> str:
+        """What its rows are called."""
+        return f"{printable(self.file)} row"
 
     @property
     def place(self) -> str:
         """The image's first row."""
         return f"{self.origin} {self.number}"
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether no row has a label."""
+        return len(self.without) == self.rows
 
     def take(self, row: _Row) -> None:
         """Add what a row says."""
@@ -133,126 +139,259 @@ class _Listed:
         self.several |= row.several
         self.boxes += row.boxes
         self.mask = row.mask or self.mask
-        self.number = self.number or row.number
+        self.rows += 1
+        if row.unlabelled:
+            self.without.append(f"{self.origin} {row.number}: {row.unlabelled}")
 
-    def record(
-        self, tree: Tree, findings: Findings, *, multi_label: bool, numbers: bool, masks: bool
-    ) -> Record:
-        """Return the image's record; labels are numbers where all of the table's are."""
-        value = int if numbers else str
-        labels = sorted({value(label) for label in self.labels})
-        boxes = findings.boxes(self.name, self.origin, self.boxes)
+    def refuse_unlabelled(self, findings: Findings) -> None:
+        """Note each row without a label."""
+        for what in self.without:
+            findings.add(self.name, what)
+
+
+class _Reading:
+    """From what tables say of all images to records."""
+
+    def __init__(
+        self, tree: Tree, findings: Findings, images: Sequence[_Listed], *, masks: bool
+    ) -> None:
+        self.tree, self.findings, self.masks = tree, findings, masks
+        labels = [label for image in images for label in image.labels]
+        self.kind = LabelKind.of([*labels, *(box.label for i in images for box in i.boxes)])
+        self.differing: list[str] = []
+        self.multi_label = False
+        self.ones: set[Any] = set()
+        for image in images:
+            try:
+                classes = {self.kind(label) for label in image.labels}
+            except CellError:
+                continue  # noted when its record is made
+            self.ones |= classes & {-1, 0}
+            self.multi_label |= image.several or len(classes) > 1
+            if len(classes) > 1 and image.rows > 1 and not image.boxes:
+                self.differing.append(image.name)
+
+    def notes(self) -> list[str]:
+        """Return what is to be known of the labels."""
+        notes = []
+        if self.ones == {-1, 0}:
+            notes.append("label -1 is a class here, like the others; leave its rows out if not")
+        if self.differing:
+            images = count(len(self.differing), "image")
+            rows = f"{images} with rows of different labels ({_shown(self.differing[0])})"
+            notes.append(f"{rows}, so an image may have several labels")
+        return notes
+
+    def record(self, image: _Listed) -> Record | None:
+        """Return an image's record; None, and a note in the findings, where it cannot be had."""
+        name, findings = image.name, self.findings
+        if name not in self.tree.files:
+            findings.add(
+                name, f"{image.place}: its image {_shown(name)} is missing{self._why(name)}"
+            )
+            return None
+        try:
+            labels = sorted({self.kind(label) for label in image.labels})
+            boxes = [box._replace(label=self.kind(box.label)) for box in image.boxes]
+        except CellError as error:
+            findings.add(name, f"{image.place} {error}")
+            return None
         mask = None
-        if masks and self.mask is not None:
-            if self.mask not in tree.names:
-                findings.add(self.name, f"{self.place}: its mask {self.mask} is missing")
+        if self.masks and image.mask is not None:
+            if image.mask not in self.tree.files:
+                what = f"{_shown(image.mask)} is missing{self._why(image.mask)}"
+                findings.add(name, f"{image.place}: its mask {what}")
             else:
-                mask = PictureMask(self.name, self.mask, tree.file(self.mask))
+                mask = PictureMask(name, image.mask, self.tree.file(image.mask))
+        label = labels if self.multi_label else (labels or [None])[0]
         return Record(
-            self.name,
-            tree.content(self.name),
-            labels if multi_label else labels[0],
-            tuple(box._replace(label=value(box.label)) for box in boxes),
+            name,
+            self.tree.content(name),
+            None if image.unlabelled else label,
+            findings.boxes(name, image.origin, boxes),
             mask,
-            origin=self.origin,
-            row=self.number,
+            origin=image.origin,
+            row=image.number,
         )
+
+    def _why(self, path: str) -> str:
+        """Say why there is no such file, where that can be told."""
+        if _URL.match(path):
+            return "; it is a web address: download the images and list their paths"
+        if _DRIVE.match(path):
+            return "; it is a path of a Windows drive: write it from the table's folder"
+        if path.startswith(("/", "../")):
+            return f"; it lies outside of {self.tree.path}"
+        near = self._near.get(path.lower())
+        return f"; {_shown(near)} is there" if near else ""
+
+    @cached_property
+    def _near(self) -> dict[str, str]:
+        """Images by their names in lower case, with and without suffix."""
+        near = {name.lower(): name for name in self.tree.names if is_image(name)}
+        return {name.rpartition(".")[0]: file for name, file in near.items()} | near
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which columns of a table, or keys of a row, hold what."""
+
+    header: tuple[str, ...]
+
+    @cached_property
+    def image(self) -> str | None:
+        """The column of images."""
+        return named_column(self.header, LISTED_IMAGES)
+
+    @cached_property
+    def label(self) -> str | None:
+        """The column of labels."""
+        return listed_label_column(self.header)
+
+    @cached_property
+    def box(self) -> str | None:
+        """The column of boxes."""
+        return named_column(self.header, BOX_NAMES)
+
+    @cached_property
+    def corners(self) -> tuple[str, ...] | None:
+        """The four columns of boxes."""
+        return next((sides for sides in CORNER_NAMES if set(sides) <= set(self.header)), None)
+
+    @cached_property
+    def box_label(self) -> str | None:
+        """The column of the boxes' classes."""
+        return named_column(self.header, BOX_LABEL_NAMES)
 
 
 class _Table:
-    """One file, a row at a time."""
+    """One table, a row at a time; what is wrong with single rows is noted."""
 
-    def __init__(self, tree: Tree, file: str, where: str) -> None:
-        self.tree, self.file, self.where = tree, file, where
+    def __init__(self, tree: Tree, file: str, where: str, findings: Findings) -> None:
+        self.tree, self.where, self.findings = tree, where, findings
+        self.table = open_table(tree, file, where)
         self.folder = posixpath.dirname(file)
-        self.origin = f"{file} row"
-        header = _header(tree, file)
-        self.image = _column(header, _IMAGES)
-        self.label = _column(header, LABEL_NAMES)
-        self.objects = _column(header, ("objects",))
-        if self.label is None and self.objects is None:
-            raise InputError(f"{where}: {file} has no label column among {', '.join(header)}")
-        self.box = _column(header, _BOXES)
-        lower = {name.lower(): name for name in header}
-        self.corners = next(
-            ([lower[side] for side in sides] for sides in _CORNERS if set(sides) <= set(lower)),
-            None,
-        )
-        self.box_label = _column(header, _BOX_LABELS)
-        self.mask = _column(header, ("mask",))
-        self.split = _column(header, ("split",))
+        self.file_split = split_of(PurePosixPath(file))
+        self.origin = f"{printable(file)} row"
+        self.columns: dict[tuple[str, ...], _Columns] = {}
+        header = self.table.columns
+        try:
+            labelled = listed_label_column(header) is not None or "objects" in header
+        except CellError as error:
+            raise InputError(f"{where}: {printable(file)} {error}") from error
+        if header and not labelled:
+            raise InputError(
+                f"{where}: {printable(file)} has no label column among "
+                f"{', '.join(map(printable, self.table.header))}; it may be called "
+                f"{', '.join(LABEL_NAMES)}"
+            )
+        self.labelled = listed_label_column(header) is not None
+        self.divided = "split" in header
 
     def rows(self) -> Iterator[_Row]:
-        """Yield the rows, numbered like the lines of a spreadsheet: a CSV's header is row 1."""
-        for number, values in _values(self.tree, self.file, self.where):
-            place = f"{self.where}: {self.origin} {number}"
-            image = values.get(self.image) if self.image else None
-            if not isinstance(image, str) or not image.strip():
-                raise InputError(f"{place} names no image")
-            labels, several = _labels(values.get(self.label) if self.label else None)
-            objects, classes = self._objects(values, place)
-            if self.label is None:
-                labels, several = classes, True
-            mask = values.get(self.mask) if self.mask else None
-            yield _Row(
-                self._path(image),
-                self._split(values, place),
-                self.origin,
-                number,
-                labels,
-                several,
-                [
-                    *self._boxes(values, labels, number, place),
-                    *_boxes(objects, classes or labels, number, place),
-                ],
-                self._path(mask) if isinstance(mask, str) and mask.strip() else None,
-            )
+        """Yield the rows that can be understood; note the others."""
+        for row in self.table.rows():
+            place, image = f"{self.origin} {row.number}", ""
+            try:
+                with guarded(place):
+                    columns = self._columns(row.values)
+                    image = self._image(row, columns)
+                    read = self._row(row, image, columns, place)
+            except CellError as error:
+                self.findings.add(image or place, f"{place} {error}")
+            except InputError as error:
+                self.findings.add(image or place, str(error))
+            else:
+                yield read
+
+    def _columns(self, values: Mapping[str, Any]) -> _Columns:
+        """Return what the columns of a row mean; keys of JSON may differ from row to row."""
+        header = tuple(values)
+        if header not in self.columns:
+            self.columns[header] = _Columns(header)
+        return self.columns[header]
+
+    def _image(self, row: Row, columns: _Columns) -> str:
+        value = row.values.get(columns.image or "")
+        if isinstance(value, str) and not is_missing_text(value.strip()):
+            return self._path(value)
+        raise CellError(row.fault or "names no image")
 
     def _path(self, text: str) -> str:
-        return posixpath.normpath(posixpath.join(self.folder, text.strip().replace("\\", "/")))
+        """Return the file that a path means, or where it would be."""
+        folders, written = (self.folder, ""), text.strip()
+        found = self.tree.find(text, folders) or self.tree.find(written, folders)
+        if found is not None or _URL.match(written) or _DRIVE.match(written):
+            return found or written
+        return posixpath.normpath(posixpath.join(self.folder, written.replace("\\", "/")))
+
+    def _row(self, row: Row, image: str, columns: _Columns, place: str) -> _Row:
+        if row.fault:
+            raise CellError(row.fault)
+        values = row.values
+        objects, classes = _objects(values, place)
+        labels, several, unlabelled = classes, True, ""
+        if self.labelled or columns.label:
+            try:
+                labels, several = read_labels_cell(values.get(columns.label or "", ""))
+            except NoLabelError as error:
+                labels, several, unlabelled = [], False, f"{_shown(image)} {error}"
+        named = labels
+        boxes = _corners(values, columns, place)
+        if columns.box_label and boxes:
+            named = read_labels_cell(values.get(columns.box_label)).labels
+        mask = values.get("mask")
+        return _Row(
+            image,
+            self._split(values, place),
+            row.number,
+            labels,
+            several,
+            unlabelled,
+            [
+                *_boxes(boxes, named, row.number, place, unlabelled),
+                *_boxes(objects, classes or labels, row.number, place, unlabelled),
+            ],
+            self._path(mask) if isinstance(mask, str) and mask.strip() else None,
+        )
 
     def _split(self, values: Mapping[str, Any], place: str) -> str:
-        if self.split is None:
-            return split_of(PurePosixPath(self.file))
-        name = str(values.get(self.split) or "").strip().lower()
-        if name not in SPLITS:
-            raise InputError(f"{place}: split {name!r} is not train, validation or test")
-        return SPLITS[name]
-
-    def _boxes(
-        self, values: Mapping[str, Any], labels: list[Any], number: int, place: str
-    ) -> list[Box]:
-        named = _labels(values.get(self.box_label))[0] if self.box_label else labels
-        return _boxes(self._corners(values, place), named, number, place)
-
-    def _objects(self, values: Mapping[str, Any], place: str) -> tuple[list[Corners], list[Any]]:
-        """Return the boxes of a column `objects` and their classes, as `datasets` documents it."""
-        if self.objects is None or not values.get(self.objects):
-            return [], []
-        boxes, classes = read_objects(values[self.objects], place)
-        layout = BoxLayout("sized", shares=False)
-        return [layout.corners(box) for box in boxes], classes or []
-
-    def _corners(self, values: Mapping[str, Any], place: str) -> list[Corners]:
-        """Return the corners of a row's boxes, from one column or from four."""
-        groups: Sequence[Any] = []
-        if self.box is not None and (value := values.get(self.box)) not in (None, "", []):
-            if isinstance(value, str):
-                groups = [part.replace(",", " ").split() for part in _SEVERAL.split(value)]
-            else:
-                groups = [value] if not isinstance(value[0], list) else value
-        elif self.corners is not None:
-            four = [values.get(side) for side in self.corners]
-            groups = [] if all(side in (None, "") for side in four) else [four]
-        try:
-            corners = [tuple(map(float, group)) for group in groups]
-            return [(x0, y0, x1, y1) for x0, y0, x1, y1 in corners]
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{place}: a box is four numbers, x0 y0 x1 y1") from error
+        if not self.divided and "split" not in values:
+            return self.file_split
+        name = str(values.get("split") or "").strip()
+        if name.lower() not in SPLITS:
+            raise InputError(f"{place}: split {quoted(name)} is not train, validation or test")
+        return SPLITS[name.lower()]
 
 
-def _boxes(found: list[Corners], named: list[Any], number: int, place: str) -> list[Box]:
+def _objects(values: Mapping[str, Any], place: str) -> tuple[list[Corners], list[Any]]:
+    """Return the boxes of a column `objects` and their classes, as `datasets` documents it."""
+    if not values.get("objects"):
+        return [], []
+    boxes, classes = read_objects(values["objects"], place)
+    layout = BoxLayout("sized", shares=False)
+    return [layout.corners(box) for box in boxes], classes or []
+
+
+def _corners(values: Mapping[str, Any], columns: _Columns, place: str) -> list[Corners]:
+    """Return the corners of a row's boxes, from one column or from four."""
+    try:
+        if columns.box is not None and (boxes := read_boxes_cell(values[columns.box])):
+            return boxes
+        if columns.corners is None:
+            return []
+        four = [values[side] for side in columns.corners]
+        return [] if all(map(is_missing, four)) else [corners_of(four)]
+    except CellError as error:
+        raise InputError(f"{place}: {error}") from error
+
+
+def _boxes(
+    found: list[Corners], named: list[Any], number: int, place: str, unlabelled: str
+) -> list[Box]:
     """Return the boxes of a row with a label each."""
+    if unlabelled and not named:
+        return []  # the row is refused as a whole, or all of its split has no labels
     if len(named) == 1:
         named = named * len(found)
     if found and len(named) != len(found):
@@ -263,58 +402,21 @@ def _boxes(found: list[Corners], named: list[Any], number: int, place: str) -> l
     return [Box(label, *box, number) for label, box in zip(named, found, strict=False)]
 
 
-def _header(tree: Tree, file: str) -> list[str]:
-    """Return a table's columns; of JSON lines, those of the first."""
-    text = tree.text(file)
-    if file.lower().endswith(".csv"):
-        return [name.strip() for name in next(csv.reader(io.StringIO(text)), [])]
-    try:
-        first = json.loads(next(iter(text.splitlines()), ""))
-    except ValueError:
-        return []
-    return list(first) if isinstance(first, dict) else []
+def _not_listed(
+    tree: Tree, file: str, images: Iterable[_Listed], findings: Findings
+) -> Iterator[str]:
+    """Yield a line on images beside a table that it does not list."""
+    pictures = set(filter(is_image, tree.names))
+    for image in images:
+        pictures -= {image.name, image.mask}
+    pictures -= {problem.image for problem in findings.problems}
+    if pictures:
+        said = f"{count(len(pictures), 'image')} beside {printable(file)} not listed there"
+        yield f"{said} ({_shown(min(pictures))})"
 
 
-def _values(tree: Tree, file: str, where: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    text = tree.text(file)
-    if file.lower().endswith(".csv"):
-        header = _header(tree, file)
-        reader = csv.reader(io.StringIO(text))
-        next(reader, None)
-        for number, cells in enumerate(reader, start=2):
-            if len(cells) > len(header):
-                raise InputError(
-                    f"{where}: {file} row {number} has {len(cells)} cells, the header "
-                    f"{len(header)}: put those with commas into quotes"
-                )
-            if cells:
-                yield number, dict(zip(header, cells, strict=False))
-        return
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{where}: {file} row {number} is no JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise InputError(f"{where}: {file} row {number} is no JSON object")
-        yield number, values
-
-
-def _labels(value: Any) -> tuple[list[Any], bool]:
-    """Return the labels that a cell holds, and whether it holds them as a list."""
-    if isinstance(value, list):
-        return value, True
-    if isinstance(value, str):
-        return [label.strip() for label in _SEVERAL.split(value) if label.strip()], False
-    return ([] if value is None else [value]), False
-
-
-def _column(header: Sequence[str], names: Sequence[str]) -> str | None:
-    """Return the column of the first of some names, in upper or lower case."""
-    lower = {name.lower(): name for name in header}
-    return next((lower[name] for name in names if name in lower), None)
+def _shown(path: str) -> str:
+    return printable(path if len(path) <= _LONGEST_PATH else f"{path[:_LONGEST_PATH]}...")
 
 
 def _name(image: _Listed) -> str:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from loss_attention.data.cells import is_number
 from loss_attention.data.columns import class_names, is_list
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, quoted
 
 _HOLDERS = ("objects", "object", "annotations", "instances", "detections")
 _BOXES = ("bbox", "bboxes", "box", "boxes")
@@ -49,22 +50,47 @@ class ObjectColumns:
         Raises:
             InputError: not four numbers a box, or not one class a box.
         """
-        if isinstance(value, list) and self.boxes is not None:  # an object after the other
-            value = {
-                field: [one.get(field) for one in value] for field in (value[0] if value else {})
-            }
-        boxes = value if self.boxes is None else (value or {}).get(self.boxes)
-        boxes = list(boxes or [])
-        if boxes and not isinstance(boxes[0], (list, tuple)):
+        if self.boxes is not None:
+            value = self._fields(value, place)
+        boxes = _listed(value if self.boxes is None else value.get(self.boxes), place)
+        if boxes and not any(isinstance(box, (list, tuple)) for box in boxes):
             boxes = [boxes]
-        if not all(len(box) == 4 and all(map(_is_number, box)) for box in boxes):
-            raise InputError(f"{place}: a box is four numbers")
+        for box in boxes:
+            if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(map(is_number, box)):
+                raise InputError(f"{place}: a box is four numbers, not {quoted(box)}")
         if self.classes is None:
             return boxes, None
-        classes = list((value or {}).get(self.classes) or [])
+        classes = value.get(self.classes)
+        if isinstance(classes, (str, int)):  # of a single object
+            classes = [classes]
+        if not isinstance(classes or [], (list, tuple)):
+            raise InputError(f"{place}: classes of objects are a list, not {quoted(classes)}")
+        classes = list(classes or [])
         if len(classes) != len(boxes):
             raise InputError(f"{place} has {len(boxes)} boxes and {len(classes)} classes of them")
         return boxes, classes
+
+    def _fields(self, value: Any, place: str) -> Mapping[str, Any]:
+        """Return an object of lists, which may be stored as a list of objects."""
+        objects = value if isinstance(value, (list, tuple)) else [value or {}]
+        for one in objects:
+            if not isinstance(one, Mapping):
+                raise InputError(
+                    f"{place}: objects have fields {self.boxes} and {self.classes}, but one is "
+                    f"{quoted(one)}"
+                )
+        if isinstance(value, (list, tuple)):
+            fields = [field for field in (self.boxes, self.classes) if field is not None]
+            return {field: [one.get(field) for one in value] for field in fields}
+        return value or {}
+
+
+def _listed(boxes: Any, place: str) -> list[Any]:
+    if boxes is None:
+        return []
+    if not isinstance(boxes, (list, tuple)):
+        raise InputError(f"{place}: boxes are lists of four numbers, not {quoted(boxes)}")
+    return list(boxes)
 
 
 def find_objects(features: Mapping[str, Any]) -> ObjectColumns | None:
@@ -99,10 +125,6 @@ def read_objects(value: Any, place: str) -> tuple[list[Numbers], list[Any] | Non
     if boxes is None:
         raise InputError(f"{place}: objects need a field bbox of boxes, x, y, width, height each")
     return ObjectColumns("objects", boxes, _first(_CLASSES, fields)).read(value, place)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float))
 
 
 def _first(names: Sequence[str], fields: Mapping[str, Any]) -> str | None:

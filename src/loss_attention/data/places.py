@@ -12,7 +12,8 @@ from loss_attention.data.folder import (
     open_saved,
     read_class_folders,
 )
-from loss_attention.data.listed import listings, read_listed
+from loss_attention.data.listed import read_listed
+from loss_attention.data.listings import find_tables
 from loss_attention.data.records import Source
 from loss_attention.data.tiny_imagenet import read_tiny_imagenet, root_of
 from loss_attention.data.tree import Tree, is_archive, open_tree
@@ -49,10 +50,10 @@ def _open_file(path: Path, where: str, *, masks: bool) -> Source:
     if path.suffix.lower() == ".parquet":
         return open_parquet(path, [path], where)
     tree = Tree(path.parent, (path.name,), lambda name: path.parent / name)
-    if listings(tree):
-        return read_listed(open_tree(path.parent), [path.name], where, masks=masks)
     if found := coco_files(tree, None):
         return read_coco(open_tree(path.parent), found, where, masks=masks)
+    if find_tables(tree, where).used:
+        return read_listed(open_tree(path.parent), [path.name], where, masks=masks)
     raise InputError(
         f"{where} is no parquet file, archive, COCO JSON, or CSV or JSON-lines file with a column "
         "of images; a folder of images works too"
@@ -71,11 +72,12 @@ def _open_tree(tree: Tree, where: str, *, masks: bool, known: str | None) -> Sou
         return read_voc(tree, annotations, where, masks=masks)
     if images := yolo_files(tree):
         return read_yolo(tree, images, where, masks=masks)
-    if tables := listings(tree):
-        return read_listed(tree, tables, where, masks=masks)
+    tables = find_tables(tree, where)
+    if tables.used:
+        return tables.beside(read_listed(tree, tables.used, where, masks=masks))
     if parquet := [name for name in whole.names if name.lower().endswith(".parquet")]:
-        return _open_parquet(whole, parquet, where)
-    return read_class_folders(tree, where)
+        return tables.beside(_open_parquet(whole, parquet, where))
+    return tables.beside(read_class_folders(tree, where))
 
 
 def _open_parquet(tree: Tree, parquet: list[str], where: str) -> Source:

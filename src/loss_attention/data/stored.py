@@ -7,6 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loss_attention.data.cells import (
+    CellError,
+    Labels,
+    NoLabelError,
+    read_label,
+    read_labels_cell,
+)
 from loss_attention.data.columns import (
     class_names,
     has_label_column,
@@ -16,11 +23,11 @@ from loss_attention.data.columns import (
 )
 from loss_attention.data.decoding import UnreadableImage, read_size
 from loss_attention.data.hub import quiet_datasets
-from loss_attention.data.labels import unlabelled
+from loss_attention.data.labels import LabelKind, unlabelled
 from loss_attention.data.objects import BoxLayout, Numbers, ObjectColumns, find_objects, layout_of
 from loss_attention.data.records import Box, Content, Findings, Part, Record, Source
 from loss_attention.data.splits import reported_split, training_split
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, guarded, printable, quoted
 
 _BLOCK = 512  # rows looked through at once
 
@@ -93,9 +100,12 @@ def source_of_tables(tables: Mapping[str, Any], where: str, root: Path | None = 
         raise InputError(f"{where}: splits {names} declare different classes")
     layout = next(filter(None, (table.layout() for table in chosen)), None)
     notes = () if layout is None else (f"boxes read as {layout}",)
+    kind = None
+    if declared[0] is None:
+        kind = LabelKind.of(label for table in chosen for label in table.values())
+    several = any(table.several for table in chosen)
     findings = Findings()
-    parts = tuple(table.part(layout, findings) for table in chosen)
-    several = columns.label is None or is_list(features[columns.label])
+    parts = tuple(table.part(layout, findings, kind, several=several) for table in chosen)
     return findings.finish(Source(where, parts, declared[0], several, notes=notes))
 
 
@@ -108,7 +118,10 @@ def _columns(features: Mapping[str, Any], where: str) -> _Columns:
 
 
 class _Table:
-    """One split's rows of images, labels and boxes; images are looked up a block at a time."""
+    """One split's rows of images, labels and boxes; images are looked up a block at a time.
+
+    What is wrong with single rows is in `faults`, to be said of those that are used.
+    """
 
     def __init__(
         self, name: str, table: Any, columns: _Columns, root: Path | None, where: str
@@ -117,7 +130,6 @@ class _Table:
         self.image = columns.image
         self.objects = columns.objects
         self.root = root
-        self.origin = f"{where}: {name} row"
         self.failure = f"cannot read split {name} of {where}"
         with quiet_datasets(self.failure) as datasets:
             # Decoded here and not by `datasets`, so that a broken image can be named.
@@ -125,58 +137,120 @@ class _Table:
                 self.image, datasets.Image(decode=False)
             )
             given = None if columns.label is None else list(self.table[columns.label][:])
-        self.boxes, self.classes = self._objects(given)
-        self.labels: Sequence[Any] = given if given is not None else self._labels()
+            self.titles = [self._title(row, path) for row, path in enumerate(self._paths())]
+        self.faults: dict[int, str] = {}
+        self.several = columns.label is None or is_list(table.features[columns.label])
+        self.labels: list[list[Any] | None] = []
+        if columns.label is not None and given is not None:
+            declared = class_names(table.features[columns.label]) is not None
+            for row, value in enumerate(given):
+                self.labels.append(self._labels(row, value, declared=declared))
+        self.boxes: list[list[Numbers]] = []
+        self.classes: list[list[Any]] = []
+        if self.objects is not None:
+            self._read_objects(self.objects)
+        if columns.label is None:
+            self.labels = [*self.classes]
+
+    def values(self) -> Iterator[Any]:
+        """Yield every label, of images and of boxes."""
+        for labels in (*self.labels, *self.classes):
+            yield from labels or ()
 
     def layout(self) -> BoxLayout | None:
         """Tell what the numbers of boxes are; None where there are none."""
         return layout_of(self.boxes, self._size) if any(self.boxes) else None
 
-    def part(self, layout: BoxLayout | None, findings: Findings) -> Part:
-        """Return the rows as records."""
-        with quiet_datasets(self.failure):
-            titles = [self._title(row, path) for row, path in enumerate(self._paths())]
-        records = [
-            Record(
-                title,
-                row,
-                label,
-                self._boxes(row, title, layout, findings),
-                origin=f"{self.name} row",
-                relative=layout is not None and layout.shares,
+    def part(
+        self,
+        layout: BoxLayout | None,
+        findings: Findings,
+        kind: LabelKind | None,
+        *,
+        several: bool,
+    ) -> Part:
+        """Return the rows as records; note those that something is wrong with.
+
+        Args:
+            layout: what the numbers of boxes are.
+            findings: where to note it.
+            kind: what the labels are; None: indices of declared classes.
+            several: images may have several.
+        """
+        records = []
+        for row, title in enumerate(self.titles):
+            try:
+                if row in self.faults:
+                    raise InputError(self.faults[row])
+                labels = self._of_kind(self.labels[row] or (), kind)
+                classes = self._of_kind(self.classes[row], kind) if self.classes else []
+            except CellError as error:
+                findings.add(f"{self.name}[{row}]", f"{self._place(row)} {error}")
+                continue
+            except InputError as error:
+                findings.add(f"{self.name}[{row}]", str(error))
+                continue
+            boxes: tuple[Box, ...] = ()
+            if layout is not None:
+                corners = map(layout.corners, self.boxes[row])
+                both = zip(classes, corners, strict=True)
+                found = (Box(label, *box, row) for label, box in both)
+                boxes = findings.boxes(title, f"{self.name} row", found)
+            records.append(
+                Record(
+                    title,
+                    row,
+                    sorted(set(labels)) if several else labels[0],
+                    boxes,
+                    origin=f"{self.name} row",
+                    relative=layout is not None and layout.shares,
+                )
             )
-            for row, (title, label) in enumerate(zip(titles, self.labels, strict=True))
-        ]
         return Part(self.name, records, self._contents)
 
-    def _objects(self, given: Sequence[Any] | None) -> tuple[list[list[Numbers]], list[list[Any]]]:
-        """Return the boxes of each row and their classes."""
-        if self.objects is None:
-            return [], []
+    @staticmethod
+    def _of_kind(labels: Sequence[Any], kind: LabelKind | None) -> list[Any]:
+        return list(labels) if kind is None else [kind(label) for label in labels]
+
+    def _place(self, row: int) -> str:
+        """What an error calls a row: with the image's path, where it has one."""
+        title = printable(self.titles[row])
+        return title if title == f"{self.name}[{row}]" else f"{title} ({self.name} row {row})"
+
+    def _labels(self, row: int, value: Any, *, declared: bool) -> list[Any] | None:
+        """Return the labels of a row; None, and its fault, where there are none."""
+        try:
+            labels, several = _declared(value) if declared else read_labels_cell(value)
+        except CellError as error:
+            self.faults[row] = f"{self._place(row)} {error}"
+            return None if isinstance(error, NoLabelError) else []
+        self.several |= several or len(labels) > 1
+        return labels
+
+    def _read_objects(self, objects: ObjectColumns) -> None:
+        """Read the boxes of each row and their classes."""
         with quiet_datasets(self.failure):
-            rows = list(self.table[self.objects.column][:])
-        boxes, classes = [], []
+            rows = list(self.table[objects.column][:])
         for row, value in enumerate(rows):
-            place = f"{self.origin} {row}"
-            found, named = self.objects.read(value, place)
-            if named is None:
-                assert given is not None
-                named = _of_the_image(given[row], len(found), place)
-            boxes.append(found)
-            classes.append(named)
-        return boxes, classes
-
-    def _labels(self) -> list[Any]:
-        return [sorted(set(classes)) for classes in self.classes]
-
-    def _boxes(
-        self, row: int, title: str, layout: BoxLayout | None, findings: Findings
-    ) -> tuple[Box, ...]:
-        if layout is None:
-            return ()
-        both = zip(self.boxes[row], self.classes[row], strict=True)
-        boxes = (Box(label, *layout.corners(box), row) for box, label in both)
-        return findings.boxes(title, f"{self.name} row", boxes)
+            place = f"{self.name} row {row}"
+            boxes: list[Numbers] = []
+            classes: list[Any] = []
+            try:
+                with guarded(place):
+                    boxes, named = objects.read(value, place)
+                    if named is None:
+                        classes = _of_the_image(self.labels[row] or [], len(boxes), place)
+                    elif objects.names is None:
+                        classes = [read_label(one) for one in named]
+                    else:
+                        classes = [_declared(one).labels[0] for one in named]
+            except CellError as error:
+                self.faults.setdefault(row, f"{place} {error}")
+            except InputError as error:
+                self.faults.setdefault(row, str(error))
+            whole = len(boxes) == len(classes)
+            self.boxes.append(boxes if whole else [])
+            self.classes.append(classes if whole else [])
 
     def _size(self, row: int) -> tuple[int, int] | None:
         """Return an image's width and height; None where it cannot be read."""
@@ -210,12 +284,25 @@ class _Table:
         if image["bytes"] is not None:
             content: bytes = image["bytes"]
             return content
-        return Path(image["path"]) if self.root is None else self.root / image["path"]
+        path = str(image["path"])
+        if self.root is None:
+            return Path(path)
+        found = self.root / path
+        if "\\" in path and not found.exists():  # written on Windows
+            return self.root / path.replace("\\", "/")
+        return found
 
 
-def _of_the_image(label: Any, boxes: int, place: str) -> list[Any]:
+def _declared(value: Any) -> Labels:
+    """Return the indices of declared classes in a cell; -1 is how `datasets` stores none."""
+    labels = value if isinstance(value, list) else [value]
+    if any(label is None or label == -1 for label in labels):
+        raise NoLabelError("has no label" if labels == [None] else f"has label {quoted(value)}")
+    return Labels(labels, isinstance(value, list))
+
+
+def _of_the_image(labels: list[Any], boxes: int, place: str) -> list[Any]:
     """Return the class of each box of an image, from the image's own."""
-    labels = label if isinstance(label, list) else [label]
     if len(labels) == 1:
         return labels * boxes
     if boxes and len(labels) != boxes:
