@@ -23,3 +23,8 @@ def refusal(data: Path | str, **options: Any) -> str:
         load(data, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def short(value: object) -> str:
+    """Return a name of a test's value that is not as long as some of them are."""
+    return ascii(value)[:40]

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from data.refusing import short
 
-from loss_attention.data.labels import Labels, read_labels, unlabelled
+from loss_attention.data.cells import CellError
+from loss_attention.data.labels import LabelKind, Labels, read_labels, unlabelled
 from loss_attention.errors import InputError
 
 PETS = ("cat", "dog", "hen")
@@ -111,7 +113,53 @@ def test_one_class_only(
 
 
 def test_unlabelled() -> None:
-    for rows in ([-1, -1], [None, None], [[], []], [[-1]], [None, -1]):
+    for rows in ([-1, -1], [None, None], [[], []], [[-1]], [None, -1], ["-1", "-1"], [-1.0]):
         assert unlabelled(rows)
     for rows in ([-1, 0], [None, "x"], [[], [1]], [0]):
         assert not unlabelled(rows)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([1.0, 10.0, 2.0], [1, 2, 10]),
+        (["1", "10", "2"], [1, 2, 10]),
+        (["1.0", "10.0", "2."], [1, 2, 10]),
+        ([1, "1", 1.0, "1.0", 2], [1, 2]),
+        ([1, "1", 1.0, "cat"], ["1", "cat"]),
+        (["1", "1.0", "cat"], ["1", "cat"]),
+        (["1.0", "2.0", "cat"], ["1.0", "2.0", "cat"]),
+        (["01", "1", 2], ["01", "1", "2"]),
+        (["1", "+1"], ["+1", "1"]),
+        ([-1, "1"], [-1, 1]),
+        ([10**30, 1e22, "9"], [9, 10**22, 10**30]),
+        ([True, False], ["False", "True"]),
+        (["True", "1"], ["1", "True"]),
+        (["9" * 5000, "1"], ["1", "9" * 5000]),
+        (["1.5", "cat"], ["1.5", "cat"]),
+        (["1_0", "1"], ["1", "1_0"]),
+        ([], []),
+    ],
+    ids=short,
+)
+def test_numbers_in_order_where_all_are_numbers(labels: list[Any], classes: list[Any]) -> None:
+    kind = LabelKind.of(labels)
+    assert sorted({kind(label) for label in labels}) == classes
+
+
+@pytest.mark.parametrize(
+    ("labels", "bad", "said"),
+    [
+        ([1.5, 2, 3], 1.5, "has label 1.5, which is a measurement and no class"),
+        (["0.5", "1", 2], "0.5", "has label '0.5', which is a measurement and no class"),
+        (["0.1", "4e-05"], "4e-05", "which is a measurement"),
+        (["1", "inf"], "inf", "which is a measurement"),
+        ([1.5, "cat"], 1.5, "which is a measurement"),
+        ([True, 1], True, "has label True, a truth value, where others are none"),
+        ([True, "True"], True, "a truth value"),
+    ],
+)
+def test_measurements_and_mixed_truth_values(labels: list[Any], bad: Any, said: str) -> None:
+    with pytest.raises(CellError) as caught:
+        LabelKind.of(labels)(bad)
+    assert said in str(caught.value)

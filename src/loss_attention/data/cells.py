@@ -21,8 +21,8 @@ MISSING = frozenset(("", "NA", "#NA", "N/A", "#N/A", "#N/A N/A", "None", "NaT"))
 """What says that there is no label, as pandas reads it; further words in any case."""
 _MISSING_IN_ANY_CASE = frozenset(("nan", "-nan", "null", "n/a", "<na>"))
 _FORMS = (
-    'several labels are separated by ; or |, or a list ["cat", "dog"]; one label with a comma in '
-    "it stands in quotes of its own"
+    'several are separated by ; or |, or a list ["cat", "dog"]; one with a comma needs quotes of '
+    "its own"
 )
 _SEVERAL = re.compile(r"[;|]")
 _UNCLEAR = re.compile("[,\\t\\n\\r\u060c\u3001\uff0c\uff1b]")  # commas of other scripts, too

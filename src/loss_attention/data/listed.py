@@ -26,6 +26,7 @@ from loss_attention.data.cells import (
     is_missing,
     is_missing_text,
     read_boxes_cell,
+    read_label,
     read_labels_cell,
 )
 from loss_attention.data.columns import (
@@ -46,6 +47,7 @@ from loss_attention.data.splits import SPLITS, by_split, split_of
 from loss_attention.data.tree import Tree, is_image
 from loss_attention.errors import InputError, guarded, printable, quoted
 
+_HIDDEN = frozenset(("-1", "-1.0"))
 _LONGEST_PATH = 300  # of what is shown of one
 _URL = re.compile(r"[A-Za-z][\w+.-]+://|data:")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
@@ -57,11 +59,31 @@ def read_listed(tree: Tree, files: Sequence[str], where: str, *, masks: bool) ->
     Raises:
         InputError: a table that cannot be read or lists no images, or two that list the same image.
     """
-    findings, images = Findings(), dict[tuple[str, str], _Listed]()
+    findings = Findings()
+    images = list(_images(tree, files, where, findings))
+    splits = by_split(((image, image.split) for image in images), _name, where)
+    hidden = [split for split in splits if _is_hidden(splits, split)]
+    for image in (image for split in hidden for image in splits[split]):
+        image.labels, image.boxes, image.without = [], [], []
+    for image in images:
+        image.refuse_unlabelled(findings)
+    reading = _Reading(tree, findings, images, masks=masks)
+    parts = [Part(split, reading.records(own)) for split, own in splits.items()]
+    notes = [f"split {split} has no labels, as hidden test labels are given" for split in hidden]
+    notes += [*reading.notes(), *_not_listed(tree, files[0], images, findings)]
+    source = Source(where, tuple(parts), multi_label=reading.multi_label, notes=tuple(notes))
+    return findings.finish(source)
+
+
+def _images(tree: Tree, files: Sequence[str], where: str, findings: Findings) -> Iterable[_Listed]:
+    """Return the images of tables, each with what its rows say."""
+    images: dict[tuple[str, str], _Listed] = {}
     for file in files:
         before = len(images) + len(findings.problems)
         for row in _Table(tree, file, where, findings).rows():
-            image = images.setdefault((row.split, row.image), _Listed(row.image, file, row.number))
+            image = images.setdefault(
+                (row.split, row.image), _Listed(row.image, row.split, file, row.number)
+            )
             if image.file != file:
                 raise InputError(
                     f"{where}: {file} and {image.file} both list {_shown(row.image)}; keep one of "
@@ -70,20 +92,17 @@ def read_listed(tree: Tree, files: Sequence[str], where: str, *, masks: bool) ->
             image.take(row)
         if len(images) + len(findings.problems) == before:
             raise InputError(f"{where}: {file} lists no images")
-    parts, notes = [], []
-    splits = by_split(((image, split) for (split, _), image in images.items()), _name, where)
-    reading = _Reading(tree, findings, list(images.values()), masks=masks)
-    for split, own in splits.items():
-        if split != "train" and all(image.unlabelled for image in own):
-            notes.append(f"split {split} has no labels, as hidden test labels are given")
-        else:
-            for image in own:
-                image.refuse_unlabelled(findings)
-        records = [record for image in own if (record := reading.record(image)) is not None]
-        parts.append(Part(split, records))
-    notes += [*reading.notes(), *_not_listed(tree, files[0], images.values(), findings)]
-    source = Source(where, tuple(parts), multi_label=reading.multi_label, notes=tuple(notes))
-    return findings.finish(source)
+    return images.values()
+
+
+def _is_hidden(splits: Mapping[str, Sequence[_Listed]], split: str) -> bool:
+    """Return whether the labels of a split are not published: none, or -1 where training has none.
+
+    A training split has to have labels.
+    """
+    trained = {str(label) for image in splits.get("train", ()) for label in image.labels}
+    own = splits[split]
+    return split != "train" and not trained & _HIDDEN and all(image.hidden for image in own)
 
 
 @dataclass(frozen=True)
@@ -109,6 +128,7 @@ class _Listed:
     """An image as its rows tell it."""
 
     name: str
+    split: str
     file: str
     number: int
     labels: list[Any] = field(default_factory=list)
@@ -129,9 +149,9 @@ class _Listed:
         return f"{self.origin} {self.number}"
 
     @property
-    def unlabelled(self) -> bool:
-        """Whether no row has a label."""
-        return len(self.without) == self.rows
+    def hidden(self) -> bool:
+        """Whether it has no label, or what stands for one that is not published."""
+        return _HIDDEN.issuperset(map(str, self.labels)) and not self.several
 
     def take(self, row: _Row) -> None:
         """Add what a row says."""
@@ -165,7 +185,7 @@ class _Reading:
             try:
                 classes = {self.kind(label) for label in image.labels}
             except CellError:
-                continue  # noted when its record is made
+                continue  # noted with its record
             self.ones |= classes & {-1, 0}
             self.multi_label |= image.several or len(classes) > 1
             if len(classes) > 1 and image.rows > 1 and not image.boxes:
@@ -182,7 +202,11 @@ class _Reading:
             notes.append(f"{rows}, so an image may have several labels")
         return notes
 
-    def record(self, image: _Listed) -> Record | None:
+    def records(self, images: Sequence[_Listed]) -> list[Record]:
+        """Return the records of a split."""
+        return [record for image in images if (record := self._record(image)) is not None]
+
+    def _record(self, image: _Listed) -> Record | None:
         """Return an image's record; None, and a note in the findings, where it cannot be had."""
         name, findings = image.name, self.findings
         if name not in self.tree.files:
@@ -204,10 +228,12 @@ class _Reading:
             else:
                 mask = PictureMask(name, image.mask, self.tree.file(image.mask))
         label = labels if self.multi_label else (labels or [None])[0]
+        if not labels and not image.several:
+            label = None
         return Record(
             name,
             self.tree.content(name),
-            None if image.unlabelled else label,
+            label,
             findings.boxes(name, image.origin, boxes),
             mask,
             origin=image.origin,
@@ -221,7 +247,7 @@ class _Reading:
         if _DRIVE.match(path):
             return "; it is a path of a Windows drive: write it from the table's folder"
         if path.startswith(("/", "../")):
-            return f"; it lies outside of {self.tree.path}"
+            return f"; it lies outside of {self.tree.path}: give a folder that holds both"
         near = self._near.get(path.lower())
         return f"; {_shown(near)} is there" if near else ""
 
@@ -339,7 +365,7 @@ class _Table:
         named = labels
         boxes = _corners(values, columns, place)
         if columns.box_label and boxes:
-            named = read_labels_cell(values.get(columns.box_label)).labels
+            named = self._box_labels(values.get(columns.box_label), columns.box_label, place)
         mask = values.get("mask")
         return _Row(
             image,
@@ -354,6 +380,12 @@ class _Table:
             ],
             self._path(mask) if isinstance(mask, str) and mask.strip() else None,
         )
+
+    def _box_labels(self, value: Any, column: str, place: str) -> list[Any]:
+        try:
+            return read_labels_cell(value).labels
+        except CellError as error:
+            raise InputError(f"{place}: column {column} {error}") from error
 
     def _split(self, values: Mapping[str, Any], place: str) -> str:
         if not self.divided and "split" not in values:
@@ -370,7 +402,7 @@ def _objects(values: Mapping[str, Any], place: str) -> tuple[list[Corners], list
         return [], []
     boxes, classes = read_objects(values["objects"], place)
     layout = BoxLayout("sized", shares=False)
-    return [layout.corners(box) for box in boxes], classes or []
+    return [layout.corners(box) for box in boxes], list(map(read_label, classes or ()))
 
 
 def _corners(values: Mapping[str, Any], columns: _Columns, place: str) -> list[Corners]:

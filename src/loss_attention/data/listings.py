@@ -9,7 +9,7 @@ beside images without class folders, is refused: what it says would go unheard o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -24,6 +24,8 @@ from loss_attention.data.tree import Tree, is_image
 from loss_attention.errors import InputError, printable
 
 _ROWS = 20  # looked at
+_MOST_TEXTS = 400
+_BROKEN = 2**16  # bytes looked at where a table cannot be read as one
 _MOST_JSON = 20  # a folder of more has one an image
 _DEEPEST = 3
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
@@ -78,15 +80,16 @@ def find_tables(tree: Tree, where: str) -> Tables:
                 look.refuse_if_meant(surroundings)
             spare.append(look.file)
     quiet = (".json", ".txt")
-    spare = [name for name in spare if not name.lower().endswith(quiet)]
+    spare = [name for name in spare if _called_so(name) or not name.lower().endswith(quiet)]
+    seen = {look.file for look in looks}
+    spare += [name for name in tree.names if name.lower().endswith(_TABLES) and name not in seen]
     spare += _unread(surroundings, where, refusing=not used)
     notes: tuple[str, ...] = ()
     if spare:
         named = ", ".join(map(printable, spare[:MOST_NAMED]))
         more = " and more" if len(spare) > MOST_NAMED else ""
-        notes = (
-            f"{count(len(spare), 'table')} not used, without images and labels: {named}{more}",
-        )
+        tables = count(len(spare), "table")
+        notes = (f"{tables} not used, without columns of images and labels: {named}{more}",)
     return Tables(tuple(used), notes)
 
 
@@ -185,18 +188,21 @@ class _Look:
         self.any_text = file.lower().endswith((".json", ".txt"))
         self.table: TextTable | None = None
         self.rows: list[Mapping[str, Any]] = []
+        self.fault = ""
         try:
-            self._open(any_text=False)
+            self._open(lenient=False)
         except InputError as error:
             self.broken = error
             try:
-                self._open(any_text=True)
+                self._open(lenient=True)
             except InputError:
                 self.table = None
 
-    def _open(self, *, any_text: bool) -> None:
-        self.table = open_table(self.tree, self.file, self.where, any_text=any_text)
-        self.rows = [row.values for row in islice(self.table.rows(), _ROWS)]
+    def _open(self, *, lenient: bool) -> None:
+        self.table = open_table(self.tree, self.file, self.where, lenient=lenient)
+        rows = list(islice(self.table.rows(), _ROWS))
+        self.rows = [row.values for row in rows]
+        self.fault = next((f"row {row.number} {row.fault}" for row in rows if row.fault), "")
 
     @property
     def image(self) -> str | None:
@@ -232,12 +238,17 @@ class _Look:
     def _lists_images(self, surroundings: _Surroundings) -> bool:
         """Return whether it holds paths or names of images."""
         if self.table is None:
-            return False
-        if any(map(_is_path, self.table.header)):
+            text = self.tree.read(self.file)[:_BROKEN].replace(b"\0", b"").decode("latin-1")
+            return any(map(_is_path, re.split(r"[\s,;|\"']+", text)))
+        if any(_is_path(word) for name in self.table.header for word in (name, *name.split()[:1])):
+            return True
+        if self.image is not None and self.file.lower().endswith(LINES):
             return True
         columns = [[row.get(name) for row in self.rows] for name in self.table.columns]
         for cells in columns:
-            texts = [cell.strip() for cell in cells if isinstance(cell, str)]
+            texts = [text.strip() for text in _texts(cells)]
+            if self.file.lower().endswith(".txt"):  # lines of words
+                texts = [word for text in texts for word in text[: _ROWS * _ROWS].split()]
             if any(map(_is_path, texts)):
                 return True
             if texts and 2 * sum(text in surroundings.stems for text in texts) >= len(texts):
@@ -252,7 +263,14 @@ class _Look:
         header = [printable(name[:60]) for name in self.table.header[:MOST_NAMED]]
         columns = ", ".join(header) + (", ..." if len(self.table.header) > MOST_NAMED else "")
         if not header:
-            return InputError(f"{place} is empty; move it elsewhere if it is not to be read")
+            what = self.fault or "is empty"
+            return InputError(f"{place} {what}; move it elsewhere if it is not to be read")
+        if self.file.lower().endswith(LINES) and (self.any_text or self.image is None):
+            return InputError(
+                f"{place} is no table of images: it has {columns}. Write a list of objects, an "
+                'image each, {"image": "a.png", "label": "cat"}, or move it elsewhere if it does '
+                "not list the images"
+            )
         if any(map(_is_path, self.table.header)):
             return InputError(
                 f"{place} begins with an image and not with names of columns ({columns}); put a "
@@ -268,6 +286,20 @@ class _Look:
             f"Images may be called {', '.join(LISTED_IMAGES)}, labels {', '.join(LABEL_NAMES)}; "
             "move the table elsewhere if it does not list the images"
         )
+
+
+def _texts(values: Iterable[Any]) -> Iterator[str]:
+    """Yield texts in values, some of those within lists and objects too."""
+    left = list(islice(values, _ROWS))
+    for _ in range(_MOST_TEXTS):
+        if not left:
+            return
+        value = left.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, (list, dict)):
+            left += islice(value, _ROWS)
+            left += islice(value.values(), _ROWS) if isinstance(value, dict) else ()
 
 
 def _is_path(text: str) -> bool:

@@ -64,39 +64,43 @@ class TextTable:
         return tuple(map(plain_name, self.header))
 
 
-def open_table(tree: Tree, file: str, where: str, *, any_text: bool = False) -> TextTable:
+def open_table(tree: Tree, file: str, where: str, *, lenient: bool = False) -> TextTable:
     """Return a table of text; its rows are read when they are asked for.
 
     Args:
         tree: where the file is.
         file: its path there.
         where: what the data is called in an error.
-        any_text: go on where its encoding is none that is read, to see what it would hold.
+        lenient: go on where its encoding or its columns are refused, to see what it would hold.
 
     Raises:
         InputError: not text, a column that is there twice, or a JSON array that is broken.
     """
     place = f"{where}: {printable(file)}"
     with guarded(place):
-        text = _decoded(tree.read(file), place, any_text=any_text)
+        text = _decoded(tree.read(file), place, lenient=lenient)
         if file.lower().endswith(LINES):
-            return _json_table(file, text, place)
-        return _separated_table(file, text, place)
+            table = _json_table(file, text, place)
+        else:
+            table = _separated_table(file, text, place)
+        if not lenient:
+            _require_once(table.header, place)
+        return table
 
 
-def _decoded(content: bytes, place: str, *, any_text: bool) -> str:
+def _decoded(content: bytes, place: str, *, lenient: bool) -> str:
     encoding = json.detect_encoding(content)  # by the byte order mark, else by where zeros are
     try:
         text = content.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
-        if any_text:
+        if lenient:
             return content.decode("latin-1")
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(
             f"{place} is no {encoding.upper()} text ({error.reason}, byte {error.start} in line "
             f"{line}); save it as UTF-8"
         ) from error
-    if "\0" in text and not any_text:
+    if "\0" in text and not lenient:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise InputError(f"{place} holds zero bytes, in line {line}: it is damaged, or no text")
     return text.removeprefix("\ufeff")
@@ -118,7 +122,6 @@ def _separated_table(file: str, text: str, place: str) -> TextTable:
     start, header, fault = first
     if fault:
         raise InputError(f"{place} row {start} {fault}")
-    _require_once(tuple(header), place)
     columns = tuple(map(plain_name, header))
 
     def rows() -> Iterator[Row]:
@@ -205,9 +208,9 @@ def _json_table(file: str, text: str, place: str) -> TextTable:
     if text.lstrip().startswith("["):
         array = _array(text, place)
         if array is not None:
-            return _of_objects(file, lambda: enumerate(map(_checked, array), 1), place)
+            return _of_objects(file, lambda: enumerate(map(_checked, array), 1))
     elif file.lower().endswith(".json") and (whole := _whole(text)) is not None:
-        return _of_objects(file, lambda: iter([(1, whole)]), place)
+        return _of_objects(file, lambda: iter([(1, whole)]))
 
     def entries() -> Iterator[tuple[int, Any]]:
         # Not `splitlines`, which also splits at marks that may stand inside of a text.
@@ -215,16 +218,14 @@ def _json_table(file: str, text: str, place: str) -> TextTable:
             if line := match[0].strip():
                 yield number, _parsed(line)
 
-    return _of_objects(file, entries, place)
+    return _of_objects(file, entries)
 
 
 class _Malformed(str):
     """What is wrong with a row of JSON, in place of its values."""
 
 
-def _of_objects(
-    file: str, entries: Callable[[], Iterator[tuple[int, Any]]], place: str
-) -> TextTable:
+def _of_objects(file: str, entries: Callable[[], Iterator[tuple[int, Any]]]) -> TextTable:
     def rows() -> Iterator[Row]:
         for number, value in entries():
             if isinstance(value, _Malformed):
@@ -237,7 +238,6 @@ def _of_objects(
     header: dict[str, None] = {}
     for _, value in islice(entries(), _HEADER_ROWS):
         if not isinstance(value, _Malformed):
-            _require_once(tuple(value), place)
             header.update(dict.fromkeys(value))
     return TextTable(file, tuple(header), rows)
 
