@@ -389,6 +389,12 @@ def test_labels_that_are_none(images: Path, label: Any) -> None:
     assert load(images, skip_broken=True).train.class_names == ("0", "1")
 
 
+def test_a_mask_that_is_no_path(images: Path) -> None:
+    lines = [{"image": f"pics/{i}.png", "label": i % 2, "mask": None} for i in range(6)]
+    text(images / "all.jsonl", *map(json.dumps, [*lines[:5], {**lines[5], "mask": 5}]))
+    assert "all.jsonl row 6 has 5 as mask, which is no path" in refusal(images)
+
+
 def test_rows_of_different_labels_are_said(images: Path) -> None:
     csv(images, "image,label", *rows(*"ababab"), "pics/0.png,b")
     said = "1 image with rows of different labels (pics/0.png), so an image may have several labels"
