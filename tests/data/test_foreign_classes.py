@@ -67,6 +67,11 @@ def test_without_that_class_it_is_sound(tmp_path: Path) -> None:
     assert len(load(csv(tmp_path), classes=("cat", "hen")).test) == 1
 
 
+@pytest.mark.parametrize("number", ["\u00b2", "9" * 5000])
+def test_what_is_no_number_of_classes(tmp_path: Path, number: str) -> None:
+    assert "unknown class " in refusal(csv(tmp_path), classes=(number,))
+
+
 def test_a_box_of_a_class_that_no_image_has(tmp_path: Path) -> None:
     image_folder(tmp_path, {f"{i}.png": i for i in range(4)}, (8, 6))
     rows = ["0.png,a,0 0 1 1,a", "1.png,b,0 0 1 1,zebra", "2.png,a,,", "3.png,b,,"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, printable
 
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(:(?P<configuration>[\w.+-]+))?")
 """`org/name`, or `org/name:configuration` where a data set has several."""
@@ -78,6 +78,6 @@ def _cause(error: BaseException) -> str:
     wrappers = (datasets.exceptions.DatasetGenerationError,)
     while isinstance(error, wrappers) and error.__cause__ is not None:
         error = error.__cause__
-    line = " ".join(str(error).split())
+    line = printable(" ".join(str(error).split()))
     short = line if len(line) <= 300 else f"{line[:300]}..."
     return short or type(error).__name__
