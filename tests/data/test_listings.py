@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,8 @@ def test_json_is_read(folders: Path, name: str, array: bool, encoding: str) -> N
         ("train.txt", "x/id_0.png 1\nx/id_1.png 2\n", "train.txt is no CSV"),
         ("any.jsonl", '[{"image": "x/id_0.png"}, {', "any.jsonl is no JSON"),
         ("any.csv", '"image,label\nx/id_0.png,cat\n', "row 1 is malformed"),
+        ("any.json", '{"x/id_0.png": "cat", "y/id_1.png": "dog"}', "is no table of images"),
+        ("any.jsonl", '["x/id_0.png", "cat"]\n', "row 1 is no JSON object"),
         ("sub/labels.csv", "a,b\n1,2\n", "sub/labels.csv is no CSV"),
     ],
 )
@@ -117,7 +120,7 @@ def test_other_tables_beside_class_folders_are_said(
 
 @pytest.mark.parametrize("name", ["README.txt", "classes.txt", "config.json", "LICENSE"])
 def test_what_is_no_table_is_not_spoken_of(folders: Path, name: str) -> None:
-    text(folders / name, "{}" if name.endswith("json") else "x")
+    text(folders / name, '{"icon": "x/id_0.png"}' if name.endswith("json") else "see a.png")
     assert not load(folders).notes
 
 
@@ -137,6 +140,26 @@ def test_parquet_beside_another_table(tmp_path: Path) -> None:
     parquet(tmp_path / "train.parquet", {"image": stored(*range(4)), "label": [0, 1] * 2})
     text(tmp_path / "results.csv", "epoch,loss", "1,0.5")
     assert load(tmp_path).train.class_names == ("0", "1")
+
+
+def test_in_an_archive(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    text(folders / "labels.csv", *lines(";"))
+    archive = tmp_path_factory.mktemp("archive") / "pets"
+    shutil.make_archive(str(archive), "zip", folders)
+    assert load(f"{archive}.zip").train.class_names == ("cat", "dog")
+
+
+def test_a_list_of_classes_beside_the_labels(folders: Path) -> None:
+    text(folders / "labels.csv", *lines())
+    text(folders / "class_labels.csv", "number,name", "0,cat", "1,dog")
+    assert load(folders).train.class_names == ("cat", "dog")
+    assert any("class_labels.csv" in note for note in load(folders).notes)
+
+
+def test_a_test_table_that_is_not_understood(folders: Path) -> None:
+    text(folders / "train.csv", *lines())
+    text(folders / "test.csv", "id,x", "id_1,5")
+    assert "test.csv is no CSV or JSON-lines file with a column of images" in refusal(folders)
 
 
 def test_two_tables_of_the_same_images(folders: Path) -> None:

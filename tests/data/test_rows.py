@@ -104,6 +104,11 @@ def test_json_as_lines_or_as_an_array(tmp_path: Path, name: str) -> None:
         assert values(tmp_path, text, name) == ROWS
 
 
+def test_keys_may_differ_from_row_to_row(tmp_path: Path) -> None:
+    rows = values(tmp_path, '{"Image": "a.png"}\n{"image": "b.png"}\n', "x.jsonl")
+    assert rows == [{"image": "a.png"}, {"image": "b.png"}]
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [

@@ -9,7 +9,7 @@ beside images without class folders, is refused: what it says would go unheard o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -73,24 +73,27 @@ def find_tables(tree: Tree, where: str) -> Tables:
         looks += deep
         used += [look.file for look in deep if look.used]
     surroundings = _Surroundings(tree)
-    spare = []
     for look in looks:
         if not look.used:
-            if look.called_so or not (used or look.any_text):
-                look.refuse_if_meant(surroundings)
-            spare.append(look.file)
-    quiet = (".json", ".txt")
-    spare = [name for name in spare if _called_so(name) or not name.lower().endswith(quiet)]
-    seen = {look.file for look in looks}
-    spare += [name for name in tree.names if name.lower().endswith(_TABLES) and name not in seen]
+            look.refuse_if_meant(surroundings, beside=bool(used))
+    seen = {look.file: look.used for look in looks}
+    spare = [
+        name
+        for name in (*seen, *(name for name in tree.names if name not in seen))
+        if not seen.get(name)
+        and (name.lower().endswith(_TABLES) or (name in seen and _called_so(name)))
+    ]
     spare += _unread(surroundings, where, refusing=not used)
-    notes: tuple[str, ...] = ()
-    if spare:
-        named = ", ".join(map(printable, spare[:MOST_NAMED]))
-        more = " and more" if len(spare) > MOST_NAMED else ""
-        tables = count(len(spare), "table")
-        notes = (f"{tables} not used, without columns of images and labels: {named}{more}",)
-    return Tables(tuple(used), notes)
+    return Tables(tuple(used), _noted(spare))
+
+
+def _noted(spare: Sequence[str]) -> tuple[str, ...]:
+    if not spare:
+        return ()
+    named = ", ".join(map(printable, spare[:MOST_NAMED]))
+    more = " and more" if len(spare) > MOST_NAMED else ""
+    tables = count(len(spare), "table")
+    return (f"{tables} not used, without columns of images and labels: {named}{more}",)
 
 
 def _candidates(tree: Tree) -> Iterator[str]:
@@ -132,7 +135,7 @@ def _unread(surroundings: _Surroundings, where: str, *, refusing: bool) -> list[
     found = [
         name for name in surroundings.tree.names if "/" not in name and _NOT_READ.fullmatch(name)
     ]
-    for name in found if refusing else ():
+    for name in found if refusing and not surroundings.parquet else ():
         stem = name.partition(".")[0]
         if surroundings.images and (_called_so(stem) or not surroundings.class_folders):
             raise InputError(
@@ -221,13 +224,23 @@ class _Look:
         )
         return labelled and single
 
-    def refuse_if_meant(self, surroundings: _Surroundings) -> None:
-        """Raise where this table is most likely meant to be read."""
+    def refuse_if_meant(self, surroundings: _Surroundings, *, beside: bool) -> None:
+        """Raise where this table is most likely meant to be read.
+
+        Args:
+            surroundings: what lies around it.
+            beside: other tables list the images.
+        """
         certain = self._lists_images(surroundings)
         alone = self.tree.names == (self.file,)
         unclear = bool(surroundings.images) and not surroundings.class_folders
-        if self.any_text:
-            meant = certain and (self.called_so or alone or (unclear and self.file.endswith("n")))
+        unread = self.broken is not None or self.table is None or not self.table.header
+        if beside:
+            meant = self.called_so and (certain or (unread and not self.any_text))
+        elif self.file.lower().endswith(".txt"):
+            meant = certain and (self.called_so or alone)
+        elif self.any_text:
+            meant = certain and (self.called_so or alone or unclear or self._names_images())
         elif surroundings.parquet and not surroundings.class_folders:
             meant = self.called_so and certain
         else:
@@ -235,9 +248,14 @@ class _Look:
         if meant:
             raise self._error()
 
+    def _names_images(self) -> bool:
+        """Return whether it holds paths of two images that are there."""
+        paths = {text for row in self.rows for text in _texts([row]) if _is_path(text)}
+        return sum(self.tree.find(path) is not None for path in paths) > 1
+
     def _lists_images(self, surroundings: _Surroundings) -> bool:
         """Return whether it holds paths or names of images."""
-        if self.table is None:
+        if self.table is None or (self.fault and not self.table.header):
             text = self.tree.read(self.file)[:_BROKEN].replace(b"\0", b"").decode("latin-1")
             return any(map(_is_path, re.split(r"[\s,;|\"']+", text)))
         if any(_is_path(word) for name in self.table.header for word in (name, *name.split()[:1])):

@@ -80,11 +80,11 @@ def open_table(tree: Tree, file: str, where: str, *, lenient: bool = False) -> T
     with guarded(place):
         text = _decoded(tree.read(file), place, lenient=lenient)
         if file.lower().endswith(LINES):
-            table = _json_table(file, text, place)
-        else:
-            table = _separated_table(file, text, place)
-        if not lenient:
-            _require_once(table.header, place)
+            return _json_table(file, text, place)
+        table = _separated_table(file, text, place)
+        twice = _twice(name for name in table.columns if name in LISTED_NAMES)
+        if twice is not None and not lenient:
+            raise InputError(f"{place} has the column {twice} twice; leave one of them out")
         return table
 
 
@@ -104,12 +104,6 @@ def _decoded(content: bytes, place: str, *, lenient: bool) -> str:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise InputError(f"{place} holds zero bytes, in line {line}: it is damaged, or no text")
     return text.removeprefix("\ufeff")
-
-
-def _require_once(header: tuple[str, ...], place: str) -> None:
-    name = _twice(name for name in map(plain_name, header) if name in LISTED_NAMES)
-    if name is not None:
-        raise InputError(f"{place} has the column {name} twice; leave one of them out")
 
 
 def _separated_table(file: str, text: str, place: str) -> TextTable:
@@ -180,13 +174,11 @@ def _block(reader: Iterator[list[str]], longest: int) -> list[tuple[list[str], s
     """Return the next records.
 
     How long a cell may be is one number for the whole program, so it is raised only as long as a
-    lock is held, and not for small files.
+    lock is held.
     """
-    limit = csv.field_size_limit()
-    if longest <= limit:
-        return list(islice(_told(reader), _BLOCK))
     with _CELLS:
-        before = csv.field_size_limit(max(limit, longest))
+        before = csv.field_size_limit()
+        csv.field_size_limit(max(before, longest))
         try:
             return list(islice(_told(reader), _BLOCK))
         finally:
