@@ -151,3 +151,18 @@ def test_a_real_sample_is_sound(shared_data: Path, capsys) -> None:
     assert (code, err) == (0, "")
     assert "train: 160 images of 80 classes" in out
     assert "validation: 1,424 boxes in 158 images" in out
+
+
+@pytest.mark.parametrize(("most", "level"), [(255, 1), (1023, 4), (4095, 16), (16_383, 64)])
+def test_numbers_of_fewer_bits_than_the_files_have(most: int, level: int, tmp_path, capsys) -> None:
+    for i, (kind, top) in enumerate([("png", most), ("tiff", most), ("png", 65_535)] * 2):
+        numbers = np.linspace(i, top, 16).reshape(4, 4).astype(np.uint16)
+        path = tmp_path / "train" / "ab"[i // 3] / f"{i}.{kind}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(numbers).save(path)
+    code, out, _ = said(capsys, "check", tmp_path)
+    assert code == 0
+    assert (
+        f"train: 4 images of over 8 bits a pixel with no level above {level} of 255, nearly "
+        "black: train/a/0.png, train/a/1.tiff, train/b/3.png, train/b/4.tiff; if they are"
+    ) in out.replace("\n", " ")

@@ -11,11 +11,19 @@ import numpy as np
 import pytest
 import torch
 from data.making import png, write
+from data.tiffs import tiff
 from numpy.typing import NDArray
 from PIL import Image, features
 
 from loss_attention.data import decoding
-from loss_attention.data.decoding import UnreadableImage, list_images, read_image, to_tensor
+from loss_attention.data.decoding import (
+    UnreadableImage,
+    list_images,
+    read_image,
+    read_numbers,
+    read_size,
+    to_tensor,
+)
 from loss_attention.errors import InputError
 
 RAMP = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
@@ -181,6 +189,38 @@ def test_broken_files_are_named(content: bytes, reason: str, tmp_path: Path) -> 
         read_image(content, 3, name="row 3")
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing"),
+        (b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- drawn -->\n<svg width="9">', "an SVG drawing"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\xff\x0a\xfa\x1f", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "a PostScript"),
+        (b"<!DOCTYPE html><html>404</html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (bytes(128) + b"DICM", "DICOM"),
+        (b"\x93NUMPY\1\0", "a NumPy array"),
+        (b"PK\3\4", "of no known image format"),
+    ],
+)
+def test_other_files_are_named_for_what_they_are(content: bytes, said: str) -> None:
+    with pytest.raises(UnreadableImage, match=said) as caught:
+        read_image(content, 3, "cat.png")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UnreadableImage, match=said):
+        read_size(content, "cat.png")
+
+
+def test_a_name_cannot_command_a_terminal() -> None:
+    with pytest.raises(
+        UnreadableImage, match=r"^a\\x1b\[2J\.png cannot be read as an image: empty"
+    ):
+        read_image(b"", 3, "a\x1b[2J.png")
+
+
 def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage, match=r"nothing\.png.*no such file"):
         read_image(tmp_path / "nothing.png", 3)
@@ -196,6 +236,47 @@ def test_an_image_too_large_is_refused_unread() -> None:
     with pytest.raises(UnreadableImage, match=r"89,478,485 pixels \(a decompression bomb\?\)"):
         read_image(bytes(content), 1)
     assert 2 * decoding.MOST_PIXELS > 10_000 * 9_000  # where Pillow itself would only warn
+
+
+def huge(kind: str) -> bytes:
+    """A file of some bytes that claims 10,000 x 9,000 pixels."""
+    if kind == "tiff":
+        return tiff([[0]], "u1", tags=[(256, 4, [10_000]), (257, 4, [9_000])])
+    if kind == "pgm":
+        return b"P5 10000 9000 255\n" + bytes(99)
+    content = bytearray(encoded(Image.new("L", (8, 8)), kind))
+    where = {"bmp": 18, "gif": 6, "jpeg": content.find(b"\xff\xc0") + 5}[kind]
+    sides = (9_000, 10_000) if kind == "jpeg" else (10_000, 9_000)
+    struct.pack_into({"bmp": "<2i", "gif": "<2H", "jpeg": ">2H"}[kind], content, where, *sides)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["tiff", "pgm", "bmp", "gif", "jpeg"])
+def test_claims_of_size_are_refused_in_every_format(kind: str) -> None:
+    for read in (read_image, read_size, read_numbers):
+        with pytest.raises(UnreadableImage, match=r"89,478,485 pixels"):
+            read(huge(kind), *([1, "x"] if read is read_image else ["x"]))
+
+
+def test_large_images_are_decoded_only_where_memory_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decoding, "_LARGE", 23)
+    assert np.array_equal(levels(encoded(Image.fromarray(RAMP))), RAMP)
+    monkeypatch.setattr(decoding, "free_memory", lambda: 287)  # 24 pixels take 288 bytes
+    with pytest.raises(
+        UnreadableImage, match=r"6 x 4 pixels take .* GB to decode, and .* are free"
+    ):
+        read_image(encoded(Image.fromarray(RAMP)), 1)
+
+
+def test_transparency_band_by_band(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 7, 4), dtype=np.uint8)
+    whole = levels(encoded(Image.fromarray(pixels)), 3)
+    monkeypatch.setattr(decoding, "_AT_ONCE", 20)
+    assert np.array_equal(levels(encoded(Image.fromarray(pixels)), 3), whole)
+    alpha = pixels[..., 3:] / 255
+    assert np.abs(pixels[..., :3] * alpha + 255 * (1 - alpha) - whole).max() <= 1
 
 
 def test_channels_are_1_or_3() -> None:

@@ -10,10 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
+import numpy as np
 from PIL import Image
 
 from loss_attention.data.classes import foreign_classes
 from loss_attention.data.decoding import UnreadableImage
+from loss_attention.data.depth import DEEP
 from loss_attention.data.records import (
     MOST_NAMED,
     Content,
@@ -31,6 +33,7 @@ from loss_attention.errors import InputError
 
 _BLOCK = 512  # images looked up at once
 _MOST_CLASSES = 40  # of more, only the smallest and the largest are listed
+_DARK = 64  # of 255, the brightest level of 14-bit numbers saved with 16 bits; of 12-bit ones 16
 
 
 @dataclass
@@ -50,11 +53,15 @@ class Checked:
 
 @dataclass(frozen=True)
 class Look:
-    """What one image is like: its size and a hash of its pixels, or why it cannot be read."""
+    """What one image is like: its size and a hash of its pixels, or why it cannot be read.
+
+    `brightest` is its highest level where the file has more than 8 bits a pixel.
+    """
 
     record: Record
     size: tuple[int, int] = (0, 0)
     pixels: bytes = b""
+    brightest: int | None = None
     broken: str = ""
 
 
@@ -84,6 +91,7 @@ def check(source: Source, progress: Progress | None = None) -> Checked:
         result.faults.append(str(error))
     for part in source.parts:
         _duplicates(part.name, looks[part.name], result)
+        _dark(part.name, looks[part.name], result)
     _leaks(looks, result)
     return result
 
@@ -102,7 +110,8 @@ def _look(record: Record, content: Content) -> Look:
             record.mask(image.size)
     except UnreadableImage as error:
         return Look(record, broken=str(error))
-    return Look(record, image.size, _hash(image))
+    brightest = int(np.asarray(image).max()) if DEEP in image.info else None
+    return Look(record, image.size, _hash(image), brightest)
 
 
 def _hash(image: Image.Image) -> bytes:
@@ -171,6 +180,21 @@ def _duplicates(split: str, looks: Sequence[Look], result: Checked) -> None:
     if differing:
         result.doubts.append(
             f"{split}: identical images with different labels: {_named(differing)}"
+        )
+
+
+def _dark(split: str, looks: Sequence[Look], result: Checked) -> None:
+    """Note deep images without a bright pixel: numbers of fewer bits than the files have."""
+    dark = {look.record.name: look.brightest for look in looks if look.brightest is not None}
+    dark = {name: level for name, level in dark.items() if level <= _DARK}
+    if dark:
+        names = ", ".join([*dark][:MOST_NAMED])
+        more = f" and {len(dark) - MOST_NAMED:,} more" if len(dark) > MOST_NAMED else ""
+        result.doubts.append(
+            f"{split}: {count(len(dark), 'image')} of over 8 bits a pixel with no level above "
+            f"{max(dark.values())} of 255, nearly black: {names}{more}; if they are numbers of 8 "
+            "bits (0..255), 12 (0..4095) or 14 saved with 16, multiply them by 257, 16 or 4 and "
+            "save them again"
         )
 
 

@@ -1,29 +1,34 @@
 """From image files to uint8 tensors, one image at a time.
 
 What files hold is brought to one form: upright (EXIF orientation applied), 8 bits, grey or colour.
-Transparent parts show white, as most viewers and web pages have it. 16-bit images are scaled by
-1 / 257, so that 65535 becomes 255, and not clipped. Of animations and multi-page files the first
-picture is taken.
+Transparent parts show white, as most viewers and web pages have it. Deeper pixels are scaled by the
+range that the file states, and not clipped (`depth.py`). Of animations and multi-page files the
+first picture is taken.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageStat, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageStat, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
+from loss_attention.data.depth import in_8_bits, unread_tiff
+from loss_attention.data.memory import free_memory
 from loss_attention.data.placement import Resize, place
-from loss_attention.errors import InputError
+from loss_attention.data.png import picture_alone
+from loss_attention.errors import InputError, printable
+from loss_attention.errors import reason as reason_of
 
 IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
@@ -33,7 +38,9 @@ MOST_PIXELS = 89_478_485
 """A larger image is refused: it would take over 256 MB decoded (Pillow's own limit)."""
 
 _MODES = {1: "L", 3: "RGB"}
-_16_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_LARGE = 2**25  # pixels; what is larger is decoded one at a time, and only if memory is free for it
+_BYTES_A_PIXEL = 12  # decoded, without transparency and turned: Pillow has 4 for each
+_AT_ONCE = 2**22  # pixels, where a picture is worked through in bands
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -46,13 +53,30 @@ _UPRIGHT = {
 _SIDEWAYS = 5  # from here on, width and height change places
 # `warnings.catch_warnings` changes the whole process: only one thread at a time may.
 _quiet = threading.Lock()
+_alone = threading.Lock()
+# Formats whose files begin with another size than they hold; and one that a program would draw.
+_SIZED_WHEN_DECODED = ("CUR", "ICNS", "ICO")
+_DRAWN = "EPS"
+_AS_PNG = "which is not read; save it as PNG"
+# What people take for an image, by what the file begins with.
+_OTHER_FILES = (
+    (rb"....ftyp(hei[cmsx]|hev[cmx]|mif1|msf1)", f"HEIC, {_AS_PNG} or JPEG"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", f"JPEG XL, {_AS_PNG} or JPEG"),
+    (rb"\W*(<(\?xml|!--|!DOCTYPE svg)[^>]*>\s*)*<svg\b", f"an SVG drawing, {_AS_PNG}"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", f"a PostScript drawing, {_AS_PNG}"),
+    (rb"%PDF", f"a PDF document, {_AS_PNG}"),
+    (rb".{128}DICM", f"DICOM, {_AS_PNG} of 8 or 16 bits"),
+    (rb"\x93NUMPY", f"a NumPy array, {_AS_PNG}"),
+    (rb"\s*<(!doctype )?html", "a web page (did its download fail?)"),
+    (rb"version https://git-lfs", "a pointer of Git LFS; `git lfs pull` fetches the image"),
+)
 
 
 class UnreadableImage(InputError):  # noqa: N818
     """An image that cannot be decoded: `name` says which, `reason` why."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name} cannot be read as an image: {reason}")
+        super().__init__(f"{printable(name)} cannot be read as an image: {reason}")
         self.name = name
         self.reason = reason
 
@@ -66,8 +90,8 @@ def read_image(source: Path | bytes, in_channels: int, name: str | None = None) 
         name: what an error calls the image; None: the path, or "image" for bytes.
 
     Raises:
-        UnreadableImage: missing, no image, truncated, over `MOST_PIXELS`, or of values whose
-            meaning is unknown (32-bit integers beyond 65535, floats outside [0, 1]).
+        UnreadableImage: missing, no image, truncated, over `MOST_PIXELS` or the free memory, or of
+            values whose meaning is unknown (32-bit integers beyond 65535, floats outside [0, 1]).
         InputError: `in_channels` other than 1 and 3.
 
     Example:
@@ -83,7 +107,7 @@ def read_image(source: Path | bytes, in_channels: int, name: str | None = None) 
     try:
         # Opened here: given a path, Pillow maps plain TIFF files and garbles those that are turned.
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-            return _upright(file).convert(_MODES[in_channels])
+            return _upright(file, _MODES[in_channels])
     except Exception as error:  # decoders raise whatever a broken file leads them into
         raise UnreadableImage(name, _reason(error, source)) from error
 
@@ -99,6 +123,11 @@ def read_numbers(source: Path | bytes, name: str) -> UInt8[np.ndarray, "H W *3"]
             io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
             _opened(file) as image,
         ):
+            if image.mode.startswith("I"):  # more bits than the numbers need
+                low, high = map(int, image.getextrema())  # type: ignore[arg-type]
+                if low < 0 or high > 255:
+                    raise ValueError(f"it has numbers of {low}..{high}, at most 0..255 are read")
+                return np.asarray(image).astype(np.uint8)
             pixels = image if image.mode in ("L", "P") else image.convert("RGB")
             return np.array(pixels, np.uint8)
     except Exception as error:
@@ -117,7 +146,14 @@ def read_size(source: Path | bytes, name: str) -> tuple[int, int]:
             io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
             _opened(file) as image,
         ):
-            return image.size if _orientation(image) < _SIDEWAYS else image.size[::-1]
+            if image.format in _SIZED_WHEN_DECODED:
+                image.load()
+            size = image.size
+            if isinstance(image, TiffImagePlugin.TiffImageFile):
+                # Newer versions of Pillow have turned that size, and have not for all files.
+                tags = image.tag_v2
+                size = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
+            return size if _orientation(image) < _SIDEWAYS else size[::-1]
     except Exception as error:
         raise UnreadableImage(name, _reason(error, source)) from error
 
@@ -191,25 +227,48 @@ def visible_files(folder: Path) -> Iterator[Path]:
             yield entry
 
 
-def _upright(file: BinaryIO) -> Image.Image:
-    """Decode, turn as EXIF says, and reduce to 8-bit pixels without transparency."""
-    with _opened(file) as image:
+def _upright(file: BinaryIO, mode: str) -> Image.Image:
+    """Decode, turn as EXIF says, and reduce to 8-bit pixels of a mode without transparency."""
+    with ExitStack() as stack:
+        image = stack.enter_context(_opened(file))
+        if image.width * image.height > _LARGE:
+            stack.enter_context(_alone)
+            _require_memory(image)
+        orientation = _orientation(image)  # Pillow looks as well, and is not to warn of it
         image.load()
-        orientation = _orientation(image)
-        plain = _without_transparency(_in_8_bits(image))
-    turn = _UPRIGHT.get(orientation)
+        _require_few_pixels(image)
+        # Pillow turns TIFF files itself; what is turned is no longer said to be.
+        turn = _UPRIGHT.get(_orientation(image) if image.format == "TIFF" else orientation)
+        plain = _without_transparency(in_8_bits(image), mode)
     return plain if turn is None else plain.transpose(turn)
 
 
 def _opened(file: BinaryIO) -> Image.Image:
     """Open an image without decoding it, if it is not too large."""
+    file = picture_alone(file)
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd metadata, and sizes that are checked here
         image = Image.open(file)
+    if image.format == _DRAWN:
+        image.close()
+        raise UnidentifiedImageError
+    _require_few_pixels(image)
+    return image
+
+
+def _require_few_pixels(image: Image.Image) -> None:
     if image.width * image.height > MOST_PIXELS:
         image.close()
         raise Image.DecompressionBombError
-    return image
+
+
+def _require_memory(image: Image.Image) -> None:
+    needed, free = image.width * image.height * _BYTES_A_PIXEL, free_memory()
+    if needed > free:
+        raise MemoryError(
+            f"{image.width} x {image.height} pixels take {needed / 1e9:.2g} GB to decode, and "
+            f"{free / 1e9:.2g} GB are free"
+        )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -217,30 +276,27 @@ def _orientation(image: Image.Image) -> int:
     orientation = 1
     with _quiet, warnings.catch_warnings(), suppress(Exception):  # a broken tag: as stored
         warnings.simplefilter("ignore")
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return orientation if orientation in _UPRIGHT else 1
+        # Not the method of PNG files, which decodes them first: here it stands in front.
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+        return orientation if orientation in _UPRIGHT else 1
+    return 1
 
 
-def _in_8_bits(image: Image.Image) -> Image.Image:
-    if image.mode in _16_BIT:
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("32-bit pixels outside 0..65535; save it with 8 or 16 bits")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if image.mode == "F":
-        levels = np.asarray(image)
-        if not (levels.min() >= 0 and levels.max() <= 1):  # NaN fails too
-            raise ValueError("floating-point pixels outside [0, 1]; save it with 8 or 16 bits")
-        return Image.fromarray((levels * 255).round().astype(np.uint8))
-    return image
-
-
-def _without_transparency(image: Image.Image) -> Image.Image:
+def _without_transparency(image: Image.Image, mode: str) -> Image.Image:
+    """Return an image in a mode without transparency; what is transparent is white."""
+    if image.mode in ("La", "RGBa"):  # colours multiplied by how opaque they are
+        image = image.convert(image.mode.upper())
     if not image.has_transparency_data:
-        return image
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
+        return image if image.mode == mode else image.convert(mode)
+    width, height = image.size
+    result = Image.new(mode, image.size)
+    rows = max(1, _AT_ONCE // max(1, width))
+    for top in range(0, height, rows):
+        band = image if rows >= height else image.crop((0, top, width, min(height, top + rows)))
+        band = band.convert("RGBA")
+        white = Image.new("RGBA", band.size, "white")
+        result.paste(Image.alpha_composite(white, band).convert("RGB").convert(mode), (0, top))
+    return result
 
 
 def _reason(error: Exception, source: Path | bytes) -> str:
@@ -253,7 +309,21 @@ def _reason(error: Exception, source: Path | bytes) -> str:
         return "no permission to read it"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {MOST_PIXELS:,} pixels (a decompression bomb?)"
-    if isinstance(error, UnidentifiedImageError):
-        empty = not source if isinstance(source, bytes) else source.stat().st_size == 0
-        return "empty" if empty else "of no known image format"
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    if isinstance(error, MemoryError) and error.args:
+        return str(error)
+    if isinstance(error, (KeyError, UnidentifiedImageError)):
+        return _unknown_format(source)
+    return reason_of(error)
+
+
+def _unknown_format(source: Path | bytes) -> str:
+    """Say what a file holds that is no image to Pillow."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        head = file.read(1024)
+        if not head:
+            return "empty"
+        for beginning, what in _OTHER_FILES:
+            if re.match(beginning, head, re.DOTALL | re.IGNORECASE):
+                return what
+        file.seek(0)
+        return unread_tiff(file) or "of no known image format"
