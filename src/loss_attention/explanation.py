@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, printable, quoted, unknown_name
 from loss_attention.geometry import PatchGrid, enclosing_boxes, paint_patches
 from loss_attention.prediction import (
     EvidencePrediction,
@@ -18,6 +22,15 @@ from loss_attention.prediction import (
     RoutedPrediction,
     WeightedPrediction,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Target = int | str | Sequence[int | str] | NDArray[Any] | Tensor
+else:  # what is none of these meets the message of `explained_class`
+    Target = Any
+
+MOST_NAMED = 10  # classes that an error lists
 
 
 class Quantity(NamedTuple):
@@ -79,7 +92,7 @@ class Explanation:
 
 def explain_prediction(
     prediction: ImagePrediction,
-    target: int | Int[Tensor, " B"] | None = None,
+    target: Target | None = None,
     *,
     multi_label: bool = False,
 ) -> Explanation:
@@ -127,18 +140,47 @@ def explain_prediction(
 
 
 def explained_class(
-    target: int | Int[Tensor, " B"], batch: int, classes: int, device: torch.device
+    target: Target, batch: int, classes: int, device: torch.device, names: Sequence[str] = ()
 ) -> Int[Tensor, " B"]:
     """Return the class to explain for each image of a batch, as int64 on a device.
 
+    Args:
+        target: an index or a name for all, or one an image.
+        batch: the number of images.
+        classes: the number of classes.
+        device: where the result goes.
+        names: of the classes; none where only indices can be meant.
+
     Raises:
-        ValueError: not one class for all or one an image, or one outside the classes.
+        ValueError: not one class for all or one an image, or one outside the classes; a name that
+            no class has (with the nearest that one has).
     """
-    if isinstance(target, int):
-        target = torch.full((batch,), target, device=device)
-    in_range = not target.is_floating_point() and ((target >= 0) & (target < classes)).all()
-    if target.shape != (batch,) or not in_range:
+    given = target.tolist() if isinstance(target, (Tensor, np.ndarray, np.generic)) else target
+    each: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given] * batch
+    indices = [class_index(one, names) if isinstance(one, str) and names else one for one in each]
+    if len(indices) != batch or not all(_is_index(one, classes) for one in indices):
         raise InputError(
-            f"target must be {batch} class indices in 0..{classes - 1}, got {target.tolist()}"
+            f"target must be {batch} class indices{' or names' if names else ''} in "
+            f"0..{classes - 1}, got {quoted(each)}"
         )
-    return target.to(device, torch.int64)
+    return torch.tensor([int(one) for one in indices], dtype=torch.int64, device=device)
+
+
+def _is_index(value: Any, classes: int) -> bool:
+    whole = not isinstance(value, bool) and isinstance(value, Integral)
+    return whole and bool(0 <= value < classes)
+
+
+def class_index(name: str, names: Sequence[str]) -> int:
+    """Return the index of a class by its name.
+
+    Raises:
+        ValueError: no class has that name; the nearest that one has are named.
+    """
+    if name in names:
+        return names.index(name)
+    nearest = difflib.get_close_matches(name, names, n=MOST_NAMED, cutoff=0.5)
+    shown = list(names) if len(names) <= MOST_NAMED else nearest
+    error = unknown_name("class", name, map(printable, shown))
+    more = f" (of {len(names)} classes)" if len(names) > len(shown) else ""
+    raise InputError(f"{error}{more}")

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
-from jaxtyping import Float, Int, Shaped
-from safetensors import SafetensorError, safe_open
+from jaxtyping import Float, Shaped
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from loss_attention.backbones.catalog import BACKBONES
 from loss_attention.backbones.layered import Layered
 from loss_attention.backbones.receptive_field import ReceptiveField
+from loss_attention.data.memory import free_memory
 from loss_attention.data.placement import Resize
-from loss_attention.errors import InputError, unknown_name
-from loss_attention.explanation import Explanation, explain_prediction
+from loss_attention.errors import InputError, guarded, printable, quoted
+from loss_attention.explanation import Explanation, Target, explain_prediction, explained_class
 from loss_attention.heads.catalog import HEADS, HeadOptions
+from loss_attention.images import Pictures, as_images
+from loss_attention.model_config import check_config
 from loss_attention.prediction import ImagePrediction
+from loss_attention.weights_file import (
+    FORMAT_VERSION,
+    METADATA_KEY,
+    read_config,
+    read_weights,
+)
 
-FORMAT_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
-METADATA_KEY = "loss-attention"
 
 
 class PatchClassifier(
@@ -82,7 +88,7 @@ class PatchClassifier(
             "multi_label": multi_label,
             "resize": resize,
         }
-        _check(self.config)
+        check_config(self.config)
         entry, head_entry = BACKBONES[backbone], HEADS[head]
         self.class_names = tuple(class_names) or tuple(map(str, range(num_classes)))
         self.image_size = None if image_size is None else (image_size[0], image_size[1])
@@ -138,20 +144,27 @@ class PatchClassifier(
         return prediction
 
     @torch.inference_mode()
-    def explain(
-        self, images: Shaped[Tensor, "B C H W"], target: int | Int[Tensor, " B"] | None = None
-    ) -> Explanation:
+    def explain(self, images: Pictures, target: Target | None = None) -> Explanation:
         """Classify images and show where the evidence lies, in one forward pass.
 
-        Batch norm uses its running statistics, and every module's mode is left as it was.
+        Batch norm uses its running statistics, and every module's mode is left as it was. Values
+        are checked here, which on a GPU waits for them, and not in `forward`.
 
         Args:
-            images: as for `forward`.
-            target: the class to explain, one for all or one an image; None: the predicted class.
+            images: as for `forward`, or NumPy arrays and PIL images, one or several; an array may
+                have its channels last (see `images.as_images`). None is resized.
+            target: the class to explain, by index or name, one for all or one an image; None: the
+                predicted class.
 
         Raises:
-            ValueError: a baseline head, which has no evidence; a target outside the classes.
+            ValueError: images of another shape, type or range (NaN, floats in 0..255); a target
+                outside the classes, or a name that none has; a baseline head, which has no
+                evidence.
         """
+        images = as_images(images, self.mean.shape[0], self.mean.device)
+        if target is not None:
+            classes = self.config["num_classes"]
+            target = explained_class(target, len(images), classes, images.device, self.class_names)
         # Module by module: a frozen batch norm inside a model in training stays frozen.
         in_training = [module for module in self.modules() if module.training]
         self.eval()
@@ -213,6 +226,35 @@ class PatchClassifier(
         # Not the mixin's own file, which lacks the metadata that `load` reads.
         (save_directory / WEIGHTS_FILE).write_bytes(self.to_bytes())
 
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, **options: Any
+    ) -> PatchClassifier:
+        """Load what `save_pretrained` wrote, as `load` does; `options` are those of the hub.
+
+        Raises:
+            ValueError: nothing there, or not ours; see `load`.
+        """
+        with guarded(printable(str(pretrained_model_name_or_path))):
+            return super().from_pretrained(pretrained_model_name_or_path, **options)
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id: str, map_location: str = "cpu", **options: Any
+    ) -> PatchClassifier:
+        # Not the mixin's own reader, which builds what a file claims, and reads pickles too.
+        arguments = {name: options.pop(name) for name in [*_ARGUMENTS] if name in options}
+        path = Path(model_id)
+        path = path / WEIGHTS_FILE if path.is_dir() else _downloaded(model_id, **options)
+        return _load_file(path, **arguments).to(map_location)
+
+
+_ARGUMENTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(PatchClassifier.__init__).parameters.items()
+    if name != "self"
+}
+
 
 def create_model(
     backbone: str = "resnet18",
@@ -261,28 +303,42 @@ def create_model(
         many classes it is a `ManyClassPrediction`; see `forward`.
 
     Raises:
-        ValueError: an unknown name (with the nearest known one), or a value out of its range.
+        ValueError: an unknown name (with the nearest known one), a value out of its range, or a
+            model that would not fit in the free memory.
 
     Example:
         >>> model = create_model("vgg11_bn", width=0.125, in_channels=1)
         >>> model(torch.zeros(2, 1, 32, 32)).grid.patches
         36
     """
-    return PatchClassifier(
-        backbone,
-        head,
-        num_classes,
-        in_channels,
-        width,
-        strided_layers,
-        patch_kernel,
-        patch_stride,
-        threshold,
-        class_names,
-        image_size,
-        multi_label,
-        resize,
+    arguments = (
+        *(backbone, head, num_classes, in_channels, width, strided_layers, patch_kernel),
+        *(patch_stride, threshold, class_names, image_size, multi_label, resize),
     )
+    needed, free = _bytes_of(_outline(*arguments)), free_memory()
+    if needed > free:
+        raise InputError(
+            f"a model of these sizes takes {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB of "
+            "memory are free"
+        )
+    return PatchClassifier(*arguments)
+
+
+def _outline(*arguments: Any, **named: Any) -> PatchClassifier:
+    """Build a model without memory for its weights, which have shapes alone.
+
+    Raises:
+        InputError: an argument out of its range, or sizes that no tensor can have.
+    """
+    try:
+        with torch.device("meta"):
+            return PatchClassifier(*arguments, **named)
+    except (OverflowError, RuntimeError) as error:
+        raise InputError("a model of these sizes has more weights than can be counted") from error
+
+
+def _bytes_of(model: PatchClassifier) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
 def load(source: str | Path) -> PatchClassifier:
@@ -293,87 +349,41 @@ def load(source: str | Path) -> PatchClassifier:
             `save_pretrained` wrote, or the Hugging Face hub id of one.
 
     Raises:
-        ValueError: nothing there, a file that is truncated, from a newer version, or not ours.
+        ValueError: nothing there, a file that is truncated, from a newer version, or not ours; one
+            whose weights are not those of the model it names, or not finite.
     """
-    path = Path(source)
-    if path.is_dir():
-        path = path / WEIGHTS_FILE
-    if path.is_file():
-        return _load_file(path)
-    if path.parent.is_dir() and path.name == WEIGHTS_FILE:
-        raise InputError(f"{path.parent} holds no {WEIGHTS_FILE}; is it a run folder?")
+    with guarded(printable(str(source))):
+        path = Path(source)
+        if path.is_dir():
+            path = path / WEIGHTS_FILE
+        if path.is_file():
+            return _load_file(path)
+        if path.parent.is_dir() and path.name == WEIGHTS_FILE:
+            raise InputError(f"{path.parent} holds no {WEIGHTS_FILE}; is it a run folder?")
+        return _load_file(_downloaded(str(source)))
+
+
+def _downloaded(model_id: str, **options: Any) -> Path:
     try:
-        path = Path(hf_hub_download(str(source), WEIGHTS_FILE))
+        return Path(hf_hub_download(model_id, WEIGHTS_FILE, **options))
     except Exception as error:  # whatever the hub's client raises: offline, unknown, malformed
         raise InputError(
-            f"{str(source)!r} is neither a run folder or .safetensors file here nor a model that "
-            f"the Hugging Face hub would give ({type(error).__name__})"
+            f"{quoted(model_id)} is neither a run folder or .safetensors file here nor a model "
+            f"that the Hugging Face hub would give ({type(error).__name__})"
         ) from error
-    return _load_file(path)
 
 
-def _load_file(path: Path) -> PatchClassifier:
+def _load_file(path: Path, **changes: Any) -> PatchClassifier:
+    """Load weights into the model that their file names, or one with some arguments changed."""
+    config = {**_ARGUMENTS, **read_config(path), **changes}
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is truncated or no safetensors file ({error})") from error
-    if METADATA_KEY not in metadata:
-        raise InputError(f"{path} was not saved by loss-attention: its metadata lacks the model")
-    try:
-        description = json.loads(metadata[METADATA_KEY])
-        version, config = int(description["format_version"]), dict(description["config"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the metadata of {path} is damaged ({error!r})") from error
-    if version > FORMAT_VERSION:
-        raise InputError(
-            f"{path} is of format {version}, this version reads up to {FORMAT_VERSION}: "
-            "upgrade loss-attention"
-        )
-    try:
-        model = create_model(**config)
-    except (TypeError, InputError) as error:
-        raise InputError(f"{path} names a model unknown to this version: {error}") from error
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise InputError(f"the weights in {path} are not those of the model it names") from error
+        for name in config:
+            if name not in _ARGUMENTS:
+                raise InputError(f"it has the argument {quoted(name)}")
+        check_config(config)
+        model = _outline(**config)
+    except InputError as error:
+        name = printable(str(path))
+        raise InputError(f"{name} names a model unknown to this version: {error}") from error
+    model.load_state_dict(read_weights(path, model.state_dict()), assign=True)
     return model.eval()
-
-
-def _check(config: dict[str, Any]) -> None:
-    """Raise `InputError` for the first argument of a model that is out of its range."""
-    if config["backbone"] not in BACKBONES:
-        raise unknown_name("backbone", config["backbone"], BACKBONES)
-    if config["head"] not in HEADS:
-        raise unknown_name("head", config["head"], HEADS)
-    size = config["image_size"]
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise InputError(f"image_size must be a height and a width in pixels, got {size}")
-    if size is None and HEADS[config["head"]].fixed_image_size:
-        raise InputError(
-            f"the head {config['head']} needs image_size=(height, width) in pixels: it has "
-            "parameters for each position of a patch"
-        )
-    for name in ("num_classes", "in_channels", "patch_kernel", "patch_stride"):
-        if config[name] < 1:
-            raise InputError(f"{name} must be at least 1, got {config[name]}")
-    if not 0 < config["width"] < math.inf:
-        raise InputError(f"width must be above 0 and finite, got {config['width']}")
-    if not 0 <= config["threshold"] <= 1:
-        raise InputError(f"threshold must be in [0, 1], got {config['threshold']}")
-    places = BACKBONES[config["backbone"]].strideable
-    for index in config["strided_layers"]:
-        if index not in places:
-            raise InputError(
-                f"strided_layers: {config['backbone']} cannot stride in layer {index}; "
-                f"it can in {', '.join(map(str, places))}"
-            )
-    if config["resize"] not in get_args(Resize):
-        raise unknown_name("resize", config["resize"], get_args(Resize))
-    if config["class_names"] and len(config["class_names"]) != config["num_classes"]:
-        raise InputError(
-            f"class_names must name all {config['num_classes']} classes, "
-            f"got {len(config['class_names'])}"
-        )

@@ -101,13 +101,12 @@ def read_image(source: Path | bytes, in_channels: int, name: str | None = None) 
         >>> image.size, image.getpixel((0, 0))
         ((3, 2), 255)
     """
-    if in_channels not in _MODES:
-        raise InputError(f"in_channels must be 1 or 3, got {in_channels}")
+    _check_channels(in_channels)
     name = name or (str(source) if isinstance(source, Path) else "image")
     try:
         # Opened here: given a path, Pillow maps plain TIFF files and garbles those that are turned.
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-            return _upright(file, _MODES[in_channels])
+            return _decoded(file, in_channels)
     except Exception as error:  # decoders raise whatever a broken file leads them into
         raise UnreadableImage(name, _reason(error, source)) from error
 
@@ -227,20 +226,40 @@ def visible_files(folder: Path) -> Iterator[Path]:
             yield entry
 
 
-def _upright(file: BinaryIO, mode: str) -> Image.Image:
-    """Decode, turn as EXIF says, and reduce to 8-bit pixels of a mode without transparency."""
+def upright(image: Image.Image, in_channels: int) -> Image.Image:
+    """Turn a picture as EXIF says, and reduce it to 8-bit pixels without transparency.
+
+    Args:
+        image: of any mode, decoded or not.
+        in_channels: 1 gives grey (mode L), 3 colour (mode RGB).
+
+    Raises:
+        InputError: `in_channels` other than 1 and 3.
+        ValueError: pixels whose range is unknown; whatever decoders raise.
+    """
+    _check_channels(in_channels)
+    orientation = _orientation(image)  # Pillow looks as well, and is not to warn of it
+    image.load()
+    _require_few_pixels(image)
+    # Pillow turns TIFF files itself; what is turned is no longer said to be.
+    turn = _UPRIGHT.get(_orientation(image) if image.format == "TIFF" else orientation)
+    plain = _without_transparency(in_8_bits(image), _MODES[in_channels])
+    return plain if turn is None else plain.transpose(turn)
+
+
+def _check_channels(in_channels: int) -> None:
+    if in_channels not in _MODES:
+        raise InputError(f"in_channels must be 1 or 3, got {in_channels}")
+
+
+def _decoded(file: BinaryIO, in_channels: int) -> Image.Image:
+    """Decode an image, the largest ones one at a time."""
     with ExitStack() as stack:
         image = stack.enter_context(_opened(file))
         if image.width * image.height > _LARGE:
             stack.enter_context(_alone)
             _require_memory(image)
-        orientation = _orientation(image)  # Pillow looks as well, and is not to warn of it
-        image.load()
-        _require_few_pixels(image)
-        # Pillow turns TIFF files itself; what is turned is no longer said to be.
-        turn = _UPRIGHT.get(_orientation(image) if image.format == "TIFF" else orientation)
-        plain = _without_transparency(in_8_bits(image), mode)
-    return plain if turn is None else plain.transpose(turn)
+        return upright(image, in_channels)
 
 
 def _opened(file: BinaryIO) -> Image.Image:

@@ -114,7 +114,8 @@ def _each_pixel(image: Image.Image, to_8_bits: Any) -> Image.Image:
     result = Image.new("L", image.size)
     result.info[DEEP] = True
     for top in range(0, height, rows):
-        values = np.asarray(image.crop((0, top, width, min(height, top + rows))))
+        box = (0, top, width, min(height, top + rows))
+        values = np.asarray(image if rows >= height else image.crop(box))
         levels = to_8_bits(values)
         if inverted:
             levels = 255 - levels

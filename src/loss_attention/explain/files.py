@@ -24,7 +24,7 @@ from loss_attention.data.decoding import (
     to_tensor,
 )
 from loss_attention.data.placement import Resize
-from loss_attention.errors import InputError, unknown_name
+from loss_attention.errors import InputError
 from loss_attention.explain.attributions_files import (
     check_method,
     describe_attribution,
@@ -33,6 +33,7 @@ from loss_attention.explain.attributions_files import (
 from loss_attention.explain.description import describe
 from loss_attention.explain.drawing import LONGEST, Marks, marks_of, overlay, resized
 from loss_attention.explain.objects import THRESHOLD, FoundObject, find_objects
+from loss_attention.explanation import class_index
 from loss_attention.heads.catalog import HEADS
 from loss_attention.models import PatchClassifier
 from loss_attention.saving import make_folder, write_whole
@@ -246,11 +247,7 @@ def _as_seen(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image
 
 
 def _class_index(model: PatchClassifier, target: str | None) -> int | None:
-    if target is None:
-        return None
-    if target not in model.class_names:
-        raise unknown_name("class", target, model.class_names)
-    return model.class_names.index(target)
+    return None if target is None else class_index(target, model.class_names)
 
 
 def _sources(paths: Sequence[Path], out: Path) -> list[Path]:

@@ -59,7 +59,8 @@ class RoutingHead(Layered):
         self.transforms = nn.Parameter(
             torch.empty(channels * positions, PRIMARY_DIMENSION, num_classes * CLASS_DIMENSION)
         )
-        nn.init.normal_(self.transforms, std=INITIAL_DEVIATION)
+        if not self.transforms.is_meta:  # without values, and torch would import for a second
+            nn.init.normal_(self.transforms, std=INITIAL_DEVIATION)
         self.layout = layout
         self.classes = num_classes
 
