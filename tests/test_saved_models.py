@@ -238,7 +238,7 @@ def rebuilt(path: Path, metadata: dict[str, str] | None, tensors: dict[str, Any]
         ({"patch_kernel": 10_000}, "not those of the model it names"),
         ({"patch_kernel": 10_000, "width": 1000}, "more weights than can be counted"),
         ({"patch_stride": 0}, "patch_stride must be at least 1"),
-        ({"strided_layers": [10**9] * 10**6}, "cannot stride in layer 1000000000"),
+        ({"strided_layers": [10**9] * 10**4}, "cannot stride in layer 1000000000"),
         ({"strided_layers": [[6]]}, "cannot stride in layer [6]"),
         ({"strided_layers": {"6": 6}}, "strided_layers must be a list of layers"),
         ({"strided_layers": 6}, "strided_layers must be a list of layers, got 6"),

@@ -57,7 +57,7 @@ def _check_name(kind: str, name: Any, known: Sequence[str] | Mapping[str, Any]) 
     if not isinstance(name, str):
         raise InputError(f"{kind} must be a name, got {quoted(name)}; known: {', '.join(known)}")
     if name not in known:
-        raise unknown_name(kind, name, known)
+        raise unknown_name(kind, name[:100], known)
 
 
 def _check_whole_number(name: str, value: Any, most: int) -> None:

@@ -62,7 +62,7 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
         key: file.get_tensor(key).to(tensor.dtype, copy=True) for key, tensor in expected.items()
     }
     for key, tensor in tensors.items():
-        if not tensor.isfinite().all():
+        if not all(bound.isfinite() for bound in tensor.aminmax()):
             raise InputError(f"the weights in {name} are not finite: {key} holds NaN or infinity")
     return tensors
 
