@@ -109,7 +109,7 @@ def test_signed_pixels_below_zero_are_refused(big_endian: bool) -> None:
         (tiff(np.zeros((2, 2, 3)), bits=12, photometric=2), "12-bit colour in 3 bands,"),
         (tiff(np.zeros((2, 2, 2)), "u2", bits=16), "16-bit grey in 2 bands,"),
         (tiff(np.zeros((2, 2)), "u1", compression=34712), "the unknown compression 34712"),
-        (tiff(np.zeros((2, 2)), "u1")[:60], "TIFF"),
+        (tiff(np.zeros((2, 2)), "u1")[:60], "TIFF"),  # Pillow warns of it, too
     ],
 )
 def test_other_depths_say_what_they_are(content: bytes, said: str) -> None:

@@ -122,6 +122,7 @@ def read_numbers(source: Path | bytes, name: str) -> UInt8[np.ndarray, "H W *3"]
             io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
             _opened(file) as image,
         ):
+            _orientation(image)  # Pillow looks as well, and is not to warn of it
             if image.mode.startswith("I"):  # more bits than the numbers need
                 low, high = map(int, image.getextrema())  # type: ignore[arg-type]
                 if low < 0 or high > 255:
@@ -345,4 +346,6 @@ def _unknown_format(source: Path | bytes) -> str:
             if re.match(beginning, head, re.DOTALL | re.IGNORECASE):
                 return what
         file.seek(0)
-        return unread_tiff(file) or "of no known image format"
+        with _quiet, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return unread_tiff(file) or "of no known image format"
