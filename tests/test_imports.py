@@ -20,6 +20,7 @@ LEVELS = {
     "errors": 0,
     "progress": 0,
     "saving": 0,
+    "showing": 0,
     "attention": 1,
     "backbones": 1,
     "data": 1,
