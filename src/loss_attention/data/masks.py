@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from loss_attention.data.decoding import UnreadableImage, read_image, read_numbers
-from loss_attention.errors import InputError
+from loss_attention.data.decoding import MOST_PIXELS, UnreadableImage, read_image, read_numbers
+from loss_attention.errors import InputError, quoted, reason
 
 Content = Path | bytes | Callable[[], bytes]
 """Where a mask's picture is: a file, its bytes, or a way to get them."""
@@ -21,6 +22,13 @@ Content = Path | bytes | Callable[[], bytes]
 VOID = 255
 """The number that Pascal VOC gives to pixels on the edges of objects, which are nobody's."""
 _VOID_COLOUR = (224, 224, 192)  # what number 255 has in VOC's palette
+
+MOST_CORNER = 100_000
+"""A polygon with a corner further away, in pixels, is refused: no image is as large."""
+MOST_OUTLINE = 1_000_000
+"""A polygon with a longer outline, in pixels, is refused: drawing takes over 100 bytes for each."""
+_MOST_GROUPS = 7  # of five bits: lengths up to 2^34, sums of which do not overflow
+_NUMBERS = {int, float}  # and not bool, which is an int to Python
 
 
 class Mask(ABC):
@@ -48,28 +56,44 @@ class Mask(ABC):
         """
 
 
+class Segment(NamedTuple):
+    """The segmentation of an object: polygons, run lengths, or several of these.
+
+    `row` is its number in what lists it, for messages; "": there is none.
+    """
+
+    label: Any
+    shape: Any
+    row: int | str = ""
+
+
 @dataclass(frozen=True)
 class SegmentMask(Mask):
     """Objects that each are a list of polygons, or COCO's run lengths.
 
     Attributes:
         name: of the image.
-        segments: a label and a segmentation for each object.
+        segments: of the objects.
         shares: corners are in shares of the image's width and height, not in pixels.
+        origin: what lists the segments ("a.json annotation").
     """
 
     name: str
-    segments: tuple[tuple[Any, Any], ...]
+    segments: tuple[Segment, ...]
     shares: bool = False
+    origin: str = ""
 
     def __call__(self, size: tuple[int, int]) -> Image.Image:
         """Draw the objects."""
+        rows = [segment.row for segment in self.segments]
+        places = [f"{self.origin} {row}: " if self.origin and row != "" else "" for row in rows]
         scale = size if self.shares else (1, 1)
-        return draw_segments([segment for _, segment in self.segments], self.name, size, scale)
+        shapes = [segment.shape for segment in self.segments]
+        return draw_segments(shapes, self.name, size, scale, places)
 
     def of(self, labels: Collection[Any]) -> Mask:
         """Return the objects of some classes."""
-        return replace(self, segments=tuple(one for one in self.segments if one[0] in labels))
+        return replace(self, segments=tuple(one for one in self.segments if one.label in labels))
 
 
 @dataclass(frozen=True)
@@ -89,7 +113,7 @@ class PictureMask(Mask):
     def __call__(self, size: tuple[int, int]) -> Image.Image:
         """Read the picture."""
         try:
-            mask = read_image(_bytes(self.content), 1, self.picture)
+            mask = read_image(_bytes(self.content, self.picture), 1, self.picture)
         except UnreadableImage as error:
             raise _unreadable_mask(self.name, error) from error
         _require_size(self.name, self.picture, mask.size, size)
@@ -121,7 +145,7 @@ class NumberedMask(Mask):
     def __call__(self, size: tuple[int, int]) -> Image.Image:
         """Read the picture."""
         try:
-            numbers = read_numbers(_bytes(self.content), self.picture)
+            numbers = read_numbers(_bytes(self.content, self.picture), self.picture)
         except UnreadableImage as error:
             raise _unreadable_mask(self.name, error) from error
         height, width = numbers.shape[:2]
@@ -155,8 +179,11 @@ class NumberedMask(Mask):
         return np.array([False, *meant])[np.where(objects, numbers, 0)]
 
 
-def _bytes(content: Content) -> Path | bytes:
-    return content() if callable(content) else content
+def _bytes(content: Content, picture: str) -> Path | bytes:
+    try:
+        return content() if callable(content) else content
+    except Exception as error:  # whatever a damaged archive leads its reader into
+        raise UnreadableImage(picture, reason(error)) from error
 
 
 def _says_no_class(name: str, picture: str) -> InputError:
@@ -180,33 +207,162 @@ def draw_segments(
     name: str,
     size: tuple[int, int],
     scale: tuple[float, float] = (1, 1),
+    places: Sequence[str] = (),
 ) -> Image.Image:
     """Draw the objects of one image, each a list of polygons or COCO's run lengths.
+
+    Polygons are drawn by pycocotools.
 
     Args:
         segments: of the objects.
         name: of the image.
         size: its width and height.
         scale: what corners of polygons are multiplied with, across and down.
+        places: what lists each of the objects, for messages.
 
     Raises:
-        UnreadableImage: what is no segmentation, or is of another size than the picture.
+        UnreadableImage: what is no segmentation, is of another size than the picture, or lies
+            outside of it.
     """
-    mask = Image.new("L", size)
-    for segment in segments:
+    mask = np.zeros(size[::-1], np.bool_)
+    polygons = []
+    for number, segment in enumerate(segments):
+        place = places[number] if places else ""
         try:
-            if isinstance(segment, dict):
-                _draw_runs(mask, segment, name)
-            else:
-                for polygon in segment:
-                    if len(polygon) >= 6:
-                        corners = np.array(polygon, float).reshape(-1, 2) * scale
-                        ImageDraw.Draw(mask).polygon(corners.ravel().tolist(), fill=255)
-        except UnreadableImage:
-            raise
-        except (KeyError, TypeError, ValueError) as error:
-            raise UnreadableImage(name, f"its segmentation is none of COCO's ({error})") from error
-    return mask
+            shape = read_shape(segment)
+            polygons += [_placed(polygon, size, scale) for polygon in shape.polygons]
+        except ValueError as error:
+            raise UnreadableImage(name, f"{place}its segmentation {error}") from error
+        for runs in shape.runs:
+            if runs.size != size:
+                raise UnreadableImage(name, f"{place}{_other_size('its mask', runs.size, size)}")
+            mask |= runs.drawn()
+    if polygons:
+        mask |= _filled(polygons, size)
+    return Image.fromarray(mask.astype(np.uint8) * 255)
+
+
+def _filled(polygons: Sequence[NDArray[np.float64]], size: tuple[int, int]) -> NDArray[np.bool_]:
+    from pycocotools import mask as coco  # a moment's import, for masks alone
+
+    width, height = size
+    drawn = coco.frPyObjects([polygon.ravel().tolist() for polygon in polygons], height, width)
+    # Not by its `decode`, which NumPy warns of.
+    return Runs(size, _unpacked(coco.merge(drawn)["counts"].decode())).drawn()
+
+
+def _placed(
+    polygon: NDArray[np.float64], size: tuple[int, int], scale: tuple[float, float]
+) -> NDArray[np.float64]:
+    """Return a polygon in pixels, if drawing it takes bounded memory and shows something.
+
+    One may leave its image, as boxes may by a pixel: what is outside is not drawn.
+    """
+    corners = polygon * scale
+    (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
+    if max(-left, -top, right, bottom) > MOST_CORNER:
+        raise ValueError(f"has a corner more than {MOST_CORNER:,} pixels away")
+    steps = np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1)
+    if steps.sum() > MOST_OUTLINE:
+        raise ValueError(f"has an outline of more than {MOST_OUTLINE:,} pixels")
+    if right < -1 or bottom < -1 or left > size[0] + 1 or top > size[1] + 1:
+        corner = f"({left:g}, {top:g})-({right:g}, {bottom:g})"
+        raise ValueError(f"lies at {corner}, outside the image of {size[0]} x {size[1]}")
+    return corners
+
+
+class Runs(NamedTuple):
+    """Run lengths of nothing and of object in turn, down the columns of a width and height."""
+
+    size: tuple[int, int]
+    lengths: NDArray[np.int64]
+
+    def drawn(self) -> NDArray[np.bool_]:
+        """Return them as pixels."""
+        flat = np.repeat(np.arange(len(self.lengths)) % 2 == 1, self.lengths)
+        return flat.reshape(self.size).T
+
+
+class Shape(NamedTuple):
+    """What a segmentation holds: corners (x, y) of each polygon, and run lengths."""
+
+    polygons: tuple[NDArray[np.float64], ...] = ()
+    runs: tuple[Runs, ...] = ()
+
+    @property
+    def flat(self) -> bool:
+        """Whether it has polygons, and none of them encloses an area."""
+        return not self.runs and not any(map(_area, self.polygons))
+
+
+def read_shape(segmentation: Any) -> Shape:
+    """Return the polygons and run lengths of a segmentation, in any of COCO's forms.
+
+    They are a list of polygons, run lengths, or a list of run lengths or of both; one polygon need
+    not be in a list of its own.
+
+    Raises:
+        ValueError: it is none of these; the text goes on after "its segmentation".
+
+    Example:
+        >>> read_shape([[0, 0, 4, 0, 4, 2]]).polygons[0].tolist()
+        [[0.0, 0.0], [4.0, 0.0], [4.0, 2.0]]
+    """
+    if isinstance(segmentation, dict):
+        return Shape(runs=(_runs(segmentation),))
+    if not isinstance(segmentation, list) or not segmentation:
+        raise ValueError(
+            f"is none of COCO's: {quoted(segmentation)} is neither polygons nor run lengths"
+        )
+    parts = [segmentation] if type(segmentation[0]) in _NUMBERS else segmentation
+    runs = tuple(_runs(part) for part in parts if isinstance(part, dict))
+    return Shape(tuple(_polygon(part) for part in parts if not isinstance(part, dict)), runs)
+
+
+def _polygon(numbers: Any) -> NDArray[np.float64]:
+    if not isinstance(numbers, list):
+        raise ValueError(f"is none of COCO's: {quoted(numbers)} is no polygon")
+    if not set(map(type, numbers)) <= _NUMBERS:
+        strange = next(number for number in numbers if type(number) not in _NUMBERS)
+        raise ValueError(f"is none of COCO's: {quoted(strange)} in a polygon is no number")
+    if len(numbers) % 2:
+        raise ValueError(f"has a polygon of {len(numbers)} numbers, which are no pairs of x and y")
+    if len(numbers) < 6:
+        raise ValueError(f"has a polygon of {len(numbers) // 2} corners; it takes 3 at least")
+    try:
+        corners = np.array(numbers, np.float64).reshape(-1, 2)
+    except OverflowError:  # whole numbers may be of any length
+        corners = np.full((1, 2), math.inf)
+    if not np.isfinite(corners).all():
+        raise ValueError("has a polygon with a corner that is not finite")
+    return corners
+
+
+def _area(corners: NDArray[np.float64]) -> float:
+    x, y = corners.T
+    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+
+
+def _runs(segment: Mapping[str, Any]) -> Runs:
+    """Return run lengths that cover their size exactly; nothing of that size is made of them."""
+    size, counts = segment.get("size"), segment.get("counts")
+    if not isinstance(size, list) or [type(side) for side in size] != [int, int] or min(size) < 1:
+        raise ValueError(f"is none of COCO's: size {quoted(size)} is no height and width")
+    height, width = size
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"is of {quoted(width)} x {quoted(height)} pixels, more than any image")
+    if isinstance(counts, str):
+        lengths = _unpacked(counts)
+    elif isinstance(counts, list) and set(map(type, counts)) <= {int}:
+        # Cut off, as the numbers may be of any length; what is cut does not cover the size.
+        lengths = np.array([max(-1, min(count, MOST_PIXELS + 1)) for count in counts], np.int64)
+    else:
+        raise ValueError(f"is none of COCO's: counts {quoted(counts)} are no whole numbers")
+    if lengths.min(initial=0) < 0:
+        raise ValueError("is broken: it holds a run of a length below 0")
+    if lengths.sum() != width * height:
+        raise ValueError(f"is broken: its runs cover {lengths.sum()} of {width * height} pixels")
+    return Runs((width, height), lengths)
 
 
 def run_lengths(text: str) -> list[int]:
@@ -216,36 +372,37 @@ def run_lengths(text: str) -> list[int]:
     set where more follow, counted from "0". The last group's bit 4 is its sign. From the fourth
     on, a number is the difference to the one two before.
 
+    pycocotools' own decoder trusts the text, and reads memory that is not its own where it is cut.
+
+    Raises:
+        ValueError: a character that is none of these, or an end within a number.
+
     Example:
         >>> run_lengths("12O")
         [1, 2, -1]
     """
-    lengths: list[int] = []
-    value = shift = 0
-    for character in text:
-        group = ord(character) - 48
-        value |= (group & 31) << shift
-        shift += 5
-        if group & 32:
-            continue
-        if group & 16:
-            value -= 1 << shift
-        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
-        value = shift = 0
+    lengths: list[int] = _unpacked(text).tolist()
     return lengths
 
 
-def _draw_runs(mask: Image.Image, segment: dict[str, Any], name: str) -> None:
-    height, width = segment["size"]
-    if (width, height) != mask.size:
-        raise UnreadableImage(name, _other_size("its mask", (width, height), mask.size))
-    counts = segment["counts"]
-    lengths = np.array(run_lengths(counts) if isinstance(counts, str) else counts, np.int64)
-    if lengths.min(initial=0) < 0 or lengths.sum() != width * height:
-        raise ValueError(f"its runs cover {lengths.sum()} of {width * height} pixels")
-    # Runs of nothing and of object in turn, down the columns.
-    flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
-    mask.paste(255, mask=Image.fromarray(flat.reshape(width, height).T.astype(np.uint8) * 255))
+def _unpacked(text: str) -> NDArray[np.int64]:
+    groups = np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.int64) - 48
+    if not groups.size:
+        return np.zeros(0, np.int64)
+    ends = np.flatnonzero(groups & 32 == 0)
+    if groups.min() < 0 or groups.max() > 63 or not ends.size or ends[-1] + 1 < groups.size:
+        raise ValueError("is broken: its counts are no packed run lengths")
+    starts = np.append(0, ends[:-1] + 1)
+    sizes = ends - starts + 1
+    if sizes.max() > _MOST_GROUPS:
+        raise ValueError("is broken: its counts hold a run longer than any image")
+    shifts = 5 * (np.arange(groups.size) - np.repeat(starts, sizes))
+    numbers = np.add.reduceat((groups & 31) << shifts, starts)
+    numbers -= np.where(groups[ends] & 16, 1 << 5 * sizes, 0)
+    # From the fourth on, each is the difference to the one two before: odd and even ones add up.
+    numbers[1::2] = numbers[1::2].cumsum()
+    numbers[2::2] = numbers[2::2].cumsum()
+    return numbers
 
 
 def _other_size(what: str, found: tuple[int, int], wanted: tuple[int, int]) -> str:

@@ -8,13 +8,15 @@ asked for. `data/assembling.py` decodes any source.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from loss_attention.data.masks import Mask, SegmentMask
-from loss_attention.errors import InputError
+from loss_attention.data.decoding import MOST_PIXELS
+from loss_attention.data.masks import Mask, Segment, SegmentMask, read_shape
+from loss_attention.errors import InputError, guarded, printable, quoted
 
 Content = Path | bytes | Callable[[], bytes] | int | None
 """Where an encoded image is: a file, its bytes, a way to get them, a row of `Part.lookup`, or
@@ -26,7 +28,7 @@ MOST_NAMED = 10
 class Box(NamedTuple):
     """An object, in pixels of the upright original (or shares of its size); x1, y1 are exclusive.
 
-    `row` is its number in what lists it, for messages.
+    `row` is its number in what lists it, or what it is called there, for messages.
     """
 
     label: Any
@@ -34,7 +36,7 @@ class Box(NamedTuple):
     y0: float
     x1: float
     y1: float
-    row: int = 0
+    row: int | str = 0
 
 
 @dataclass(frozen=True)
@@ -147,11 +149,28 @@ class Findings:
 
     problems: list[Problem] = field(default_factory=list)
     flat_boxes: int = 0
+    flat_segments: int = 0
+    masks: int = 0
     partial_masks: int = 0
+    unsegmented: list[str] = field(default_factory=list)
 
     def add(self, image: str, what: str) -> None:
         """Note what is wrong with an image."""
-        self.problems.append(Problem(image, what))
+        self.problems.append(Problem(image, printable(what)))
+
+    @contextmanager
+    def noting(self, image: str, place: str) -> Iterator[None]:
+        """Read what is said of one image: whatever is malformed in it is noted, and that is all.
+
+        Args:
+            image: its name.
+            place: file and row, for what names none itself.
+        """
+        try:
+            with guarded(place):
+                yield
+        except InputError as error:
+            self.add(image, str(error))
 
     def unlisted(self, images: Iterable[str], listing: str) -> None:
         """Note images that nothing is said of in what should list them."""
@@ -165,8 +184,7 @@ class Findings:
         """
         kept = []
         for box in found:
-            numbers = box[1:5]
-            if not all(map(math.isfinite, numbers)):
+            if not _finite(box[1:5]):
                 self.add(image, f"{origin} {box.row}: box {_shown(box)} holds no numbers")
             elif box.x1 < box.x0 or box.y1 < box.y0:
                 axis = "x" if box.x1 < box.x0 else "y"
@@ -178,19 +196,42 @@ class Findings:
         return tuple(kept)
 
     def mask(
-        self, image: str, objects: int, segments: Sequence[tuple[Any, Any]], *, shares: bool = False
+        self,
+        image: str,
+        objects: int,
+        segments: Sequence[tuple[Any, ...]],
+        *,
+        shares: bool = False,
+        origin: str = "",
     ) -> Mask | None:
         """Return the mask of an image's objects; of some of them only it would be wrong.
+
+        What is no segmentation is noted. Polygons that enclose no area, of which published sets
+        hold a few, are counted.
 
         Args:
             image: its name.
             objects: how many it has.
-            segments: label and segmentation of those that have one.
+            segments: of those that have one: label, segmentation and, if known, row.
             shares: polygons are in shares of the image's size.
+            origin: what lists the segments; with a segment's row it names it.
         """
-        if 0 < len(segments) < objects:
+        read = tuple(Segment(*segment) for segment in segments)
+        for number, segment in enumerate(read, start=1):
+            try:
+                self.flat_segments += read_shape(segment.shape).flat
+            except ValueError as error:
+                row = number if segment.row == "" else segment.row
+                place = f"{origin} {row}" if origin else f"{image} segmentation {row}"
+                self.add(image, f"{place}: its segmentation {error}")
+        if objects and not read:
+            self.unsegmented.append(image)
+        if 0 < len(read) < objects:
             self.partial_masks += 1
-        return SegmentMask(image, tuple(segments), shares) if len(segments) == objects > 0 else None
+        if not len(read) == objects > 0:
+            return None
+        self.masks += 1
+        return SegmentMask(image, read, shares, origin)
 
     def finish(self, source: Source) -> Source:
         """Return a source with what was found, and without the images that have problems."""
@@ -198,9 +239,14 @@ class Findings:
         notes = source.notes
         if self.flat_boxes:
             notes += (f"{count(self.flat_boxes, 'box')} without area left out",)
+        if self.flat_segments:
+            notes += (f"{count(self.flat_segments, 'segmentation')} without area",)
         if self.partial_masks:
             images = count(self.partial_masks, "image")
             notes += (f"{images} left without mask: not all objects in it are segmented",)
+        if self.masks and self.unsegmented:
+            images, first = count(len(self.unsegmented), "image"), printable(self.unsegmented[0])
+            notes += (f"{images} left without mask: no object in it is segmented (first: {first})",)
         parts = source.parts
         if bad:
             parts = tuple(
@@ -217,6 +263,37 @@ def refuse(where: str, problems: Sequence[Problem]) -> None:
         rest = len(problems) - MOST_NAMED
         more = f"; and {rest:,} more" if rest > 0 else ""
         raise InputError(f"{where}: {'; '.join(p.what for p in problems[:MOST_NAMED])}{more}")
+
+
+def stated_size(width: Any, height: Any, place: str) -> tuple[int, int] | None:
+    """Return the size that annotations state; None where they do not, or leave it 0 as some tools.
+
+    Args:
+        width: of the upright image, in pixels, as a number or as text.
+        height: likewise.
+        place: file and row, for messages.
+
+    Raises:
+        InputError: no whole numbers of pixels, or more than an image may have.
+
+    Example:
+        >>> stated_size("640", 480.0, "a.xml"), stated_size(None, None, ""), stated_size(0, 0, "")
+        ((640, 480), None, None)
+    """
+    sides = []
+    for side in (width, height):
+        try:
+            number = 0.0 if side in (None, "") else float(side)
+            if isinstance(side, bool) or number < 0 or number != int(number):
+                raise ValueError
+        except (TypeError, ValueError, OverflowError) as error:
+            shown = f"width {quoted(width)} and height {quoted(height)}"
+            raise InputError(f"{place}: {shown} are no numbers of pixels") from error
+        sides.append(int(number))
+    if math.prod(sides) > MOST_PIXELS:
+        size = f"{sides[0]:g} x {sides[1]:g} pixels"
+        raise InputError(f"{place}: {size} are more than an image may have")
+    return (sides[0], sides[1]) if all(sides) else None
 
 
 def count(number: int, what: str) -> str:
@@ -252,5 +329,13 @@ def outside(record: Record, which: int, width: int, height: int) -> str | None:
     return f"{place}: box {_shown(box)} lies outside {record.name}, which is {width} x {height}"
 
 
+def _finite(numbers: Iterable[float]) -> bool:
+    try:
+        return all(map(math.isfinite, numbers))
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
 def _shown(box: Box) -> str:
-    return "(" + ", ".join(f"{number:g}" for number in box[1:5]) + ")"
+    numbers = (f"{n:g}" if _finite([n]) or isinstance(n, float) else quoted(n) for n in box[1:5])
+    return f"({', '.join(numbers)})"

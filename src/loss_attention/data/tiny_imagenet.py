@@ -14,22 +14,23 @@ from typing import NamedTuple
 
 from loss_attention.data.records import Box, Findings, Part, Record, Source
 from loss_attention.data.tree import Tree
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, quoted
 
 VALIDATION = "val/val_annotations.txt"
 _TRAINING = re.compile(r"(?P<root>(.*/)?)train/(?P<wnid>n\d{8})/(?P=wnid)_boxes\.txt")
+_PIXEL = re.compile(r"\s*-?[0-9]{1,9}\s*")
 
 
 class _Row(NamedTuple):
-    """A line of a listing; the box's pixels are inclusive."""
+    """A line of a listing; the box's pixels are inclusive. Without `wnid`: a malformed one."""
 
     number: int
     file: str
-    wnid: str
-    x0: int
-    y0: int
-    x1: int
-    y1: int
+    wnid: str = ""
+    x0: int = 0
+    y0: int = 0
+    x1: int = 0
+    y1: int = 0
 
 
 def root_of(tree: Tree) -> str | None:
@@ -46,7 +47,7 @@ def read_tiny_imagenet(tree: Tree, where: str) -> Source:
     """Return the training and the validation images; `tree` starts at `root_of`.
 
     Raises:
-        InputError: a split is missing, or a line of a listing is not what it should be.
+        InputError: a split is missing, or a line of words.txt is not what it should be.
     """
     findings = Findings()
     images = _images_by_folder(tree)
@@ -55,12 +56,10 @@ def read_tiny_imagenet(tree: Tree, where: str) -> Source:
         if not there:
             raise InputError(f"{where} lacks the {split} split of Tiny ImageNet")
     training: list[Record] = []
-    names = _class_names(tree, listings)
+    names = _class_names(tree, listings, where)
     for wnid, listing in listings.items():
-        rows = _rows(tree, listing, wnid, where)
-        training += _records(tree, listing, rows, images[f"train/{wnid}/images/"], names, findings)
-    rows = _rows(tree, VALIDATION, None, where)
-    validation = _records(tree, VALIDATION, rows, images["val/images/"], names, findings)
+        training += _records(tree, listing, wnid, images[f"train/{wnid}/images/"], names, findings)
+    validation = _records(tree, VALIDATION, None, images["val/images/"], names, findings)
     parts = (Part("train", training), Part("validation", validation))
     return findings.finish(Source(where, parts))
 
@@ -73,22 +72,37 @@ def _images_by_folder(tree: Tree) -> Mapping[str, set[str]]:
     return folders
 
 
-def _rows(tree: Tree, listing: str, wnid: str | None, where: str) -> Iterator[_Row]:
+def _lines(tree: Tree, listing: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the columns of each line that is not blank."""
+    for number, line in enumerate(tree.text(listing).split("\n"), start=1):
+        if line.strip():
+            yield number, line.rstrip("\r").split("\t")
+
+
+def _rows(
+    tree: Tree, listing: str, wnid: str | None, folder: str, findings: Findings
+) -> Iterator[_Row]:
     """Yield the lines of a listing, of one class or with the class in the second column."""
-    for number, line in enumerate(tree.text(listing).splitlines(), start=1):
-        file, *rest = line.split("\t")
-        try:
-            name, numbers = (rest[0], rest[1:]) if wnid is None else (wnid, rest)
+    seen: dict[str, int] = {}
+    for number, (file, *rest) in _lines(tree, listing):
+        name, numbers = (wnid, rest) if wnid else (rest[0].strip() if rest else "", rest[1:])
+        place = f"{listing} row {number}"
+        if not name or len(numbers) != 4 or not all(map(_PIXEL.fullmatch, numbers)):
+            findings.add(folder + file, f"{place} is no image and box")
+        elif file in seen:
+            findings.add(folder + file, f"{place} lists {quoted(file)} as row {seen[file]} does")
+        else:
+            seen[file] = number
             x0, y0, x1, y1 = map(int, numbers)
-        except (ValueError, IndexError) as error:
-            raise InputError(f"{where}: {listing} row {number} is no image and box") from error
-        yield _Row(number, file, name, x0, y0, x1, y1)
+            yield _Row(number, file, name, x0, y0, x1, y1)
+            continue
+        yield _Row(number, file)
 
 
 def _records(
     tree: Tree,
     listing: str,
-    rows: Iterable[_Row],
+    wnid: str | None,
     images: set[str],
     names: Mapping[str, str],
     findings: Findings,
@@ -96,9 +110,11 @@ def _records(
     """Bring the images of a folder and the lines of its listing together."""
     folder = listing.rpartition("/")[0] + "/images/"
     origin, records, listed = f"{listing} row", [], set()
-    for row in rows:
+    for row in _rows(tree, listing, wnid, folder, findings):
         name, label = folder + row.file, names.get(row.wnid, row.wnid)
         listed.add(row.file)
+        if not row.wnid:
+            continue
         if row.file not in images:
             findings.add(name, f"{origin} {row.number}: its image {name} is missing")
             continue
@@ -111,14 +127,20 @@ def _records(
     return records
 
 
-def _class_names(tree: Tree, wnids: Iterable[str]) -> dict[str, str]:
+def _class_names(tree: Tree, wnids: Iterable[str], where: str) -> dict[str, str]:
     """Return what to call each class: its first word, and its id too where two have that word."""
     words = dict.fromkeys(wnids, "")
-    if "words.txt" in tree.names:
-        for line in tree.text("words.txt").splitlines():
-            wnid, _, meaning = line.partition("\t")
-            if wnid in words:
-                words[wnid] = meaning.split(",")[0].strip()
+    if "words.txt" in tree.files:
+        for number, (wnid, *meaning) in _lines(tree, "words.txt"):
+            word = meaning[0].split(",")[0].strip() if meaning else ""
+            if wnid.split(maxsplit=1)[0] not in words:
+                continue
+            place = f"{where}: words.txt row {number}"
+            if not word:
+                raise InputError(f"{place} is no id, tab and words: {quoted(wnid)}")
+            if words[wnid] not in ("", word):
+                raise InputError(f"{place} names {wnid} {quoted(word)}, once {quoted(words[wnid])}")
+            words[wnid] = word
     shared = Counter(words.values())
     return {
         wnid: word if word and shared[word] == 1 else f"{word} {wnid}".strip()

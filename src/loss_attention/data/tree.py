@@ -55,12 +55,25 @@ class Tree:
         assert not isinstance(content, int)
         return content
 
-    def read(self, name: str) -> bytes:
-        """Return a file's bytes."""
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """Return a file's bytes.
+
+        Args:
+            name: of the file.
+            most: so many bytes at most; None: any number, in archives `MOST_MEMBER_BYTES`.
+
+        Raises:
+            InputError: it has more.
+        """
         content = self.file(name)
-        if isinstance(content, Path):
-            return content.read_bytes()
-        return content if isinstance(content, bytes) else content()
+        if not isinstance(content, Path):
+            content = content if isinstance(content, bytes) else content()
+        size = content.stat().st_size if isinstance(content, Path) else len(content)
+        if most is not None and size > most:
+            raise InputError(
+                f"{self.path}: {name} is of {size:,} bytes, and read up to {most:,} here"
+            )
+        return content.read_bytes() if isinstance(content, Path) else content
 
     def text(self, name: str) -> str:
         """Return a file's text.
@@ -82,7 +95,8 @@ class Tree:
         r"""Return the file that a path means which stands in an annotation; None: there is none.
 
         The one way for all annotations: `./a.png`, `b/../a.png`, `b\a.png` and absolute paths
-        inside the root are understood; a path that leads out of the root means no file.
+        inside the root are understood, and so are paths that begin with the root's own name; a path
+        that leads out of the root means no file.
 
         Args:
             path: as it is written.
@@ -95,7 +109,8 @@ class Tree:
                 name = posixpath.normpath(posixpath.join(folder, inside or written))
                 if name in self.files:
                     return name
-        return None
+        above, _, name = posixpath.normpath(path.replace("\\", "/")).partition("/")
+        return name if above == self.path.name and name in self.files else None
 
     def _inside(self, path: str) -> str | None:
         """Return an absolute path from the root; None for one that is relative or elsewhere."""
