@@ -4,6 +4,9 @@ The splits are those of `ImageSets/Main` (trainval and test, else train and val)
 by folders. Boxes count pixels from 1 and inclusively, as VOC does; objects marked difficult count
 like others. Masks are those of `SegmentationObject`, which tell the objects of a file apart, else
 of `SegmentationClass`.
+
+A file's image is that of its name. Where there is none, it is the one that its `<filename>` says;
+many tools copy that element along unchanged, so it decides only where it has to.
 """
 
 from __future__ import annotations
@@ -11,85 +14,151 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import PurePosixPath
-from xml.etree import ElementTree
 
 from loss_attention.data.decoding import IMAGE_SUFFIXES
 from loss_attention.data.masks import NumberedMask
-from loss_attention.data.records import Box, Findings, Part, Record, Source
+from loss_attention.data.records import Findings, Part, Record, Source, count
 from loss_attention.data.splits import by_split, split_of
 from loss_attention.data.tree import Tree
+from loss_attention.data.voc_lists import Listed, split_lists
+from loss_attention.data.voc_xml import Described, describes_image, read_xml
 from loss_attention.errors import InputError
 
-_LISTS = "ImageSets/Main/"
 _OBJECT_MASKS, _CLASS_MASKS = "SegmentationObject", "SegmentationClass"
-_SEEN = 20  # files looked into to tell the layout
 
 
 def voc_files(tree: Tree) -> list[str]:
     """Return the XML files of a tree if they describe images."""
     found = [name for name in tree.names if name.lower().endswith(".xml")]
-    if any(b"<annotation" in tree.read(name)[:1000] for name in found[:_SEEN]):
-        return found
-    return []
+    return found if any(describes_image(tree, name) for name in found) else []
 
 
 def read_voc(tree: Tree, files: list[str], where: str, *, masks: bool) -> Source:
     """Return the images of the XML files that `voc_files` found.
 
     Raises:
-        InputError: broken XML, or an object without a name or box.
+        InputError: lists of splits that list nothing.
     """
     findings = Findings()
-    images = _Images(tree, files)
-    lists = _split_lists(tree)
-    stems = {PurePosixPath(file).stem: file for file in files}
+    by_stem = _by_stem(files)
+    lists = split_lists(tree, frozenset(by_stem), where)
+    notes = []
     if lists:
-        wanted = [(stem, split) for split, listed in lists.items() for stem in listed]
-        for stem, _ in wanted:
-            if stem not in stems:
-                findings.add(stem, f"the image {stem} has no annotation in Annotations/{stem}.xml")
-        found = [(stems[stem], split) for stem, split in wanted if stem in stems]
+        found = _listed_files(lists, by_stem, findings)
+        left = len(files) - len({file for file, _ in found})
+        if left:
+            notes.append(f"{count(left, 'XML file')} in no list of ImageSets/Main left out")
     else:
         found = [(file, split_of(PurePosixPath(file).parent)) for file in files]
-    splits = by_split(found, str, where)
+    described = {file: read_xml(tree, file) for file in dict.fromkeys(file for file, _ in found)}
+    images = _Images(tree, files, described)
+    records = {file: _record(tree, one, images, findings, masks) for file, one in described.items()}
     parts = []
-    for split, own in splits.items():
-        records = (_record(tree, file, images, where, findings, masks=masks) for file in own)
-        parts.append(Part(split, [record for record in records if record is not None]))
+    for split, own in by_split(found, str, where).items():
+        parts.append(Part(split, [record for file in own if (record := records[file])]))
     if not lists:
         findings.unlisted(images.unused(), "any XML file")
-    return findings.finish(Source(where, tuple(parts), multi_label=True))
+    return findings.finish(
+        Source(where, tuple(parts), multi_label=True, notes=tuple(notes)),
+    )
+
+
+def _listed_files(
+    lists: Mapping[str, Sequence[Listed]], by_stem: Mapping[str, Sequence[str]], findings: Findings
+) -> list[tuple[str, str]]:
+    """Return the files that lists name, with their split; note what is missing."""
+    found = []
+    for split, listed in lists.items():
+        for one in listed:
+            path = f"{one.root}Annotations/{one.path}"
+            own = [file for file in by_stem.get(one.stem, []) if file.startswith(one.root)]
+            file = _nearest(path, {PurePosixPath(path).stem: own or by_stem.get(one.stem, [])})
+            if file is None:
+                what = f"the image {one.path} has no annotation in {path}.xml"
+                findings.add(one.path, what)
+            else:
+                found.append((file, split))
+    return list(dict.fromkeys(found))
 
 
 class _Images:
     """The images of a tree and their masks, found by the XML file that describes them."""
 
-    def __init__(self, tree: Tree, files: Sequence[str]) -> None:
-        self._files = _by_stem(files)
+    def __init__(
+        self, tree: Tree, files: Sequence[str], described: Mapping[str, Described]
+    ) -> None:
+        self._tree, self._files, self._described = tree, _by_stem(files), described
         self._by_stem: dict[str, list[str]] = {}
         self._masks: dict[str, dict[str, list[str]]] = {_OBJECT_MASKS: {}, _CLASS_MASKS: {}}
-        self._used: set[str] = set()
+        self._used: dict[str, str] = {}
         for name in tree.names:
             path = PurePosixPath(name)
             if path.suffix.lower() in IMAGE_SUFFIXES:
                 home = self._masks.get(path.parent.name, self._by_stem)
                 home.setdefault(path.stem, []).append(name)
 
-    def of(self, file: str) -> str | None:
-        """Return the image of an XML file: of its name, and of several the nearest by folder.
+    def of(self, one: Described) -> str:
+        """Return the image of an XML file: of its name, or which it says.
+
+        Raises:
+            InputError: there is none, or it cannot be told which.
+        """
+        own, said = self._own(one.file), self._said(one)
+        home = None if said is None else _nearest(said, self._files)
+        if said is None or said == own:
+            image = own
+        elif home == one.file:  # two images of the file's name, such as a.jpg and a.png
+            image = said
+        elif home is None:
+            if own is not None:
+                raise InputError(
+                    f"{one.file} is of {own} by its name, and of {said} by its filename"
+                )
+            image = said
+        else:
+            # The image said has a file of its own name: a copy keeps the filename of the first.
+            theirs = self._described.get(home)
+            agreed = theirs is None or self._said(theirs) in (said, None)
+            if own is not None and not agreed:
+                raise InputError(
+                    f"{one.file} is of {own} by its name, and of {said} by its filename"
+                )
+            image = own if agreed else said
+        if image is None:
+            wanted = one.filename or PurePosixPath(one.file).stem
+            raise InputError(f"{one.file}: its image {wanted} is missing")
+        other = self._used.setdefault(image, one.file)
+        if other != one.file:
+            raise InputError(f"{one.file}: its image {image} is that of {other} too")
+        return image
+
+    def _own(self, file: str) -> str | None:
+        """Return the image of an XML file's name, of several the nearest by folder.
 
         An image that another file of that name is nearer to belongs to that one.
         """
         found = _nearest(file, self._by_stem)
-        if found is None or _nearest(found, self._files) != file:
-            return None
-        self._used.add(found)
-        return found
+        return found if found is not None and _nearest(found, self._files) == file else None
 
-    def mask_of(self, file: str) -> tuple[str, bool] | None:
-        """Return the mask of the image of an XML file, and whether it tells its objects apart."""
+    def _said(self, one: Described) -> str | None:
+        """Return the image that a file's `<filename>` says, with or without folders and suffix."""
+        said = one.filename.replace("\\", "/")
+        if "/" in said:
+            found = self._tree.find(said, (str(PurePosixPath(one.file).parent), ""))
+            if found is not None and found in self._by_stem.get(PurePosixPath(found).stem, []):
+                return found
+        name = said.rpartition("/")[2]
+        path = PurePosixPath(name)
+        stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name
+        images = self._by_stem.get(stem, [])
+        exact = [image for image in images if PurePosixPath(image).name == name]
+        beside = PurePosixPath(one.file).with_name(f"{stem}.xml") if stem.strip(".") else None
+        return None if beside is None else _nearest(str(beside), {stem: exact or images})
+
+    def mask_of(self, image: str) -> tuple[str, bool] | None:
+        """Return the mask of an image, and whether it tells its objects apart."""
         for kind, by_stem in self._masks.items():
-            found = _nearest(file, by_stem)
+            found = _nearest(image, by_stem)
             if found is not None:
                 return found, kind == _OBJECT_MASKS
         return None
@@ -129,73 +198,25 @@ def _common(a: tuple[str, ...], b: tuple[str, ...]) -> int:
     return sum(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], one)) for one in both)
 
 
-def _split_lists(tree: Tree) -> dict[str, list[str]]:
-    """Return the images' stems of each split that `ImageSets/Main` lists."""
-    lists = {
-        PurePosixPath(name).stem: tree.text(name).split()
-        for name in tree.names
-        if _LISTS in f"/{name}"
-        and PurePosixPath(name).name in ("train.txt", "val.txt", "trainval.txt", "test.txt")
-    }
-    if lists.get("trainval") and lists.get("test"):
-        return {"train": lists["trainval"], "test": lists["test"]}
-    train = lists.get("train") or lists.get("trainval") or []
-    named = {"train": train, "validation": lists.get("val", []), "test": lists.get("test", [])}
-    if not lists.get("train"):
-        named["validation"] = []  # part of trainval
-    return {split: stems for split, stems in named.items() if stems}
-
-
 def _record(
-    tree: Tree, file: str, images: _Images, where: str, findings: Findings, *, masks: bool
+    tree: Tree, one: Described, images: _Images, findings: Findings, masks: bool
 ) -> Record | None:
+    """Return the record of a file's image, None where there is none; note what is wrong with it."""
     try:
-        root = ElementTree.fromstring(tree.read(file))
-    except ElementTree.ParseError as error:
-        raise InputError(f"{where}: {file} is no XML: {error}") from error
-    image = images.of(file)
-    if image is None:
-        wanted = root.findtext("filename") or PurePosixPath(file).stem
-        findings.add(file, f"{file}: its image {wanted} is missing")
+        image = images.of(one)
+    except InputError as error:
+        for fault in (*one.faults, str(error)):
+            findings.add(one.file, fault)
         return None
-    origin = f"{file} object"
-    objects = enumerate(root.findall("object"), start=1)
-    boxes = [_box(element, row, f"{where}: {origin}") for row, element in objects]
-    labels = tuple(box.label for box in boxes)
-    drawn = images.mask_of(file) if masks else None
+    for fault in one.faults:
+        findings.add(image, fault)
+    origin = f"{one.file} object"
+    labels = tuple(box.label for box in one.boxes)
+    drawn = images.mask_of(image) if masks else None
     mask = None
     if drawn is not None:
         picture, apart = drawn
         mask = NumberedMask(image, picture, tree.file(picture), labels if apart else None)
-    return Record(
-        image,
-        tree.content(image),
-        sorted(set(labels)),
-        findings.boxes(image, origin, boxes),
-        mask,
-        size=_size(root),
-        origin=origin,
-    )
-
-
-def _box(element: ElementTree.Element, row: int, place: str) -> Box:
-    try:
-        label = (element.findtext("name") or "").strip()
-        x0, y0, x1, y1 = (
-            float(element.findtext(f"bndbox/{side}", ""))
-            for side in ("xmin", "ymin", "xmax", "ymax")
-        )
-    except ValueError as error:
-        raise InputError(f"{place} {row} has no bndbox of four numbers") from error
-    if not label:
-        raise InputError(f"{place} {row} has no name")
-    return Box(label, x0 - 1, y0 - 1, x1, y1, row)
-
-
-def _size(root: ElementTree.Element) -> tuple[int, int] | None:
-    """Return the width and height that a file states; some tools leave them 0."""
-    try:
-        width, height = (int(root.findtext(f"size/{side}", "0")) for side in ("width", "height"))
-    except ValueError:
-        return None
-    return (width, height) if width > 0 and height > 0 else None
+    boxes = findings.boxes(image, origin, one.boxes)
+    label = sorted(set(labels))
+    return Record(image, tree.content(image), label, boxes, mask, one.size, origin)
