@@ -122,3 +122,61 @@ def test_the_published_validation_set(shared_data: Path, tmp_path: Path) -> None
     margin = np.clip(boxes, 6, 58)
     shared = np.prod(margin[:, 2:] - margin[:, :2], axis=1)
     assert (shared / (area + 52**2 - shared) > 0.5).mean() == pytest.approx(0.5705, abs=0.0005)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}\t0\t1\t3",
+        "{}\t0\t1\t3\t4\t5",
+        "{}\t0.5\t1\t3\t4",
+        "{}\tnan\t1\t3\t4",
+        "{}\t0\t1\t1_0\t4",
+        "{}\t0\t1\t\t4",
+        "{}\t0\t1\t" + "9" * 5000 + "\t4",
+        "{}",
+    ],
+)
+def test_a_malformed_row_is_named_and_its_image_left_out(tmp_path: Path, line: str) -> None:
+    root = tiny_imagenet(tmp_path)
+    listing = root / "train" / "n00000001" / "n00000001_boxes.txt"
+    good = listing.read_text().splitlines()[0]
+    text(listing, good, line.format("n00000001_1.JPEG"))
+    place = "train/n00000001/n00000001_boxes.txt row 2"
+    assert f"{place} is no image and box" in refusal(root)
+    assert len(load(root, skip_broken=True).train) == 3
+    text(root / "val" / "val_annotations.txt", *["val_0.JPEG"], "val_1.JPEG\tn00000002\t2\t0\t7\t5")
+    assert "val/val_annotations.txt row 1 is no image and box" in refusal(root)
+
+
+def test_an_image_listed_twice(tmp_path: Path) -> None:
+    root = tiny_imagenet(tmp_path)
+    listing = root / "val" / "val_annotations.txt"
+    text(listing, *listing.read_text().splitlines(), "val_0.JPEG\tn00000002\t2\t0\t7\t5")
+    said = "val/val_annotations.txt row 3 lists 'val_0.JPEG' as row 1 does"
+    assert said in refusal(root)
+
+
+def test_blank_lines_and_line_ends(tmp_path: Path) -> None:
+    plain = load(tiny_imagenet(tmp_path))
+    for file in tmp_path.rglob("*.txt"):
+        write(file, b"\r\n" + file.read_bytes().replace(b"\n", b"\r\n") + b"\r\n\r\n")
+    found = load(tmp_path)
+    assert found.train.fingerprint() == plain.train.fingerprint()
+    assert found.train.class_names == ("word0", "word1")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("n00000001 crane", "words.txt row 2 is no id, tab and words: 'n00000001 crane'"),
+        ("n00000001\t", "words.txt row 2 is no id, tab and words"),
+        ("n00000002\tboat", "words.txt row 2 names n00000002 'boat', once 'crane'"),
+    ],
+)
+def test_malformed_words(tmp_path: Path, line: str, said: str) -> None:
+    root = tiny_imagenet(tmp_path)
+    text(root / "words.txt", "n00000002\tcrane, bird", line)
+    assert said in refusal(root)
+    write(root / "words.txt", b"n00000001\tgr\xfcn\n")
+    assert "words.txt is no UTF-8 text" in refusal(root)

@@ -54,9 +54,7 @@ def coco_files(tree: Tree, known: str | None) -> list[str]:
     ]
     if len(found) > _MOST_JSON:
         found = [name for name in found if name.endswith(".coco.json")]
-    contents = {name: _held(_bytes(tree, name)) for name in found}
-    whole = [name for name in found if contents[name] >= {*_KEYS}]
-    return whole or [name for name in found if contents[name] >= {*_OBJECTS}]
+    return [name for name in found if _annotates(_bytes(tree, name))]
 
 
 def read_coco(tree: Tree, files: list[str], where: str, *, masks: bool) -> Source:
@@ -319,10 +317,10 @@ def _bytes(tree: Tree, file: str) -> bytes:
         return tree.read(file, most=free_memory() // _PARSED)
 
 
-def _held(content: bytes) -> set[bytes]:
-    """Return which keys stand in a text of UTF-8, UTF-16 or UTF-32."""
+def _annotates(content: bytes) -> bool:
+    """Return whether a text of UTF-8, UTF-16 or UTF-32 has COCO's keys, or most of them."""
     plain = content.replace(b"\0", b"") if b"\0" in content[:4] else content
-    return {key for key in {*_KEYS, *_OBJECTS} if key in plain}
+    return any(all(key in plain for key in keys) for keys in (_KEYS, _OBJECTS))
 
 
 def _id(value: Any) -> str | None:
