@@ -90,6 +90,8 @@ BROKEN = [
     ([[1, 1, 9, 1, 9, NAN]], "a corner that is not finite"),
     ([[1, 1, 9, 1, 9, INF]], "a corner that is not finite"),
     ([[1, 1, 9, 1, 9, 10**400]], "a corner that is not finite"),
+    ([[0, 0, 1e12, 0, 1e12, 1e12]], f"a corner more than {MOST_CORNER:,} pixels away"),
+    ([[0, 0, 9, 0, 9, -1e300]], f"a corner more than {MOST_CORNER:,} pixels away"),
     ([[1, 1, 9, 1, 9, "9"]], "'9' in a polygon is no number"),
     ([[1, 1, 9, 1, 9, True]], "True in a polygon is no number"),
     ([[1, 1, 9, 1, 9, None]], "None in a polygon is no number"),
@@ -140,8 +142,6 @@ def test_what_is_no_segmentation(segment, said: str) -> None:
 @pytest.mark.parametrize(
     ("segment", "said"),
     [
-        ([[0, 0, 1e12, 0, 1e12, 1e12]], f"a corner more than {MOST_CORNER:,} pixels away"),
-        ([[0, 0, 9, 0, 9, -1e300]], f"a corner more than {MOST_CORNER:,} pixels away"),
         ([[0, 0, 90_000, 90_000] * 10], "an outline of more than 1,000,000 pixels"),
         ([[40, 2, 50, 2, 50, 9]], "lies at (40, 2)-(50, 9), outside the image of 30 x 20"),
         ([[1, -9, 9, -9, 9, -2]], "outside the image of 30 x 20"),
@@ -153,6 +153,11 @@ def test_what_does_not_fit_the_image(segment, said: str) -> None:
     with pytest.raises(UnreadableImage) as caught:
         drawn(segment)
     assert said in str(caught.value)
+
+
+def test_shares_beyond_any_image() -> None:
+    with pytest.raises(UnreadableImage, match="a corner more than"):
+        drawn([[0, 0, 9000, 0, 9000, 1]], scale=SIZE)
 
 
 @pytest.fixture

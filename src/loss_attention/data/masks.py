@@ -25,6 +25,7 @@ _VOID_COLOUR = (224, 224, 192)  # what number 255 has in VOC's palette
 
 MOST_CORNER = 100_000
 """A polygon with a corner further away, in pixels, is refused: no image is as large."""
+_FAR = f"has a corner more than {MOST_CORNER:,} pixels away"
 MOST_OUTLINE = 1_000_000
 """A polygon with a longer outline, in pixels, is refused: drawing takes over 100 bytes for each."""
 _MOST_GROUPS = 7  # of five bits: lengths up to 2^34, sums of which do not overflow
@@ -261,7 +262,7 @@ def _placed(
     corners = polygon * scale
     (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
     if max(-left, -top, right, bottom) > MOST_CORNER:
-        raise ValueError(f"has a corner more than {MOST_CORNER:,} pixels away")
+        raise ValueError(_FAR)
     steps = np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1)
     if steps.sum() > MOST_OUTLINE:
         raise ValueError(f"has an outline of more than {MOST_OUTLINE:,} pixels")
@@ -335,6 +336,8 @@ def _polygon(numbers: Any) -> NDArray[np.float64]:
         corners = np.full((1, 2), math.inf)
     if not np.isfinite(corners).all():
         raise ValueError("has a polygon with a corner that is not finite")
+    if np.abs(corners).max() > MOST_CORNER:
+        raise ValueError(_FAR)
     return corners
 
 
