@@ -205,6 +205,13 @@ def test_a_file_that_is_no_json(root: Path, content: bytes, said: str) -> None:
     assert len(line) < 700
 
 
+def test_a_file_larger_than_memory(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loss_attention.data.coco.free_memory", lambda: 800)
+    line = refusal(root)
+    assert "a.coco.json is of " in line
+    assert "is no JSON" not in line
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_any_unicode(root: Path, encoding: str) -> None:
     plain = load(root).train

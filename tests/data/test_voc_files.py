@@ -177,7 +177,7 @@ def loose(root: Path, files: dict[str, str], images: dict[str, int]) -> Path:
         "../images/photo.png",
         "images\\photo.png",
         "C:\\data\\images\\photo.png",
-        "/home/me/images/photo.png",
+        "/mnt/images/photo.png",
     ],
 )
 def test_an_image_that_the_filename_says(tmp_path: Path, filename: str) -> None:

@@ -99,8 +99,9 @@ class _File:
         self.tree, self.file, self.findings = tree, file, findings
         self.place = printable(f"{where}: {file}")
         with guarded(self.place):
+            raw = _bytes(tree, file)
             try:
-                content = json.loads(_bytes(tree, file))
+                content = json.loads(raw)
             except ValueError as error:
                 raise InputError(f"{self.place} is no JSON: {printable(str(error))}") from error
             self.annotations = self._listed(content, "annotations")
