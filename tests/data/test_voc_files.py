@@ -252,6 +252,8 @@ def test_what_cannot_be_told(tmp_path: Path, files, images, said: str) -> None:
         ["JPEGImages/my cat 1.png", "JPEGImages\\b.png"],
         ["  my cat 1\t", "", "b", ""],
         ["my cat 1  1", "b -1"],
+        ["my cat 1", "b\t-1"],
+        ["my cat 1 \rb  1"],
         ["my cat 1 0", "b\t+1"],
     ],
 )

@@ -61,15 +61,18 @@ def split_lists(tree: Tree, stems: Collection[str], where: str) -> dict[str, lis
 
 def _paths(text: str, stems: Collection[str]) -> list[str]:
     """Return what a list names: a line each, or the first column, or several in a line."""
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    if not all(_stem(line, stems) in stems for line in lines):
-        columns = [_COLUMNS.fullmatch(line) for line in lines]
-        if all(columns):
-            return [match["path"] for match in columns if match]
-        words = text.split()
-        if all(_stem(word, stems) in stems for word in words):
-            return words
-    return lines
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    columns = [_COLUMNS.fullmatch(line) for line in lines]
+    of_a_class = all(columns)
+    paths = []
+    for line, match in zip(lines, columns, strict=True):
+        first = match["path"] if match else line
+        is_column = _stem(first, stems) in stems or of_a_class
+        paths.append(first if is_column and _stem(line, stems) not in stems else line)
+    words = text.split()
+    if not of_a_class and any(_stem(path, stems) not in stems for path in paths):
+        return words if all(_stem(word, stems) in stems for word in words) else paths
+    return paths
 
 
 def _stem(path: str, stems: Collection[str]) -> str:
