@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -240,29 +239,34 @@ def test_help_loads_no_torch():
     assert "usage: loss-attention" in done.stdout
 
 
-def test_ctrl_c_says_how_to_resume_and_resuming_finishes(trained, tmp_path):
-    import os
-    import signal
+STOPPED = """
+import os, signal, sys
+from loss_attention.cli import main
+from loss_attention.training.loop import Trainer
 
+train_step, done = Trainer.train_step, 0
+
+def interrupted(self, batch, gamma):
+    global done
+    train_step(self, batch, gamma)
+    done += 1
+    if done == 5:
+        os.kill(os.getpid(), signal.SIGINT)
+
+Trainer.train_step = interrupted
+main(sys.argv[1:])
+"""
+
+
+def test_ctrl_c_says_how_to_resume_and_resuming_finishes(trained, tmp_path):
     folder = tmp_path / "run"
     words = ["train", "folder", "--data", str(trained / "images"), *SMALL, "--out", str(folder)]
-    words[words.index("--epochs") + 1] = "40"
-    code = f"from loss_attention.cli import main\nmain({words!r})"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ,
-    )
-    while not (folder / "state.pt").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    words[words.index("--epochs") + 1] = "4"
+    done = subprocess.run([sys.executable, "-c", STOPPED, *words], capture_output=True, text=True)
+    err = done.stderr
+    assert done.returncode == 130
     assert f"loss-attention resume {folder}" in err
     assert err.count("\n") == 1
     run("resume", str(folder))
     assert (folder / "report.html").exists()
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 40
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 4

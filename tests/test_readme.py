@@ -205,7 +205,7 @@ def small_cifar10(clone: Path) -> Path:
     return folder
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("own_images", "small_cifar10")
 def test_readme_runs_from_top_to_bottom(repository: Path, clone: Path) -> None:
     page = (repository / "README.md").read_text(encoding="utf-8")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -12,8 +15,9 @@ from training.tiny import tiny_recipe
 
 from loss_attention.data.sample import ImageSet
 from loss_attention.data.streaming import StreamedSet
-from loss_attention.training.job import build_model
+from loss_attention.training.job import build_model, continue_run, start_run
 from loss_attention.training.loop import Trainer
+from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
 
 
@@ -45,3 +49,20 @@ class StreamedEpoch:
         assert not multiprocessing.active_children()
         rank = f"rank{fabric.global_rank}of{fabric.world_size}.pt"
         torch.save({"seen": seen, "state": model.state_dict()}, self.folder / rank)
+
+
+def train_in_a_group_of_its_own(told: Connection, data: Path, folder: Path) -> None:
+    """Train in a process that this test may kill; tell the workers, and how it ended."""
+    os.setsid()
+    splits = load_stored(data, workers=2)
+    options = RunOptions(accelerator="cpu", checkpoint_every_steps=2)
+    run = start_run(folder, tiny_recipe(epochs=60), splits, options)
+    train_step, steps = Trainer.train_step, iter(range(1, 1000))
+
+    def watched(self: Trainer, batch: Any, gamma: float) -> None:
+        train_step(self, batch, gamma)
+        if next(steps) == 9:  # in the second epoch
+            told.send([child.pid for child in multiprocessing.active_children()])
+
+    Trainer.train_step = watched  # type: ignore[method-assign]
+    told.send(continue_run(run, splits))

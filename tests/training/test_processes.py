@@ -6,24 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from training.one_epoch import OneEpoch
+from training.several import in_processes
 from training.tiny import tiny_recipe, tiny_splits
 
-from loss_attention.training.job import RunOptions, build_model, continue_run, start_run
+from loss_attention.training.job import build_model
 
 
 def one_epoch(
     folder: Path, devices: int, *, freeze: bool, accumulate: int = 1
 ) -> list[dict[str, Any]]:
-    strategy = "auto" if devices == 1 else "ddp_spawn"
-    fabric = Fabric(accelerator="cpu", devices=devices, strategy=strategy)
-    work = OneEpoch(folder, freeze=freeze, accumulate=accumulate)
-    if devices == 1:
-        fabric.launch()
-        work(fabric)
-    else:
-        fabric.launch(work)
+    in_processes(OneEpoch(folder, freeze=freeze, accumulate=accumulate), devices)
     return [torch.load(folder / f"rank{rank}of{devices}.pt") for rank in range(devices)]
 
 
@@ -48,12 +41,3 @@ def test_with_frozen_batch_norm_two_processes_step_like_one(tmp_path):
     for key in ("loss", "accuracy", "validation_loss", "validation_accuracy"):
         assert abs(first["history"][0][key] - alone["history"][0][key]) < 1e-4
         assert first["history"][0][key] == second["history"][0][key]
-
-
-def test_a_run_of_two_processes_trains_and_resumes(tmp_path):
-    options = RunOptions(devices=2, accelerator="cpu")
-    run = start_run(tmp_path, tiny_recipe(epochs=1), tiny_splits(), options)
-    assert continue_run(run, tiny_splits())
-    facts = run.read_json("run.json")
-    assert facts["finished"]
-    assert facts["hardware"]["processes"] == 2

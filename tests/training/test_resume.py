@@ -1,40 +1,20 @@
 """Whatever stops a run, resuming it ends with the same weights, to the last bit."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from apart import apart, ended, heard
+from training import killable
 from training.tiny import tiny_recipe, tiny_splits
 
 from loss_attention.errors import InputError
 from loss_attention.models import load
 from loss_attention.training.job import RunOptions, continue_run, start_run
 from loss_attention.training.run_folder import RunFolder
-
-TESTS = Path(__file__).parents[1]
-
-
-def launch(folder: Path, devices: int = 1) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "training.killable", str(folder), str(devices)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run_to_end(folder: Path, devices: int = 1) -> None:
-    out, err = launch(folder, devices).communicate(timeout=120)
-    assert "finished" in out, err
 
 
 def assert_same_run(folder: Path, other: Path) -> None:
@@ -62,43 +42,32 @@ def figures(folder: Path) -> list[dict[str, object]]:
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
-    run_to_end(folder)
+    killable.to_the_end(folder)
     return folder
 
 
 def test_killed_at_random_moments_ends_bit_identical(whole_run, tmp_path):
     folder = tmp_path / "run"
     chance = random.Random(0)
-    killed_in_training = 0
     for _ in range(5):
-        process = launch(folder)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "training\n"
-        time.sleep(chance.uniform(0.05, 0.8))
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
-        killed_in_training += process.returncode == -signal.SIGKILL
-    assert killed_in_training >= 3  # or the run is too short to prove anything
-    run_to_end(folder)
+        process, told = apart(killable.train_until_killed, folder, chance.randint(3, 9))
+        assert heard(told) == "now"
+        process.kill()
+        assert ended(process) == -signal.SIGKILL
+    killable.to_the_end(folder)
     assert_same_run(folder, whole_run)
     assert [file.name for file in folder.glob(".*")] == [".lock"]
 
 
 def test_ctrl_c_finishes_the_step_and_saves(whole_run, tmp_path):
     folder = tmp_path / "run"
-    process = launch(folder)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "training\n"
-    while not (folder / "state.pt").exists():
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert out == "interrupted\n"
-    assert process.returncode == 0, err
+    process, told = apart(killable.train_interrupted, folder, 1, 33)
+    assert heard(told) is False
+    assert ended(process) == 0
     state = RunFolder(folder).load_state()
     assert state is not None
-    assert 0 < state["position"]["epoch"] * 6 + state["position"]["step"] < 12 * 6
-    run_to_end(folder)
+    assert (state["position"]["epoch"], state["position"]["step"]) == (5, 3)  # of 6 an epoch
+    killable.to_the_end(folder)
     assert_same_run(folder, whole_run)
 
 
@@ -119,17 +88,25 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 def test_ctrl_c_stops_two_processes_and_resuming_ends_like_an_uninterrupted_run(tmp_path):
     folder, whole = tmp_path / "run", tmp_path / "whole"
-    run_to_end(whole, devices=2)
-    process = launch(folder, devices=2)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "training\n"
-    while not (folder / "state.pt").exists():
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)  # to the waiting process alone, which passes it on
-    out, err = process.communicate(timeout=60)
-    assert out == "interrupted\n", err
-    run_to_end(folder, devices=2)
+    in_two_processes(whole)
+    facts = RunFolder(whole).read_json("run.json")
+    assert facts["finished"]
+    assert facts["hardware"]["processes"] == 2
+    # To the waiting process alone, which passes it on.
+    process, told = apart(killable.train_interrupted, folder, 2, 23)
+    assert heard(told) is False
+    assert ended(process) == 0
+    state = RunFolder(folder).load_state()
+    assert state is not None
+    assert 23 <= state["position"]["epoch"] * 6 + state["position"]["step"] < killable.STEPS
+    in_two_processes(folder)
     assert_same_run(folder, whole)
+
+
+def in_two_processes(folder: Path) -> None:
+    process, told = apart(killable.to_the_end_in_two, folder)
+    assert heard(told) is True
+    assert ended(process) == 0
 
 
 def test_a_run_in_training_is_left_alone_by_another_process(tmp_path: Path) -> None:
@@ -144,19 +121,11 @@ def test_a_run_in_training_is_left_alone_by_another_process(tmp_path: Path) -> N
 
 
 def test_a_killed_run_leaves_no_lock_behind(tmp_path: Path) -> None:
-    held = (
-        "import sys, time; from pathlib import Path\n"
-        "from loss_attention.training.run_folder import RunFolder\n"
-        "with RunFolder(Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(60)"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", held, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
+    process, told = apart(killable.hold_lock, tmp_path)
+    assert heard(told) == "held"
     with pytest.raises(InputError, match="another process"), RunFolder(tmp_path).locked():
         pass
     process.kill()
-    process.communicate()
+    assert ended(process) == -signal.SIGKILL
     with RunFolder(tmp_path).locked():
         pass

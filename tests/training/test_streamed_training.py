@@ -6,18 +6,17 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import time
 from collections import Counter
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning_fabric import Fabric
+from apart import apart, ended, heard, until
 from rich.console import Console
+from training.several import in_processes
 from training.stored import load_stored, store_tiny
-from training.stream_epoch import StreamedEpoch
+from training.stream_epoch import StreamedEpoch, train_in_a_group_of_its_own
 from training.test_resume import assert_same_run
 from training.tiny import tiny_recipe
 
@@ -128,14 +127,7 @@ def test_an_image_that_breaks_stops_the_run_and_the_last_checkpoint_stays(
 def test_each_image_is_decoded_once_an_epoch_over_all_processes(
     data: Path, tmp_path: Path, devices: int
 ) -> None:
-    strategy = "auto" if devices == 1 else "ddp_spawn"
-    fabric = Fabric(accelerator="cpu", devices=devices, strategy=strategy)
-    work = StreamedEpoch(data, tmp_path)
-    if devices == 1:
-        fabric.launch()
-        work(fabric)
-    else:
-        fabric.launch(work)
+    in_processes(StreamedEpoch(data, tmp_path), devices)
     ranks = [torch.load(tmp_path / f"rank{rank}of{devices}.pt") for rank in range(devices)]
     assert Counter(name for rank in ranks for name in rank["seen"]) == {
         f"train/{i:03}.png": 1 for i in range(46)
@@ -146,51 +138,24 @@ def test_each_image_is_decoded_once_an_epoch_over_all_processes(
         assert torch.equal(tensor, ranks[-1]["state"][name]), name
 
 
-def train_in_a_group_of_its_own(data: Path, folder: Path, told: Connection) -> None:
-    """Train in a process that this test may kill; tell the workers, and how it ended."""
-    os.setsid()
-    splits = load_stored(data, workers=2)
-    run = start_run(folder, tiny_recipe(epochs=60), splits, CPU)
-    train_step, steps = Trainer.train_step, iter(range(1, 1000))
-
-    def watched(self: Trainer, batch: Any, gamma: float) -> None:
-        train_step(self, batch, gamma)
-        if next(steps) == 9:  # in the second epoch
-            told.send([child.pid for child in multiprocessing.active_children()])
-
-    Trainer.train_step = watched  # type: ignore[method-assign]
-    told.send(continue_run(run, splits))
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_ctrl_c_and_kill_leave_no_process_behind(
     data: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     """Ctrl-C in a terminal comes to every process of the group; a kill to one alone."""
-    context = multiprocessing.get_context("fork")
-    here, there = context.Pipe()
-    process = context.Process(
-        target=train_in_a_group_of_its_own, args=(data, tmp_path / "run", there)
-    )
-    process.start()
-    assert here.poll(60)
-    workers = here.recv()
+    process, told = apart(train_in_a_group_of_its_own, data, tmp_path / "run")
+    workers = heard(told)
     assert len(workers) == 2
     assert all(map(alive, workers))
     assert process.pid is not None
     if number == signal.SIGINT:
         os.killpg(process.pid, number)
-        assert here.poll(60)
-        assert here.recv() is False  # not finished, and all saved
-        process.join(60)
-        assert process.exitcode == 0
+        assert heard(told) is False  # not finished, and all saved
+        assert ended(process) == 0
     else:
         process.kill()
-        process.join(60)
-    deadline = time.monotonic() + 60
-    while any(map(alive, workers)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(map(alive, workers))
+        assert ended(process) == -signal.SIGKILL
+    until(lambda: not any(map(alive, workers)))
     state = RunFolder(tmp_path / "run").load_state()
     assert state is not None
     assert state["position"]["epoch"] * 6 + state["position"]["step"] >= 8

@@ -1,0 +1,72 @@
+"""Processes of their own in no time: forked from one that has imported torch already.
+
+A process that a test stops or kills need not import everything anew, which takes seconds.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+HANG = 1200
+"""Seconds after which something hangs, on the busiest machine; no test waits for them to pass."""
+
+
+def apart(function: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
+    """Run a function of a helper module in a process; it is given a connection first.
+
+    Returns:
+        The process, and the other end of the connection.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["training.killable"])
+    here, there = context.Pipe()
+    process = context.Process(target=_begin, args=(function, there, *arguments))
+    # The server looks for what it is to import where Python itself does.
+    found = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [found])])
+    try:
+        process.start()
+    finally:
+        os.environ.pop("PYTHONPATH")
+        if found is not None:
+            os.environ["PYTHONPATH"] = found
+    there.close()
+    return process, here
+
+
+def _begin(function: Callable[..., None], *arguments: Any) -> None:
+    # It would start processes from a server too; they are to be started as everywhere else.
+    multiprocessing.set_start_method(None, force=True)
+    function(*arguments)
+
+
+def heard(connection: Connection) -> Any:
+    """Return what a process says next.
+
+    Raises:
+        EOFError: it has ended.
+    """
+    assert connection.poll(HANG), "nothing was heard: it hangs"
+    return connection.recv()
+
+
+def ended(process: BaseProcess) -> int:
+    """Return how a process ended."""
+    process.join(HANG)
+    assert process.exitcode is not None, "it does not end"
+    return process.exitcode
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait for what has no event of its own."""
+    begun = time.monotonic()
+    while not happened():
+        assert time.monotonic() - begun < HANG, "it never happened"
+        time.sleep(0.05)
