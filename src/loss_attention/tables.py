@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loss_attention.evaluation import Evaluation, Measure
-from loss_attention.showing import plain, say
+from loss_attention.showing import plain
 
 UNDEFINED = "n/a"
 ABSENT = "-"
@@ -65,11 +65,11 @@ def show_evaluations(evaluations: Mapping[str, Evaluation], console: Console) ->
         evaluations: by what to call each model.
         console: where to.
     """
-    say(console, _title(evaluations), "bold")
+    console.print(plain(_title(evaluations), "bold"))
     for section in evaluation_sections(evaluations):
         console.print(_table(section, several=len(evaluations) > 1))
     for note in evaluation_notes(evaluations):
-        say(console, note, "italic")
+        console.print(plain(note, "italic"))
 
 
 def evaluation_markdown(evaluations: Mapping[str, Evaluation]) -> str:

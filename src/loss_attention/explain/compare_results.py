@@ -11,7 +11,7 @@ from rich.table import Table
 from loss_attention.explain.attributions import METHODS
 from loss_attention.explain.compare import Comparison, Figure
 from loss_attention.explain.compare_measures import MEASURES, MOSAICS
-from loss_attention.showing import plain, say
+from loss_attention.showing import plain
 
 FORMAT_VERSION = 1
 ABSENT = "-"
@@ -27,7 +27,7 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
     """Print the table, as many methods side by side as there is room for, and its notes."""
     for methods in _that_fit(comparison, console.width):
         console.print(_table(comparison, methods))
-    say(console, "\n".join(comparison_notes(comparison)), "italic")
+    console.print(plain("\n".join(comparison_notes(comparison)), "italic"))
 
 
 def comparison_markdown(comparison: Comparison) -> str:

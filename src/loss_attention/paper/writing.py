@@ -14,7 +14,7 @@ from loss_attention.paper.cells import EPOCH_SECONDS, Cell, training_key
 from loss_attention.paper.numbers import PaperTable
 from loss_attention.paper.reproduction import Reproduction, Result
 from loss_attention.saving import write_whole
-from loss_attention.showing import json_text, plain, say
+from loss_attention.showing import json_text, plain
 
 MEASURED, NOT_MEASURED = "measured", "not measured"
 NOT_OURS = "cited"
@@ -45,7 +45,7 @@ def write_table(
     title = f"{paper.name}, scale {reproduction.scale.name}: {paper.title}"
     notes = _notes(paper, cells, reproduction)
     reproduction.console.print(_terminal(title, paper, rows))
-    say(reproduction.console, "\n".join(notes), "italic")
+    reproduction.console.print(plain("\n".join(notes), "italic"))
 
     markdown, data = folder / f"{paper.name}.md", folder / f"{paper.name}.json"
     write_whole(markdown, _markdown(title, paper, rows, notes))
