@@ -12,7 +12,9 @@ from rich.console import Console
 from training.tiny import tiny_recipe, tiny_splits
 from typed import exit_code
 
-from loss_attention import compare_jobs, jobs
+from loss_attention import compare_jobs, jobs, run_data
+from loss_attention.data.memory import Storage
+from loss_attention.data.outside import Outside
 from loss_attention.data.sample import ImageSet, Splits, hold_out
 from loss_attention.explain import compare_measures
 from loss_attention.training.job import continue_run, start_run
@@ -40,7 +42,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, RunOptions]]:
         asked.append((recipe, options))
         return tiny_splits()
 
-    monkeypatch.setattr(compare_jobs, "load_data", load)
+    monkeypatch.setattr(jobs, "load_data", load)
     return asked
 
 
@@ -83,13 +85,23 @@ def test_images_are_held_as_the_run_held_them(
 ) -> None:
     """Its own are streamed or not as recorded; of others nothing is known."""
     monkeypatch.setattr(compare_measures, "REPEATS", 1)
+    others: list[tuple[str, Storage]] = []
+
+    def load(data: str, *_: object, storage: Storage, progress: object) -> Outside:
+        others.append((data, storage))
+        return Outside(tiny_splits().test, data, "test", ())
+
+    monkeypatch.setattr(run_data, "load_outside", load)
     words = ("compare", run, "--methods", "evidence", "--images", 2, "--out")
     assert exit_code(*words, tmp_path / "own") == 0
     assert exit_code(*words, tmp_path / "other", "--data", "elsewhere") == 0
-    own, other = loaded
-    assert own == (tiny_recipe(epochs=1), RunOptions(accelerator="cpu", stream="no", workers=3))
-    assert other[0].data == "elsewhere"
-    assert other[1] == RunOptions(accelerator="cpu", stream="auto", workers=3)
+    assert (
+        loaded
+        == [(tiny_recipe(epochs=1), RunOptions(accelerator="cpu", stream="no", workers=3))] * 2
+    )
+    ((data, storage),) = others
+    assert data == "elsewhere"
+    assert (storage.stream, storage.workers) == ("auto", 3)
 
 
 def test_what_is_typed_wrong_gets_one_line(run: Path, tmp_path: Path, capsys) -> None:

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
 import loss_attention as la
 from loss_attention.cli import main
+from loss_attention.explain import compare_measures, compare_picture
+from loss_attention.progress import counted
 from loss_attention.showing import json_text, markdown, say
+from loss_attention.training.progress import TrainingProgress
 
-CLASSES = ("[b]x[red] $a_{", "<script>al|ert`1`", "esc\x1b[31m\rbell\x07", "caf\udce9 \u202eexe")
+CLASSES = (
+    "[b]x[red] $a_{",
+    "<script>al|ert`1`",
+    "esc\x1b[31m\rbell\x07",
+    "caf\udce9 \u202eexe",
+    "two\nlines",
+)
 FAST = [
     *("--epochs", "1", "--width", "0.05", "--image-size", "24", "--strided-layers", "6"),
     *("--patch-kernel", "2", "--patch-stride", "1", "--in-channels", "1", "--batch-size", "8"),
@@ -61,14 +74,20 @@ def said(words: list[str], capfd) -> tuple[int, str]:
     return int(stop.value.code or 0), out + err
 
 
-def test_every_command_prints_brackets_and_escapes_control_characters(home, run, capfd) -> None:
+def test_every_command_prints_brackets_and_escapes_control_characters(
+    home, run, capfd, monkeypatch
+) -> None:
+    monkeypatch.setattr(compare_measures, "REPEATS", 1)
+    monkeypatch.setattr(compare_measures, "ENOUGH_SECONDS", 0)
     data, target = str(home / "data"), CLASSES[0]
     code, text = said(["data", "check", data, "--out", str(home / "sheet.png")], capfd)
     assert code == 0
     assert r"[b]x[red] $a_{" in text
     assert r"esc\x1b[31m\rbell\x07" in text
     assert r"caf\xe9 \u202eexe" in text
+    assert r"two\nlines" in text
     for words in (
+        ["evaluate", str(run), "--data", f"{data}/{CLASSES[4]}", "--accelerator", "cpu"],
         ["evaluate", str(run), "--accelerator", "cpu"],
         ["compare", str(run), "--methods", "evidence", "--images", "3", "--accelerator", "cpu"],
         ["report", str(run), "--accelerator", "cpu"],
@@ -90,6 +109,9 @@ def test_errors_show_what_they_quote(home, run, capfd) -> None:
     broken = home / "[/b]\x1b[5m.png"
     broken.parent.mkdir()
     broken.write_bytes(b"no image")
+    unknown = home / "unknown" / "[" / "b]\x1b[5m\udcff"
+    unknown.mkdir(parents=True)
+    shutil.copy(next((home / "data").rglob("*.png")), unknown)
     for words in (
         ["train", "folder", "--data", "no[/b]\x1b[31m\nsuch", *FAST],
         ["train", "folder", "--data", "x", "--epochs", "[/b]\x1b[31m"],
@@ -99,11 +121,22 @@ def test_errors_show_what_they_quote(home, run, capfd) -> None:
         ["explain", str(run), str(home / "data"), "--out", str(home / "n"), "--target", "\x1b[/b]"],
         ["data", "check", "\x1b[31m/[/b]"],
         ["resume", "\udce9[/b]\x1b"],
+        ["compare", str(run), "--methods", "[/b]\x1b[31m"],
+        ["reproduce", "[/b]\x1b[31m"],
+        ["evaluate", str(run), "--data", str(home / "data" / "[/b]\x1b[31m")],
+        ["evaluate", str(run), "--data", str(run.parent / "unknown")],
     ):
         code, text = said(words, capfd)
         assert code == 2
         assert text.count("\n") == 1 or "explained" in text
         assert "[/" in text
+    words = ["train", "folder", "--data", str(home / "data"), "--out", "o\udcff[/b]", *FAST]
+    code, text = said(words, capfd)
+    assert code == 2
+    assert text.endswith(
+        r"the name of the run folder o\xff[/b] is no UTF-8; rename it, or name another with --out"
+        "\n"
+    )
 
 
 class Texts(HTMLParser):
@@ -141,6 +174,53 @@ def test_files_keep_the_names_to_the_byte(home, run) -> None:
     for name in facts["classes"]:
         assert os.fsdecode(os.fsencode(name)) == name
         assert (home / "data" / name).is_dir()
+
+
+def test_explanations_of_files_whose_names_are_no_unicode(home, run, capfd) -> None:
+    folder, out = home / "data" / CLASSES[3], home / "told\udcff"
+    code, text = said(["explain", str(run), str(folder), "--out", str(out)], capfd)
+    assert code == 0
+    assert r"told\xff" in text
+    told = [json.loads(file.read_text(encoding="utf-8")) for file in out.glob("*.json")]
+    assert sorted(one["file"] for one in told) == sorted(map(str, folder.iterdir()))
+
+
+@pytest.mark.parametrize("word", ["evaluate", "report", "resume", "data check"])
+def test_streams_escape_what_their_encoding_lacks(word, home, run, monkeypatch) -> None:
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    with pytest.raises(SystemExit) as stop:
+        main([*word.split(), str(home / "data" if word == "data check" else run)])
+    assert not stop.value.code
+    streams[0].flush()
+    assert len(streams[0].buffer.getvalue()) > 100  # type: ignore[attr-defined]
+
+
+def test_a_picture_of_maps_takes_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_picture, "maps_of", lambda *_: torch.zeros(4, 12, 12))
+    for names in (CLASSES, ("$x_{", "$\\alpha$" * 99, "\udcff", "字")):
+        subject = SimpleNamespace(
+            images=torch.zeros(4, 3, 12, 12, dtype=torch.uint8),
+            target=torch.tensor([0, 1, 2, 3]),
+            boxes=None,
+            model=SimpleNamespace(class_names=names),
+            batch_size=4,
+        )
+        drawn = compare_picture.maps_picture(subject, ["evidence"])  # type: ignore[arg-type]
+        assert drawn.startswith(b"\x89PNG")
+
+
+def test_bars_hold_no_markup() -> None:
+    name = "n[/b]\x1b[1m|`<i>$_{"
+    for console in (Console(file=io.StringIO(), force_terminal=True), Console(file=io.StringIO())):
+        with counted("reading", console) as tick:
+            tick(1, 2, name)
+        with TrainingProgress(console, name, 1, 1, 0) as bar:
+            bar.show(1, 0.5, 0.5, 1.0)
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        assert "\x1b[1m|" not in shown
+        assert (r"n[/b]\x1b[1m|`<i>$_{" in shown) == console.is_terminal
 
 
 def test_a_terminal_without_letters_is_no_reason_to_fail(home) -> None:

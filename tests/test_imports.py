@@ -45,6 +45,7 @@ LEVELS = {
     "jobs": 6,
     "paper": 6,
     "recipes": 6,
+    "run_data": 6,
     "arguments": 7,
     "cli": 7,
     "__main__": 7,

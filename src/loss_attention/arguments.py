@@ -50,6 +50,8 @@ class ResumeArguments:
 
     run: tyro.conf.Positional[Path]
     """The run's folder."""
+    data: str | None = None
+    """Where the run's data lies now, if it has moved."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class ReportArguments:
 
     run: tyro.conf.Positional[Path]
     """The run's folder."""
+    data: str | None = None
+    """Where the run's data lies now, if it has moved."""
     accelerator: Device = "auto"
 
 
@@ -68,7 +72,12 @@ class EvaluateArguments:
     run: tyro.conf.Positional[Path]
     """The run's folder."""
     data: str | None = None
-    """Other data than the run's own, with the same classes."""
+    """Other data than the run's own, with classes of the model, matched by name."""
+    classes: tuple[str, ...] = ()
+    """Of other data measure these classes of the model alone."""
+    skip_broken: bool = False
+    """Of other data leave out images that something is wrong with or whose class the model does not
+    know, and say how many."""
     masks: bool = False
     """Read the masks of objects too, to measure against, where the run was trained without."""
     accelerator: Device = "auto"
@@ -139,7 +148,12 @@ class CompareArguments:
     images: int = 50
     """How many test images to explain; time grows with it."""
     data: str | None = None
-    """Other data than the run's own, with the same classes."""
+    """Other data than the run's own, with classes of the model, matched by name."""
+    classes: tuple[str, ...] = ()
+    """Of other data take these classes of the model alone."""
+    skip_broken: bool = False
+    """Of other data leave out images that something is wrong with or whose class the model does not
+    know, and say how many."""
     out: Path | None = None
     """Where table, JSON and picture go; None: compare in the run's folder."""
     batch_size: int = 32

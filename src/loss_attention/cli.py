@@ -85,7 +85,7 @@ def _resume(rest: list[str]) -> int:
     given = parse(ResumeArguments, rest, "resume")
     from loss_attention import jobs
 
-    jobs.resume(given.run, _console())
+    jobs.resume(given.run, _console(), data=given.data)
     return 0
 
 
@@ -94,7 +94,13 @@ def _evaluate(rest: list[str]) -> int:
     from loss_attention import jobs
 
     jobs.evaluate_run(
-        given.run, given.data, _console(), masks=given.masks, accelerator=given.accelerator
+        given.run,
+        given.data,
+        _console(),
+        masks=given.masks,
+        classes=given.classes,
+        skip_broken=given.skip_broken,
+        accelerator=given.accelerator,
     )
     return 0
 
@@ -131,6 +137,8 @@ def _compare(rest: list[str]) -> int:
         names,
         _console(),
         data=given.data,
+        classes=given.classes,
+        skip_broken=given.skip_broken,
         out=given.out,
         images=given.images,
         batch_size=given.batch_size,
@@ -145,7 +153,7 @@ def _report(rest: list[str]) -> int:
     given = parse(ReportArguments, rest, "report")
     from loss_attention import jobs
 
-    jobs.report(given.run, _console(), accelerator=given.accelerator)
+    jobs.report(given.run, _console(), data=given.data, accelerator=given.accelerator)
     return 0
 
 

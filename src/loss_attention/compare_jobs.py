@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 
 from loss_attention import __version__
-from loss_attention.data.sample import hold_out
 from loss_attention.errors import InputError
 from loss_attention.explain.attributions import find_method
 from loss_attention.explain.compare import Comparison, compare
@@ -18,10 +17,11 @@ from loss_attention.explain.compare_results import (
     comparison_markdown,
     show_comparison,
 )
-from loss_attention.jobs import load_data, load_weights
+from loss_attention.jobs import held_out_images, load_weights, measured
 from loss_attention.progress import counted
+from loss_attention.run_data import OtherData
 from loss_attention.saving import make_folder, write_whole
-from loss_attention.showing import json_text, markdown, say
+from loss_attention.showing import json_text, markdown, say_line
 from loss_attention.training.environment import choose_device, hardware, versions
 from loss_attention.training.recipe import Accelerator
 from loss_attention.training.run_folder import RunFolder
@@ -35,6 +35,8 @@ def compare_run(
     console: Console,
     *,
     data: str | None = None,
+    classes: Sequence[str] = (),
+    skip_broken: bool = False,
     out: Path | None = None,
     images: int = 50,
     batch_size: int = 32,
@@ -48,7 +50,10 @@ def compare_run(
         path: the run's folder.
         methods: their names; None: all that the model allows. The floors come on top.
         console: where the table goes.
-        data: other data than the run's own, with the same classes.
+        data: other data than the run's own, with classes of the model.
+        classes: of other data take these classes of the model alone; none: all.
+        skip_broken: of other data leave out images that something is wrong with, or whose classes
+            the model does not know.
         out: where the table, its JSON and a picture go; None: `compare` in the run's folder.
         images: how many to explain.
         batch_size: images at a time.
@@ -69,17 +74,18 @@ def compare_run(
             raise InputError(
                 f"{file} exists already; name another --out, or replace it with --overwrite"
             )
+    other = OtherData.asked(data, classes, skip_broken=skip_broken)
     device = choose_device(accelerator)
     model = load_weights(run).to(device)
-    recipe, options = run.asked_of(data)
-    splits = load_data(recipe, console, options)
-    trained_on, held_out = hold_out(splits.train.labels, recipe.validation_fraction, recipe.seed)
+    recipe, found = run.recipe(), measured(run, model, other, console)
+    held_out = None if found.own is None else held_out_images(found.own, recipe)
     with counted("comparing", console) as progress:
         comparison, subject = compare(
             model,
-            splits.test,
+            found.images,
             methods,
-            train=splits.train.subset(held_out if len(held_out) else trained_on),
+            # Cuts chosen on images that it was trained on would flatter whatever fits these.
+            train=held_out if held_out is not None and len(held_out) else None,
             images=images,
             batch_size=batch_size,
             seed=seed,
@@ -90,14 +96,14 @@ def compare_run(
         "run": recipe.name,
         "head": recipe.head,
         "backbone": recipe.backbone,
-        "data": splits.source,
+        "data": found.source,
         "loss_attention": __version__,
         "versions": versions(),
         "hardware": hardware(device.type, 1, "32"),
     }
     written = json_text(facts | comparison_json(comparison), indent=2)
     title = f"# {markdown(recipe.name)}: methods of explanation compared\n\n"
-    title += f"{markdown(splits.source)}\n\n"
+    title += f"{markdown(found.source)}\n\n"
     make_folder(folder)
     texts: tuple[str | bytes, ...] = (
         written + "\n",
@@ -107,5 +113,5 @@ def compare_run(
     for file, content in zip(taken, texts, strict=True):
         write_whole(file, content)
     show_comparison(comparison, console)
-    say(console, f"written: {', '.join(map(str, taken))}")
+    say_line(console, f"written: {', '.join(map(str, taken))}")
     return comparison

@@ -12,12 +12,13 @@ from loss_attention.data.assembling import chosen
 from loss_attention.data.check import Checked, check
 from loss_attention.data.contact_sheet import contact_sheet
 from loss_attention.data.known import KNOWN
-from loss_attention.data.loading import MADE, open_source
+from loss_attention.data.loading import open_source
+from loss_attention.data.naming import MADE, understood
 from loss_attention.data.records import Source, count
-from loss_attention.errors import InputError, printable
+from loss_attention.errors import InputError
 from loss_attention.progress import counted
 from loss_attention.saving import write_whole
-from loss_attention.showing import say
+from loss_attention.showing import say_line
 
 _MOST_LINES = 50
 
@@ -51,29 +52,29 @@ def check_data(data: str, out: Path | None, console: Console) -> int:
         result = check(source, progress)
     result.faults += [fault for fault in missing.faults if fault not in result.faults]
     result.doubts += missing.doubts
-    say(console, source.where)
+    say_line(console, source.where)
     for title, lines in (
         ("", result.facts),
         ("to know: ", result.doubts),
         ("wrong: ", result.faults),
     ):
         for line in lines[:_MOST_LINES]:
-            say(console, f"  {title}{printable(line)}")
+            say_line(console, f"  {title}{line}")
         if len(lines) > _MOST_LINES:
-            say(console, f"  {title}and {len(lines) - _MOST_LINES:,} more")
+            say_line(console, f"  {title}and {len(lines) - _MOST_LINES:,} more")
     if out is not None:
         drawn = io.BytesIO()
         contact_sheet(source).save(drawn, "PNG" if out.suffix.lower() == ".png" else "JPEG")
         write_whole(out, drawn.getvalue())
-        say(console, f"contact sheet: {out}")
+        say_line(console, f"contact sheet: {out}")
     if not result.faults:
-        say(console, f"nothing wrong with {count(sum(map(len, source.parts)), 'image')}")
+        say_line(console, f"nothing wrong with {count(sum(map(len, source.parts)), 'image')}")
     return len(result.faults)
 
 
 def _compared(data: str, source: Source) -> Checked:
     """Compare what is there with the published set that it is meant to be."""
-    known, result = KNOWN.get(data.partition(":")[0]), Checked()
+    known, result = KNOWN.get(understood(data).name), Checked()
     if known is not None:
         try:
             parts = chosen(source)

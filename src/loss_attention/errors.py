@@ -36,9 +36,21 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
         "unknown head 'men'; did you mean 'mean'? known: mean, baseline"
     """
     names = list(known)
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    nearest = nearest_name(name, names)
+    hint = "" if nearest is None else f"did you mean {nearest!r}? "
     return InputError(f"unknown {kind} {quoted(name)}; {hint}known: {', '.join(names)}")
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """Return the name that one most likely stands for, None where none is near.
+
+    Example:
+        >>> nearest_name("CAT ", ["cart", "cat"]), nearest_name("owl", ["cart", "cat"])
+        ('cat', None)
+    """
+    names = list(known)
+    alike = [one for one in names if one.strip().casefold() == name.strip().casefold()]
+    return next(iter(alike or difflib.get_close_matches(name, names, n=1, cutoff=0.5)), None)
 
 
 @contextmanager

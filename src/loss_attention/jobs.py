@@ -10,7 +10,8 @@ from rich.console import Console
 
 from loss_attention.data.loading import load_splits
 from loss_attention.data.memory import Storage
-from loss_attention.data.sample import Splits, hold_out, limited
+from loss_attention.data.naming import recorded
+from loss_attention.data.sample import LabelledImages, Splits, hold_out, limited
 from loss_attention.errors import InputError
 from loss_attention.evaluation import Evaluation, evaluate
 from loss_attention.explain.files import ExplainSummary, explain_files
@@ -18,7 +19,8 @@ from loss_attention.explain.objects import THRESHOLD
 from loss_attention.explain.report import write_report
 from loss_attention.models import PatchClassifier, load
 from loss_attention.progress import counted
-from loss_attention.showing import say
+from loss_attention.run_data import Measured, OtherData, check_own, is_own, load_other, located
+from loss_attention.showing import say, say_line
 from loss_attention.tables import show_evaluations
 from loss_attention.training.environment import (
     choose_device,
@@ -74,8 +76,13 @@ def train(
     return finished
 
 
-def resume(path: Path, console: Console) -> FinishedRun:
+def resume(path: Path, console: Console, *, data: str | None = None) -> FinishedRun:
     """Continue an interrupted run to its end; a finished one is only evaluated again.
+
+    Args:
+        path: the run's folder.
+        console: where its progress goes.
+        data: where the run's data lies now, if it has moved; kept with the run.
 
     Raises:
         InputError: what the run needs is damaged, changed or not here.
@@ -88,7 +95,10 @@ def resume(path: Path, console: Console) -> FinishedRun:
         if not run.read_json("run.json").get("finished"):
             raise InputError(f"{path} began on a GPU and torch finds none here: resume it on one")
         accelerator = "auto"  # the whole run has come here from another machine
-    finished = _finish(run, load_data(run.recipe(), console, options), console, accelerator)
+    splits = own_data(run, console, data=data)
+    if data is not None:
+        run.write_json("run.json", run.read_json("run.json") | {"data": recorded(data, path)})
+    finished = _finish(run, splits, console, accelerator)
     _report(finished, console)
     return finished
 
@@ -99,28 +109,94 @@ def evaluate_run(
     console: Console,
     *,
     masks: bool = False,
+    classes: Sequence[str] = (),
+    skip_broken: bool = False,
     accelerator: Accelerator = "auto",
 ) -> Evaluation:
-    """Evaluate a run's best weights on the test split of its own data, or of other data.
+    """Evaluate a run's best weights on the test split of its own data, or on other data.
 
-    With `masks`, against the masks of objects too. The figures of its own data are also written to
-    the run folder.
+    The figures of its own data are also written to the run folder. What needs a threshold takes it
+    from the run's own held-out images either way.
+
+    Args:
+        path: the run's folder.
+        data: other data than the run's own; None: its own.
+        console: where the table goes.
+        masks: measure against the masks of objects too.
+        classes: of other data measure these classes of the model alone; none: all.
+        skip_broken: of other data leave out images that something is wrong with, or whose classes
+            the model does not know.
+        accelerator: auto, cpu or cuda.
+
+    Raises:
+        InputError: what the run needs is damaged or not here, or other data that cannot be used.
     """
     run, device = RunFolder.open(path), choose_device(accelerator)
     model = load_weights(run).to(device)
-    recipe, options = run.asked_of(data)
-    recipe = replace(recipe, masks=masks or recipe.masks)
-    splits = load_data(recipe, console, options)
-    if splits.test.class_names != model.class_names:
-        raise InputError(
-            f"{recipe.data if data is None else data} has other classes than the run {path}: "
-            f"{len(splits.test.class_names)} of them, {', '.join(splits.test.class_names[:3])}, ..."
-        )
-    figures = evaluate_weights(model, splits, recipe, console)
-    if data is None:
+    other = OtherData.asked(data, classes, skip_broken=skip_broken)
+    found, recipe = measured(run, model, other, console, masks=masks), run.recipe()
+    figures = _evaluate(model, found.images, found.own, recipe, console, split=found.split)
+    if not found.others:
         run.write_json("evaluation.json", figures.to_json())
     show_evaluations({recipe.name: figures}, console)
     return figures
+
+
+def measured(
+    run: RunFolder,
+    model: PatchClassifier,
+    other: OtherData | None,
+    console: Console,
+    *,
+    masks: bool = False,
+) -> Measured:
+    """Load what a run's model is to be measured on, and beside it the run's own data if it is here.
+
+    Args:
+        run: the run.
+        model: its model.
+        other: other data than the run's own; None: its own.
+        console: where the bar goes, and what is to be said of the data.
+        masks: read the masks of objects too, where the run was trained without.
+
+    Raises:
+        InputError: the data cannot be used; or the run's own is gone, and there is no other.
+    """
+    own: Splits | None = None
+    if other is None or is_own(run, other):
+        own = own_data(run, console, masks=masks)
+    elif _has_moved(run, other):
+        own = own_data(run, console, data=other.data, masks=masks)
+    if own is not None:
+        if other is not None:
+            say_line(console, f"{other.data} is the run's own data: its test images are measured")
+        return Measured(own.test, own.source, "test", own, others=False)
+    assert other is not None
+    found = load_other(run, model, other, console, masks=masks)
+    try:
+        own = own_data(run, console)
+    except InputError as error:
+        say_line(console, f"what is fitted to the run's own images stays undefined: {error}")
+    return Measured(found.images, found.source, found.split or "given", own, others=True)
+
+
+def _has_moved(run: RunFolder, other: OtherData) -> bool:
+    """Return whether a run's own data is gone from its place and lies where other data is said to.
+
+    All of it would be measured otherwise, what the run was trained on too.
+    """
+    if other.classes or other.skip_broken:
+        return False
+    try:
+        located(run)
+    except InputError:
+        recipe = replace(run.recipe(), data=other.data)
+        try:
+            splits = load_data(recipe, Console(quiet=True), run.options())
+        except InputError:
+            return False
+        return splits.train.fingerprint() == run.read_json("run.json").get("data_fingerprint")
+    return False
 
 
 def explain(
@@ -161,12 +237,13 @@ def _object_threshold(run: RunFolder) -> float | None:
     return found if isinstance(found, float) and 0 <= found < 1 else None
 
 
-def report(path: Path, console: Console, *, accelerator: Accelerator = "auto") -> Path:
-    """Write a finished run's report anew."""
+def report(
+    path: Path, console: Console, *, data: str | None = None, accelerator: Accelerator = "auto"
+) -> Path:
+    """Write a finished run's report anew; `data` is where its data lies now, if it has moved."""
     run, device = RunFolder.open(path), choose_device(accelerator)
-    recipe = run.recipe()
-    model, splits = load_weights(run).to(device), load_data(recipe, console, run.options())
-    figures = evaluate_weights(model, splits, recipe, console)
+    model, splits = load_weights(run).to(device), own_data(run, console, data=data)
+    figures = evaluate_weights(model, splits, run.recipe(), console)
     return _report(FinishedRun(run, model, splits, figures), console)
 
 
@@ -189,7 +266,7 @@ def demo(recipe: Recipe, out: Path, options: RunOptions, console: Console) -> Pa
                 )
         else:
             run = start_run(path, variant, splits, options)
-        say(console, f"{label} in {path}", "bold")
+        say_line(console, f"{label} in {path}", "bold")
         runs[label] = _finish(run, splits, console, options.accelerator)
     main = runs[recipe.head]
     figures = {label: finished.evaluation for label, finished in runs.items()}
@@ -221,9 +298,32 @@ def load_data(recipe: Recipe, console: Console, options: RunOptions | None = Non
             progress=progress,
         )
     for note in (*splits.notes, splits.storage):
-        say(console, f"{recipe.data}: {note}")
+        say_line(console, f"{recipe.data}: {note}")
     if recipe.limit_images is not None:
         return limited(splits, recipe.limit_images, recipe.seed)
+    return splits
+
+
+def own_data(
+    run: RunFolder, console: Console, *, data: str | None = None, masks: bool = False
+) -> Splits:
+    """Load a run's own data, from where it lies now.
+
+    Args:
+        run: the run.
+        console: where the bar goes, and what is to be said of the data.
+        data: where it lies; None: where it lay, or as it lay from here or from the run's folder.
+        masks: read the masks of objects too, where the run was trained without.
+
+    Raises:
+        InputError: it is gone, cannot be used, or is other data than the run was trained on.
+    """
+    recipe, certain = located(run) if data is None else (replace(run.recipe(), data=data), False)
+    wanted, options = replace(recipe, masks=masks or recipe.masks), run.options()
+    splits = load_data(wanted, console, options)
+    streamed_alike = options.stream == "yes" and wanted.masks == recipe.masks
+    if splits.train.in_memory or streamed_alike:
+        check_own(run, splits, recipe.data, console, certain=certain)
     return splits
 
 
@@ -259,15 +359,33 @@ def evaluate_weights(
         recipe: says which training images are the validation slice.
         console: where the bar goes.
     """
-    _, held_out = hold_out(splits.train.labels, recipe.validation_fraction, recipe.seed)
+    return _evaluate(model, splits.test, splits, recipe, console)
+
+
+def _evaluate(
+    model: PatchClassifier,
+    images: LabelledImages,
+    own: Splits | None,
+    recipe: Recipe,
+    console: Console,
+    split: str = "test",
+) -> Evaluation:
+    """Measure a model on images, with what there is of the run's own data to fit things to."""
     with counted("evaluating", console) as progress:
         return evaluate(
             model,
-            splits.test,
-            train=splits.train,
-            held_out=splits.train.subset(held_out),
+            images,
+            train=None if own is None else own.train,
+            held_out=None if own is None else held_out_images(own, recipe),
+            split=split,
             progress=progress,
         )
+
+
+def held_out_images(own: Splits, recipe: Recipe) -> LabelledImages:
+    """Return a run's validation slice, which it was not trained on; none without a fraction."""
+    _, held_out = hold_out(own.train.labels, recipe.validation_fraction, recipe.seed)
+    return own.train.subset(held_out)
 
 
 def _finish(
@@ -276,7 +394,7 @@ def _finish(
     """Train what is left of a run, and evaluate its best weights on the test split, once."""
     facts = run.read_json("run.json")
     if facts.get("finished"):
-        say(console, f"{run.path} is finished ({run.recipe().epochs} epochs)")
+        say_line(console, f"{run.path} is finished ({run.recipe().epochs} epochs)")
     else:
         say(
             console,
@@ -308,5 +426,5 @@ def _write_report(finished: FinishedRun, console: Console, twins: dict[str, Fini
         comparisons={label: twin.evaluation for label, twin in twins.items()},
         twins={label: twin.model for label, twin in twins.items()},
     )
-    say(console, f"report: {path}")
+    say_line(console, f"report: {path}")
     return path

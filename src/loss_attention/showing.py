@@ -34,6 +34,11 @@ def say(console: Console, text: str, style: str = "") -> None:
     console.print(plain(text, style), soft_wrap=True)
 
 
+def say_line(console: Console, text: str, style: str = "") -> None:
+    """Print one line; where a name in it holds ends of lines, these are escaped too."""
+    say(console, printable(text), style)
+
+
 def make_console() -> Console:
     """Return the console of the command."""
     return Console(markup=False, highlight=False, emoji=False)

@@ -85,7 +85,34 @@ def assemble(
     """
     source = without_foreign_classes(source, skip_broken=skip_broken)
     parts, where = source.parts, source.where
-    labels = _labels(source)
+    sets, source, why = image_sets(
+        source, _labels(source), form, skip_broken=skip_broken, storage=storage, progress=progress
+    )
+    if len(sets) == 2:
+        return _described(source, why, sets[0], sets[1], _how_reported(parts[1].name))
+    kept, held_out = hold_out(sets[0].labels, HELD_OUT, seed)
+    if not len(held_out):
+        raise InputError(f"{where} has no test split, and one image a class is too few to make one")
+    how = f"no labelled test split, so {HELD_OUT:.0%} of {parts[0].name} held out by seed {seed}"
+    return _described(source, why, sets[0].subset(kept), sets[0].subset(held_out), how)
+
+
+def image_sets(
+    source: Source,
+    labels: Labels,
+    form: Form,
+    *,
+    skip_broken: bool,
+    storage: Storage,
+    progress: Progress | None,
+) -> tuple[list[LabelledImages], Source, str]:
+    """Return the images of each part of a source; see `assemble`.
+
+    Returns:
+        The sets, the source with a note of what was left out, and whether the images are decoded
+        or streamed, and why.
+    """
+    parts, where = source.parts, source.where
     if form.masks and not any(record.mask for part in parts for record in part.records):
         raise InputError(f"{where} has no masks; leave --masks out")
     streamed, why = choose_stream(storage, _decoded_bytes(parts, form))
@@ -103,14 +130,7 @@ def assemble(
     notes = source.notes
     if left_out:
         notes += (f"{count(left_out, 'image')} left out, as asked, for what is wrong with them",)
-    source = replace(source, notes=notes)
-    if len(sets) == 2:
-        return _described(source, why, sets[0], sets[1], _how_reported(parts[1].name))
-    kept, held_out = hold_out(sets[0].labels, HELD_OUT, seed)
-    if not len(held_out):
-        raise InputError(f"{where} has no test split, and one image a class is too few to make one")
-    how = f"no labelled test split, so {HELD_OUT:.0%} of {parts[0].name} held out by seed {seed}"
-    return _described(source, why, sets[0].subset(kept), sets[0].subset(held_out), how)
+    return sets, replace(source, notes=notes), why
 
 
 def _labels(source: Source) -> Labels:

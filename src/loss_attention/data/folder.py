@@ -8,7 +8,8 @@ Everything below a class folder belongs to the class, however deep.
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,8 +18,8 @@ from loss_attention.data.hub import quiet_datasets
 from loss_attention.data.records import Part, Record, Source
 from loss_attention.data.splits import SPLITS, by_split, split_of
 from loss_attention.data.stored import source_of_tables
-from loss_attention.data.tree import Tree
-from loss_attention.errors import InputError
+from loss_attention.data.tree import ARCHIVES, Tree
+from loss_attention.errors import InputError, quoted
 
 SAVED = ("dataset_dict.json", "dataset_info.json")
 
@@ -79,14 +80,24 @@ def _require_one_folder(folder: Path, split: str, files: list[Path]) -> None:
         )
 
 
-def read_class_folders(tree: Tree, where: str) -> Source:
+def read_class_folders(
+    tree: Tree, where: str, known_classes: Collection[str] | None = None
+) -> Source:
     """Return images whose class is the name of their folder.
+
+    Args:
+        tree: the files.
+        where: what the data is called.
+        known_classes: those of a model that is to be measured on the images. A training split is
+            not needed then, and images outside class folders are of the class that the folder
+            around everything is named after. None: a model is to be trained on the images.
 
     Raises:
         InputError: no images to train on, images outside the class folders, two folders of a split.
     """
     parts = []
-    for split, root in _split_folders(tree).items():
+    splits = _split_folders(tree, known_classes)
+    for split, root in splits.items():
         part = tree.below(root)
         loose, classes = _classes(part)
         if classes and loose:
@@ -95,11 +106,14 @@ def read_class_folders(tree: Tree, where: str) -> Source:
                 f"{count} outside the class folders of {part.path} ({loose[0]}, say); "
                 "move each into the folder of its class"
             )
-        if loose and split == "train":
-            raise InputError(
-                f"data folder {part.path} holds images but no class folders: move the images of "
-                "each class into a folder with its name"
-            )
+        needed = split == "train" if known_classes is None else len(splits) == 1
+        if loose and known_classes is not None and _own_name(tree) in known_classes:
+            classes = {_own_name(tree): loose}
+        elif loose and needed:
+            hint = "move the images of each class into a folder with its name"
+            if known_classes is not None:
+                hint += f", as {quoted(_own_name(tree))} is no class of the model"
+            raise InputError(f"data folder {part.path} holds images but no class folders: {hint}")
         if classes:  # otherwise a test folder without labels, or an empty one
             records = [
                 Record(root + image, part.content(image), name)
@@ -107,18 +121,27 @@ def read_class_folders(tree: Tree, where: str) -> Source:
                 for image in images
             ]
             parts.append(Part(split, records))
-    if "train" not in [part.name for part in parts]:
+    if known_classes is None and "train" not in [part.name for part in parts]:
         raise InputError(f"data folder {tree.path} holds no images to train on")
     return Source(where, tuple(parts))
 
 
-def _split_folders(tree: Tree) -> dict[str, str]:
+def _own_name(tree: Tree) -> str:
+    """Return the name of the folder or archive that the files lie in."""
+    name = Path(os.path.normpath(tree.path.absolute())).name
+    ending = next((one for one in ARCHIVES if name.lower().endswith(one)), "")
+    return name[: len(name) - len(ending)]
+
+
+def _split_folders(tree: Tree, known_classes: Collection[str] | None) -> dict[str, str]:
     """Return the folder of each split; the whole is `train` where there are no such folders.
 
     `train` may be the name of a class (of vehicles, say): it is a split if there are folders in it
     or no other class beside it.
     """
     inside = _folders(tree.names)
+    if known_classes is not None and set(inside) <= set(known_classes):
+        return {"train": ""}
     named = [folder for folder in inside if folder.lower() in SPLITS]
     training = [folder for folder in named if SPLITS[folder.lower()] == "train"]
     nested = any(_folders(tree.below(f"{folder}/").names) for folder in training)
@@ -133,7 +156,7 @@ def _split_folders(tree: Tree) -> dict[str, str]:
                 f"{split} split; keep one"
             )
         splits[split] = f"{folder}/"
-    if "train" not in splits:
+    if known_classes is None and "train" not in splits:
         raise InputError(f"data folder {tree.path} has a folder {named[0]} but none named train")
     return splits
 

@@ -150,7 +150,7 @@ def read_labels(
     tensors = {}
     for split, labels in rows.items():
         found_indices = [indices(split, row, label) for row, label in enumerate(labels)]
-        tensors[split] = _tensor(found_indices, len(names) if multi_label else None)
+        tensors[split] = label_tensor(found_indices, len(names) if multi_label else None)
     _require_two_classes(names, tensors[training], where)
     return Labels(names, tensors, index)
 
@@ -169,7 +169,13 @@ def _distinct(rows: Rows, multi_label: bool) -> list[Any]:
     return sorted(values - {None})
 
 
-def _tensor(indices: list[list[int]], classes: int | None) -> Tensor:
+def label_tensor(indices: Sequence[Sequence[int]], classes: int | None) -> Shaped[Tensor, "N *K"]:
+    """Return the classes of each image as `ImageSet` has them.
+
+    Args:
+        indices: of each image; one where `classes` is None.
+        classes: how many there are, for a 0/1 matrix; None: for indices.
+    """
     if classes is None:
         return torch.tensor([row[0] for row in indices], dtype=torch.int64)
     matrix = torch.zeros(len(indices), classes, dtype=torch.uint8)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -13,21 +11,17 @@ from PIL import Image
 from loss_attention.data.assembling import assemble, chosen
 from loss_attention.data.classes import select_classes
 from loss_attention.data.decoding import to_tensor
-from loss_attention.data.digits import digits, multi_digits
-from loss_attention.data.hub import HUB_ID, open_hub
+from loss_attention.data.hub import open_hub
 from loss_attention.data.known import KNOWN
 from loss_attention.data.memory import IN_REACH, Storage
+from loss_attention.data.naming import MADE, understood
 from loss_attention.data.placement import Resize
 from loss_attention.data.places import open_place
 from loss_attention.data.records import Source, refuse
 from loss_attention.data.sample import ImageSet, Splits
 from loss_attention.data.stacking import Form, Progress
 from loss_attention.data.stored import source_of_tables
-from loss_attention.data.tree import is_archive
-from loss_attention.errors import InputError, unknown_name
-
-MADE: dict[str, Callable[[int], Splits]] = {"digits": digits, "multi-digits": multi_digits}
-"""Data made here, from a seed."""
+from loss_attention.errors import InputError
 
 
 def load_splits(
@@ -48,8 +42,8 @@ def load_splits(
     Args:
         data: a name of `MADE` or `KNOWN`; `NAME:PATH`, a known data set that lies at a path; a
             local folder, archive, parquet file or table of images; or a Hugging Face data set
-            (`org/name`, or `org/name:configuration`). A name that is both known and a folder here
-            is the known one; `./NAME` is the folder.
+            (`org/name`, or `org/name:configuration`, with or without `hub:` before it). A name that
+            is both known and a folder here is the known one; `./NAME` is the folder.
         in_channels: 1 or 3: images are converted to grey or to colour.
         image_size: bring each image to this many pixels square; None: they must be of one size
             already, or are of a known data set with a size of its own.
@@ -87,7 +81,7 @@ def load_splits(
     if not skip_broken:  # before a split seems to be missing for want of sound images
         refuse(source.where, source.problems)
     source = chosen(source)
-    known = KNOWN.get(data.partition(":")[0])
+    known = KNOWN.get(understood(data).name)
     if known is not None:
         source = known.verified(source)
         if known.size is not None and image_size is None:
@@ -105,38 +99,32 @@ def load_splits(
     )
 
 
-def open_source(data: str, *, masks: bool = False) -> Source:
+def open_source(
+    data: str, *, masks: bool = False, known_classes: Collection[str] | None = None
+) -> Source:
     """Return all that there is of the data of a name or at a place, undecoded; see `load_splits`.
+
+    Args:
+        data: not of `MADE`.
+        masks: draw masks where the layout has them.
+        known_classes: those of a model that is to be measured on the data, which then needs no
+            training split; None: it is to be trained on.
 
     Raises:
         InputError: nothing of this name, or nothing usable there.
     """
-    name, _, place = data.partition(":")
-    if name in KNOWN and place:
-        path = Path(place).expanduser()
-        return open_place(path, f"{name} in {place}", masks=masks, known=name)
-    path = Path(data).expanduser()
-    hub = KNOWN[data].hub if data in KNOWN else data
-    if hub is None:
-        raise InputError(f"{data} is not downloaded by itself: {KNOWN[data].get}")
-    if data not in KNOWN and _looks_local(data, path):
-        return open_place(path, f"data folder {data}", masks=masks)
-    if not HUB_ID.fullmatch(hub):
-        raise unknown_name("dataset", data, [*MADE, *KNOWN])
-    tables = open_hub(hub, KNOWN[data].get) if data in KNOWN else open_hub(hub)
-    return source_of_tables(tables, hub)
-
-
-def _looks_local(data: str, path: Path) -> bool:
-    """Tell a path from a name: it exists, is written like one, or is not `org/name`."""
-    if data and path.exists():
-        return True
-    written_so = (
-        data.startswith((".", "~", "/", os.sep))
-        or path.suffix in (".parquet", ".csv", ".jsonl")
-        or is_archive(path)
-    )
-    return written_so or (bool({"/", os.sep} & set(data)) and not HUB_ID.fullmatch(data))
+    named = understood(data)
+    if named.path is not None:
+        where = f"{named.name} in {data.partition(':')[2]}" if named.name else f"data folder {data}"
+        return open_place(
+            named.path, where, masks=masks, known=named.name or None, known_classes=known_classes
+        )
+    if named.kind == "hub":
+        return source_of_tables(open_hub(named.name), named.name)
+    known = KNOWN[named.name]
+    if known.hub is None:
+        raise InputError(f"{data} is not downloaded by itself: {known.get}")
+    return source_of_tables(open_hub(known.hub, known.get), known.hub)
 
 
 def _in_form(images: ImageSet, in_channels: int, image_size: int | None) -> ImageSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from loss_attention.data.coco import coco_files, read_coco
@@ -22,7 +23,14 @@ from loss_attention.data.yolo import read_yolo, yolo_files
 from loss_attention.errors import InputError
 
 
-def open_place(path: Path, where: str, *, masks: bool = False, known: str | None = None) -> Source:
+def open_place(
+    path: Path,
+    where: str,
+    *,
+    masks: bool = False,
+    known: str | None = None,
+    known_classes: Collection[str] | None = None,
+) -> Source:
     """Return what is at a path, whatever its layout.
 
     Args:
@@ -30,6 +38,7 @@ def open_place(path: Path, where: str, *, masks: bool = False, known: str | None
         where: what the data is called in errors and descriptions.
         masks: draw masks where the layout has them.
         known: the known data set that is meant to lie there; of COCO it decides the year.
+        known_classes: those of a model that is to be measured on it; see `read_class_folders`.
 
     Raises:
         InputError: nothing there, nothing of use in it, or a layout that can be read in two ways.
@@ -41,7 +50,8 @@ def open_place(path: Path, where: str, *, masks: bool = False, known: str | None
             return open_saved(path, where)
         if path.is_file() and not is_archive(path):
             return _open_file(path, where, masks=masks)
-        return _open_tree(open_tree(path), where, masks=masks, known=known)
+        tree = open_tree(path)
+        return _open_tree(tree, where, masks=masks, known=known, known_classes=known_classes)
     except OSError as error:
         raise InputError(f"{where} cannot be read: {error}") from error
 
@@ -60,7 +70,14 @@ def _open_file(path: Path, where: str, *, masks: bool) -> Source:
     )
 
 
-def _open_tree(tree: Tree, where: str, *, masks: bool, known: str | None) -> Source:
+def _open_tree(
+    tree: Tree,
+    where: str,
+    *,
+    masks: bool,
+    known: str | None,
+    known_classes: Collection[str] | None,
+) -> Source:
     """Try the layouts from the most to the least particular."""
     root = root_of(tree)
     if root is not None:
@@ -77,7 +94,9 @@ def _open_tree(tree: Tree, where: str, *, masks: bool, known: str | None) -> Sou
         return tables.beside(read_listed(tree, tables.used, where, masks=masks))
     if parquet := [name for name in whole.names if name.lower().endswith(".parquet")]:
         return tables.beside(_open_parquet(whole, parquet, where))
-    return tables.beside(read_class_folders(tree, where))
+    if known_classes is not None:
+        tree = whole.unwrapped(known_classes)
+    return tables.beside(read_class_folders(tree, where, known_classes))
 
 
 def _open_parquet(tree: Tree, parquet: list[str], where: str) -> Source:

@@ -75,12 +75,19 @@ def training_split(parts: Mapping[str, object], where: str) -> str:
     """
     if not parts:
         raise InputError(f"{where} holds no images")
+    found = find_training_split(parts)
+    if found is None:
+        raise InputError(f"{where} has no split named train among {', '.join(parts)}")
+    return found
+
+
+def find_training_split(parts: Mapping[str, object]) -> str | None:
+    """Return the name of the training split, None where there is none; see `training_split`."""
     found = _first_of(TRAIN_NAMES, parts)
-    if found is not None:
-        return found
-    if len(parts) == 1 and _first_of((*TEST_NAMES, *VALIDATION_NAMES), parts) is None:
-        return next(iter(parts))
-    raise InputError(f"{where} has no split named train among {', '.join(parts)}")
+    if found is None and len(parts) == 1:
+        only = next(iter(parts))
+        return None if _first_of((*TEST_NAMES, *VALIDATION_NAMES), parts) else only
+    return found
 
 
 def reported_split(parts: Mapping[str, object], usable: Callable[[str], bool]) -> str | None:

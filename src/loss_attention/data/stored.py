@@ -26,7 +26,7 @@ from loss_attention.data.hub import quiet_datasets
 from loss_attention.data.labels import LabelKind, unlabelled
 from loss_attention.data.objects import BoxLayout, Numbers, ObjectColumns, find_objects, layout_of
 from loss_attention.data.records import Box, Content, Findings, Part, Record, Source
-from loss_attention.data.splits import reported_split, training_split
+from loss_attention.data.splits import find_training_split, reported_split
 from loss_attention.errors import InputError, guarded, printable, quoted
 
 _BLOCK = 512  # rows looked through at once
@@ -72,16 +72,20 @@ def source_of_tables(tables: Mapping[str, Any], where: str, root: Path | None = 
         root: the local folder that image paths are relative to.
 
     Returns:
-        The training split and, if there is one with labels, the split to report on.
+        The training split and, if there is one with labels, the split to report on; without a
+        training split, all that have labels.
 
     Raises:
-        InputError: no training split, or no or several candidates for a column.
+        InputError: no rows, or no or several candidates for a column.
     """
     tables = {name: table for name, table in tables.items() if len(table)}
-    training = training_split(tables, where)
-    features = tables[training].features
+    if not tables:
+        raise InputError(f"{where} holds no images")
+    training = find_training_split(tables)
+    first = training or next(iter(tables))
+    features = tables[first].features
     columns = _columns(features, where)
-    chosen = [_Table(training, tables[training], columns, root, where)]
+    chosen = [_Table(first, tables[first], columns, root, where)]
     opened: dict[str, _Table] = {}
 
     def reportable(split: str) -> bool:
@@ -91,11 +95,12 @@ def source_of_tables(tables: Mapping[str, Any], where: str, root: Path | None = 
         opened[split] = _Table(split, table, columns, root, where)
         return not unlabelled(opened[split].labels)
 
-    reported = reported_split(tables, reportable)
-    if reported is not None:
+    if training is None:
+        chosen += [opened[name] for name in tables if name != first and reportable(name)]
+    elif (reported := reported_split(tables, reportable)) is not None:
         chosen.append(opened[reported])
     declared = [columns.declared(tables[table.name].features, where) for table in chosen]
-    if declared[0] != declared[-1]:
+    if len(set(declared)) > 1:
         names = " and ".join(table.name for table in chosen)
         raise InputError(f"{where}: splits {names} declare different classes")
     layout = next(filter(None, (table.layout() for table in chosen)), None)

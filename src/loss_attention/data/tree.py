@@ -13,7 +13,7 @@ import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,11 +132,11 @@ class Tree:
         names = tuple(name[len(root) :] for name in self.names if name.startswith(root))
         return Tree(self.path / root, names, partial(_content_below, self.content, root))
 
-    def unwrapped(self) -> Tree:
+    def unwrapped(self, known_classes: Collection[str] = ()) -> Tree:
         """Return the files as seen from within the folders that all of them lie in.
 
         An archive most often has one such folder around everything. The folder of a split is none,
-        nor is one of a class: of images and nothing else.
+        nor is one of a class: of images and nothing else, or named like a class that is known.
         """
         files = {name for name in self.names if not name.lower().endswith(ARCHIVES)}
         top = {name.partition("/")[0] for name in files}
@@ -145,7 +145,7 @@ class Tree:
         (folder,) = top
         inside = self.below(f"{folder}/")
         more = any("/" in name or not is_image(name) for name in inside.names)
-        return inside.unwrapped() if more else self
+        return inside.unwrapped(known_classes) if more and folder not in known_classes else self
 
 
 def _content_below(content: Callable[[str], Content], root: str, name: str) -> Content:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,10 +13,12 @@ from PIL import Image
 from loss_attention.errors import printable
 from loss_attention.explain.attributions import METHODS
 from loss_attention.explain.compare_measures import Subject, maps_of
-from loss_attention.explain.drawing import Marks, panel
+from loss_attention.explain.drawing import Marks, fit, panel
 
 SHOWN_IMAGES = 6
 _INCHES, _DOTS = 1.6, 120
+_LETTERS = round(8 / 72 * _DOTS)
+"""Height of the letters in pixels."""
 
 
 def maps_picture(subject: Subject, methods: Sequence[str], images: int = SHOWN_IMAGES) -> bytes:
@@ -41,6 +44,7 @@ def maps_picture(subject: Subject, methods: Sequence[str], images: int = SHOWN_I
             truths = truths[~np.isnan(truths).any(axis=1)]
         axes[row][0].imshow(picture.convert("RGB"))
         name = printable(subject.model.class_names[int(target[row])])
+        name = fit(name, _LETTERS, _INCHES * _DOTS)
         # A name is no formula, whatever dollars it has.
         axes[row][0].set_ylabel(name, fontsize=8, parse_math=False)
         for axis, (method, maps) in zip(axes[row][1:], columns.items(), strict=True):
@@ -50,7 +54,10 @@ def maps_picture(subject: Subject, methods: Sequence[str], images: int = SHOWN_I
         axis.set_title(title, fontsize=8)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
-    figure.tight_layout(pad=0.4)
     drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
+    with warnings.catch_warnings():
+        # A letter that the font lacks is drawn as an empty box.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.tight_layout(pad=0.4)
+        figure.savefig(drawn, format="png")
     return drawn.getvalue()

@@ -95,6 +95,11 @@ def comparison_notes(comparison: Comparison) -> list[str]:
             f"No {' and '.join(missing)}: too few classes have a rightly classified image of one "
             "label, or the model takes images of one size only."
         )
+    if comparison.boxed and not any("box" in found for found in comparison.figures.values()):
+        notes.append(
+            "No boxes with fitted cuts: no held-out images with boxes (--validation-fraction) to "
+            "choose a cut on."
+        )
     if comparison.left_out:
         notes.append(
             "Not possible with this model: "

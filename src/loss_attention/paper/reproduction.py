@@ -18,7 +18,7 @@ from loss_attention.paper.ledger import LEDGER_FILE, Ledger, Record
 from loss_attention.paper.scales import Scale
 from loss_attention.paper.trainings import Trained, is_trained, train
 from loss_attention.paper.workers import Setting, count_workers, train_side_by_side
-from loss_attention.showing import say
+from loss_attention.showing import say_line
 from loss_attention.training.recipe import Accelerator, Recipe
 
 PAPER_IMAGE_CLASSES = 10
@@ -96,7 +96,7 @@ class Reproduction:
         todo = self.missing(cells)
         outcomes: Iterable[tuple[Recipe, Record | InputError]] = self._one_by_one(todo)
         if self.workers > 1 and len(todo) > 1:
-            say(self.console, f"{len(todo)} trainings, {self.workers} side by side")
+            say_line(self.console, f"{len(todo)} trainings, {self.workers} side by side")
             setting = Setting(self.out, self.shelf.data_root, self.accelerator)
             outcomes = train_side_by_side(todo, self.workers, setting)
         for number, (recipe, outcome) in enumerate(outcomes, start=1):
@@ -109,7 +109,7 @@ class Reproduction:
                     line = f"{training_key(recipe)}, seed {recipe.seed}: {line}"
                 self.problems[line] = None
                 words = f"not measured: {line}"
-            say(
+            say_line(
                 self.console,
                 f"[{number}/{len(todo)}] {training_key(recipe)}, seed {recipe.seed}: {words}",
             )

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from loss_attention import __version__
+from loss_attention.data.naming import recorded
 from loss_attention.data.sample import LabelledImages, Splits, hold_out
 from loss_attention.errors import InputError
 from loss_attention.heads.catalog import check_regulariser
@@ -35,7 +36,7 @@ from loss_attention.training.interruption import ForwardedStop
 from loss_attention.training.loop import Trainer
 from loss_attention.training.objective import recipe_loss
 from loss_attention.training.recipe import Recipe, RunOptions
-from loss_attention.training.run_folder import FORMAT_VERSION, RunFolder
+from loss_attention.training.run_folder import FORMAT_VERSION, RunFolder, require_utf8
 
 STATISTICS_IMAGES = 10_000
 """Of a streamed set so many images, evenly taken, stand for all in the normalisation."""
@@ -126,6 +127,7 @@ def start_run(
         "options": asdict(options)
         | {"accelerator": accelerator, "stream": "no" if splits.train.in_memory else "yes"},
         "precision": precision,
+        "data": recorded(recipe.data, path),
         "source": splits.source,
         "storage": splits.storage,
         "data_fingerprint": splits.train.fingerprint(),
@@ -195,6 +197,7 @@ def continue_run(run: RunFolder, splits: Splits, console: Console | None = None)
             f"the training data of {run.path} has changed since it began ({recipe.data}); "
             "start a new run with it"
         )
+    require_utf8(run.path)
     run.remove_leftovers()
     for talkative in ("lightning_fabric", "lightning.fabric", "torch.multiprocessing.spawn"):
         logging.getLogger(talkative).setLevel(logging.ERROR)

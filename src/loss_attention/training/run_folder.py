@@ -7,14 +7,14 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, printable
 from loss_attention.models import WEIGHTS_FILE
 from loss_attention.saving import SaveError, make_folder, write_whole
 from loss_attention.showing import json_text
@@ -49,6 +49,7 @@ class RunFolder:
             InputError: something is there already, and `overwrite` is off; or it is on, and what
                 is there is no run folder. Overwriting removes what a run writes, nothing else.
         """
+        require_utf8(path)
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file; --out names the folder of the run")
         if path.is_dir() and any(path.iterdir()):
@@ -121,18 +122,6 @@ class RunFolder:
         """Return what the run runs on, as it was chosen when it began."""
         values = self.read_json("run.json").get("options", {})
         return from_file(RunOptions, values, self.path / "run.json")
-
-    def asked_of(self, data: str | None) -> tuple[Recipe, RunOptions]:
-        """Return the run's recipe for measuring it, and how to hold the images.
-
-        Args:
-            data: other data than the run's own; None: its own, streamed or not as they were.
-        """
-        recipe, options = self.recipe(), self.options()
-        if data is None:
-            return recipe, options
-        # They may be of another size, and need not fit in a GPU's memory: nothing is trained.
-        return replace(recipe, data=data), replace(options, stream="auto", accelerator="cpu")
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a file so that it is either the old one or the new one, whole, at every moment.
@@ -209,6 +198,17 @@ class RunFolder:
         for name in WRITTEN:
             for leftover in self.path.glob(f".{name}.*"):
                 _remove(leftover)
+
+
+def require_utf8(path: Path) -> None:
+    """Raise `InputError` for a path that TensorBoard cannot write to."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"the name of the run folder {printable(str(path))} is no UTF-8; rename it, or name "
+            "another with --out"
+        ) from None
 
 
 def _remove(path: Path) -> None:
