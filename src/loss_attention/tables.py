@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
+from loss_attention.errors import printable
 from loss_attention.evaluation import Evaluation, Measure
 from loss_attention.showing import plain
 
@@ -152,7 +154,8 @@ def _table(section: Section, *, several: bool) -> Table:
 
 
 def _markdown_row(cells: list[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+    shown = (html.escape(printable(cell), quote=False).replace("|", "&#124;") for cell in cells)
+    return f"| {' | '.join(shown)} |"
 
 
 def _first_of_each(evaluations: Mapping[str, Evaluation]) -> dict[str, Measure]:

@@ -179,6 +179,18 @@ def test_declared_classes_are_matched_by_name(tmp_path: Path) -> None:
     assert labels(load(tmp_path / "b")) == {2: "owl"}
 
 
+def test_a_known_set_needs_no_training_split_and_its_counts_are_said(tmp_path: Path) -> None:
+    import datasets
+
+    names = datasets.ClassLabel(names=["owl", "yak", "cat"])
+    features = {"image": datasets.Image(), "label": names}
+    parquet(tmp_path / "test.parquet", {"image": stored(1, 2), "label": [2, 0]}, features)
+    found = load(f"cifar10:{tmp_path}")
+    assert labels(found) == {1: "cat", 2: "owl"}
+    assert "2 test images found where the whole set has 10,000" in found.notes
+    assert found.source == f"cifar10 in {tmp_path}: 2 images of split test"
+
+
 def test_tables_say_their_splits(tmp_path: Path) -> None:
     folder(tmp_path, "a.png", "b.png", "c.png")
     rows = ("a.png,dog,test", "b.png,owl,test", "c.png,cat,train")
