@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typed import complaint, run
+from typed import complaint, exit_code, run
 
 import loss_attention as la
 from loss_attention.cli import COMMANDS
@@ -270,3 +272,23 @@ def test_ctrl_c_says_how_to_resume_and_resuming_finishes(trained, tmp_path):
     run("resume", str(folder))
     assert (folder / "report.html").exists()
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_names_that_are_no_utf_8_go_through_every_command(tmp_path, monkeypatch):
+    """In a terminal of UTF-8, which refuses to print such names as they are."""
+    images = make_folder(tmp_path / "images", (os.fsdecode(b"caf\xe9"), "other"), each=5)
+    (images / "other" / "1.png").rename(images / "other" / os.fsdecode(b"\xff.png"))
+    (images / "other" / os.fsdecode(b"\xfe.png")).write_bytes(b"junk")
+    terminal = io.TextIOWrapper(io.BytesIO(), "utf-8", "strict", write_through=True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert exit_code("data", "check", images) == 2
+    small = [*SMALL, "--epochs", "1", "--skip-broken"]
+    run("train", "folder", "--data", images, *small, "--out", tmp_path / "run")
+    assert exit_code("explain", tmp_path / "run", images, "--out", tmp_path / "out") == 2
+    said = terminal.buffer.getvalue().decode()
+    assert "wrong: other/\\xfe.png cannot be read as an image" in said
+    facts = (tmp_path / "run" / "run.json").read_text()
+    assert json.loads(facts)["classes"][0] == os.fsdecode(b"caf\xe9")
+    found = {os.fsencode(path.name) for path in (tmp_path / "out").iterdir()}
+    assert b"\xff.json" in found

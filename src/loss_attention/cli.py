@@ -122,6 +122,8 @@ def _explain(rest: list[str]) -> int:
         overwrite=given.overwrite,
     )
     print(printable(f"{len(summary.written)} images explained in {given.out}"))
+    for line in summary.unread:
+        _fail(line)
     for problem in summary.unreadable:
         _fail(problem)
     return 2 if summary.unreadable else 0

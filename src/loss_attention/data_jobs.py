@@ -68,7 +68,9 @@ def check_data(data: str, out: Path | None, console: Console) -> int:
         write_whole(out, drawn.getvalue())
         say_line(console, f"contact sheet: {out}")
     if not result.faults:
-        say_line(console, f"nothing wrong with {count(sum(map(len, source.parts)), 'image')}")
+        read = count(sum(map(len, source.parts)), "image")
+        partly = f"{read} read without a fault; other files are not read, see above"
+        say_line(console, partly if source.unread else f"nothing wrong with {read}")
     return len(result.faults)
 
 

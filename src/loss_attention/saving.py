@@ -19,7 +19,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         SaveError: it could not be written; the old one, if any, is still there.
     """
-    data = content.encode() if isinstance(content, str) else content
+    # Names of files may be no Unicode; escaped so, they survive in JSON as they are.
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     temporary: Path | None = None
     try:
         with tempfile.NamedTemporaryFile(

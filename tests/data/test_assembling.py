@@ -82,7 +82,10 @@ def test_broken_images_stop_everything_unless_asked(bars: Path) -> None:
     assert splits.test.names == ("0.png", "2.png")
     assert splits.train.labels.tolist() == [0, 0, 1, 0, 1]
     assert len(splits.train.boxes) == len(splits.train.placements) == 5
-    assert splits.notes == ("2 images left out, as asked, for what is wrong with them",)
+    assert splits.notes == (
+        "3 images of test also in train (0.png, say)",
+        "2 images left out, as asked, for what is wrong with them",
+    )
     whole = load(bars, image_size=8, skip_broken=True, resize="pad").train
     assert whole.placements[1].tolist() == [30, 30, 0, 0, 8, 8]
 

@@ -18,7 +18,6 @@ from PIL import Image, features
 from loss_attention.data import decoding
 from loss_attention.data.decoding import (
     UnreadableImage,
-    list_images,
     read_image,
     read_numbers,
     read_size,
@@ -301,10 +300,3 @@ def test_to_tensor_resizes_to_height_and_width() -> None:
     board = np.indices((64, 64)).sum(0) % 2 * 255
     small = to_tensor(Image.fromarray(board.astype(np.uint8)), (8, 8)).float()
     assert (small - 127.5).abs().max() < 8
-
-
-def test_list_images(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", "deep/er/c.tif", "notes.txt", ".hidden.png", ".git/d.png"):
-        write(tmp_path / name, b"")
-    found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
-    assert found == ["a.jpg", "b.PNG", "deep/er/c.tif"]

@@ -12,7 +12,6 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from PIL import Image
 from training.stored import load_stored, store_tiny
 
 from loss_attention.data import streaming
+from loss_attention.data.archives import Member
 from loss_attention.data.loading import load_splits
 from loss_attention.data.memory import Storage, choose_stream, free_memory
 from loss_attention.data.reading import Reader
@@ -143,8 +143,8 @@ def test_each_process_opens_a_zip_for_itself(
 ) -> None:
     """A file that a forked process inherits has one position for both."""
     file = open_tree(zipped(tmp_path)).content("labels.csv")
-    assert isinstance(file, partial)
-    archive = file.func.__self__
+    assert isinstance(file, Member)
+    archive = file.archive
     before = archive.opened()
     assert archive.opened() is before
     monkeypatch.setattr(os, "getpid", lambda: -1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from data.making import png, write
 
-from loss_attention.data import tree
+from loss_attention.data import archives
 from loss_attention.data.tree import open_tree
 from loss_attention.errors import InputError
 
@@ -123,11 +123,11 @@ def test_no_archive_at_all(tmp_path: Path) -> None:
 
 
 def test_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree, "MOST_MEMBER_BYTES", 4000)
+    monkeypatch.setattr(archives, "MOST_MEMBER_BYTES", 4000)
     for path in (make_zip(tmp_path / "a.zip", FILES), make_tar(tmp_path / "a.tar", FILES)):
         assert "'a/b/2.txt' unpacks to " in refusal(path)
-    monkeypatch.setattr(tree, "MOST_MEMBER_BYTES", 6000)
-    monkeypatch.setattr(tree, "MOST_BYTES", 5001)
+    monkeypatch.setattr(archives, "MOST_MEMBER_BYTES", 6000)
+    monkeypatch.setattr(archives, "MOST_BYTES", 5001)
     assert "which would be held in memory; unpack it" in refusal(tmp_path / "a.tar")
     assert len(open_tree(tmp_path / "a.zip").names) == 3  # zips are read where they are
 

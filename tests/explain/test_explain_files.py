@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -343,3 +344,34 @@ def test_damaged_weights_are_said_and_no_json_is_left(tmp_path):
     with pytest.raises(InputError, match="not finite"):
         explain_files(broken, [save_image(tmp_path / "a.png")], tmp_path / "out")
     assert listing(tmp_path / "out") == []
+
+
+def test_what_a_folder_holds_beside_images_is_named(model, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    save_image(folder / "a.png")
+    (folder / "b.heic").write_bytes(b"x")
+    (folder / "c").write_bytes((folder / "a.png").read_bytes())
+    (folder / "Thumbs.db").write_bytes(b"x")
+    (folder / "again").symlink_to(".")
+    (folder / "twice.png").symlink_to("a.png")
+    os.mkfifo(folder / "pipe.png")
+    summary = explain_files(model, [folder], tmp_path / "out")
+    assert [path.name for path in summary.written] == ["a.json"]
+    assert summary.unread == [
+        "1 file .heic is not read (b.heic): `pip install pillow-heif` reads them",
+        "1 file without suffix is not read (c): PNG by the content; end the name in .png",
+    ]
+    assert summary.unreadable == ["pipe.png cannot be read as an image: it is a named pipe"]
+    with pytest.raises(InputError, match="is neither a file nor a folder"):
+        explain_files(model, [folder / "pipe.png"], tmp_path / "out2")
+    (folder / "a.png").unlink()
+    with pytest.raises(InputError, match=r"holds no images \(.*b\.heic.*pillow-heif"):
+        explain_files(model, [folder], tmp_path / "out3")
+
+
+def test_names_that_are_no_utf_8(model, tmp_path):
+    file = save_image(tmp_path / os.fsdecode(b"\xff[b]\xe9.png"))
+    summary = explain_files(model, [file], tmp_path / "out")
+    assert os.fsencode(summary.written[0].name) == b"\xff[b]\xe9.json"
+    assert read(summary.written[0])["file"] == str(file)

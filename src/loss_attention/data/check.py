@@ -72,7 +72,11 @@ def check(source: Source, progress: Progress | None = None) -> Checked:
         source: with all of its splits.
         progress: called with the number of images looked at and their total.
     """
-    result = Checked(facts=[*source.notes], faults=[problem.what for problem in source.problems])
+    result = Checked(
+        facts=[note for note in source.notes if note not in source.unread],
+        faults=[problem.what for problem in source.problems],
+        doubts=[*source.unread],
+    )
     total, done = sum(map(len, source.parts)), 0
     looks: dict[str, list[Look]] = {}
     for part in source.parts:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from loss_attention.data.decoding import IMAGE_SUFFIXES
+from loss_attention.data.formats import is_image
 from loss_attention.data.memory import free_memory
 from loss_attention.data.records import (
     Box,
@@ -262,8 +262,7 @@ class _File:
         """Yield the images in the folders of those used that are not among them."""
         folders = {name.rpartition("/")[0] for name in used}
         for name in self.tree.names:
-            is_image = PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
-            if is_image and name not in used and name.rpartition("/")[0] in folders:
+            if is_image(name) and name not in used and name.rpartition("/")[0] in folders:
                 yield name
 
     def _record(

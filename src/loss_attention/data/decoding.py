@@ -12,7 +12,6 @@ import io
 import re
 import threading
 import warnings
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -24,16 +23,13 @@ from PIL import ExifTags, Image, ImageStat, TiffImagePlugin, UnidentifiedImageEr
 from torch import Tensor
 
 from loss_attention.data.depth import in_8_bits, unread_tiff
+from loss_attention.data.formats import load_plugins
 from loss_attention.data.memory import free_memory
 from loss_attention.data.placement import Resize, place
 from loss_attention.data.png import picture_alone
 from loss_attention.errors import InputError, printable
 from loss_attention.errors import reason as reason_of
 
-IMAGE_SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
-    *(".pnm", ".ppm", ".tif", ".tiff", ".webp"),
-)
 MOST_PIXELS = 89_478_485
 """A larger image is refused: it would take over 256 MB decoded (Pillow's own limit)."""
 
@@ -208,25 +204,6 @@ def fitted(
     return canvas
 
 
-def list_images(path: Path) -> list[Path]:
-    """Return the image files in a folder and the folders in it, by their suffix, sorted.
-
-    Hidden files and folders (a name that starts with a dot) are left out.
-    """
-    return sorted(file for file in visible_files(path) if file.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def visible_files(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder and the folders in it, without the hidden ones."""
-    for entry in folder.iterdir():
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from visible_files(entry)
-        else:
-            yield entry
-
-
 def upright(image: Image.Image, in_channels: int) -> Image.Image:
     """Turn a picture as EXIF says, and reduce it to 8-bit pixels without transparency.
 
@@ -265,6 +242,7 @@ def _decoded(file: BinaryIO, in_channels: int) -> Image.Image:
 
 def _opened(file: BinaryIO) -> Image.Image:
     """Open an image without decoding it, if it is not too large."""
+    load_plugins()
     file = picture_alone(file)
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd metadata, and sizes that are checked here

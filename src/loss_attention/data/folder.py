@@ -10,16 +10,17 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from loss_attention.data.decoding import IMAGE_SUFFIXES
+from loss_attention.data.archives import ARCHIVES
+from loss_attention.data.formats import IMAGE_SUFFIXES, is_image
 from loss_attention.data.hub import quiet_datasets
-from loss_attention.data.records import Part, Record, Source
+from loss_attention.data.records import Part, Record, Source, count
 from loss_attention.data.splits import SPLITS, by_split, split_of
 from loss_attention.data.stored import source_of_tables
-from loss_attention.data.tree import ARCHIVES, Tree
-from loss_attention.errors import InputError, quoted
+from loss_attention.data.tree import Tree
+from loss_attention.errors import InputError, printable, quoted
 
 SAVED = ("dataset_dict.json", "dataset_info.json")
 
@@ -95,16 +96,16 @@ def read_class_folders(
     Raises:
         InputError: no images to train on, images outside the class folders, two folders of a split.
     """
-    parts = []
+    parts, used = [], 0
     splits = _split_folders(tree, known_classes)
     for split, root in splits.items():
         part = tree.below(root)
         loose, classes = _classes(part)
         if classes and loose:
-            count = "1 image lies" if len(loose) == 1 else f"{len(loose):,} images lie"
+            number = "1 image lies" if len(loose) == 1 else f"{len(loose):,} images lie"
             raise InputError(
-                f"{count} outside the class folders of {part.path} ({loose[0]}, say); "
-                "move each into the folder of its class"
+                f"{number} outside the class folders of {printable(str(part.path))} "
+                f"({printable(loose[0])}, say); move each into the folder of its class"
             )
         needed = split == "train" if known_classes is None else len(splits) == 1
         if loose and known_classes is not None and _own_name(tree) in known_classes:
@@ -113,17 +114,41 @@ def read_class_folders(
             hint = "move the images of each class into a folder with its name"
             if known_classes is not None:
                 hint += f", as {quoted(_own_name(tree))} is no class of the model"
-            raise InputError(f"data folder {part.path} holds images but no class folders: {hint}")
+            raise InputError(
+                f"data folder {printable(str(part.path))} holds images but no class folders: {hint}"
+            )
         if classes:  # otherwise a test folder without labels, or an empty one
             records = [
                 Record(root + image, part.content(image), name)
                 for name, images in classes.items()
                 for image in images
             ]
+            used += len(records)
             parts.append(Part(split, records))
     if known_classes is None and "train" not in [part.name for part in parts]:
-        raise InputError(f"data folder {tree.path} holds no images to train on")
-    return Source(where, tuple(parts))
+        raise InputError(
+            f"data folder {printable(str(tree.path))} holds no images to train on{_told(tree)}"
+        )
+    return Source(where, tuple(parts), notes=_unused(tree, parts, used))
+
+
+def _unused(tree: Tree, parts: list[Part], used: int) -> tuple[str, ...]:
+    """Say of images that are in no class folder of a split that they are left out."""
+    images = [name for name in tree.names if is_image(name)]
+    if len(images) == used:
+        return ()
+    taken = {record.name for part in parts for record in part.records}
+    example = printable(min(name for name in images if name not in taken))
+    return (
+        f"{count(len(images) - used, 'image')} outside the class folders of the splits left out "
+        f"({example}, say)",
+    )
+
+
+def _told(tree: Tree) -> str:
+    """Return what else a tree holds, as the end of a sentence."""
+    lines = [*tree.unread(), *tree.notes]
+    return f" ({'; '.join(lines)})" if lines else ""
 
 
 def _own_name(tree: Tree) -> str:
@@ -152,12 +177,14 @@ def _split_folders(tree: Tree, known_classes: Collection[str] | None) -> dict[st
         split = SPLITS[folder.lower()]
         if split in splits:
             raise InputError(
-                f"data folder {tree.path}: {splits[split][:-1]} and {folder} both name the "
-                f"{split} split; keep one"
+                f"data folder {printable(str(tree.path))}: {splits[split][:-1]} and {folder} both "
+                f"name the {split} split; keep one"
             )
         splits[split] = f"{folder}/"
     if known_classes is None and "train" not in splits:
-        raise InputError(f"data folder {tree.path} has a folder {named[0]} but none named train")
+        raise InputError(
+            f"data folder {printable(str(tree.path))} has a folder {named[0]} but none named train"
+        )
     return splits
 
 
@@ -166,14 +193,14 @@ def _classes(tree: Tree) -> tuple[list[str], dict[str, list[str]]]:
     loose: list[str] = []
     classes: dict[str, list[str]] = {folder: [] for folder in _folders(tree.names)}
     for name in tree.names:
-        if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES:
+        if is_image(name):
             folder, inside, _ = name.partition("/")
             (classes[folder] if inside else loose).append(name)
     for folder, images in classes.items():
         if not images:
             raise InputError(
-                f"class folder {tree.path / folder} holds files but no images of a known suffix "
-                f"({', '.join(IMAGE_SUFFIXES)})"
+                f"class folder {printable(str(tree.path / folder))} holds files but no images of a "
+                f"known suffix ({', '.join(IMAGE_SUFFIXES)}){_told(tree.below(f'{folder}/'))}"
             )
     return loose, classes
 

@@ -16,12 +16,13 @@ from functools import cached_property
 from typing import Any
 
 from loss_attention.data.cells import CellError
+from loss_attention.data.formats import is_image
 from loss_attention.data.image_rows import DRIVE, URL, ImageRow, ImageTable, shown_path
 from loss_attention.data.labels import LabelKind
 from loss_attention.data.masks import PictureMask
 from loss_attention.data.records import Box, Findings, Part, Record, Source, count
 from loss_attention.data.splits import by_split
-from loss_attention.data.tree import Tree, is_image
+from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError, printable
 
 _HIDDEN = frozenset(("-1", "-1.0"))

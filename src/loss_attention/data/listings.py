@@ -17,10 +17,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from loss_attention.data.columns import LABEL_NAMES, LISTED_IMAGES, named_column, plain_name
+from loss_attention.data.formats import is_image
 from loss_attention.data.records import MOST_NAMED, Source, count
 from loss_attention.data.rows import LINES, SEPARATED, TextTable, open_table
 from loss_attention.data.splits import SPLITS
-from loss_attention.data.tree import Tree, is_image
+from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError, printable
 
 _ROWS = 20  # looked at

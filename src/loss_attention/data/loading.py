@@ -41,9 +41,10 @@ def load_splits(
 
     Args:
         data: a name of `MADE` or `KNOWN`; `NAME:PATH`, a known data set that lies at a path; a
-            local folder, archive, parquet file or table of images; or a Hugging Face data set
-            (`org/name`, or `org/name:configuration`, with or without `hub:` before it). A name that
-            is both known and a folder here is the known one; `./NAME` is the folder.
+            local folder, archive, parquet file, table of images or YOLO's data.yaml; or a Hugging
+            Face data set (`org/name`, or `org/name:configuration`, with or without `hub:` before
+            it). A name that is both known and a folder here is the known one; `./NAME` is the
+            folder.
         in_channels: 1 or 3: images are converted to grey or to colour.
         image_size: bring each image to this many pixels square; None: they must be of one size
             already, or are of a known data set with a size of its own.

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from loss_attention.data.archives import is_archive
 from loss_attention.data.digits import digits, multi_digits
 from loss_attention.data.hub import HUB_ID
 from loss_attention.data.known import KNOWN
 from loss_attention.data.sample import Splits
-from loss_attention.data.tree import is_archive
 from loss_attention.errors import InputError, quoted, unknown_name
 
 MADE: dict[str, Callable[[int], Splits]] = {"digits": digits, "multi-digits": multi_digits}
 """Data made here, from a seed."""
 HUB_PREFIX = "hub:"
 """Before the id of a data set of the hub, where it could be taken for a path."""
-_TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
+_TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".yaml", ".yml")
 
 
 @dataclass(frozen=True)

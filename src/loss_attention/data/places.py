@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
+from loss_attention.data.archives import is_archive
 from loss_attention.data.coco import coco_files, read_coco
 from loss_attention.data.folder import (
     SAVED,
@@ -13,14 +15,15 @@ from loss_attention.data.folder import (
     open_saved,
     read_class_folders,
 )
+from loss_attention.data.formats import may_be_meant
 from loss_attention.data.listed import read_listed
 from loss_attention.data.listings import find_tables
-from loss_attention.data.records import Source
+from loss_attention.data.records import Source, count
 from loss_attention.data.tiny_imagenet import read_tiny_imagenet, root_of
-from loss_attention.data.tree import Tree, is_archive, open_tree
+from loss_attention.data.tree import Tree, open_tree
 from loss_attention.data.voc import read_voc, voc_files
-from loss_attention.data.yolo import read_yolo, yolo_files
-from loss_attention.errors import InputError
+from loss_attention.data.yolo import find_yolo, open_yolo, read_yolo
+from loss_attention.errors import InputError, printable
 
 
 def open_place(
@@ -34,7 +37,7 @@ def open_place(
     """Return what is at a path, whatever its layout.
 
     Args:
-        path: a folder, an archive, a parquet file, or a table or COCO JSON of images.
+        path: a folder, an archive, a parquet file, or a table, COCO JSON or YOLO's YAML of images.
         where: what the data is called in errors and descriptions.
         masks: draw masks where the layout has them.
         known: the known data set that is meant to lie there; of COCO it decides the year.
@@ -59,14 +62,16 @@ def open_place(
 def _open_file(path: Path, where: str, *, masks: bool) -> Source:
     if path.suffix.lower() == ".parquet":
         return open_parquet(path, [path], where)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return _with_odd(*open_yolo(path, where, masks=masks))
     tree = Tree(path.parent, (path.name,), lambda name: path.parent / name)
     if found := coco_files(tree, None):
         return read_coco(open_tree(path.parent), found, where, masks=masks)
     if find_tables(tree, where).used:
-        return read_listed(open_tree(path.parent), [path.name], where, masks=masks)
+        return _twice_named(read_listed(open_tree(path.parent), [path.name], where, masks=masks))
     raise InputError(
-        f"{where} is no parquet file, archive, COCO JSON, or CSV or JSON-lines file with a column "
-        "of images; a folder of images works too"
+        f"{where} is no parquet file, archive, COCO JSON, YOLO data.yaml, or CSV or JSON-lines "
+        "file with a column of images; a folder of images works too"
     )
 
 
@@ -81,22 +86,60 @@ def _open_tree(
     """Try the layouts from the most to the least particular."""
     root = root_of(tree)
     if root is not None:
-        return read_tiny_imagenet(tree.below(root), where)
+        tree = tree.below(root)
+        return _with_odd(tree, read_tiny_imagenet(tree, where))
     whole, tree = tree, tree.unwrapped()
     if found := coco_files(tree, known):
-        return read_coco(tree, found, where, masks=masks)
+        return _with_odd(tree, read_coco(tree, found, where, masks=masks))
     if annotations := voc_files(tree):
-        return read_voc(tree, annotations, where, masks=masks)
-    if images := yolo_files(tree):
-        return read_yolo(tree, images, where, masks=masks)
+        return _with_odd(tree, read_voc(tree, annotations, where, masks=masks))
+    if layout := find_yolo(tree, where):
+        return _with_odd(tree, read_yolo(tree, layout, where, masks=masks))
     tables = find_tables(tree, where)
     if tables.used:
-        return tables.beside(read_listed(tree, tables.used, where, masks=masks))
+        return _twice_named(tables.beside(read_listed(tree, tables.used, where, masks=masks)))
     if parquet := [name for name in whole.names if name.lower().endswith(".parquet")]:
         return tables.beside(_open_parquet(whole, parquet, where))
     if known_classes is not None:
         tree = whole.unwrapped(known_classes)
-    return tables.beside(read_class_folders(tree, where, known_classes))
+    return _with_odd(tree, tables.beside(read_class_folders(tree, where, known_classes)))
+
+
+def _with_odd(tree: Tree, source: Source) -> Source:
+    """Say what there is of a tree beside the images of a source.
+
+    Not for tables, which name the files that are meant.
+    """
+    unread = set(filter(may_be_meant, tree.names))
+    unread -= {r.name for part in source.parts for r in part.records if r.name in unread}
+    lines = tuple(tree.unread(unread)) if unread else ()
+    known = {problem.image for problem in source.problems}
+    odd = tuple(problem for problem in tree.problems if problem.image not in known)
+    return _twice_named(
+        replace(
+            source,
+            problems=(*source.problems, *odd),
+            notes=(*source.notes, *tree.notes, *lines),
+            unread=lines,
+        )
+    )
+
+
+def _twice_named(source: Source) -> Source:
+    """Say which images are in several splits of a source."""
+    splits: dict[str, str] = {}
+    shared: dict[tuple[str, str], list[str]] = {}
+    for part in source.parts:
+        for record in part.records:
+            first = splits.setdefault(record.name, part.name)
+            if first != part.name:
+                shared.setdefault((first, part.name), []).append(record.name)
+    notes = (
+        f"{count(len(names), 'image')} of {first} also in {second} ({printable(names[0])}"
+        f"{', say' if len(names) > 1 else ''})"
+        for (first, second), names in shared.items()
+    )
+    return replace(source, notes=(*source.notes, *notes))
 
 
 def _open_parquet(tree: Tree, parquet: list[str], where: str) -> Source:

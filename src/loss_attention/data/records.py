@@ -109,6 +109,7 @@ class Source:
         multi_label: whether records hold lists of labels.
         problems: what is wrong with single images; those are not among the records.
         notes: what was left out or is unlike expected, a line each.
+        unread: of these, those about files that may be meant as images and are not read.
     """
 
     where: str
@@ -117,6 +118,7 @@ class Source:
     multi_label: bool = False
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 def stored_classes(source: Source) -> dict[str, Any]:

@@ -1,37 +1,26 @@
 """Files by name, wherever they lie: in a folder, a zip or a tar, or in several of these.
 
-Nothing is unpacked to disk. Zips are read where they are, member by member; tars, which can only
-be read from front to back, are read into memory.
+One name is one file: links are resolved where the files are listed, see `files.py`.
 """
 
 from __future__ import annotations
 
-import lzma
-import os
+import codecs
 import posixpath
-import re
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from loss_attention.data.decoding import IMAGE_SUFFIXES, visible_files
-from loss_attention.data.records import Content
+from loss_attention.data.archives import ARCHIVES, Budget, Member, is_archive, open_archive
+from loss_attention.data.files import find_files, head_of
+from loss_attention.data.formats import HEAD, is_image, may_be_meant, told_unread
+from loss_attention.data.records import Content, Problem
 from loss_attention.data.splits import SPLITS
-from loss_attention.errors import InputError
-
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
-MOST_BYTES = 8 * 2**30
-"""A tar of more than this, unpacked, is refused: it would have to be held in memory."""
-MOST_MEMBER_BYTES = 2**30
-"""A file in an archive that unpacks to more than this is refused."""
-
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError)
+from loss_attention.errors import InputError, guarded, printable
 
 
 @dataclass(frozen=True)
@@ -42,11 +31,17 @@ class Tree:
         path: the folder or archive that people named.
         names: the files' paths from the root, sorted, with forward slashes.
         content: from such a path to where the file is.
+        links: other paths that lead to one of these files, with its name.
+        problems: what is wrong with what is named like an image there.
+        notes: what is not among the files and why, a line each.
     """
 
     path: Path
     names: tuple[str, ...]
     content: Callable[[str], Content]
+    links: Mapping[str, str] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def file(self, name: str) -> Path | bytes | Callable[[], bytes]:
         """Return where a file is that is there for certain."""
@@ -60,31 +55,46 @@ class Tree:
 
         Args:
             name: of the file.
-            most: so many bytes at most; None: any number, in archives `MOST_MEMBER_BYTES`.
+            most: refuse a file of more bytes than this.
 
         Raises:
-            InputError: it has more.
+            InputError: it cannot be read, or is too large.
         """
         content = self.file(name)
-        if not isinstance(content, Path):
-            content = content if isinstance(content, bytes) else content()
-        size = content.stat().st_size if isinstance(content, Path) else len(content)
-        if most is not None and size > most:
-            raise InputError(
-                f"{self.path}: {name} is of {size:,} bytes, and read up to {most:,} here"
-            )
-        return content.read_bytes() if isinstance(content, Path) else content
+        place = f"{printable(str(self.path))}: {printable(name)}"
+        with guarded(place):
+            size = _size(content)
+            if most is not None and size > most:
+                raise InputError(f"{place} is of {size:,} bytes, and read up to {most:,} here")
+            if isinstance(content, Path):
+                return content.read_bytes()
+            return content if isinstance(content, bytes) else content()
 
-    def text(self, name: str) -> str:
-        """Return a file's text.
+    def head(self, name: str) -> bytes:
+        """Return a file's first bytes, enough to tell what it is; none where it is unreadable."""
+        content = self.file(name)
+        if isinstance(content, Path):
+            return head_of(content)
+        with suppress(Exception):  # whatever a damaged archive leads its reader into
+            if isinstance(content, Member):
+                return content.head(HEAD)
+            return (content if isinstance(content, bytes) else content())[:HEAD]
+        return b""
+
+    def text(self, name: str, most: int | None = None) -> str:
+        """Return a file's text: UTF-8, or UTF-16 that says so in its first two bytes.
 
         Raises:
-            InputError: it is not UTF-8.
+            InputError: it is neither, cannot be read, or is of more than `most` bytes.
         """
+        content = self.read(name, most)
+        utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         try:
-            return self.read(name).decode("utf-8-sig")
+            return content.decode("utf-16" if utf_16 else "utf-8-sig")
         except UnicodeDecodeError as error:
-            raise InputError(f"{self.path}: {name} is no UTF-8 text: {error.reason}") from error
+            raise InputError(
+                f"{printable(str(self.path))}: {printable(name)} is no UTF-8 text: {error.reason}"
+            ) from error
 
     @cached_property
     def files(self) -> frozenset[str]:
@@ -94,43 +104,108 @@ class Tree:
     def find(self, path: str, folders: Sequence[str] = ("",)) -> str | None:
         r"""Return the file that a path means which stands in an annotation; None: there is none.
 
-        The one way for all annotations: `./a.png`, `b/../a.png`, `b\a.png` and absolute paths
-        inside the root are understood, and so are paths that begin with the root's own name; a path
-        that leads out of the root means no file.
+        The one way for all annotations: `./a.png`, `b/../a.png`, `b\a.png`, absolute paths inside
+        the root, paths that begin with the root's own name, and links are understood; a path that
+        leads out of the root means no file.
 
         Args:
             path: as it is written.
             folders: where it may start from, paths from the root; the first that leads to a file
                 is taken.
         """
+        for name in self._meant(path, folders):
+            if name in self.files:
+                return name
+            if name in self.links:
+                return self.links[name]
+            if not name.isascii() and (other := self._composed.get(_compose(name))) is not None:
+                return other
+        return None
+
+    def find_folder(self, path: str, folders: Sequence[str] = ("",)) -> str | None:
+        """Return the folder with files in it that a path means, as `find` does for files.
+
+        The root is an empty text; other folders are without a slash at the end.
+        """
+        for name in self._meant(path, folders):
+            if name == "." or name in self._folders:
+                return "" if name == "." else name
+        return None
+
+    def images_in(self, folder: str) -> dict[str, str]:
+        """Return the images in a folder and the folders in it, by the path that leads to them."""
+        start = f"{folder}/" if folder else ""
+        found = {name: name for name in self.names if name.startswith(start) and is_image(name)}
+        links = {name: kept for name, kept in self.links.items() if name.startswith(start)}
+        return found | {name: kept for name, kept in links.items() if is_image(kept)}
+
+    def unread(self, names: Iterable[str] | None = None) -> list[str]:
+        """Return a line for each kind of file that may be meant as an image and is not read.
+
+        Args:
+            names: of such files; None: all that there are.
+        """
+        meant = filter(may_be_meant, self.names) if names is None else names
+        return told_unread(sorted(meant), self.head)
+
+    def _meant(self, path: str, folders: Sequence[str]) -> Iterator[str]:
+        """Yield the paths from the root that a written path may mean."""
         for written in dict.fromkeys((path, path.replace("\\", "/"))):
             inside = self._inside(written)
-            for folder in ("",) if inside is not None else folders:
-                name = posixpath.normpath(posixpath.join(folder, inside or written))
-                if name in self.files:
-                    return name
+            if inside is not None:
+                yield inside
+            elif not written.startswith("/") and written:
+                for folder in folders:
+                    name = posixpath.normpath(posixpath.join(folder, written))
+                    if name.startswith("../"):  # out of the root, and perhaps into it again
+                        name = self._inside(posixpath.join(self._roots[0], name)) or ""
+                    yield name
         above, _, name = posixpath.normpath(path.replace("\\", "/")).partition("/")
-        return name if above == self.path.name and name in self.files else None
+        if above == self.path.name and name:
+            yield name
 
     def _inside(self, path: str) -> str | None:
         """Return an absolute path from the root; None for one that is relative or elsewhere."""
-        if not path.startswith("/") and ":" not in path[:2]:
-            return None
-        roots = (root for root in self._roots if path.startswith(root))
-        return next((path[len(root) :] for root in roots), None)
+        path = posixpath.normpath(path)
+        for root in self._roots:
+            if path == root:
+                return "."
+            if path.startswith(root.rstrip("/") + "/"):
+                return path[len(root.rstrip("/")) + 1 :]
+        return None
 
     @cached_property
     def _roots(self) -> tuple[str, ...]:
-        """The ways to write the root."""
-        both = (self.path.absolute(), self.path.resolve())
-        return tuple(f"{root.as_posix()}/" for root in both)
+        """The root's absolute path, as it was named and as it is without links."""
+        return self.path.absolute().as_posix(), self.path.resolve().as_posix()
+
+    @cached_property
+    def _folders(self) -> frozenset[str]:
+        found: set[str] = set()
+        for name in (*self.names, *self.links):
+            folder = posixpath.dirname(name)
+            while folder and folder not in found:
+                found.add(folder)
+                folder = posixpath.dirname(folder)
+        return frozenset(found)
+
+    @cached_property
+    def _composed(self) -> Mapping[str, str]:
+        """Names with accents, by one of the two ways to write these: systems differ in them."""
+        return {_compose(name): name for name in self.names if not name.isascii()}
 
     def below(self, root: str) -> Tree:
         """Return the files whose path starts with `root`, seen from there."""
         if not root:
             return self
         names = tuple(name[len(root) :] for name in self.names if name.startswith(root))
-        return Tree(self.path / root, names, partial(_content_below, self.content, root))
+        links = {
+            name[len(root) :]: kept[len(root) :]
+            for name, kept in self.links.items()
+            if name.startswith(root) and kept.startswith(root)
+        }
+        content = partial(_content_below, self.content, root)
+        return Tree(self.path / root, names, content, links, self.problems, self.notes)
 
     def unwrapped(self, known_classes: Collection[str] = ()) -> Tree:
         """Return the files as seen from within the folders that all of them lie in.
@@ -138,28 +213,41 @@ class Tree:
         An archive most often has one such folder around everything. The folder of a split is none,
         nor is one of a class: of images and nothing else, or named like a class that is known.
         """
-        files = {name for name in self.names if not name.lower().endswith(ARCHIVES)}
+        tree = self
+        while (folder := tree._one_folder()) is not None:
+            inside = tree.below(f"{folder}/")
+            if folder in known_classes or all(
+                "/" not in name and is_image(name) for name in inside.names
+            ):
+                break
+            tree = inside
+        return tree
+
+    def _one_folder(self) -> str | None:
+        """Return the folder that all files lie in, if that is not one of a split."""
+        files = [name for name in self.names if not name.lower().endswith(ARCHIVES)]
         top = {name.partition("/")[0] for name in files}
-        if len(top) != 1 or top & files or {name.lower() for name in top} & set(SPLITS):
-            return self
+        if len(top) != 1 or top & set(files):
+            return None
         (folder,) = top
-        inside = self.below(f"{folder}/")
-        more = any("/" in name or not is_image(name) for name in inside.names)
-        return inside.unwrapped(known_classes) if more and folder not in known_classes else self
+        return None if folder.lower() in SPLITS else folder
 
 
 def _content_below(content: Callable[[str], Content], root: str, name: str) -> Content:
     return content(root + name)
 
 
-def is_image(name: str) -> bool:
-    """Return whether a file is named like an image."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+def _size(content: Path | bytes | Callable[[], bytes]) -> int:
+    """Return how many bytes a file has; an archive's member never has more than it declares."""
+    if isinstance(content, Path):
+        return content.stat().st_size
+    if isinstance(content, Member):
+        return content.size
+    return len(content if isinstance(content, bytes) else content())
 
 
-def is_archive(path: Path) -> bool:
-    """Return whether a file is named like an archive."""
-    return path.name.lower().endswith(ARCHIVES)
+def _compose(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def open_tree(path: Path) -> Tree:
@@ -169,21 +257,25 @@ def open_tree(path: Path) -> Tree:
     its archives hold together.
 
     Raises:
-        InputError: an archive that is truncated, too large, holds links, or names a file outside
-            itself.
+        InputError: a folder that cannot be read; an archive that is truncated, too large, holds
+            links, or names a file outside itself.
     """
+    budget = Budget()
     if path.is_file():
-        return _joined(path, {path: _open_archive(path)})
-    files = {file.relative_to(path).as_posix(): file for file in visible_files(path)}
-    folder = Tree(path, tuple(sorted(files)), path.joinpath)
+        return _joined(path, {path: open_archive(path, budget)})
+    found = find_files(path)
+    files = found.files
+    problems, notes = tuple(found.problems), tuple(found.notes)
+    folder = Tree(path, tuple(sorted(files)), path.joinpath, found.links, problems, notes)
     archives = [file for file in files.values() if file.parent == path and is_archive(file)]
     if not archives or any(map(is_image, files)):
         return folder
     archives.sort()
     with ThreadPoolExecutor() as pool:  # decompressing leaves Python's lock to the others
-        opened = dict(zip(archives, pool.map(_open_archive, archives), strict=True))
-    parts = {archive: _of_its_split(archive, held) for archive, held in opened.items()}
-    return _joined(path, {path: dict(files), **parts})
+        opened = pool.map(lambda archive: open_archive(archive, budget), archives)
+        parts = {a: _of_its_split(a, held) for a, held in zip(archives, opened, strict=True)}
+    joined = _joined(path, {path: dict(files), **parts})
+    return replace(joined, links=found.links, problems=problems, notes=notes)
 
 
 def _of_its_split(archive: Path, files: Mapping[str, Content]) -> Mapping[str, Content]:
@@ -206,125 +298,9 @@ def _joined(path: Path, parts: Mapping[Path, Mapping[str, Content]]) -> Tree:
         for name, content in part.items():
             if name in files and is_image(name):
                 raise InputError(
-                    f"{path}: {home[name].name} and {place.name} both hold {name}; unpack them and "
-                    "keep one"
+                    f"{printable(str(path))}: {printable(home[name].name)} and "
+                    f"{printable(place.name)} both hold {printable(name)}; unpack them and keep one"
                 )
             if name not in files:
                 files[name], home[name] = content, place
     return Tree(path, tuple(sorted(files)), files.__getitem__)
-
-
-def _open_archive(path: Path) -> Mapping[str, Content]:
-    with _damage_named(path):
-        files = _open_zip(path) if path.suffix.lower() == ".zip" else _read_tar(path)
-    return {name: content for name, content in files.items() if not _hidden(name)}
-
-
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except _DAMAGE as error:
-        reason = str(error) or type(error).__name__
-        raise InputError(f"archive {path} is truncated or damaged: {reason}") from error
-    except OSError as error:
-        raise InputError(f"archive {path} cannot be read: {error}") from error
-
-
-class _Zip:
-    """A zip that each process opens for itself: a file that several share has one position."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._opened: tuple[int, zipfile.ZipFile] | None = None
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"_path": self._path, "_opened": None}
-
-    def opened(self) -> zipfile.ZipFile:
-        """Return the archive, as this process opened it."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), zipfile.ZipFile(self._path))
-        return self._opened[1]
-
-    def read(self, name: str) -> bytes:
-        """Return a member, unpacked."""
-        return self.opened().read(name)
-
-
-def _open_zip(path: Path) -> Mapping[str, Content]:
-    archive = _Zip(path)
-    files: dict[str, Content] = {}
-    for member in archive.opened().infolist():
-        _require_inside(path, member.filename)
-        if (member.external_attr >> 16) & 0o170000 == 0o120000:
-            _refuse_link(path, member.filename)
-        _require_size(path, member.filename, member.file_size)
-        if member.flag_bits & 1:
-            raise InputError(f"archive {path} is encrypted; unpack it and give the folder")
-        if not member.is_dir():
-            files[member.filename] = partial(archive.read, member.filename)
-    return files
-
-
-def _read_tar(path: Path) -> Mapping[str, Content]:
-    files: dict[str, Content] = {}
-    total = 0
-    with tarfile.open(path, "r|*") as archive:
-        for member in archive:
-            _require_inside(path, member.name)
-            if member.isdir():
-                continue
-            if not member.isfile():
-                _refuse_link(path, member.name)
-            _require_size(path, member.name, member.size)
-            total += member.size
-            if total > MOST_BYTES:
-                raise InputError(
-                    f"archive {path} unpacks to more than {MOST_BYTES / 2**30:.0f} GiB, which "
-                    "would be held in memory; unpack it and give the folder"
-                )
-            file = archive.extractfile(member)
-            assert file is not None
-            content = file.read()
-            if len(content) < member.size:
-                raise EOFError(f"{member.name} ends early")
-            files[PurePosixPath(member.name).as_posix()] = content
-        _require_end(archive)
-    return files
-
-
-def _require_end(archive: tarfile.TarFile) -> None:
-    """Raise where a tar stops between two files, which `tarfile` takes for its end.
-
-    A whole one ends with a block of zeros, at `offset`: all of it has been read from there.
-    """
-    assert archive.fileobj is not None
-    if archive.fileobj.tell() < archive.offset + tarfile.BLOCKSIZE:
-        raise EOFError("its end is missing")
-
-
-def _require_inside(path: Path, name: str) -> None:
-    parts = re.split(r"[/\\]", name)
-    if ".." in parts or name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
-        raise InputError(f"archive {path} is refused: its file {name!r} would lie outside of it")
-
-
-def _refuse_link(path: Path, name: str) -> None:
-    raise InputError(
-        f"archive {path} is refused: {name!r} in it is a link or a device, not a file; "
-        "unpack it and give the folder"
-    )
-
-
-def _require_size(path: Path, name: str, size: int) -> None:
-    if size > MOST_MEMBER_BYTES:
-        raise InputError(
-            f"archive {path} is refused: {name!r} unpacks to {size / 2**30:.1f} GiB, over "
-            f"the limit of {MOST_MEMBER_BYTES / 2**30:.0f} GiB; unpack it and give the folder"
-        )
-
-
-def _hidden(name: str) -> bool:
-    """Return whether a path has a hidden part, or is what macOS puts beside the files in a zip."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)

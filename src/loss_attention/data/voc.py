@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import PurePosixPath
 
-from loss_attention.data.decoding import IMAGE_SUFFIXES
+from loss_attention.data.formats import is_image
 from loss_attention.data.masks import NumberedMask
 from loss_attention.data.records import Findings, Part, Record, Source, count
 from loss_attention.data.splits import by_split, split_of
@@ -93,7 +93,7 @@ class _Images:
         self._used: dict[str, str] = {}
         for name in tree.names:
             path = PurePosixPath(name)
-            if path.suffix.lower() in IMAGE_SUFFIXES:
+            if is_image(name):
                 home = self._masks.get(path.parent.name, self._by_stem)
                 home.setdefault(path.stem, []).append(name)
 
@@ -149,7 +149,7 @@ class _Images:
                 return found
         name = said.rpartition("/")[2]
         path = PurePosixPath(name)
-        stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name
+        stem = path.stem if is_image(name) else name
         images = self._by_stem.get(stem, [])
         exact = [image for image in images if PurePosixPath(image).name == name]
         beside = PurePosixPath(one.file).with_name(f"{stem}.xml") if stem.strip(".") else None

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from loss_attention.data.decoding import IMAGE_SUFFIXES
+from loss_attention.data.formats import is_image
 from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError
 
@@ -78,5 +78,5 @@ def _paths(text: str, stems: Collection[str]) -> list[str]:
 def _stem(path: str, stems: Collection[str]) -> str:
     """Return the stem that a path in a list means; it may have folders, and a suffix."""
     name = path.replace("\\", "/").rpartition("/")[2]
-    suffixed = PurePosixPath(name).suffix.lower() in (*IMAGE_SUFFIXES, ".xml")
+    suffixed = is_image(name) or name.lower().endswith(".xml")
     return PurePosixPath(name).stem if suffixed and name not in stems else name

@@ -16,15 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from loss_attention.data.decoding import (
-    UnreadableImage,
-    fitted,
-    list_images,
-    read_image,
-    to_tensor,
-)
+from loss_attention.data.decoding import UnreadableImage, fitted, read_image, to_tensor
+from loss_attention.data.files import Listed, list_images
 from loss_attention.data.placement import Resize
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, printable
 from loss_attention.explain.attributions_files import (
     check_method,
     describe_attribution,
@@ -51,10 +46,13 @@ class ExplainSummary:
     Attributes:
         written: the JSON files, one for each explained image.
         unreadable: a line for each file that is no image.
+        unread: a line for each kind of file in the folders that may be meant as images and is not
+            read.
     """
 
     written: list[Path] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -116,14 +114,14 @@ def explain_files(
     if method is not None:
         check_method(model, model.image_size, method)
     asked = _Asked(_class_index(model, target), method, object_threshold)
-    sources = _sources(paths, out)
+    summary = ExplainSummary()
+    sources = _sources(paths, out, summary)
     jobs = [
         _Job(source, out / f"{name}.png", out / f"{name}.json")
         for source, name in zip(sources, output_names(sources), strict=True)
     ]
     _refuse_to_replace(jobs, overwrite=overwrite)
     make_folder(out)
-    summary = ExplainSummary()
     for start in range(0, len(jobs), batch_size):
         _explain_batch(model, jobs[start : start + batch_size], asked, summary)
         if progress is not None:
@@ -146,10 +144,7 @@ def output_names(sources: Sequence[Path]) -> list[str]:
         lambda path: path.name,
         lambda path: f"{path.parent.name}-{path.name}",
     )
-    # File systems take up to 255 bytes; an ending and a number come on top.
-    tries = [
-        [os.fsdecode(os.fsencode(way(path))[:LONGEST_NAME]) for way in ways] for path in sources
-    ]
+    tries = [[_cut(way(path)) for way in ways] for path in sources]
     counts = [Counter(row[way].casefold() for row in tries) for way in range(len(ways))]
     names, taken = [], set[str]()
     for row in tries:
@@ -162,6 +157,12 @@ def output_names(sources: Sequence[Path]) -> list[str]:
         taken.add(name.casefold())
         names.append(name)
     return names
+
+
+def _cut(name: str) -> str:
+    """Cut a name: file systems take up to 255 bytes; an ending and a number come on top."""
+    coded = os.fsencode(name)
+    return name if len(coded) <= LONGEST_NAME else coded[:LONGEST_NAME].decode(errors="ignore")
 
 
 def _explain_batch(
@@ -250,26 +251,35 @@ def _class_index(model: PatchClassifier, target: str | None) -> int | None:
     return None if target is None else class_index(target, model.class_names)
 
 
-def _sources(paths: Sequence[Path], out: Path) -> list[Path]:
-    """Return the image files that the paths name, each once, in order."""
+def _sources(paths: Sequence[Path], out: Path, summary: ExplainSummary) -> list[Path]:
+    """Return the image files that the paths name, each once, in order; note what is none."""
     sources: dict[Path, Path] = {}
     results = out.resolve()
     for path in paths:
         if path.is_dir():
-            found = [file for file in list_images(path) if results not in file.resolve().parents]
+            there = list_images(path)
+            summary.unreadable += there.odd
+            summary.unread += there.unread
+            found = [file for file in there.images if results not in file.resolve().parents]
             if not found:
-                raise InputError(
-                    f"the images of {path} are in the --out folder itself; name another"
-                    if results in (path.resolve(), *path.resolve().parents) and list_images(path)
-                    else f"the folder {path} holds no images"
-                )
-        elif path.exists():
+                raise InputError(_no_images(path, there, results))
+        elif path.is_file():
             found = [path]
+        elif path.exists():
+            raise InputError(f"{printable(str(path))} is neither a file nor a folder")
         else:
-            raise InputError(f"there is no file or folder {path}")
+            raise InputError(f"there is no file or folder {printable(str(path))}")
         for file in found:
             sources.setdefault(file.resolve(), file)
     return list(sources.values())
+
+
+def _no_images(path: Path, there: Listed, results: Path) -> str:
+    folder = printable(str(path))
+    if there.images and results in (path.resolve(), *path.resolve().parents):
+        return f"the images of {folder} are in the --out folder itself; name another"
+    lines = [*there.odd, *there.unread]
+    return f"the folder {folder} holds no images" + (f" ({'; '.join(lines)})" if lines else "")
 
 
 def _refuse_to_replace(jobs: Sequence[_Job], *, overwrite: bool) -> None:
