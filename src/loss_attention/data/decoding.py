@@ -56,8 +56,8 @@ _DRAWN = "EPS"
 _AS_PNG = "which is not read; save it as PNG"
 # What people take for an image, by what the file begins with.
 _OTHER_FILES = (
-    (rb"....ftyp(hei[cmsx]|hev[cmx]|mif1|msf1)", f"HEIC, {_AS_PNG} or JPEG"),
-    (rb"\xff\x0a|\0\0\0\x0cJXL ", f"JPEG XL, {_AS_PNG} or JPEG"),
+    (rb"....ftyp(hei[cmsx]|hev[cmx]|mif1|msf1)", "HEIC, which `pip install pillow-heif` reads"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL, which `pip install pillow-jxl-plugin` reads"),
     (rb"\W*(<(\?xml|!--|!DOCTYPE svg)[^>]*>\s*)*<svg\b", f"an SVG drawing, {_AS_PNG}"),
     (rb"%!PS|\xc5\xd0\xd3\xc6", f"a PostScript drawing, {_AS_PNG}"),
     (rb"%PDF", f"a PDF document, {_AS_PNG}"),

@@ -195,7 +195,7 @@ class _Rows:
     def record(self, image: str, text: str) -> Record:
         """Return the record of an image; what is wrong with its label file is noted."""
         origin, boxes = f"{printable(text)} row", []
-        polygons: list[tuple[Any, Any]] = []
+        polygons: list[tuple[Any, ...]] = []
         try:
             lines = lines_of(self.tree.text(text, MOST_TEXT))
         except InputError as error:
@@ -212,13 +212,13 @@ class _Rows:
             label, numbers = self.index[int(words[0])], [float(word) for word in words[1:]]
             boxes.append(Box(label, *_corners(numbers), row))
             if self.masks and len(numbers) > 4:
-                polygons.append((label, [numbers]))
+                polygons.append((label, [numbers], row))
         return Record(
             image,
             self.tree.content(image),
             sorted({box.label for box in boxes}),
             self.findings.boxes(image, origin, boxes),
-            self.findings.mask(image, len(boxes), polygons, shares=True),
+            self.findings.mask(image, len(boxes), polygons, shares=True, origin=origin),
             origin=origin,
             relative=True,
         )
