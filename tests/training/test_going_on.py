@@ -1,0 +1,164 @@
+"""After a divergence, a killed process, a full disk: one line, a code, and how to go on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_cli import SMALL, make_folder
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+from training.tiny import tiny_recipe, tiny_splits
+from typed import exit_code, run
+
+from loss_attention.errors import InputError, KilledError, ReportedError
+from loss_attention.interruption import StopRequest
+from loss_attention.saving import SaveError
+from loss_attention.training import job
+from loss_attention.training.job import change_learning_rate, continue_run, start_run
+from loss_attention.training.loop import DivergedError, Trainer
+from loss_attention.training.recipe import RunOptions
+from loss_attention.training.run_folder import RunFolder
+
+CPU = RunOptions(accelerator="cpu")
+
+
+def diverging(trainer: Trainer, batch: Any, gamma: float) -> None:
+    """A step that a learning rate above 0.01 makes infinite in the second epoch."""
+    STEP(trainer, batch, gamma)
+    if trainer.recipe.learning_rate > 0.01 and trainer._finished_steps >= 3:
+        trainer.bad_step.fill_(trainer._finished_steps + 1)
+
+
+STEP = Trainer.train_step
+
+
+def test_after_a_divergence_a_lower_rate_goes_on_from_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = make_folder(tmp_path / "images"), tmp_path / "run"
+    words = [*SMALL, "--learning-rate", "0.05", "--epochs", "3", "--out", out]
+    monkeypatch.setattr(Trainer, "train_step", diverging)
+    assert exit_code("train", "folder", "--data", images, *words) == 3
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"loss-attention resume {out} --learning-rate 0.005" in said
+    assert exit_code("resume", out) == 3  # again, as nothing is changed
+    run("resume", out, "--learning-rate", 0.005)
+    assert "learning rate 0.005 in place of 0.05 from epoch 2 on" in capsys.readouterr().out
+    folder = RunFolder.open(out)  # the digest is that of the recipe as it is now
+    assert folder.recipe().learning_rate == 0.005
+    (change,) = folder.read_json("run.json")["changes"]
+    assert change == {"learning_rate": [0.05, 0.005], "epoch": 1, "step": 0}
+    assert [line["learning_rate"] for line in folder.metrics()] == pytest.approx(
+        [0.05, 0.0025, 0.0]  # half a cosine from the peak down
+    )
+    for rate in (0.001, 0.005):
+        assert exit_code("resume", out, "--learning-rate", rate) == 2
+        assert "is finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_rate_that_no_run_can_have(rate: float, tmp_path: Path) -> None:
+    run = start_run(tmp_path / "run", tiny_recipe(), tiny_splits(), CPU)
+    before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match="--learning-rate must be"):
+        change_learning_rate(run, rate, print)
+    after = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    assert before == after
+
+
+@pytest.mark.parametrize("error", [DivergedError, SaveError])
+def test_they_are_no_bad_input_and_values_all_the_same(error: type[ReportedError]) -> None:
+    assert not issubclass(error, InputError)
+    assert issubclass(error, ValueError)  # as in version 0.1
+    codes = {kind.exit_code for kind in (DivergedError, SaveError, KilledError, InputError)}
+    assert len(codes) == 4
+
+
+class Launching:
+    """Fabric, as far as a launch is concerned that goes wrong."""
+
+    def __init__(self, error: Exception, told: ReportedError | None = None) -> None:
+        self.error, self.told = error, told
+
+    def launch(self, work: Any) -> None:
+        if self.told is not None:
+            work.problems.put((type(self.told), str(self.told)))
+        raise self.error
+
+
+def launched(launching: Any, *, requested: bool = False) -> dict[str, Any]:
+    work = job._Work(*[None] * 5, shown=False)  # type: ignore[arg-type]
+    stop = StopRequest()
+    stop.requested = requested
+    return job._launch_processes(launching, work, stop)
+
+
+@pytest.mark.parametrize(
+    "told", [DivergedError("NaN at step 3"), SaveError("disk full"), InputError("no image")]
+)
+def test_an_error_of_another_process_keeps_its_kind(told: ReportedError) -> None:
+    trace = ProcessRaisedException("RuntimeError: Connection closed by peer", 0, 1)
+    with pytest.raises(type(told), match=str(told)) as caught:
+        launched(Launching(trace, told))
+    assert type(caught.value) is type(told)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ProcessExitedException("...", 0, 1, -9, "SIGKILL"), "SIGKILL"),
+        (ProcessExitedException("...", 0, 1, 1), "exit code 1"),
+        (ProcessRaisedException("gloo: Connection closed by peer [::1]", 0, 1), "another"),
+    ],
+)
+def test_a_process_that_ended_is_told_in_a_line(error: Exception, words: str) -> None:
+    with pytest.raises(KilledError, match=words) as caught:
+        launched(Launching(error))
+    assert "\n" not in str(caught.value)
+    assert "memory ran out" in str(caught.value)
+
+
+def test_a_process_that_a_signal_ended_after_a_request_is_a_stop() -> None:
+    error = ProcessExitedException("...", 0, 1, -15, "SIGTERM")
+    assert launched(Launching(error), requested=True) == {"finished": False}
+
+
+def test_what_only_we_can_have_got_wrong_keeps_its_traceback() -> None:
+    with pytest.raises(ProcessRaisedException):
+        launched(Launching(ProcessRaisedException("IndexError: 3", 0, 1)))
+
+
+def test_a_killed_decoder_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KilledError("a process that decodes images was ended")
+
+    run = start_run(tmp_path / "run", tiny_recipe(), tiny_splits(), CPU)
+    monkeypatch.setattr(Trainer, "train_step", killed)
+    with pytest.raises(KilledError, match=f"resume {run.path}$"):
+        continue_run(run, tiny_splits())
+
+
+def test_statistics_of_each_process_are_its_own_after_resuming(tmp_path: Path) -> None:
+    """As a process has them that is the second of two, without a second process."""
+    run = start_run(tmp_path / "run", tiny_recipe(epochs=1), tiny_splits(), CPU)
+    assert continue_run(run, tiny_splits())
+    state = run.load_state()
+    assert state is not None
+    from lightning_fabric import Fabric
+
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric.launch()
+    splits = tiny_splits()
+    model = job.build_model(tiny_recipe(), splits)
+    trainer = Trainer(fabric, tiny_recipe(), model, splits.train, splits.train, run)
+    flat = torch.cat([one.flatten() for one in trainer._statistics()])
+    mine = torch.arange(len(flat)).to(flat)
+    trainer.restore(state | {"statistics": torch.stack([mine, -mine])})
+    assert torch.equal(torch.cat([one.flatten() for one in trainer._statistics()]), mine)
+    assert json.loads(json.dumps(trainer.position.best_epoch)) == 1
