@@ -186,9 +186,16 @@ def test_damaged_runs(trained, tmp_path, capsys):
     other = copy("other")
     recipe = (other / "recipe.yaml").read_text().replace("head: loss-attention", "head: mean")
     (other / "recipe.yaml").write_text(recipe)
-    assert "not those of its recipe" in complaint(capsys, "evaluate", str(other))
     words = ["explain", str(other), str(trained / "images"), "--out", str(tmp_path / "out")]
-    assert "not those of its recipe" in complaint(capsys, *words)
+    for command in (["evaluate", str(other)], words):
+        said = complaint(capsys, *command)
+        assert "recipe.yaml was changed since the run began: put it back" in said
+    # Of version 0.1, which knew no digests, the weights themselves tell.
+    facts = json.loads((other / "run.json").read_text())
+    del facts["digest"], facts["files"]
+    (other / "run.json").write_text(json.dumps(facts | {"format_version": 1}))
+    for command in (["evaluate", str(other)], words):
+        assert "not those of its recipe" in complaint(capsys, *command)
     assert not (tmp_path / "out").exists()
     newer = copy("newer")
     facts = json.loads((newer / "run.json").read_text()) | {"format_version": 99}

@@ -52,6 +52,9 @@ class ResumeArguments:
     """The run's folder."""
     data: str | None = None
     """Where the run's data lies now, if it has moved."""
+    learning_rate: float | None = None
+    """The schedule's highest learning rate for what is left to train: a lower one after the loss
+    became NaN. None: the recipe's."""
 
 
 @dataclass(frozen=True)

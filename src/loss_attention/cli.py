@@ -24,21 +24,23 @@ from loss_attention.arguments import (
     TrainArguments,
     parse,
 )
-from loss_attention.errors import InputError, printable, unknown_name
+from loss_attention.errors import InputError, ReportedError, printable, unknown_name
+from loss_attention.interruption import KEYBOARD, ending_on_signals
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; exit 0, 2 for something the user can mend, 130 for Ctrl-C."""
+    """Run the command; its exit codes are those of docs/running.md."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):  # letters that an encoding lacks are no reason to fail
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = _dispatch(arguments)
-    except InputError as error:
-        code = _fail(str(error))
+        with ending_on_signals():
+            code = _dispatch(arguments)
+    except ReportedError as error:
+        code = _fail(str(error), code=error.exit_code)
     except KeyboardInterrupt as stop:
-        code = _fail(str(stop) or "interrupted", code=130)
+        code = _fail(str(stop) or "interrupted", code=getattr(stop, "exit_code", KEYBOARD))
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         sys.stderr.close()
         code = 0
@@ -85,7 +87,7 @@ def _resume(rest: list[str]) -> int:
     given = parse(ResumeArguments, rest, "resume")
     from loss_attention import jobs
 
-    jobs.resume(given.run, _console(), data=given.data)
+    jobs.resume(given.run, _console(), data=given.data, learning_rate=given.learning_rate)
     return 0
 
 

@@ -17,7 +17,7 @@ from loss_attention.explain.compare_results import (
     comparison_markdown,
     show_comparison,
 )
-from loss_attention.jobs import held_out_images, load_weights, measured
+from loss_attention.jobs import held_out_images, load_weights, measured, written_to
 from loss_attention.progress import counted
 from loss_attention.run_data import OtherData
 from loss_attention.saving import make_folder, write_whole
@@ -68,13 +68,40 @@ def compare_run(
         find_method(name)
     run = RunFolder.open(path)
     folder = out or path / "compare"
+    with written_to(run, folder):
+        return _compared(
+            run,
+            folder,
+            methods,
+            console,
+            other=OtherData.asked(data, classes, skip_broken=skip_broken),
+            images=images,
+            batch_size=batch_size,
+            seed=seed,
+            accelerator=accelerator,
+            overwrite=overwrite,
+        )
+
+
+def _compared(
+    run: RunFolder,
+    folder: Path,
+    methods: Sequence[str] | None,
+    console: Console,
+    *,
+    other: OtherData | None,
+    images: int,
+    batch_size: int,
+    seed: int,
+    accelerator: Accelerator,
+    overwrite: bool,
+) -> Comparison:
     taken = [folder / name for name in (JSON_FILE, MARKDOWN_FILE, PICTURE_FILE)]
     for file in taken:
         if file.exists() and not overwrite:
             raise InputError(
                 f"{file} exists already; name another --out, or replace it with --overwrite"
             )
-    other = OtherData.asked(data, classes, skip_broken=skip_broken)
     device = choose_device(accelerator)
     model = load_weights(run).to(device)
     recipe, found = run.recipe(), measured(run, model, other, console)

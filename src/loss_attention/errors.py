@@ -28,6 +28,12 @@ class InputError(ReportedError, ValueError):
     exit_code = 2
 
 
+class KilledError(ReportedError):
+    """A process of ours was ended by something else, most likely for want of memory."""
+
+    exit_code = 71  # EX_OSERR of sysexits.h
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """Return the error for a name that is not in a registry, with the nearest that is.
 

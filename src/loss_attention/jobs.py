@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -12,11 +15,12 @@ from loss_attention.data.loading import load_splits
 from loss_attention.data.memory import Storage
 from loss_attention.data.naming import recorded
 from loss_attention.data.sample import LabelledImages, Splits, hold_out, limited
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, guarded
 from loss_attention.evaluation import Evaluation, evaluate
 from loss_attention.explain.files import ExplainSummary, explain_files
 from loss_attention.explain.objects import THRESHOLD
 from loss_attention.explain.report import write_report
+from loss_attention.interruption import Interrupted, RunStopped, StopRequest
 from loss_attention.models import PatchClassifier, load
 from loss_attention.progress import counted
 from loss_attention.run_data import Measured, OtherData, check_own, is_own, load_other, located
@@ -28,7 +32,7 @@ from loss_attention.training.environment import (
     image_memory,
     shown_precision,
 )
-from loss_attention.training.job import continue_run, start_run
+from loss_attention.training.job import begin_run, change_learning_rate, continue_run
 from loss_attention.training.recipe import Accelerator, Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
 
@@ -44,10 +48,6 @@ MODEL_FIELDS = (
     "resize",
 )
 TWIN = "mean-pooling"
-
-
-class RunStopped(KeyboardInterrupt):
-    """A run was stopped by Ctrl-C, with everything saved."""
 
 
 @dataclass(frozen=True)
@@ -67,29 +67,43 @@ def train(
 
     Raises:
         InputError: anything that the recipe, the data or the folder has wrong.
-        RunStopped: stopped by Ctrl-C; `resume` continues.
+        RunStopped: stopped by a signal; `resume` continues.
     """
-    splits = load_data(recipe, console, options)
-    run = start_run(out, recipe, splits, options, overwrite=overwrite)
-    finished = _finish(run, splits, console, options.accelerator)
-    _report(finished, console)
+    run = RunFolder(out)
+    with run.claimed(overwrite=overwrite):
+        splits = load_data(recipe, console, options)
+        begin_run(run, recipe, splits, options)
+        with _resumable(run):
+            finished = _finish(run, splits, console, options.accelerator)
+            _report(finished, console)
     return finished
 
 
-def resume(path: Path, console: Console, *, data: str | None = None) -> FinishedRun:
+def resume(
+    path: Path, console: Console, *, data: str | None = None, learning_rate: float | None = None
+) -> FinishedRun:
     """Continue an interrupted run to its end; a finished one is only evaluated again.
 
     Args:
         path: the run's folder.
         console: where its progress goes.
         data: where the run's data lies now, if it has moved; kept with the run.
+        learning_rate: what is left of the run takes this one, after a divergence for instance.
 
     Raises:
         InputError: what the run needs is damaged, changed or not here.
-        RunStopped: stopped by Ctrl-C again.
+        RunStopped: stopped by a signal again.
     """
-    run = RunFolder.open(path)
-    options = run.options()
+    with _opened_to_write(path, console) as run, _resumable(run):
+        if learning_rate is not None:
+            change_learning_rate(run, learning_rate, partial(say_line, console))
+        finished = _resumed(run, data, console)
+        _report(finished, console)
+    return finished
+
+
+def _resumed(run: RunFolder, data: str | None, console: Console) -> FinishedRun:
+    path, options = run.path, run.options()
     accelerator = options.accelerator
     if accelerator == "cuda" and not count_gpus():
         if not run.read_json("run.json").get("finished"):
@@ -97,10 +111,8 @@ def resume(path: Path, console: Console, *, data: str | None = None) -> Finished
         accelerator = "auto"  # the whole run has come here from another machine
     splits = own_data(run, console, data=data)
     if data is not None:
-        run.write_json("run.json", run.read_json("run.json") | {"data": recorded(data, path)})
-    finished = _finish(run, splits, console, accelerator)
-    _report(finished, console)
-    return finished
+        run.note(data=recorded(data, path))
+    return _finish(run, splits, console, accelerator)
 
 
 def evaluate_run(
@@ -131,14 +143,20 @@ def evaluate_run(
     Raises:
         InputError: what the run needs is damaged or not here, or other data that cannot be used.
     """
-    run, device = RunFolder.open(path), choose_device(accelerator)
-    model = load_weights(run).to(device)
+    device = choose_device(accelerator)
     other = OtherData.asked(data, classes, skip_broken=skip_broken)
-    found, recipe = measured(run, model, other, console, masks=masks), run.recipe()
-    figures = _evaluate(model, found.images, found.own, recipe, console, split=found.split)
-    if not found.others:
-        run.write_json("evaluation.json", figures.to_json())
-    show_evaluations({recipe.name: figures}, console)
+    with contextlib.ExitStack() as held:
+        if other is None:
+            run = held.enter_context(_opened_to_write(path, console))
+        else:
+            run = RunFolder.open(path)
+        model = load_weights(run).to(device)
+        found, recipe = measured(run, model, other, console, masks=masks), run.recipe()
+        figures = _evaluate(model, found.images, found.own, recipe, console, split=found.split)
+        if not found.others:
+            with run.locked():
+                run.write_json("evaluation.json", figures.to_json())
+        show_evaluations({recipe.name: figures}, console)
     return figures
 
 
@@ -215,7 +233,7 @@ def explain(
     run = RunFolder.open(path) if (path / "recipe.yaml").is_file() else None
     model = (load(path) if run is None else load_weights(run)).to(device)
     threshold = _object_threshold(run) if run is not None and method is None else None
-    with counted("explaining", console) as progress:
+    with written_to(run, out), counted("explaining", console) as progress:
         return explain_files(
             model,
             images,
@@ -228,12 +246,43 @@ def explain(
         )
 
 
+def written_to(run: RunFolder | None, out: Path) -> AbstractContextManager[None]:
+    """Keep others from a run while something is written into its folder; elsewhere, from nothing.
+
+    A run that is only read need not be in a folder that can be written to.
+    """
+    if run is None or run.path.resolve() not in (out.resolve(), *out.resolve().parents):
+        return nullcontext()
+    return run.locked()
+
+
+@contextlib.contextmanager
+def _opened_to_write(path: Path, console: Console) -> Iterator[RunFolder]:
+    with RunFolder.opened_to_write(path) as run:
+        for line in run.changed_pages():
+            say_line(console, line)
+        yield run
+
+
+@contextlib.contextmanager
+def _resumable(run: RunFolder) -> Iterator[None]:
+    """Say how to go on where a signal comes while nothing is trained."""
+    try:
+        yield
+    except Interrupted as stop:
+        raise _stopped(run, stop.number) from stop
+
+
+def _stopped(run: RunFolder, number: int | None) -> RunStopped:
+    return RunStopped(f"stopped; continue with: loss-attention resume {run.path}", number)
+
+
 def _object_threshold(run: RunFolder) -> float | None:
     """Return what `evaluate` found best on held-out images for several boxes, if it did."""
     if not (run.path / "evaluation.json").is_file():
         return None
-    thresholds = run.read_json("evaluation.json").get("thresholds") or {}
-    found = thresholds.get("object_ap")
+    thresholds = run.read_json("evaluation.json").get("thresholds")
+    found = thresholds.get("object_ap") if isinstance(thresholds, dict) else None
     return found if isinstance(found, float) and 0 <= found < 1 else None
 
 
@@ -241,10 +290,11 @@ def report(
     path: Path, console: Console, *, data: str | None = None, accelerator: Accelerator = "auto"
 ) -> Path:
     """Write a finished run's report anew; `data` is where its data lies now, if it has moved."""
-    run, device = RunFolder.open(path), choose_device(accelerator)
-    model, splits = load_weights(run).to(device), own_data(run, console, data=data)
-    figures = evaluate_weights(model, splits, run.recipe(), console)
-    return _report(FinishedRun(run, model, splits, figures), console)
+    device = choose_device(accelerator)
+    with _opened_to_write(path, console) as run:
+        model, splits = load_weights(run).to(device), own_data(run, console, data=data)
+        figures = evaluate_weights(model, splits, run.recipe(), console)
+        return _report(FinishedRun(run, model, splits, figures), console)
 
 
 def demo(recipe: Recipe, out: Path, options: RunOptions, console: Console) -> Path:
@@ -252,26 +302,38 @@ def demo(recipe: Recipe, out: Path, options: RunOptions, console: Console) -> Pa
 
     Run again, it continues where it stopped; finished, it only shows the result again.
     """
-    splits = load_data(recipe, console, options)
-    runs = {}
-    for label, variant, path in (
-        (recipe.head, recipe, out),
-        (TWIN, replace(recipe, name=f"{recipe.name}-mean", head="mean"), out / TWIN),
-    ):
-        if (path / "recipe.yaml").exists():
-            run = RunFolder.open(path)
-            if run.recipe() != variant:
+    variants = {recipe.head: recipe, TWIN: replace(recipe, name=f"{recipe.name}-mean", head="mean")}
+    folders = {recipe.head: RunFolder(out), TWIN: RunFolder(out / TWIN)}
+    runs: dict[str, FinishedRun] = {}
+    with contextlib.ExitStack() as held:
+        held.enter_context(_begun_or_claimed(folders[recipe.head]))
+        splits = load_data(recipe, console, options)
+        for label, run in folders.items():
+            held.enter_context(_begun_or_claimed(run))
+            if not _has_begun(run):
+                begin_run(run, variants[label], splits, options)
+            run.check()
+            if run.recipe() != variants[label]:
                 raise InputError(
-                    f"{path} holds a run with other settings; name another folder with --out"
+                    f"{run.path} holds a run with other settings; name another folder with --out"
                 )
-        else:
-            run = start_run(path, variant, splits, options)
-        say_line(console, f"{label} in {path}", "bold")
-        runs[label] = _finish(run, splits, console, options.accelerator)
-    main = runs[recipe.head]
-    figures = {label: finished.evaluation for label, finished in runs.items()}
-    show_evaluations(figures, console)
-    return _write_report(main, console, {TWIN: runs[TWIN]})
+            say_line(console, f"{label} in {run.path}", "bold")
+            try:
+                runs[label] = _finish(run, splits, console, options.accelerator)
+            except (Interrupted, RunStopped) as stop:
+                how = f"continue with: loss-attention demo --out {out}"
+                raise RunStopped(f"stopped; {how}", stop.number) from stop
+        figures = {label: finished.evaluation for label, finished in runs.items()}
+        show_evaluations(figures, console)
+        return _write_report(runs[recipe.head], console, {TWIN: runs[TWIN]})
+
+
+def _has_begun(run: RunFolder) -> bool:
+    return (run.path / "recipe.yaml").exists()
+
+
+def _begun_or_claimed(run: RunFolder) -> AbstractContextManager[None]:
+    return run.locked() if _has_begun(run) else run.claimed()
 
 
 def load_data(recipe: Recipe, console: Console, options: RunOptions | None = None) -> Splits:
@@ -333,6 +395,7 @@ def load_weights(run: RunFolder) -> PatchClassifier:
     Raises:
         InputError: there are none yet, they are damaged, or not those of the run's recipe.
     """
+    run.check_weights()
     model, recipe = load(run.path), run.recipe()
     for name in MODEL_FIELDS:
         wanted = getattr(recipe, name)
@@ -392,18 +455,20 @@ def _finish(
     run: RunFolder, splits: Splits, console: Console, accelerator: Accelerator
 ) -> FinishedRun:
     """Train what is left of a run, and evaluate its best weights on the test split, once."""
-    facts = run.read_json("run.json")
+    facts, stop = run.read_json("run.json"), StopRequest()
     if facts.get("finished"):
         say_line(console, f"{run.path} is finished ({run.recipe().epochs} epochs)")
     else:
-        say(
-            console,
-            f"{facts['train_images']:,} training, {facts['validation_images']:,} validation and "
-            f"{facts['test_images']:,} test images; {facts['parameters'] / 1e6:.2f} M parameters; "
-            f"{shown_precision(facts['precision'])} on {facts['hardware']['device']}",
-        )
-        if not continue_run(run, splits, console):
-            raise RunStopped(f"stopped; continue with: loss-attention resume {run.path}")
+        with guarded(str(run.path / "run.json")):
+            line = (
+                f"{facts['train_images']:,} training, {facts['validation_images']:,} validation "
+                f"and {facts['test_images']:,} test images; "
+                f"{facts['parameters'] / 1e6:.2f} M parameters; "
+                f"{shown_precision(facts['precision'])} on {facts['hardware']['device']}"
+            )
+        say(console, line)
+        if not continue_run(run, splits, console, stop=stop) or stop.requested:
+            raise _stopped(run, stop.number)
     model = load_weights(run).to(choose_device(accelerator))
     figures = evaluate_weights(model, splits, run.recipe(), console)
     run.write_json("evaluation.json", figures.to_json())

@@ -19,6 +19,7 @@ from loss_attention.backbones.layered import Layered
 from loss_attention.backbones.receptive_field import ReceptiveField
 from loss_attention.data.memory import free_memory
 from loss_attention.data.placement import Resize
+from loss_attention.digests import check_file
 from loss_attention.errors import InputError, guarded, printable, quoted
 from loss_attention.explanation import Explanation, Target, explain_prediction, explained_class
 from loss_attention.heads.catalog import HEADS, HeadOptions
@@ -355,7 +356,9 @@ def load(source: str | Path) -> PatchClassifier:
     with guarded(printable(str(source))):
         path = Path(source)
         if path.is_dir():
-            path = path / WEIGHTS_FILE
+            run, path = path, path / WEIGHTS_FILE
+            if path.is_file() and (run / "recipe.yaml").is_file():
+                check_file(path)
         if path.is_file():
             return _load_file(path)
         if path.parent.is_dir() and path.name == WEIGHTS_FILE:

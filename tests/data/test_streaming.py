@@ -30,7 +30,7 @@ from loss_attention.data.reading import Reader
 from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.data.streaming import StreamedSet
 from loss_attention.data.tree import open_tree
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, KilledError
 
 
 def mixed(folder: Path) -> Path:
@@ -178,7 +178,7 @@ def test_a_worker_that_is_killed_is_an_error_in_one_line(tmp_path: Path) -> None
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGKILL)
 
-    with pytest.raises(InputError, match="a process that decodes images was ended") as caught:
+    with pytest.raises(KilledError, match="a process that decodes images was ended") as caught:
         read_all(data, lose_the_worker)
     assert "\n" not in str(caught.value)
     assert multiprocessing.active_children() == []

@@ -20,6 +20,7 @@ from loss_attention.training.job import (
     continue_run,
     start_run,
 )
+from loss_attention.training.loop import DivergedError
 
 CPU = RunOptions(accelerator="cpu")
 
@@ -196,7 +197,7 @@ def test_a_loss_that_becomes_nan_stops_at_its_step_and_keeps_the_last_checkpoint
 
     monkeypatch.setattr(loop, "recipe_loss", lambda *_, **__: failing)
     run = start_run(tmp_path, tiny_recipe(), tiny_splits(), CPU)  # 42 images: 6 steps an epoch
-    with pytest.raises(InputError, match=r"loss became NaN or infinite at step 8 \(epoch 2\)"):
+    with pytest.raises(DivergedError, match=r"loss became NaN or infinite at step 8 \(epoch 2\)"):
         continue_run(run, tiny_splits())
     state = run.load_state()
     assert state is not None
@@ -207,7 +208,7 @@ def test_a_loss_that_becomes_nan_stops_at_its_step_and_keeps_the_last_checkpoint
 
 def test_a_learning_rate_that_explodes_ends_in_one_line(tmp_path):
     run = start_run(tmp_path, tiny_recipe(learning_rate=1e30), tiny_splits(), CPU)
-    with pytest.raises(InputError, match=r"became NaN or infinite at step \d+") as caught:
+    with pytest.raises(DivergedError, match=r"became NaN or infinite at step \d+") as caught:
         continue_run(run, tiny_splits())
     assert "\n" not in str(caught.value)
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from loss_attention.errors import InputError
@@ -96,3 +98,33 @@ def test_what_does_not_go_together_is_refused(changes, message):
     with pytest.raises(InputError) as caught:
         Recipe(name="x", data="digits", **changes)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("learning_rate: .inf", "learning_rate cannot be inf"),
+        ("learning_rate: .nan", "learning_rate cannot be nan"),
+        ("weight_decay: .inf", "weight_decay cannot be inf"),
+        ("epochs: 1" + "0" * 40, "epochs cannot be 1000"),
+        ("epochs: 1" + "0" * 5000, "cannot read the recipe"),
+        ("epochs: -3", "recipe.yaml: --epochs must be above 0"),
+        ("classes: [[a]]", "classes cannot be"),
+        ("classes: &a [x]\nstrided_layers: *a", "it has aliases"),
+        ("a: &a {x: 1}\nb: &b {<<: [*a, *a]}\nc: {<<: [*b, *b]}", "it has aliases"),
+        ("classes: " + "[" * 20_000, "nested too deeply"),
+        ("\x1b[31m: 1", "cannot read the recipe"),
+        ("? {a: 1}\n: 2", "cannot read the recipe"),
+        ("resize: [squash]", "resize cannot be"),
+        ("name: !!python/object/apply:os.system [ls]", "cannot read the recipe"),
+    ],
+)
+def test_a_hostile_recipe_is_one_line(lines: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"name: trial\ndata: somewhere\n{lines}\n")
+    with pytest.raises(InputError) as caught:
+        Recipe.from_yaml(path)
+    assert message in str(caught.value)
+    assert "recipe.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600

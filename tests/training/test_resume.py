@@ -112,10 +112,10 @@ def in_two_processes(folder: Path) -> None:
 def test_a_run_in_training_is_left_alone_by_another_process(tmp_path: Path) -> None:
     recipe, splits = tiny_recipe(epochs=1), tiny_splits()
     run = start_run(tmp_path / "run", recipe, splits, RunOptions(accelerator="cpu"))
-    with run.locked():
-        with pytest.raises(InputError, match="another process is training the run"):
+    with RunFolder(run.path).locked():  # as another process would
+        with pytest.raises(InputError, match="another process is training"):
             continue_run(run, splits)
-        with pytest.raises(InputError, match="another process is training the run"):
+        with pytest.raises(InputError, match="another process is training"):
             start_run(run.path, recipe, splits, RunOptions(accelerator="cpu"), overwrite=True)
     assert continue_run(run, splits)
 

@@ -2,13 +2,13 @@ import resource
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 import torch
 from training.tiny import tiny_recipe
 
 from loss_attention.errors import InputError
+from loss_attention.saving import SaveError
 from loss_attention.training.run_folder import RunFolder
 
 
@@ -88,10 +88,14 @@ def test_a_failing_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(InputError, match=r"No space left on device; the one before it is kept"):
+    with pytest.raises(SaveError, match=r"No space left on device; the one before it is kept"):
         run.write("model.safetensors", b"new and longer")
     assert (tmp_path / "model.safetensors").read_bytes() == b"good"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "recipe.yaml"]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".lock",
+        "model.safetensors",
+        "recipe.yaml",
+    }
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs POSIX file size limits")
@@ -100,7 +104,7 @@ def test_a_disk_that_takes_no_more_keeps_the_last_good_checkpoint(tmp_path):
     script = f"""
         import resource, signal, sys, torch
         from pathlib import Path
-        from loss_attention.errors import InputError
+        from loss_attention.saving import SaveError
         from loss_attention.training.run_folder import RunFolder
         run = RunFolder(Path({str(tmp_path)!r}))
         run.save_state({{"tensor": torch.zeros(10)}})
@@ -108,14 +112,14 @@ def test_a_disk_that_takes_no_more_keeps_the_last_good_checkpoint(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         try:
             run.save_state({{"tensor": torch.zeros(100_000)}})
-        except InputError as error:
+        except SaveError as error:
             print(error)
-            sys.exit(2)
+            sys.exit(error.exit_code)
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True
     )
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == 74, done.stderr
     assert "cannot write" in done.stdout
     assert "File too large" in done.stdout
     state = RunFolder(tmp_path).load_state()
@@ -136,7 +140,10 @@ def test_a_truncated_checkpoint_is_one_clear_line(tmp_path):
 
 def test_leftovers_of_a_kill_are_removed(tmp_path):
     run = RunFolder.create(tmp_path, tiny_recipe())
-    (tmp_path / ".state.pt.abc123").write_text("half")
-    Path(tmp_path / ".hidden").write_text("mine")
-    run.remove_leftovers()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "recipe.yaml"]
+    (tmp_path / ".loss-attention-0123456789abcdef.tmp").write_text("half")
+    for mine in (".hidden", ".recipe.yaml.swp", ".state.pt.original", ".loss-attention-notes.tmp"):
+        (tmp_path / mine).write_text("mine")
+    before = {path.name for path in tmp_path.iterdir()}
+    run.settle()
+    after = {path.name for path in tmp_path.iterdir()}
+    assert before - after == {".loss-attention-0123456789abcdef.tmp"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from loss_attention.data.encoded import EncodedTable
 from loss_attention.data.placement import are_originals
 from loss_attention.data.stacking import Stacked, stack_few, stack_images
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, KilledError
+from loss_attention.interruption import blocked_signals, leave_signals_to_the_parent
 
 MOST_WORKERS = 8
 """So many decode fast enough for most networks; more are used where they are asked for."""
@@ -69,7 +69,7 @@ class Reader:
             device: what the images are for.
 
         Raises:
-            InputError: one of them died.
+            KilledError: one of them died.
         """
         workers = default_workers(processes) if self.workers is None else self.workers
         if self._loader is not None or workers == 0:
@@ -82,14 +82,14 @@ class Reader:
             num_workers=workers,
             persistent_workers=True,
             pin_memory=device.type == "cuda",
-            worker_init_fn=_leave_ctrl_c_to_the_parent,
+            worker_init_fn=_begin,
             generator=torch.Generator(),  # or it would draw from the one of the training
         )
         try:
             yield
         except RuntimeError as error:
             if "DataLoader worker" in str(error):
-                raise InputError(
+                raise KilledError(
                     "a process that decodes images was ended, most likely for want of memory "
                     "(in a container also of /dev/shm); try fewer --workers, or --workers 0"
                 ) from error
@@ -107,7 +107,8 @@ class Reader:
         if self._loader is not None and batches:
             self._expected = deque(batches)
             self._coming.batches = batches
-            self._batches = iter(self._loader)
+            with blocked_signals():  # or one to the whole group would end a worker that begins
+                self._batches = iter(self._loader)
 
     def read(self, numbers: Tensor) -> Batch:
         """Return images by their numbers.
@@ -173,6 +174,5 @@ def _batch(stacked: Stacked) -> Batch:
     return Batch(stacked.images, placements, stacked.masks)
 
 
-def _leave_ctrl_c_to_the_parent(worker: int) -> None:  # noqa: ARG001
-    """A terminal sends it to every process; the one that trains finishes its step and ends all."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _begin(worker: int) -> None:  # noqa: ARG001
+    leave_signals_to_the_parent()

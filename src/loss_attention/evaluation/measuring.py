@@ -138,6 +138,7 @@ def validate(
     autocast: Autocast = nullcontext,
     *,
     loss: Loss | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[float, float]:
     """Return the mean loss (no regulariser) and the share of images that are right.
 
@@ -150,6 +151,7 @@ def validate(
         batch_size: images at a time.
         autocast: makes the context that the model runs in.
         loss: what the model is trained with; None: cross-entropy, in nats.
+        progress: called after each batch with the number of images done and of all images.
 
     Raises:
         InputError: no images.
@@ -160,7 +162,9 @@ def validate(
         right = correct_images(prediction.logits, batch.labels).sum()
         return torch.stack([loss_of(prediction, batch.labels, 0.0) * len(batch), right])
 
-    batches = run_batches(model, data, measure, batch_size=batch_size, autocast=autocast)
+    batches = run_batches(
+        model, data, measure, batch_size=batch_size, autocast=autocast, progress=progress
+    )
     total, right = torch.stack(batches).cpu().double().sum(dim=0).tolist()
     return total / len(data), right / len(data)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, ReportedError
 from loss_attention.models import PatchClassifier, create_model
 from loss_attention.paper.cells import PARAMETERS, Cell, training_key
 from loss_attention.paper.datasets import MissingDataError, Shelf
@@ -94,7 +94,7 @@ class Reproduction:
         Trainings that cannot be done leave a line in `problems`, and the rest goes on.
         """
         todo = self.missing(cells)
-        outcomes: Iterable[tuple[Recipe, Record | InputError]] = self._one_by_one(todo)
+        outcomes: Iterable[tuple[Recipe, Record | ReportedError]] = self._one_by_one(todo)
         if self.workers > 1 and len(todo) > 1:
             say_line(self.console, f"{len(todo)} trainings, {self.workers} side by side")
             setting = Setting(self.out, self.shelf.data_root, self.accelerator)
@@ -114,11 +114,11 @@ class Reproduction:
                 f"[{number}/{len(todo)}] {training_key(recipe)}, seed {recipe.seed}: {words}",
             )
 
-    def _one_by_one(self, todo: list[Recipe]) -> Iterator[tuple[Recipe, Record | InputError]]:
+    def _one_by_one(self, todo: list[Recipe]) -> Iterator[tuple[Recipe, Record | ReportedError]]:
         for recipe in todo:
             try:
                 yield recipe, self._train(recipe).record
-            except InputError as error:
+            except ReportedError as error:
                 yield recipe, error
 
     def missing(self, cells: Iterable[Cell]) -> list[Recipe]:

@@ -12,15 +12,16 @@ from loss_attention import __version__
 from loss_attention.data.sample import Splits
 from loss_attention.errors import InputError
 from loss_attention.evaluation import Evaluation
-from loss_attention.jobs import RunStopped, evaluate_weights, load_weights
+from loss_attention.interruption import RunStopped, StopRequest
+from loss_attention.jobs import evaluate_weights, load_weights
 from loss_attention.models import PatchClassifier
 from loss_attention.paper.cells import EPOCH_SECONDS, training_key
 from loss_attention.paper.datasets import Shelf, located
 from loss_attention.paper.ledger import Record
 from loss_attention.training.environment import choose_device
-from loss_attention.training.job import continue_run, start_run
+from loss_attention.training.job import begin_run, continue_run
 from loss_attention.training.recipe import Accelerator, Recipe, RunOptions
-from loss_attention.training.run_folder import STATE_FILE, RunFolder
+from loss_attention.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,12 @@ def is_trained(out: Path, recipe: Recipe) -> bool:
 
 
 def train(
-    recipe: Recipe, out: Path, shelf: Shelf, accelerator: Accelerator, console: Console | None
+    recipe: Recipe,
+    out: Path,
+    shelf: Shelf,
+    accelerator: Accelerator,
+    console: Console | None,
+    stop: StopRequest | None = None,
 ) -> Trained:
     """Train a recipe, or what is left of it, and evaluate it once on the test split.
 
@@ -53,47 +59,52 @@ def train(
         shelf: loads the data.
         accelerator: what to train on.
         console: where to show progress; None: nowhere.
+        stop: hears of signals; None: one of its own.
 
     Raises:
-        InputError: data that is not there, another run in the folder, weights that diverged.
-        RunStopped: stopped by Ctrl-C, with everything saved.
+        InputError: data that is not there, or another run in the folder.
+        DivergedError: the loss or the weights became NaN.
+        RunStopped: stopped by a signal, with everything saved.
     """
-    options = _options(recipe, out) or RunOptions(accelerator=accelerator)
-    splits = shelf.splits(recipe, options)
-    run = _run(recipe, out, splits, shelf.data_root, options)
-    if not run.read_json("run.json").get("finished") and not continue_run(run, splits, console):
-        raise RunStopped("stopped; the same command continues")
+    stop, run = stop or StopRequest(), RunFolder(run_path(out, recipe))
+    begun = (run.path / "run.json").exists()
+    # A folder without run.json was cut short before its first step: nothing to lose there.
+    with run.locked() if begun else run.claimed(overwrite=run.path.exists()):
+        return _train(recipe, run, shelf, RunOptions(accelerator=accelerator), console, stop)
+
+
+def _train(
+    recipe: Recipe,
+    run: RunFolder,
+    shelf: Shelf,
+    asked: RunOptions,
+    console: Console | None,
+    stop: StopRequest,
+) -> Trained:
+    begun = (run.path / "run.json").exists()
+    options = RunFolder.open(run.path).options() if begun else asked
+    splits, wanted = shelf.splits(recipe, options), located(recipe, shelf.data_root)
+    if not begun:
+        begin_run(run, wanted, splits, options)
+    elif replace(run.recipe(), data=wanted.data) != wanted:
+        raise InputError(
+            f"{run.path} holds a run with other settings; name another folder with --out"
+        )
+    unfinished = not run.read_json("run.json").get("finished")
+    if unfinished and not continue_run(run, splits, console, stop=stop):
+        raise RunStopped("stopped; the same command continues", stop.number)
     model = load_weights(run)
     evaluated = run.read_json("evaluation.json")
     if evaluated:
         figures = Evaluation.from_json(evaluated)
     else:
-        model.to(choose_device(accelerator))
+        model.to(choose_device(asked.accelerator))
         figures = evaluate_weights(model, splits, recipe, console or Console(quiet=True))
         model.cpu()
         run.write_json("evaluation.json", figures.to_json())
         # Only an unfinished run is continued, and the ledger has many runs.
-        (run.path / STATE_FILE).unlink(missing_ok=True)
+        run.remove_state()
     return Trained(model, splits, _record(recipe, run, figures))
-
-
-def _options(recipe: Recipe, out: Path) -> RunOptions | None:
-    """Return what a training that has begun runs on; None where it has not."""
-    path = run_path(out, recipe)
-    return RunFolder.open(path).options() if (path / "run.json").exists() else None
-
-
-def _run(
-    recipe: Recipe, out: Path, splits: Splits, data_root: Path | None, options: RunOptions
-) -> RunFolder:
-    path, wanted = run_path(out, recipe), located(recipe, data_root)
-    if not (path / "run.json").exists():
-        # A folder without run.json was cut short before its first step: nothing to lose there.
-        return start_run(path, wanted, splits, options, overwrite=path.exists())
-    run = RunFolder.open(path)
-    if replace(run.recipe(), data=wanted.data) != wanted:
-        raise InputError(f"{path} holds a run with other settings; name another folder with --out")
-    return run
 
 
 def _record(recipe: Recipe, run: RunFolder, figures: Evaluation) -> Record:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -15,13 +14,18 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from loss_attention.errors import InputError
-from loss_attention.jobs import RunStopped
+from loss_attention.errors import InputError, ReportedError
+from loss_attention.interruption import (
+    RunStopped,
+    StopRequest,
+    blocked_signals,
+    leave_signals_to_the_parent,
+    shared_byte,
+)
 from loss_attention.paper.datasets import Shelf
 from loss_attention.paper.ledger import Record
 from loss_attention.paper.trainings import train
 from loss_attention.training.environment import choose_accelerator
-from loss_attention.training.interruption import ForwardedStop
 from loss_attention.training.recipe import Accelerator, Recipe
 
 LOOK_EVERY = 1.0
@@ -60,45 +64,46 @@ def count_workers(wanted: int | None, accelerator: Accelerator) -> int:
 
 def train_side_by_side(
     recipes: Sequence[Recipe], workers: int, setting: Setting
-) -> Iterator[tuple[Recipe, Record | InputError]]:
+) -> Iterator[tuple[Recipe, Record | ReportedError]]:
     """Train recipes in several processes; yield each with its record or problem as it ends.
 
     Raises:
-        RunStopped: stopped by Ctrl-C; every process has finished its step and saved.
+        RunStopped: stopped by a signal; every process has finished its step and saved.
     """
     context = multiprocessing.get_context("spawn")
-    places = context.Queue()
+    with blocked_signals():  # Python begins a process for the queue, which a signal would end
+        places = context.Queue()
     for device in _devices(workers, setting.accelerator):
         places.put(device)
-    stop = ForwardedStop()
+    shared = shared_byte(context)
+    stop = StopRequest(shared)
     with (
         stop.listening(),
-        ProcessPoolExecutor(workers, context, _begin, (places, setting, workers)) as pool,
+        ProcessPoolExecutor(workers, context, _begin, (places, setting, workers, shared)) as pool,
     ):
-        running = {pool.submit(_train, recipe): recipe for recipe in recipes}
+        with blocked_signals():  # processes begin with them blocked
+            running = {pool.submit(_train, recipe): recipe for recipe in recipes}
         while running:
             done, _ = wait(running, timeout=LOOK_EVERY, return_when=FIRST_COMPLETED)
             if stop.requested:
                 for future in running:
                     future.cancel()
-                # Again and again: a worker that reads data hears nothing, only one that trains.
-                stop.forward(signal.SIGINT)
             for future in done:
                 recipe = running.pop(future)
                 if (outcome := _outcome(future)) is not None:
                     yield recipe, outcome
     if stop.requested:
-        raise RunStopped("stopped; the same command continues")
+        raise RunStopped("stopped; the same command continues", stop.number)
 
 
-def _outcome(future: Future[Record]) -> Record | InputError | None:
+def _outcome(future: Future[Record]) -> Record | ReportedError | None:
     """Return what came of a training; None: it was stopped."""
     if future.cancelled():
         return None
     error = future.exception()
     if isinstance(error, RunStopped):
         return None
-    return error if isinstance(error, InputError) else future.result()
+    return error if isinstance(error, ReportedError) else future.result()
 
 
 def _devices(workers: int, accelerator: Accelerator) -> list[str | None]:
@@ -114,11 +119,8 @@ def _devices(workers: int, accelerator: Accelerator) -> list[str | None]:
 _worker: dict[str, Any] = {}
 
 
-def _begin(places: Any, setting: Setting, workers: int) -> None:
-    # While it trains, a worker catches these itself, finishes its step and saves. At other times
-    # they would kill it, and with it the pool.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _begin(places: Any, setting: Setting, workers: int, shared: Any) -> None:
+    leave_signals_to_the_parent()
     try:
         device = places.get(timeout=60)
     except Empty:
@@ -127,10 +129,14 @@ def _begin(places: Any, setting: Setting, workers: int) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     else:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    _worker["setting"] = setting
+    _worker["setting"], _worker["stop"] = setting, StopRequest(shared)
     _worker["shelf"] = Shelf(setting.data_root, Console(quiet=True))
 
 
 def _train(recipe: Recipe) -> Record:
     setting: Setting = _worker["setting"]
-    return train(recipe, setting.out, _worker["shelf"], setting.accelerator, None).record
+    stop: StopRequest = _worker["stop"]
+    if stop.requested:
+        raise RunStopped("stopped; the same command continues", stop.number)
+    shelf = _worker["shelf"]
+    return train(recipe, setting.out, shelf, setting.accelerator, None, stop).record

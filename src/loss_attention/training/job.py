@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import re
 import shlex
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +19,20 @@ from jaxtyping import Float
 from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor
-from torch.multiprocessing.spawn import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from loss_attention import __version__
 from loss_attention.data.naming import recorded
 from loss_attention.data.sample import LabelledImages, Splits, hold_out
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, KilledError, ReportedError
 from loss_attention.heads.catalog import check_regulariser
+from loss_attention.interruption import (
+    StopRequest,
+    block_signals,
+    blocked_signals,
+    shared_byte,
+    unblock_signals,
+)
 from loss_attention.models import PatchClassifier, create_model
 from loss_attention.training.batches import check_batches, smallest_batch
 from loss_attention.training.environment import (
@@ -32,11 +42,10 @@ from loss_attention.training.environment import (
     keep_freed_memory,
     versions,
 )
-from loss_attention.training.interruption import ForwardedStop
 from loss_attention.training.loop import Trainer
 from loss_attention.training.objective import recipe_loss
 from loss_attention.training.recipe import Recipe, RunOptions
-from loss_attention.training.run_folder import FORMAT_VERSION, RunFolder, require_utf8
+from loss_attention.training.run_folder import RECIPE_FILE, RunFolder, require_utf8
 
 STATISTICS_IMAGES = 10_000
 """Of a streamed set so many images, evenly taken, stand for all in the normalisation."""
@@ -111,23 +120,39 @@ def start_run(
     """Check everything that can be wrong, then make the folder of a new run.
 
     Raises:
-        InputError: see `build_model`, `choose_accelerator` and `RunFolder.create`.
+        InputError: see `begin_run` and `RunFolder.claimed`.
+    """
+    run = RunFolder(path)
+    with run.claimed(overwrite=overwrite):
+        begin_run(run, recipe, splits, options)
+    return run
+
+
+def begin_run(run: RunFolder, recipe: Recipe, splits: Splits, options: RunOptions) -> None:
+    """Check everything that can be wrong, then write what a new run begins with.
+
+    Args:
+        run: a folder that is `claimed`.
+        recipe: what to train.
+        splits: its data.
+        options: what to train it on.
+
+    Raises:
+        InputError: see `build_model` and `choose_accelerator`.
     """
     accelerator = choose_accelerator(options.accelerator, options.devices)
     precision = choose_precision(recipe.precision, accelerator)
     model = build_model(recipe, splits)
     kept, held_out = hold_out(splits.train.labels, recipe.validation_fraction, recipe.seed)
     _check_steps(recipe, options, model, len(kept))
-    run = RunFolder.create(path, recipe, overwrite=overwrite)
     facts = {
-        "format_version": FORMAT_VERSION,
         "package_version": __version__,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         # As chosen, so that resuming does the same.
         "options": asdict(options)
         | {"accelerator": accelerator, "stream": "no" if splits.train.in_memory else "yes"},
         "precision": precision,
-        "data": recorded(recipe.data, path),
+        "data": recorded(recipe.data, run.path),
         "source": splits.source,
         "storage": splits.storage,
         "data_fingerprint": splits.train.fingerprint(),
@@ -145,8 +170,7 @@ def start_run(
         "hardware": hardware(accelerator, options.devices, precision),
         "finished": False,
     }
-    run.write_json("run.json", facts)
-    return run
+    run.begin(recipe, facts)
 
 
 def _check_steps(recipe: Recipe, options: RunOptions, model: PatchClassifier, images: int) -> None:
@@ -176,13 +200,20 @@ def _trains_on_one_image(model: PatchClassifier) -> bool:
     return True
 
 
-def continue_run(run: RunFolder, splits: Splits, console: Console | None = None) -> bool:
+def continue_run(
+    run: RunFolder,
+    splits: Splits,
+    console: Console | None = None,
+    *,
+    stop: StopRequest | None = None,
+) -> bool:
     """Train a run from its last checkpoint, or from the start where it has none.
 
     Args:
         run: the run; its folder names the recipe, the devices and the precision.
         splits: the run's data, loaded anew.
         console: where to show progress.
+        stop: hears of signals; None: one of its own.
 
     Returns:
         True when the run is finished, False when it was interrupted and can be resumed.
@@ -190,15 +221,72 @@ def continue_run(run: RunFolder, splits: Splits, console: Console | None = None)
     Raises:
         InputError: the data is not what the run began with, another process is training it, or
             what `Trainer` raises.
+        KilledError: a process of it was ended by something else.
     """
-    recipe, facts = run.recipe(), run.read_json("run.json")
-    if facts.get("data_fingerprint") != splits.train.fingerprint():
-        raise InputError(
-            f"the training data of {run.path} has changed since it began ({recipe.data}); "
-            "start a new run with it"
-        )
-    require_utf8(run.path)
-    run.remove_leftovers()
+    with run.locked():
+        run.check()
+        recipe, facts = run.recipe(), run.read_json("run.json")
+        if facts.get("data_fingerprint") != splits.train.fingerprint():
+            raise InputError(
+                f"the training data of {run.path} has changed since it began ({recipe.data}); "
+                "start a new run with it"
+            )
+        run.check_weights()
+        require_utf8(run.path)
+        run.settle()
+        try:
+            outcome = _train(run, recipe, facts, splits, console, stop or StopRequest())
+        except KilledError as error:
+            raise KilledError(
+                f"{error}; the last checkpoint stays: loss-attention resume {run.path}"
+            ) from error
+        known = {name: value for name, value in outcome.items() if value is not None}
+        run.note(**known)
+        if outcome["finished"]:
+            run.remove_state(previous_only=True)
+    return bool(outcome["finished"])
+
+
+def change_learning_rate(run: RunFolder, rate: float, say: Callable[[str], None]) -> None:
+    """Have the rest of a run take another learning rate, and write down from where on.
+
+    Args:
+        run: an unfinished run that is `locked`.
+        rate: the schedule's highest learning rate from now on.
+        say: told what is done, in a line.
+
+    Raises:
+        InputError: the run is finished, or no run can have that rate.
+    """
+    facts, recipe = run.read_json("run.json"), run.recipe()
+    if facts.get("finished"):
+        raise InputError(f"{run.path} is finished: --learning-rate changes what is still to train")
+    changed = replace(recipe, learning_rate=rate)
+    if changed == recipe:
+        return
+    position = (run.load_state() or {}).get("position", {})
+    change = {
+        "learning_rate": [recipe.learning_rate, rate],
+        "epoch": position.get("epoch", 0),
+        "step": position.get("step", 0),
+    }
+    changes = [*facts.get("changes", []), change]
+    run.write_all({RECIPE_FILE: changed.to_yaml()}, changes=changes)
+    say(
+        f"learning rate {rate:g} in place of {recipe.learning_rate:g} from epoch "
+        f"{change['epoch'] + 1} on"
+    )
+
+
+def _train(
+    run: RunFolder,
+    recipe: Recipe,
+    facts: dict[str, Any],
+    splits: Splits,
+    console: Console | None,
+    stop: StopRequest,
+) -> dict[str, Any]:
+    """Train what is left, in as many processes as the run has; return what is new of it."""
     for talkative in ("lightning_fabric", "lightning.fabric", "torch.multiprocessing.spawn"):
         logging.getLogger(talkative).setLevel(logging.ERROR)
     options = run.options()
@@ -217,16 +305,11 @@ def continue_run(run: RunFolder, splits: Splits, console: Console | None = None)
     model = build_model(recipe, splits, statistics)
     model.backbone.checkpoint_activations = options.checkpoint_activations
     work = _Work(run, model, train, validation, options, shown=console is not None)
-    with run.locked():
-        if options.devices == 1:
-            fabric.launch()
-            outcome = work(fabric, console)
-        else:
-            outcome = _launch_processes(fabric, work)
-    facts["finished"] = outcome["finished"]
-    facts["best_epoch"], facts["train_seconds"] = outcome["best_epoch"], outcome["seconds"]
-    run.write_json("run.json", facts)
-    return bool(outcome["finished"])
+    if options.devices > 1:
+        return _launch_processes(fabric, work, stop)
+    fabric.launch()
+    with stop.listening():
+        return work.train(fabric, console, stop)
 
 
 class _Work:
@@ -246,36 +329,77 @@ class _Work:
         shown: bool,
     ) -> None:
         self.run, self.model, self.options, self.shown = run, model, options, shown
-        self.train, self.validation = train, validation
+        self.train_set, self.validation = train, validation
+        self.stop_byte: Any = None
+        self.problems: Any = None
+        self.parent = os.getpid()
 
-    def __call__(self, fabric: Fabric, console: Console | None = None) -> dict[str, Any]:
+    def __call__(self, fabric: Fabric) -> dict[str, Any]:
+        """Work in a spawned process, which began with signals blocked."""
+        stop = _ChildStopRequest(self.stop_byte, self.parent)
+        with stop.listening():
+            unblock_signals()
+            try:
+                stop.end_without_parent()
+                outcome = self.train(fabric, Console() if self.shown else None, stop)
+                leave_together(fabric)
+            except ReportedError as error:
+                self.problems.put((type(error), str(error)))
+                raise
+            block_signals()  # the work is done: there is nothing left to save
+        return outcome
+
+    def train(self, fabric: Fabric, console: Console | None, stop: StopRequest) -> dict[str, Any]:
+        """Train in this process, beside the others of `fabric`."""
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         keep_freed_memory(parameters, spare=self.options.checkpoint_activations)
-        if console is None and self.shown:
-            console = Console()
         trainer = Trainer(
             fabric,
             self.run.recipe(),
             # What is sent to processes lies in shared memory: the images should, weights must not.
             copy.deepcopy(self.model),
-            self.train,
+            self.train_set,
             self.validation,
             self.run,
             checkpoint_every=self.options.checkpoint_every_steps,
             accumulate=self.options.accumulate,
             console=console,
+            stop=stop,
         )
-        state = self.run.load_state()
+        state = self.run.load_state(None if fabric.is_global_zero else _say_nothing)
         if state is not None:
             trainer.restore(state)
         finished = trainer.train()
         position = trainer.position
-        leave_together(fabric)
         return {
             "finished": finished,
             "best_epoch": position.best_epoch,
-            "seconds": position.seconds,
+            "train_seconds": position.seconds,
         }
+
+
+class _ChildStopRequest(StopRequest):
+    """In a process that trains beside others: ends at once when the one that waits is gone.
+
+    The system sends SIGINT then. The lock of the run was that process's, so nothing may be written.
+    """
+
+    def __init__(self, shared: Any, parent: int) -> None:
+        super().__init__(shared)
+        self._parent = parent
+
+    def end_without_parent(self) -> None:
+        """End here, at once, where the parent has ended."""
+        if os.getppid() != self._parent:
+            os._exit(1)
+
+    def _hear(self, number: int, frame: Any) -> None:
+        self.end_without_parent()
+        super()._hear(number, frame)
+
+
+def _say_nothing(line: str) -> None:
+    """The first process says it."""
 
 
 def leave_together(fabric: Fabric) -> None:
@@ -289,14 +413,41 @@ def leave_together(fabric: Fabric) -> None:
         torch.distributed.destroy_process_group()
 
 
-def _launch_processes(fabric: Fabric, work: _Work) -> dict[str, Any]:
-    """Run the work in several processes; an error that a user can mend comes back as one line."""
-    with ForwardedStop().listening():
-        try:
+def _launch_processes(fabric: Fabric, work: _Work, stop: StopRequest) -> dict[str, Any]:
+    """Run the work in several processes; an error that is told in a line comes back as it was.
+
+    They are launched from a thread with the signals blocked: processes begin with them blocked too,
+    so that none is lost or ends one before it listens, while this thread hears them.
+    """
+    context = torch.multiprocessing.get_context("spawn")
+    with blocked_signals():  # Python begins a process for the queue, which a signal would end
+        work.problems, work.stop_byte = context.SimpleQueue(), shared_byte(context)
+    stop.share(work.stop_byte)
+
+    def launch() -> dict[str, Any]:
+        with blocked_signals():
             outcome: dict[str, Any] = fabric.launch(work)
-        except ProcessRaisedException as error:
-            mendable = re.search(r"^loss_attention\.[\w.]+: (.*)$", str(error), re.MULTILINE)
-            if mendable:
-                raise InputError(mendable[1]) from error
+        return outcome
+
+    with stop.listening(), ThreadPoolExecutor(1) as pool:
+        try:
+            return pool.submit(launch).result()
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            if not work.problems.empty():
+                kind, message = work.problems.get()
+                raise kind(message) from error
+            lost = isinstance(error, ProcessExitedException)
+            if lost and stop.requested:  # told more than once, before or after its work
+                return {"finished": False}
+            if lost or re.search(r"Connection (closed|reset) by peer", str(error)):
+                raise KilledError(
+                    f"a process that trains was ended ({_how_it_ended(error)}), most likely "
+                    "because memory ran out, which the system's log would say"
+                ) from error
             raise
-    return outcome
+
+
+def _how_it_ended(error: Exception) -> str:
+    name = getattr(error, "signal_name", None)
+    code = getattr(error, "exit_code", None)
+    return str(name or (f"exit code {code}" if code is not None else "by another one's account"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any
@@ -14,9 +15,10 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from loss_attention.data.sample import LabelledImages
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, ReportedError, guarded, quoted
 from loss_attention.evaluation import validate
 from loss_attention.heads.catalog import HEADS
+from loss_attention.interruption import StopRequest
 from loss_attention.losses import Loss
 from loss_attention.metrics.classification import correct_images
 from loss_attention.models import WEIGHTS_FILE, PatchClassifier
@@ -29,20 +31,33 @@ from loss_attention.training.batches import (
     process_part,
     steps_per_epoch,
 )
-from loss_attention.training.interruption import StopRequest
 from loss_attention.training.objective import make_optimizer, recipe_loss
 from loss_attention.training.progress import TrainingProgress
 from loss_attention.training.recipe import Recipe
-from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.run_folder import (
+    METRICS_FILE,
+    RunFolder,
+    checked_epoch,
+    metrics_text,
+)
 from loss_attention.training.scalars import Scalars
 from loss_attention.training.schedule import adam_betas, learning_rate, regulariser_weight
 
 # Steps between the looks at device values that make the host wait for a GPU.
 CHECK_INTERVAL = 20
 
+AGREE_SECONDS = 1.0
+"""Processes ask each other about so often whether one of them was told to stop."""
 
-class DivergedError(InputError):
+
+class DivergedError(ReportedError, ValueError):
     """The loss or the weights are no longer finite."""
+
+    exit_code = 3
+
+
+class _ValidationStoppedError(Exception):
+    """This process was told to stop; what it found so far is worth nothing."""
 
 
 @dataclass
@@ -51,10 +66,13 @@ class Position:
 
     Attributes:
         epoch: finished epochs.
-        step: finished steps of the epoch that is under way.
+        step: finished steps of the epoch that is under way; all of them where it was not
+            validated yet.
         best: validation accuracy and negative validation loss of the best epoch; None before it.
         best_epoch: counted from 1; 0 before the first.
         seconds: spent on training and validation so far.
+        epoch_seconds: of these, what the epoch that is under way has taken.
+        images_per_second: in its training, where that is done.
         history: a line of metrics.jsonl for each finished epoch.
     """
 
@@ -63,7 +81,27 @@ class Position:
     best: tuple[float, float] | None = None
     best_epoch: int = 0
     seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    images_per_second: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, values: Any) -> Position:
+        """Return what a checkpoint has; raise whatever a malformed one leads to."""
+        position = cls(**values)
+        try:
+            position.history = [checked_epoch(line) for line in position.history]
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        counts = (position.epoch, position.step, position.best_epoch)
+        if any(type(count) is not int or not 0 <= count < 2**63 for count in counts):
+            raise ValueError(f"its position cannot be {quoted(counts)}")
+        if position.best is not None:
+            accuracy, loss = map(float, position.best)
+            position.best = (accuracy, loss)
+        for name in ("seconds", "epoch_seconds", "images_per_second"):
+            setattr(position, name, float(getattr(position, name)))
+        return position
 
 
 class Trainer:
@@ -79,6 +117,7 @@ class Trainer:
         checkpoint_every: also save each so many steps; 0: at the ends of epochs only.
         accumulate: parts that each step is taken in, one after the other.
         console: where the first process shows its progress.
+        stop: hears of signals; None: one of its own.
     """
 
     def __init__(
@@ -93,6 +132,7 @@ class Trainer:
         checkpoint_every: int = 0,
         accumulate: int = 1,
         console: Console | None = None,
+        stop: StopRequest | None = None,
     ) -> None:
         self.fabric, self.recipe, self.run = fabric, recipe, run
         self.checkpoint_every, self.accumulate = checkpoint_every, accumulate
@@ -113,7 +153,8 @@ class Trainer:
         # Sums over the epoch: loss x images, correct, images. On the device, so no step waits.
         self.totals = torch.zeros(3, dtype=torch.float64, device=fabric.device)
         self.bad_step = torch.full((), -1, device=fabric.device)
-        self.stop = StopRequest()
+        self.stop = stop or StopRequest()
+        self._agree_at, self._clock = 0, time.perf_counter()
         self.console = console if fabric.is_global_zero else None
 
     def train(self) -> bool:
@@ -137,6 +178,7 @@ class Trainer:
             self.display,
             self._scalars() as self.scalars,
         ):
+            self._clock = time.perf_counter()
             while self.position.epoch < self.recipe.epochs:
                 if not self.train_epoch():
                     return False
@@ -163,18 +205,22 @@ class Trainer:
             self.display.advance()
             if self._check_due():
                 self._check_finite()
-                if self._stop_agreed():
-                    position.seconds += time.perf_counter() - started
-                    self.save()
-                    return False
+            if self._agreeing_due() and self._stop_agreed(started, position.step - first_step):
+                self._check_finite()
+                self.save()
+                return False
             if self._checkpoint_due(len(batches)):
+                self._check_finite()
                 self.save()
             if self.display.due():
                 loss, accuracy = self._figures(self.totals)
                 self.display.show(position.epoch + 1, loss, accuracy, images_per_second())
         self._check_finite()
-        totals = self._sum(self.totals)
-        self._close_epoch(totals, gamma, images_per_second(), started)
+        if position.step > first_step:  # or all were taken before it was stopped in the validation
+            position.images_per_second = images_per_second()
+        if self._stop_agreed() or not self._close_epoch(gamma):
+            self.save()
+            return False
         return position.epoch == self.recipe.epochs or not self._stop_agreed()
 
     def train_step(self, batch: Int[Tensor, " B"], gamma: float) -> None:
@@ -219,10 +265,16 @@ class Trainer:
             bad = ~torch.isfinite(loss) & (self.bad_step < 0)
             self.bad_step = torch.where(bad, self._finished_steps + 1, self.bad_step)
 
-    def save(self) -> None:
-        """Write the checkpoint of this moment; one write, from the first process."""
+    def save(self, beside: Mapping[str, str | bytes] | None = None) -> None:
+        """Write the checkpoint of this moment, from the first process.
+
+        Args:
+            beside: files to write just before it.
+        """
         self._check_weights()
+        self._count_seconds()
         totals = self._sum(self.totals)
+        statistics = self._gathered_statistics()
         if self.fabric.is_global_zero:
             self.run.save_state(
                 {
@@ -232,7 +284,9 @@ class Trainer:
                     "optimizer": self.optimizer.state_dict(),
                     "position": asdict(self.position),
                     "totals": totals.cpu(),
-                }
+                    **({} if statistics is None else {"statistics": statistics.cpu()}),
+                },
+                beside,
             )
         self.fabric.barrier()
 
@@ -240,8 +294,12 @@ class Trainer:
         """Continue from a checkpoint; the opposite of `save`.
 
         Raises:
-            InputError: its weights are not those of this model.
+            InputError: its weights are not those of this model, or something in it is malformed.
         """
+        with guarded(f"the checkpoint in {self.run.path}"):
+            self._restore(state)
+
+    def _restore(self, state: dict[str, Any]) -> None:
         try:
             self.model.load_state_dict(state["model"])
             if self.averaged is not None:
@@ -251,9 +309,14 @@ class Trainer:
             raise InputError(
                 f"the checkpoint in {self.run.path} is not of the model that its recipe.yaml names"
             ) from error
-        self.position = Position(**state["position"])
-        if self.position.best is not None:
-            self.position.best = (self.position.best[0], self.position.best[1])
+        self.position = Position.read(state["position"])
+        if "statistics" in state:
+            mine = state["statistics"][self.fabric.global_rank].to(self.fabric.device)
+            statistics = self._statistics()
+            for statistic, part in zip(
+                statistics, mine.split([one.numel() for one in statistics]), strict=True
+            ):
+                statistic.copy_(part.view_as(statistic))
         if self.fabric.is_global_zero:  # the sum over all processes, kept by one of them
             self.totals += state["totals"].to(self.totals.device)
             self.run.write_metrics(self.position.history)
@@ -280,11 +343,18 @@ class Trainer:
     def _finished_steps(self) -> int:
         return self.position.epoch * self.steps_per_epoch + self.position.step
 
-    def _close_epoch(self, totals: Tensor, gamma: float, rate: float, started: float) -> None:
-        """Validate, note the figures, keep the weights if they are the best, and save."""
+    def _close_epoch(self, gamma: float) -> bool:
+        """Validate, note the figures, keep the weights if they are the best, and save.
+
+        Returns:
+            False where it was asked to stop in the validation; then nothing of it is kept.
+        """
         self._share_statistics()
-        loss, accuracy = self._figures(totals)
-        validation_loss, validation_accuracy = self._validate()
+        validated = self._validate()
+        if validated is None:
+            return False
+        loss, accuracy = self._figures(self._sum(self.totals))
+        validation_loss, validation_accuracy = validated
         position, epoch = self.position, self.position.epoch + 1
         if validation_accuracy is None or validation_loss is None:
             better = True
@@ -293,7 +363,7 @@ class Trainer:
             better = position.best is None or score >= position.best
             position.best = score if better else position.best
         position.best_epoch = epoch if better else position.best_epoch
-        elapsed = time.perf_counter() - started
+        self._count_seconds()
         line = {
             "epoch": epoch,
             "step": epoch * self.steps_per_epoch,
@@ -301,53 +371,105 @@ class Trainer:
             "accuracy": accuracy,
             "gamma": gamma,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": rate,
-            "seconds": elapsed,
+            "images_per_second": position.images_per_second,
+            "seconds": position.epoch_seconds,
             "validation_loss": validation_loss,
             "validation_accuracy": validation_accuracy,
             "best": better,
         }
-        position.epoch, position.step = epoch, 0
-        position.seconds += elapsed
+        self._check_weights()
+        position.epoch, position.step, position.epoch_seconds = epoch, 0, 0.0
         position.history.append(line)
         self.totals.zero_()
-        self._check_weights()
+        beside: dict[str, str | bytes] = {}
         if self.fabric.is_global_zero:
-            if better:
-                self.run.write(WEIGHTS_FILE, self.result.to_bytes())
-            self.run.write_metrics(position.history)
-        self.save()
-        position.seconds += time.perf_counter() - started - elapsed  # saving is training's too
+            beside = {WEIGHTS_FILE: self.result.to_bytes()} if better else {}
+            beside[METRICS_FILE] = metrics_text(position.history)
+        self.save(beside)
+        self._count_seconds()  # saving is training's too
+        position.epoch_seconds = 0.0
         self.scalars.write(line)
         self.display.finish_epoch(line)
+        return True
 
-    def _validate(self) -> tuple[float | None, float | None]:
-        """Return loss and accuracy on the validation slice, each process doing its part."""
+    def _count_seconds(self) -> None:
+        """Add to the position what has passed since the last time."""
+        now = time.perf_counter()
+        self.position.seconds += now - self._clock
+        self.position.epoch_seconds += now - self._clock
+        self._clock = now
+
+    def _validate(self) -> tuple[float | None, float | None] | None:
+        """Return loss and accuracy on the validation slice, each process doing its part.
+
+        None where one of the processes was asked to stop meanwhile.
+        """
         if not self.validation_images:
             return None, None
-        sums = torch.zeros(2, dtype=torch.float64)
-        if len(self.validation):
-            size = max(self.recipe.batch_size, 256)
-            figures = validate(
-                self.result, self.validation, size, self.fabric.autocast, loss=self.loss
-            )
-            sums = torch.tensor(figures, dtype=torch.float64) * len(self.validation)
+        sums = torch.zeros(3, dtype=torch.float64)  # loss and accuracy x images; stopped
+        try:
+            sums[:2] = torch.tensor(self._validate_part(), dtype=torch.float64)
+        except _ValidationStoppedError:
+            sums[2] = 1
         sums = self._sum(sums.to(self.fabric.device))
-        loss, accuracy = (sums / self.validation_images).tolist()
+        if sums[2] > 0:
+            return None
+        loss, accuracy = (sums[:2] / self.validation_images).tolist()
         if not loss < float("inf"):
             raise self._diverged("validation loss", self._finished_steps)
         return loss, accuracy
 
+    def _validate_part(self) -> tuple[float, float]:
+        """Return this process's sums of loss and accuracy over its images."""
+        images = len(self.validation)
+        if not images:
+            return 0.0, 0.0
+
+        def look(done: int, total: int) -> None:  # noqa: ARG001
+            if self.stop.requested:
+                raise _ValidationStoppedError
+
+        # So much as a few steps of training, as a stop is heard in between.
+        size = max(self.recipe.batch_size, min(256, 8 * self.recipe.batch_size))
+        loss, accuracy = validate(
+            self.result,
+            self.validation,
+            size,
+            self.fabric.autocast,
+            loss=self.loss,
+            progress=look,
+        )
+        return loss * images, accuracy * images
+
     def _share_statistics(self) -> None:
-        """Average batch norm's running statistics over processes, so that all end the same."""
-        if self.fabric.world_size == 1:
-            return
+        """Average batch norm's running statistics over processes, so that all end the same.
+
+        In float64, where the mean of equal ones is exactly that: once more changes nothing.
+        """
+        if self.fabric.world_size > 1:
+            for statistic in self._statistics():
+                statistic.copy_(self._sum(statistic.double()) / self.fabric.world_size)
+
+    def _statistics(self) -> list[Tensor]:
+        """Return batch norm's running statistics, which each process has of its own images."""
         averaged = self.averaged.model.modules() if self.averaged else ()
-        for module in chain(self.model.modules(), averaged):
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                for statistic in (module.running_mean, module.running_var):
-                    if statistic is not None:
-                        statistic.copy_(self._sum(statistic) / self.fabric.world_size)
+        return [
+            statistic
+            for module in chain(self.model.modules(), averaged)
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            for statistic in (module.running_mean, module.running_var)
+            if statistic is not None
+        ]
+
+    def _gathered_statistics(self) -> Tensor | None:
+        """Return those of all processes, a row each; None where there is but one process."""
+        statistics = self._statistics()
+        if self.fabric.world_size == 1 or not statistics:
+            return None
+        mine = torch.cat([one.flatten() for one in statistics])
+        rows = mine.new_zeros(self.fabric.world_size, len(mine))
+        rows[self.fabric.global_rank] = mine
+        return self._sum(rows)
 
     def _scalars(self) -> Scalars:
         folder = self.run.path / "tensorboard" if self.fabric.is_global_zero else None
@@ -368,12 +490,26 @@ class Trainer:
         alone_on_cpu = self.fabric.world_size == 1 and self.fabric.device.type == "cpu"
         return alone_on_cpu or self._finished_steps % CHECK_INTERVAL == 0
 
-    def _stop_agreed(self) -> bool:
-        """Whether any process was asked to stop; all of them get the same answer."""
+    def _agreeing_due(self) -> bool:
+        """Whether to ask if one was told to stop; the same in all processes, who wait for it."""
+        return self.fabric.world_size == 1 or self._finished_steps >= self._agree_at
+
+    def _stop_agreed(self, started: float = 0.0, steps: int = 0) -> bool:
+        """Whether any process was asked to stop; all of them get the same answer.
+
+        Args:
+            started: when the steps began that tell how long one takes.
+            steps: how many these were; 0: the next time stays as it is.
+        """
         if self.fabric.world_size == 1:
             return self.stop.requested
-        asked = torch.tensor(float(self.stop.requested), device=self.fabric.device)
-        return bool(self._sum(asked) > 0)
+        seconds = (time.perf_counter() - started) / steps if steps else 0.0
+        asked = [float(self.stop.requested), seconds]
+        told, seconds = self._sum(torch.tensor(asked, device=self.fabric.device)).tolist()
+        if steps:
+            apart = AGREE_SECONDS * self.fabric.world_size / max(seconds, 1e-9)
+            self._agree_at = self._finished_steps + max(1, min(CHECK_INTERVAL, int(apart)))
+        return bool(told > 0)
 
     def _check_finite(self) -> None:
         if self.bad_step >= 0:
@@ -389,9 +525,11 @@ class Trainer:
         last = self.run.path / WEIGHTS_FILE
         kept = f"; the best epoch so far stays in {last}" if last.exists() else ""
         epoch = (step - 1) // self.steps_per_epoch + 1
+        lower = f"--learning-rate {self.recipe.learning_rate / 10:g}"
         return DivergedError(
-            f"the {what} became NaN or infinite at step {step} (epoch {epoch}){kept}; "
-            "a lower --learning-rate usually helps"
+            f"the {what} became NaN or infinite at step {step} (epoch {epoch}){kept}; a lower "
+            "learning rate usually helps, from the last checkpoint on: "
+            f"loss-attention resume {self.run.path} {lower}"
         )
 
     @staticmethod

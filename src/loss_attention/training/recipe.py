@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, printable, quoted, reason
 
 Accelerator = Literal["auto", "cpu", "cuda"]
 """What to compute on; auto: a GPU where there is one."""
@@ -115,6 +115,8 @@ class Recipe:
         )
         for name in positive:
             self._require(name, getattr(self, name) > 0, "must be above 0")
+        for name in ("width", "learning_rate", "gamma_max", "weight_decay"):
+            self._require(name, getattr(self, name) < float("inf"), "must be finite")
         for name in ("crop_padding", "cutout", "gamma_max", "weight_decay", "seed"):
             self._require(name, getattr(self, name) >= 0, "must be at least 0")
         self._require("seed", self.seed < 2**63, "must be below 2**63")
@@ -155,11 +157,11 @@ class Recipe:
             InputError: the file is missing, is no YAML mapping, or has fields unknown here.
         """
         try:
-            values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"cannot read the recipe {path}: {str(error).splitlines()[0]}"
-            ) from error
+            if path.stat().st_size > LARGEST_RECIPE:
+                raise InputError(f"it is larger than {LARGEST_RECIPE:,} bytes")
+            values: Any = yaml.load(path.read_text(encoding="utf-8"), _RecipeLoader)
+        except Exception as error:  # whatever broken YAML leads to
+            raise InputError(f"cannot read the recipe {path}: {reason(error)}") from error
         if not isinstance(values, dict) or not {"name", "data"} <= set(values):
             raise InputError(f"{path}: no recipe in it")
         return from_file(cls, values, path)
@@ -201,6 +203,19 @@ class RunOptions:
             )
 
 
+LARGEST_RECIPE = 2**24
+"""Bytes; names of classes take the most, and no recipe takes nearly so many."""
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """Refuses aliases: no recipe has them, and a few lines of them can stand for billions."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.constructor.ConstructorError(problem="it has aliases, as no recipe does")
+        return super().compose_node(parent, index)
+
+
 Settings = TypeVar("Settings", Recipe, RunOptions)
 
 
@@ -217,22 +232,27 @@ def from_file(kind: type[Settings], values: Any, path: Path) -> Settings:
     """
     kinds = get_type_hints(kind)
     if not isinstance(values, dict):
-        raise InputError(f"{path}: {values!r} where its settings should be")
+        raise InputError(f"{path}: {quoted(values)} where its settings should be")
     extra = sorted(str(name) for name in set(values) - set(kinds))
     if extra:
-        raise InputError(f"{path}: unknown fields {', '.join(extra)}")
+        raise InputError(f"{path}: unknown fields {printable(', '.join(extra)[:200])}")
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }
     for name, value in given.items():
         if not _fits(value, kinds[name]):
-            raise InputError(f"{path}: {name} cannot be {values[name]!r}")
-    return kind(**given)
+            raise InputError(f"{path}: {name} cannot be {quoted(values[name])}")
+    try:
+        return kind(**given)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _fits(value: Any, kind: Any) -> bool:
     """Whether a value of a file is of the kind that a field is annotated with."""
     parts = get_args(kind)
+    if isinstance(value, int | float) and not abs(value) < 2**63:  # infinite, or for no machine
+        return False
     if get_origin(kind) is Literal:
         return value in parts
     if get_origin(kind) is UnionType:

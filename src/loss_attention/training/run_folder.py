@@ -5,123 +5,231 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
-from loss_attention.errors import InputError, printable
+from loss_attention.digests import (
+    DIGEST,
+    FACTS_FILE,
+    FILES,
+    FORMAT_VERSION,
+    check_file,
+    digest_of,
+    file_digest,
+    known_digests,
+    read_facts,
+    read_object,
+    sealed,
+)
+from loss_attention.errors import InputError, guarded, printable, quoted, reason
 from loss_attention.models import WEIGHTS_FILE
-from loss_attention.saving import SaveError, make_folder, write_whole
+from loss_attention.saving import SaveError, make_folder, remove_leftovers, write_whole
 from loss_attention.showing import json_text
 from loss_attention.training.recipe import Recipe, RunOptions, from_file
 
-FORMAT_VERSION = 1
-STATE_FILE = "state.pt"
+RECIPE_FILE = "recipe.yaml"
+STATE_FILE, PREVIOUS_STATE_FILE = "state.pt", "state.previous.pt"
+METRICS_FILE, EVALUATION_FILE, REPORT_FILE = "metrics.jsonl", "evaluation.json", "report.html"
 LOCK_FILE = ".lock"
+MEND = {
+    RECIPE_FILE: "put it back as it was, or begin a new run with the changed settings "
+    "(`loss-attention resume --learning-rate` changes that of an unfinished one)",
+    EVALUATION_FILE: "`loss-attention evaluate` writes it anew",
+    WEIGHTS_FILE: "restore it from a copy, or begin again with --overwrite",
+}
+"""What to do about a file of a run that is not as it was written."""
+
 WRITTEN = (
-    "recipe.yaml",
     WEIGHTS_FILE,
     STATE_FILE,
-    "metrics.jsonl",
-    "run.json",
-    "evaluation.json",
-    "report.html",
+    PREVIOUS_STATE_FILE,
+    METRICS_FILE,
+    EVALUATION_FILE,
+    REPORT_FILE,
     "tensorboard",
 )
+"""What a run writes beside its recipe and run.json."""
+
+MOST_DIGESTS = 3
+"""Of a file: what it will be, what it is, and what is kept of the one before."""
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run."""
+    """The folder of one run.
 
-    path: Path
+    Args:
+        path: where it is. What is read from it is compared with the digests in its run.json.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: FileLock | None = None
+        self._sound = True  # the last checkpoint, as far as it was looked at
+
+    def __reduce__(self) -> tuple[type[RunFolder], tuple[Path]]:
+        """Leave the lock with the process that has it."""
+        return RunFolder, (self.path,)
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe, *, overwrite: bool = False) -> RunFolder:
-        """Make the folder of a new run and put the recipe in it.
+        """Make the folder of a new run and put the recipe in it; see `claim` and `begin`."""
+        run = cls(path)
+        with run.claimed(overwrite=overwrite):
+            run.begin(recipe, {})
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open an existing run, to read it.
+
+        Raises:
+            InputError: it is not there, is no run folder, never began, is from a newer version, or
+                its recipe or run.json are not as they were written.
+        """
+        run = cls(path)
+        run.check()
+        return run
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened_to_write(cls, path: Path) -> Iterator[RunFolder]:
+        """Open an existing run, keeping others from writing it meanwhile.
+
+        Raises:
+            InputError: what `open` raises, or another process has it.
+        """
+        run = cls(path)
+        run._require()
+        with run.locked():
+            run.check()
+            yield run
+
+    def check(self) -> None:
+        """Raise `InputError` unless this is a run that began, with its recipe as it was."""
+        self._require()
+        facts = self.read_json(FACTS_FILE)
+        if not facts:
+            raise InputError(
+                f"{self.path} has no run.json: its run ended before it began, or the file was lost;"
+                " begin again in another folder, or here with --overwrite"
+            )
+        known = known_digests(facts, RECIPE_FILE)
+        with guarded(str(self.path / RECIPE_FILE)):
+            changed = known and file_digest(self.path / RECIPE_FILE) not in known
+        if changed:
+            raise InputError(
+                f"{self.path / RECIPE_FILE} was changed since the run began: {MEND[RECIPE_FILE]}"
+            )
+
+    def _require(self) -> None:
+        path = self.path
+        if not (path / RECIPE_FILE).is_file():
+            what = "has no recipe.yaml, so it is no run folder" if path.is_dir() else "is no folder"
+            raise InputError(f"{path} {what}; `loss-attention train` makes one")
+
+    @contextlib.contextmanager
+    def claimed(self, *, overwrite: bool = False) -> Iterator[None]:
+        """Have the folder for a new run; nothing in it is touched before `begin`.
+
+        Where no run begins, a folder that was not there goes again.
 
         Raises:
             InputError: something is there already, and `overwrite` is off; or it is on, and what
-                is there is no run folder. Overwriting removes what a run writes, nothing else.
+                is there is no run folder; or another process has it.
         """
-        require_utf8(path)
+        require_utf8(self.path)
+        self._require_room(overwrite=overwrite)
+        if not self.path.is_dir():
+            make_folder(self.path)
+        try:
+            with self.locked():
+                self._require_room(overwrite=overwrite)
+                yield
+        finally:
+            if not (self.path / RECIPE_FILE).exists() and not self._content():
+                with contextlib.suppress(OSError):
+                    (self.path / LOCK_FILE).unlink()
+                    self.path.rmdir()
+
+    def _require_room(self, *, overwrite: bool) -> None:
+        path = self.path
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file; --out names the folder of the run")
-        if path.is_dir() and any(path.iterdir()):
+        if self._content():
             if not overwrite:
                 raise InputError(
                     f"{path} exists already: continue it with `loss-attention resume {path}`, "
                     "name another folder with --out, or replace it with --overwrite"
                 )
-            if not (path / "recipe.yaml").exists():
+            if not (path / RECIPE_FILE).exists():
                 raise InputError(f"{path} is not a run folder; --overwrite will not touch it")
-            with cls(path).locked():
-                for name in WRITTEN:
-                    _remove(path / name)
-        run = cls(path)
-        make_folder(path)
-        run.write("recipe.yaml", recipe.to_yaml())
-        return run
 
-    @classmethod
-    def open(cls, path: Path) -> RunFolder:
-        """Open an existing run.
+    def _content(self) -> bool:
+        """Whether there is anything in the folder but its lock."""
+        if not self.path.is_dir():
+            return False
+        with guarded(str(self.path)):
+            return any(path.name != LOCK_FILE for path in self.path.iterdir())
 
-        Raises:
-            InputError: it is not there, is no run folder, never began, or is from a newer version.
+    def begin(self, recipe: Recipe, facts: Mapping[str, Any]) -> None:
+        """Remove what an earlier run wrote, nothing else, and put recipe and facts there.
+
+        A crash in between leaves a folder whose run never began.
         """
-        if not (path / "recipe.yaml").is_file():
-            what = "has no recipe.yaml, so it is no run folder" if path.is_dir() else "is no folder"
-            raise InputError(f"{path} {what}; `loss-attention train` makes one")
-        run = cls(path)
-        facts = run.read_json("run.json")
-        if not facts:
-            raise InputError(
-                f"{path} has no run.json: its run ended before it began, or the file was lost; "
-                "begin again in another folder, or here with --overwrite"
-            )
-        version = facts.get("format_version", FORMAT_VERSION)
-        if not isinstance(version, int):
-            raise InputError(f"{path / 'run.json'}: format_version cannot be {version!r}")
-        if version > FORMAT_VERSION:
-            raise InputError(
-                f"{path} was written by a newer loss-attention (format {version}, this one reads "
-                f"up to {FORMAT_VERSION}): upgrade to read it"
-            )
-        return run
+        remove_leftovers(self.path)
+        for name in (FACTS_FILE, *WRITTEN):
+            _remove(self.path / name)
+        text = recipe.to_yaml()
+        write_whole(self.path / RECIPE_FILE, text)
+        if facts:
+            vouched = {RECIPE_FILE: [digest_of(text)]}
+            self.write_json(FACTS_FILE, {"format_version": FORMAT_VERSION, **facts, FILES: vouched})
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from writing the run meanwhile; the system frees a dead one's lock.
 
+        Within a context of the same `RunFolder`, it is held already.
+
         Raises:
             InputError: another process has it.
+            SaveError: the folder cannot be written to.
         """
+        if self._lock is not None:
+            yield
+            return
+        lock = FileLock(self.path / LOCK_FILE)
         try:
-            lock = FileLock(self.path / LOCK_FILE, timeout=0)
-            lock.acquire()
+            lock.acquire(timeout=0)
         except Timeout as error:
             raise InputError(
-                f"another process is training the run {self.path}; wait for it or stop it first"
+                f"another process is training or evaluating the run {self.path}; "
+                "wait for it or stop it first"
             ) from error
         except OSError as error:
-            raise SaveError(f"cannot write to {self.path}: {error.strerror}") from error
-        with lock:
+            raise SaveError(f"cannot write to {self.path}: {reason(error)}") from error
+        self._lock = lock
+        try:
             yield
+        finally:
+            self._lock = None
+            lock.release()
 
     def recipe(self) -> Recipe:
         """Return the run's recipe."""
-        return Recipe.from_yaml(self.path / "recipe.yaml")
+        return Recipe.from_yaml(self.path / RECIPE_FILE)
 
     def options(self) -> RunOptions:
         """Return what the run runs on, as it was chosen when it began."""
-        values = self.read_json("run.json").get("options", {})
-        return from_file(RunOptions, values, self.path / "run.json")
+        values = self.read_json(FACTS_FILE).get("options", {})
+        return from_file(RunOptions, values, self.path / FACTS_FILE)
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a file so that it is either the old one or the new one, whole, at every moment.
@@ -129,75 +237,238 @@ class RunFolder:
         Raises:
             SaveError: it could not be written; the old one, if any, is still there.
         """
-        write_whole(self.path / name, content)
+        self.write_all({name: content})
+
+    def write_all(self, files: Mapping[str, str | bytes], **news: Any) -> None:
+        """Write files in this order, each whole or not at all; before them, their digests.
+
+        So whatever a crash leaves of each, the old one or the new one, run.json knows it.
+
+        Args:
+            files: the content of each, by its name.
+            news: facts that come into run.json with the digests.
+        """
+        facts = self.read_json(FACTS_FILE)
+        if facts:
+            known = {name: [digest_of(content)] for name, content in files.items()}
+            for name, digests in known.items():
+                before = [one for one in known_digests(facts, name) if one not in digests]
+                digests += before[: MOST_DIGESTS - 1]
+            self.note(**news, **{FILES: facts.get(FILES, {}) | known})
+        for name, content in files.items():
+            kept = name == STATE_FILE and self._sound
+            previous = self.path / PREVIOUS_STATE_FILE if kept else None
+            write_whole(self.path / name, content, previous=previous)
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file, whole or not at all."""
-        self.write(name, json_text(value, indent=2) + "\n")
+        """Write a JSON file, whole or not at all; run.json with its digest."""
+        if name == FACTS_FILE:
+            write_whole(self.path / name, json_text(sealed(value), indent=2) + "\n")
+        else:
+            self.write(name, json_text(value, indent=2) + "\n")
+
+    def note(self, **facts: Any) -> None:
+        """Put facts into run.json beside those that are there."""
+        known = self.read_json(FACTS_FILE) | {"format_version": FORMAT_VERSION}
+        self.write_json(FACTS_FILE, known | facts)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the object in a JSON file; an empty one where there is no such file.
 
         Raises:
-            InputError: the file holds no JSON object.
+            InputError: the file holds no JSON object, or is not what the run wrote.
         """
+        if name == FACTS_FILE:
+            return _checked_facts(read_facts(self.path), self.path / name)
         path = self.path / name
         if not path.exists():
             return {}
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from error
-        if not isinstance(value, dict):
-            raise InputError(f"{path} holds no JSON object")
-        return value
+        check_file(path, MEND.get(name, "restore it from a copy"))
+        return read_object(path)
+
+    def check_weights(self) -> None:
+        """Raise `InputError` where the best weights are not what the run wrote."""
+        if (self.path / WEIGHTS_FILE).is_file():
+            check_file(self.path / WEIGHTS_FILE, MEND[WEIGHTS_FILE])
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the lines of metrics.jsonl, an epoch each.
 
         Raises:
-            InputError: one of them is no JSON.
+            InputError: one of them is no JSON object of numbers, or not what the run wrote.
         """
-        path = self.path / "metrics.jsonl"
+        path = self.path / METRICS_FILE
         if not path.exists():
             return []
-        try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from error
+        check_file(path)
+        with guarded(str(path)):
+            texts = path.read_text(encoding="utf-8").split("\n")
+        lines = []
+        for number, text in enumerate(texts, start=1):
+            try:
+                lines += [checked_epoch(json.loads(text))] if text else []
+            except Exception as error:  # whatever broken JSON leads to
+                raise InputError(
+                    f"{path} cannot be read: line {number}: {reason(error)}"
+                ) from error
+        return lines
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write metrics.jsonl, a line for each epoch so far."""
-        self.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+        self.write(METRICS_FILE, metrics_text(history))
 
-    def save_state(self, state: dict[str, Any]) -> None:
-        """Write the checkpoint that `resume` continues from: tensors and plain values only."""
+    def save_state(
+        self, state: dict[str, Any], beside: Mapping[str, str | bytes] | None = None
+    ) -> None:
+        """Write the checkpoint that `resume` continues from: tensors and plain values only.
+
+        The one before it is kept too.
+
+        Args:
+            state: the checkpoint.
+            beside: files to write just before it.
+        """
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        self.write(STATE_FILE, buffer.getvalue())
+        self.write_all({**(beside or {}), STATE_FILE: buffer.getvalue()})
+        self._sound = True
 
-    def load_state(self) -> dict[str, Any] | None:
-        """Return the last checkpoint, or None where the run ended before its first.
+    def load_state(self, say: Callable[[str], None] | None = None) -> dict[str, Any] | None:
+        """Return the last sound checkpoint, or None where the run ended before its first.
+
+        Args:
+            say: told in one line when it is not the last; None: the standard error output.
 
         Raises:
-            InputError: it is truncated, or not what `save_state` writes.
+            InputError: neither the last nor the one before it is what `save_state` writes.
         """
-        path = self.path / STATE_FILE
-        if not path.exists():
-            return None
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # zip, pickle and runtime errors, as the damage has it
-            raise InputError(
-                f"{path} is truncated or damaged; {WEIGHTS_FILE} beside it may still load"
-            ) from error
-        return state
+        problem: InputError | None = None
+        for name in (STATE_FILE, PREVIOUS_STATE_FILE):
+            path = self.path / name
+            if not path.exists():
+                continue
+            try:
+                state = _read_state(path)
+            except InputError as error:
+                problem = problem or error
+                continue
+            if name == PREVIOUS_STATE_FILE:
+                why = problem or f"{self.path / STATE_FILE} is not there"
+                self._sound = False  # so it is not kept in place of the one before it
+                (say or _say)(f"{why}; going on from the checkpoint before it, {name}")
+            return state
+        if problem is not None:
+            raise InputError(f"{problem}; {WEIGHTS_FILE} beside it may still load") from problem
+        return None
 
-    def remove_leftovers(self) -> None:
-        """Remove the temporary files of writes that a kill cut short."""
-        for name in WRITTEN:
-            for leftover in self.path.glob(f".{name}.*"):
-                _remove(leftover)
+    def remove_state(self, *, previous_only: bool = False) -> None:
+        """Remove checkpoints, which a finished run needs no more."""
+        for name in (PREVIOUS_STATE_FILE,) if previous_only else (PREVIOUS_STATE_FILE, STATE_FILE):
+            (self.path / name).unlink(missing_ok=True)
+
+    def settle(self) -> None:
+        """Before training goes on: remove what a kill left, and forget digests of files that never
+        came to be, so that those of files that are there stay known.
+
+        Of a run of version 0.1, files are known from here on.
+        """  # noqa: D205
+        remove_leftovers(self.path)
+        facts = self.read_json(FACTS_FILE)
+        files = dict(facts.get(FILES, {}))
+        for name in (RECIPE_FILE, WEIGHTS_FILE, STATE_FILE, METRICS_FILE):
+            kept = [PREVIOUS_STATE_FILE] if name == STATE_FILE else []
+            paths = [self.path / one for one in (name, *kept) if (self.path / one).is_file()]
+            found = [file_digest(path) for path in paths]
+            known = files.pop(name, found)
+            if found:
+                files[name] = [one for one in known if one in found] or known
+        if files != facts.get(FILES) or DIGEST not in read_object(self.path / FACTS_FILE):
+            self.note(**{FILES: files})
+
+    def changed_pages(self) -> list[str]:
+        """Return a line for each file that nothing here reads and that is not as it was written."""
+        try:
+            check_file(self.path / REPORT_FILE, "`loss-attention report` writes it anew")
+        except InputError as error:
+            return [str(error)] if (self.path / REPORT_FILE).is_file() else []
+        return []
+
+
+def metrics_text(history: list[dict[str, Any]]) -> str:
+    """Return metrics.jsonl: a line for each epoch."""
+    return "".join(json.dumps(line) + "\n" for line in history)
+
+
+def checked_epoch(line: Any) -> dict[str, Any]:
+    """Return the figures of an epoch as a file has them.
+
+    Raises:
+        InputError: they are no object, or one of them is neither a number nor empty.
+    """
+    if not isinstance(line, dict):
+        raise InputError(f"the figures of an epoch cannot be {quoted(line)}")
+    for name, value in line.items():
+        # A bad start may have an infinite loss; a whole number that no float holds, nobody writes.
+        number = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+        if value is not None and not number:
+            raise InputError(f"the figures of an epoch: {quoted(name)} cannot be {quoted(value)}")
+    return line
+
+
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "package_version": str,
+    "command": str,
+    "precision": str,
+    "source": str,
+    "storage": str,
+    "data_fingerprint": str,
+    "classes": list,
+    "multi_label": bool,
+    "train_images": int,
+    "validation_images": int,
+    "test_images": int,
+    "normalisation": dict,
+    "parameters": int,
+    "versions": dict,
+    "hardware": dict,
+    "finished": bool,
+    "best_epoch": int,
+    "train_seconds": (int, float),
+    "changes": list,
+}
+"""What the facts in run.json are; those that are there."""
+
+
+def _checked_facts(facts: dict[str, Any], path: Path) -> dict[str, Any]:
+    for name, kind in KINDS.items():
+        value = facts.get(name)
+        wrong = name in facts and (
+            not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
+        )
+        if wrong or (isinstance(value, int | float) and not abs(value) < 2**63):
+            raise InputError(f"{path}: {name} cannot be {quoted(value)}")
+    normalisation = facts.get("normalisation", {})
+    if normalisation:
+        with guarded(f"{path}: normalisation"):
+            numbers = [*normalisation["mean"], *normalisation["std"]]
+            if not all(type(one) in (int, float) and math.isfinite(one) for one in numbers):
+                raise InputError(f"{path}: normalisation cannot be {quoted(normalisation)}")
+    return facts
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    check_file(path, "resume needs it whole", STATE_FILE)
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zip, pickle and runtime errors, as the damage has it
+        raise InputError(f"{path} is truncated or damaged") from error
+    if not isinstance(state, dict):
+        raise InputError(f"{path} is damaged: it holds no checkpoint")
+    return state
+
+
+def _say(line: str) -> None:
+    print(f"loss-attention: {line}", file=sys.stderr)
 
 
 def require_utf8(path: Path) -> None:
@@ -212,7 +483,7 @@ def require_utf8(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         with contextlib.suppress(FileNotFoundError):
