@@ -52,6 +52,16 @@ jaxtyping.install_import_hook([f"loss_attention.{room}" for room in CHECKED_ROOM
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
 settings.load_profile("repeatable")
 
+FUZZED = 300
+"""Changed inputs of each kind that the suite tries."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Have `--fuzz 5000` try more inputs of each kind; see `tests/fuzz/`."""
+    what = f"changed inputs of each kind that tests/fuzz tries (default {FUZZED})"
+    parser.addoption("--fuzz", type=int, default=FUZZED, metavar="COUNT", help=what)
+
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -1,0 +1,128 @@
+"""A small run folder and weights, made by the library itself, and which of their files change."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from fuzz.documents import json_lines, json_value, yaml_value
+from fuzz.hostile import Mutator, one_of, recoded
+from fuzz.layouts import Seed
+from fuzz.stores import checkpoint, safetensors
+
+from loss_attention.data.sample import ImageSet, Splits
+from loss_attention.models import WEIGHTS_FILE, create_model
+from loss_attention.training.job import continue_run, start_run
+from loss_attention.training.recipe import Recipe, RunOptions
+from loss_attention.training.run_folder import STATE_FILE, RunFolder
+
+RECIPE = Recipe(
+    name="small",
+    data="small",
+    image_size=12,
+    in_channels=1,
+    backbone="vgg11_bn",
+    width=0.06,
+    strided_layers=(8,),
+    patch_kernel=2,
+    patch_stride=1,
+    epochs=1,
+    batch_size=8,
+    precision="32",
+)
+_FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "evaluation.json", STATE_FILE, WEIGHTS_FILE)
+_KNOWN: dict[str, Mutator] = {
+    "recipe.yaml": one_of(*[yaml_value] * 8, recoded),
+    "run.json": one_of(*[json_value] * 8, recoded),
+    "metrics.jsonl": one_of(*[json_lines] * 8, recoded),
+    "evaluation.json": json_value,
+    STATE_FILE: checkpoint,
+    WEIGHTS_FILE: safetensors,
+}
+
+
+@cache
+def splits() -> Splits:
+    """Return noise of two classes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def some(count: int) -> ImageSet:
+        pixels = torch.randint(0, 255, (count, 1, 12, 12), generator=generator, dtype=torch.uint8)
+        return ImageSet(pixels, torch.arange(count) % 2, ("left", "right"))
+
+    return Splits(some(16), some(4), "noise")
+
+
+@cache
+def run_files() -> dict[str, bytes]:
+    """Return the files of a run that was trained to its end and evaluated, always the same."""
+    from loss_attention.evaluation import evaluate
+    from loss_attention.models import load
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run"
+        run = start_run(path, RECIPE, splits(), RunOptions(accelerator="cpu", stream="no"))
+        continue_run(run, splits())
+        figures = evaluate(load(path), splits().test, train=splits().train)
+        run.write_json("evaluation.json", figures.to_json())
+        before = _read(path)
+        _forget_the_clock(run)
+        return resealed(before, _read(path))
+
+
+def _read(path: Path) -> dict[str, bytes]:
+    return {name: (path / name).read_bytes() for name in _FILES}
+
+
+def _forget_the_clock(run: RunFolder) -> None:
+    """Write the same seconds into every run: the same number is to give the same case."""
+    history = [line | {"seconds": 1.0} for line in run.metrics()]
+    run.write_metrics(history)
+    state = run.load_state()
+    assert state is not None
+    state["position"] |= {"seconds": 1.0, "history": history}
+    run.save_state(state)
+    facts = run.read_json("run.json")
+    run.write_json("run.json", facts | {"train_seconds": 1.0, "command": "", "hardware": {}})
+
+
+def run_seeds(*changed: str) -> list[Seed]:
+    """Return the run folder, of which these files are changed."""
+    return [Seed(run_files(), {name: _KNOWN[name] for name in changed})]
+
+
+def weights_seeds() -> list[Seed]:
+    """Return weights of two heads in a folder."""
+    seeds = []
+    for head in ("loss-attention", "capsule-dynamic-routing"):
+        torch.manual_seed(0)
+        model = create_model(
+            "vgg11_bn",
+            head=head,
+            num_classes=2,
+            in_channels=1,
+            width=0.06,
+            strided_layers=(8,),
+            patch_kernel=2,
+            patch_stride=1,
+            class_names=("left", "right"),
+            image_size=(12, 12),
+        )
+        seeds.append(Seed({WEIGHTS_FILE: model.to_bytes()}, {WEIGHTS_FILE: safetensors}))
+    return seeds
+
+
+def resealed(before: dict[str, bytes], after: dict[str, bytes]) -> dict[str, bytes]:
+    """Return files in which checksums of what was changed are those of what it is now.
+
+    Otherwise nothing behind the checksums would be tried.
+    """
+    facts = after["run.json"]
+    for name, content in after.items():
+        if name in before and content != before[name]:
+            old, new = (hashlib.sha256(one).hexdigest().encode() for one in (before[name], content))
+            facts = facts.replace(old, new)
+    return {**after, "run.json": facts}
