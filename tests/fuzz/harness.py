@@ -111,7 +111,7 @@ class Harness:
                     number += 1
 
     def _ask(self, *words: Any) -> None:
-        if self._process is None:
+        if self._process is None or self._process.poll() is not None:
             self._lines = queue.SimpleQueue()
             self._process = subprocess.Popen(
                 (sys.executable, str(_WORKER)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from fuzz import judging
@@ -93,13 +94,20 @@ def test_a_case_is_the_same_each_time() -> None:
     assert cases[0] != case("yolo", 1, 0)
 
 
-def test_a_process_that_dies_is_named_and_replaced() -> None:
+def test_a_process_that_dies_is_named_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask, asked = Harness._ask, []
+
+    def ask_and_kill(self: Harness, *words: Any) -> None:
+        ask(self, *words)
+        if not asked:
+            assert self._process is not None
+            self._process.kill()
+        asked.append(words)
+
+    monkeypatch.setattr(Harness, "_ask", ask_and_kill)
     with Harness() as harness:
-        assert [one.outcome.name for one in harness.run("png", 2)] != ["died"] * 2
-        assert harness._process is not None
-        harness._process.kill()
-        harness._process.wait()
         died, next_one = harness.run("png", 2)
+    assert asked == [("png", 0, 0, 2), ("png", 0, 1, 2)]
     assert (died.outcome.name, died.number) == ("died", 0)
     assert next_one.outcome.good
 
