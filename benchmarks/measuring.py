@@ -62,6 +62,13 @@ def write_and_list(name: str, measure: Callable[[], list[Path]]) -> None:
 
 def keep(name: str, figures: dict[str, Any], folder: Path) -> None:
     """Write the figures of a subject to results/NAME.json, with what they stand on."""
+    folder.mkdir(exist_ok=True)
+    text = json.dumps(stand() | figures, indent=2, ensure_ascii=False) + "\n"
+    (folder / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+def stand() -> dict[str, Any]:
+    """Return what figures measured now stand on: the date, the machine and the versions."""
     from loss_attention.training.environment import (
         choose_accelerator,
         choose_precision,
@@ -70,11 +77,8 @@ def keep(name: str, figures: dict[str, Any], folder: Path) -> None:
     )
 
     accelerator = choose_accelerator("auto", 1)
-    about = {
+    return {
         "measured": datetime.now(UTC).date().isoformat(),
         "hardware": hardware(accelerator, 1, choose_precision("auto", accelerator)),
         "versions": versions(),
     }
-    folder.mkdir(exist_ok=True)
-    text = json.dumps(about | figures, indent=2, ensure_ascii=False) + "\n"
-    (folder / f"{name}.json").write_text(text, encoding="utf-8")

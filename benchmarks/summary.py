@@ -45,6 +45,7 @@ def write_summary(folder: Path) -> None:
         ("coco", _interpreting),
         ("startup", _startup),
         ("explaining", _explaining),
+        ("reliability", _reliability),
     ):
         if name in found:
             parts += [f"## {name}", *describe(found[name]), _stand(found[name])]
@@ -166,6 +167,15 @@ def _explaining(figures: dict[str, Any]) -> list[str]:
             f"| {row['model']} | {1000 * row['forward_seconds']:.2f} | {' | '.join(cells)} |"
         )
     return [figures["about"], "\n".join(lines)]
+
+
+def _reliability(figures: dict[str, Any]) -> list[str]:
+    rows = [row for part in figures["parts"].values() for row in part["rows"]]
+    tried, good = (sum(row[name] for row in rows) for name in ("tried", "good"))
+    return [
+        f"What goes wrong on purpose, and what became of it: {good:,} of {tried:,} ended as they "
+        "should, see [reliability.md](reliability.md)."
+    ]
 
 
 def _commands(runs: list[dict[str, Any]]) -> str:

@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,18 +45,6 @@ class Tried:
             f"{self.outcome.text}\n    {'; '.join(self.changes)}\n    {where}\n    replay: "
             f"python benchmarks/fuzzing.py {self.kind} {self.number} --seed {self.seed}"
         )
-
-
-def summary(tried: list[Tried]) -> dict[str, Any]:
-    """Return how many cases of a kind ended how, and the most that one of them took."""
-    counts = Counter(one.outcome.name for one in tried)
-    return {
-        "tried": len(tried),
-        "good": sum(one.outcome.good for one in tried),
-        "outcomes": dict(counts),
-        "most_seconds": max(one.outcome.seconds for one in tried),
-        "most_bytes": max(one.outcome.peak for one in tried),
-    }
 
 
 def report(bad: Sequence[Tried]) -> str:

@@ -157,7 +157,7 @@ def _images(form: str) -> Kind:
             for content in pictures.seeds(form)
         ]
 
-    return Kind(seeds, (entries.pictured,))
+    return Kind(seeds, (entries.pictured, entries.greyed, entries.numbered))
 
 
 def _run(names: tuple[str, ...], *found: Entry) -> Kind:
