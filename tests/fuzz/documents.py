@@ -77,8 +77,11 @@ def yaml_value(rng: Random, content: bytes) -> tuple[bytes, str]:
     if not isinstance(document, Pairs):
         return content, "no mapping any more"
     values = VALUES + _YAML_VALUES * 4
-    what = _changed(rng, document, lambda: Raw(rng.choice(values)))
-    lines = [f"{_plain(key)}: {_as_json(value)}\n" for key, value in document]
+    try:
+        what = _changed(rng, document, lambda: Raw(rng.choice(values)))
+        lines = [f"{_plain(key)}: {_as_json(value)}\n" for key, value in document]
+    except RecursionError:
+        return content, "too deep for another change"
     return "".join(lines).encode("utf-8", "surrogatepass"), what
 
 

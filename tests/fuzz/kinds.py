@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from fuzz import entries, layouts, pictures, runs
+from fuzz import archives, entries, layouts, pictures, runs
 from fuzz.entries import Entry
 from fuzz.hostile import TEXTS, bytewise, shown
 from fuzz.layouts import Seed
@@ -54,10 +54,17 @@ class Kind:
 
 @dataclass(frozen=True)
 class Case:
-    """A changed input: its files, and what was done to them."""
+    """A changed input.
+
+    Attributes:
+        files: its files by their paths.
+        changes: what was done to them.
+        given: the file that the user names; "" for the folder they lie in.
+    """
 
     files: Mapping[str, bytes | Odd]
     changes: Sequence[str]
+    given: str = ""
 
     def write(self, folder: Path) -> None:
         """Write the files into the folder `DATA` of one that is not there yet."""
@@ -93,9 +100,19 @@ def case(name: str, seed: int, number: int) -> Case:
         changes.append(f"{target}: {what}")
     if kind.sealed:
         files = runs.resealed(dict(chosen.files), files)
-    if kind.data and rng.random() < 0.08:
+    if not kind.data:
+        return Case(files, changes)
+    how = rng.random()
+    if how < 0.08:
         return _rearranged(rng, files, changes if rng.random() < 0.2 else [], chosen)
-    return Case(files, changes)
+    if how < 0.12:
+        return Case({"all.zip": archives.plain_zip(files)}, [*changes, "all in a zip"])
+    whole = [name for name in chosen.targets if name.endswith(_GIVEN)]
+    return Case(files, changes, rng.choice(whole) if whole and how < 0.4 else "")
+
+
+_GIVEN = (".csv", ".tsv", ".jsonl", ".json", ".zip", ".tar", ".gz", ".xz", ".parquet")
+"""Files that users name in place of the folder."""
 
 
 def _rearranged(rng: Random, files: dict[str, bytes], changes: list[str], seed: Seed) -> Case:
@@ -119,9 +136,9 @@ def _rearranged(rng: Random, files: dict[str, bytes], changes: list[str], seed: 
     elif how == "empty":
         found[name] = b""
     else:
-        odd = rng.choice(_ODD)
         if how == "beside":
             name = f"{folder}/odd{Path(base).suffix}".lstrip("/")
+        odd = rng.choice((*_ODD, Odd(stat.S_IFLNK, Path(name).name)))
         found[name] = odd
         how = f"is {stat.filemode(odd.type)[0]} {odd.target}"
     return Case(found, [*changes, f"{name} {how}"])

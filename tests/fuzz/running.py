@@ -23,6 +23,6 @@ def run(kind: str, seed: int, number: int, folder: Path) -> tuple[Outcome, Seque
     outcomes = []
     for entry in entries if number < 0 else (entries[number % len(entries)],):
         made.write(folder)
-        outcomes.append(judged(partial(entry, folder / DATA)))
+        outcomes.append(judged(partial(entry, folder / DATA / made.given)))
         shutil.rmtree(folder, ignore_errors=True)
     return max(outcomes, key=lambda outcome: RANKS.index(outcome.name)), made.changes

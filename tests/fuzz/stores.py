@@ -46,7 +46,8 @@ def safetensors(rng: Random, content: bytes) -> tuple[bytes, str]:
     try:
         parsed = json.loads(header)
         description = json.loads(parsed["__metadata__"]["loss-attention"])
-        config = description["config"]
+        config = dict(description["config"])
+        description["config"] = config
     except (ValueError, KeyError, TypeError, RecursionError):
         return content, "no header any more"
     if how == "header":
@@ -179,7 +180,9 @@ def features() -> bytes:
 def parquet(rng: Random, content: bytes) -> tuple[bytes, str]:
     """Write a table in which a column, a cell or the description of the columns is another."""
     columns, described = plain_columns(), features()
-    how = rng.choice(("image", "image", "label", "label", "label", "names", "features", "features"))
+    how = rng.choice(
+        ("image", "image", "label", "label", "label", "names", "features", "features", "objects")
+    )
     if how == "features":
         described, what = json_value(rng, described)
     elif how == "names":
@@ -192,6 +195,10 @@ def parquet(rng: Random, content: bytes) -> tuple[bytes, str]:
         rows = range(4) if rng.random() < 0.5 else (rng.randrange(4),)
         columns["image"] = [cell if k in rows else one for k, one in enumerate(columns["image"])]
         what = f"image {shown(repr(cell))} in rows {list(rows)}"
+    elif how == "objects":
+        cells = [{"bbox": [[1.0, 1.0, 5.0, 4.0]], "category": [k % 2]} for k in range(4)]
+        cells[rng.randrange(4)] = rng.choice(_OBJECT_CELLS)
+        columns["objects"], what = cells, f"objects {shown(repr(cells))}"
     else:
         columns["label"], what = _labels(rng)
     with_features = how == "features" or (how != "label" and rng.random() < 0.5)
@@ -213,6 +220,19 @@ _IMAGE_CELLS: tuple[Any, ...] = (
     {"bytes": None, "path": ""},
     {"bytes": None, "path": "a\0b"},
     {"bytes": b"GIF89a", "path": "x" * 10_000},
+)
+
+
+_OBJECT_CELLS: tuple[Any, ...] = (
+    None,
+    {"bbox": None, "category": None},
+    {"bbox": [], "category": [1]},
+    {"bbox": [[1.0, 1.0, 5.0, 4.0]], "category": []},
+    {"bbox": [[1.0, 1.0]], "category": [0]},
+    {"bbox": [None], "category": [None]},
+    {"bbox": [[float("nan")] * 4], "category": [0]},
+    {"bbox": [[1e300, -1e300, float("inf"), 0.0]], "category": [2**40]},
+    {"bbox": [[-5.0, -5.0, -1.0, -1.0]], "category": [-1]},
 )
 
 
