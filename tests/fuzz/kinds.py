@@ -98,8 +98,8 @@ def case(name: str, seed: int, number: int) -> Case:
         change = structured if structured is not None and rng.random() < 0.7 else bytewise
         files[target], what = change(rng, files[target])
         changes.append(f"{target}: {what}")
-    if kind.sealed:
-        files = runs.resealed(dict(chosen.files), files)
+    if kind.sealed and rng.random() < 0.9:
+        files = runs.resealed(chosen.files, files)
     if not kind.data:
         return Case(files, changes)
     how = rng.random()

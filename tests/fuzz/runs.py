@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -68,13 +70,8 @@ def run_files() -> dict[str, bytes]:
         continue_run(run, splits())
         figures = evaluate(load(path), splits().test, train=splits().train)
         run.write_json("evaluation.json", figures.to_json())
-        before = _read(path)
         _forget_the_clock(run)
-        return resealed(before, _read(path))
-
-
-def _read(path: Path) -> dict[str, bytes]:
-    return {name: (path / name).read_bytes() for name in _FILES}
+        return {name: (path / name).read_bytes() for name in _FILES}
 
 
 def _forget_the_clock(run: RunFolder) -> None:
@@ -90,8 +87,16 @@ def _forget_the_clock(run: RunFolder) -> None:
 
 
 def run_seeds(*changed: str) -> list[Seed]:
-    """Return the run folder, of which these files are changed."""
-    return [Seed(run_files(), {name: _KNOWN[name] for name in changed})]
+    """Return the run folder, of which these files are changed, and one of version 0.1.
+
+    The latter has no checksums, which anybody may leave out.
+    """
+    now = run_files()
+    facts = json.loads(now["run.json"])
+    old = {name: value for name, value in facts.items() if name not in ("digest", "files")}
+    before = {**now, "run.json": json.dumps(old | {"format_version": 1}, indent=2).encode()}
+    targets = {name: _KNOWN[name] for name in changed}
+    return [Seed(now, targets), Seed(before, targets)]
 
 
 def weights_seeds() -> list[Seed]:
@@ -115,14 +120,22 @@ def weights_seeds() -> list[Seed]:
     return seeds
 
 
-def resealed(before: dict[str, bytes], after: dict[str, bytes]) -> dict[str, bytes]:
+def resealed(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return files in which checksums of what was changed are those of what it is now.
 
     Otherwise nothing behind the checksums would be tried.
     """
-    facts = after["run.json"]
+    text = after["run.json"]
     for name, content in after.items():
-        if name in before and content != before[name]:
+        if content != before[name]:
             old, new = (hashlib.sha256(one).hexdigest().encode() for one in (before[name], content))
-            facts = facts.replace(old, new)
-    return {**after, "run.json": facts}
+            text = text.replace(old, new)
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError):  # no checksum of its own that could be right
+        return {**after, "run.json": text}
+    if isinstance(facts, dict) and "digest" in facts:
+        from loss_attention.digests import sealed
+
+        text = json.dumps(sealed(facts)).encode()
+    return {**after, "run.json": text}
