@@ -86,7 +86,8 @@ def test_thresholds_come_from_the_run_and_images_from_elsewhere(
     assert (project / "runs/one/evaluation.json").read_bytes() == written
     said = " ".join(capsys.readouterr().out.split())
     assert (
-        "1 class of the model not in it, and not part of what is taken class by class: elm" in said
+        "1 class of the model not in it, so measures taken class by class are over the others: elm"
+        in said
     )
     assert f"{other}: all of it measured, 10 images" in said
 

@@ -293,8 +293,8 @@ def _absent(images: LabelledImages) -> tuple[str, ...]:
     if not absent:
         return ()
     return (
-        f"{count(len(absent), 'class')} of the model not in it, and not part of what is taken "
-        f"class by class: {_few(absent)}",
+        f"{count(len(absent), 'class')} of the model not in it, so measures taken class by class "
+        f"are over the others: {_few(absent)}",
     )
 
 
