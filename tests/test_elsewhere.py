@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from typed import complaint, exit_code, run
 from loss_attention import compare_jobs, jobs
 from loss_attention.data.sample import LabelledImages
 from loss_attention.errors import InputError
+from loss_attention.training.run_folder import RunFolder
 
 CLASSES = ("ash", "elm", "fir")
 QUIET = Console(quiet=True)
@@ -208,8 +210,9 @@ def test_a_run_of_before_finds_its_data(
 ) -> None:
     file = project / "runs/one/run.json"
     facts = json.loads(file.read_text())
-    del facts["data"]
-    file.write_text(json.dumps(facts))
+    for later in ("data", "files", "digest"):
+        del facts[later]
+    file.write_text(json.dumps(facts | {"format_version": 1}))
     run("evaluate", project / "runs/one")
     assert f"{project}/data/trees: images held" in capsys.readouterr().out
     monkeypatch.chdir(project)
@@ -225,8 +228,7 @@ def test_compare_tunes_no_cut_on_training_images(
     fraction: float, told: str, project: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(compare_jobs, "compare", stop_and_say)
-    recipe = project / "runs/one/recipe.yaml"
-    kept = recipe.read_text().replace("_fraction: 0.25", f"_fraction: {fraction}")
-    recipe.write_text(kept)
-    assert exit_code("compare", project / "runs/one") == 130
+    one = RunFolder(project / "runs/one")
+    one.write("recipe.yaml", replace(one.recipe(), validation_fraction=fraction).to_yaml())
+    assert exit_code("compare", one.path) == 130
     assert told in capsys.readouterr().err
