@@ -67,3 +67,11 @@ def test_errors_told_already_pass_a_guard_unchanged() -> None:
     with pytest.raises(ReportedError) as caught, guarded("a file"):
         raise mine
     assert caught.value is mine
+
+
+def test_an_error_is_one_readable_line_whatever_it_names() -> None:
+    error = InputError("the file \x1b[31m\n.png " + "x" * 10**6 + " is empty")
+    assert str(error).isprintable()
+    assert len(str(error)) < 2000
+    assert str(error).startswith(r"the file \x1b[31m\n.png xxx")
+    assert str(error).endswith("xxx is empty")

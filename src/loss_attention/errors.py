@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
+MOST_LETTERS = 1900
+"""Of a longer line the middle is left out."""
 _JOINERS = "\u200c\u200d"  # between letters and within emoji; not printable by Unicode's book
 _QUOTED = reprlib.Repr()
 _QUOTED.maxlevel = 2
@@ -17,9 +19,15 @@ _QUOTED.maxdict = 4
 
 
 class ReportedError(Exception):
-    """Something that ends a command: told in one line, which then exits with `exit_code`."""
+    """Something that ends a command: told in one line, which then exits with `exit_code`.
+
+    Whatever names of files and the like the line holds, it is printable and not too long to read.
+    """
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(_readable(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class InputError(ReportedError, ValueError):
@@ -118,6 +126,12 @@ def printable(text: str) -> str:
         'grün [b] \\x1b[31m\\n'
     """
     return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _readable(message: str) -> str:
+    line = printable(message)
+    half = MOST_LETTERS // 2
+    return line if len(line) <= MOST_LETTERS else f"{line[:half]} ... {line[-half:]}"
 
 
 def _escaped(character: str) -> str:

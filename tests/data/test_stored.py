@@ -194,3 +194,33 @@ def test_paths_as_windows_writes_them(tmp_path: Path) -> None:
     splits = load(tmp_path)
     levels = [*splits.train.images[:, 0, 0, 0].tolist(), *splits.test.images[:, 0, 0, 0].tolist()]
     assert sorted(levels) == [0, 1, 2, 3]
+
+
+def test_labels_outside_the_declared_classes_are_named_by_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table(tmp_path, [0, 1, 1, 0, 7, 0, 1], Value("int64"))
+    features = pq.read_schema(tmp_path / "train.parquet").metadata[b"huggingface"]
+    declared = features.replace(
+        b'"label": {"dtype": "int64", "_type": "Value"}',
+        b'"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}',
+    )
+    assert declared != features
+    rows = pq.read_table(tmp_path / "train.parquet")
+    rows = rows.replace_schema_metadata({b"huggingface": declared})
+    pq.write_table(rows, tmp_path / "train.parquet")
+    said = "train[4] has label 7, outside the 2 classes, 0 to 1"
+    assert said in refusal(tmp_path)
+    assert exit_code("data", "check", tmp_path) == 2
+    assert said in capsys.readouterr().out
+    splits = load(tmp_path, skip_broken=True)
+    assert len(splits.train) + len(splits.test) == 6
+
+
+def test_classes_that_are_no_texts_are_refused(tmp_path: Path) -> None:
+    table(tmp_path, [0, 1, 0, 1], PETS)
+    rows = pq.read_table(tmp_path / "train.parquet")
+    features = rows.schema.metadata[b"huggingface"].replace(b'"cat"', b"[]")
+    rows = rows.replace_schema_metadata({b"huggingface": features})
+    pq.write_table(rows, tmp_path / "train.parquet")
+    assert "declares classes that are no texts: [[], 'None']" in refusal(tmp_path)

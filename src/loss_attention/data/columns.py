@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from loss_attention.data.cells import CellError
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, quoted
 
 # In this order people call them so; taken where the types of the columns do not decide.
 IMAGE_NAMES = ("image", "img", "images", "picture")
@@ -96,7 +96,11 @@ def class_names(feature: Any) -> tuple[str, ...] | None:
     import datasets
 
     single = feature.feature if is_list(feature) else feature
-    return tuple(single.names) if isinstance(single, datasets.ClassLabel) else None
+    if not isinstance(single, datasets.ClassLabel):
+        return None
+    if not all(isinstance(name, str) for name in single.names):
+        raise InputError(f"a column declares classes that are no texts: {quoted(single.names)}")
+    return tuple(single.names)
 
 
 def is_list(feature: Any) -> bool:

@@ -147,9 +147,9 @@ class _Table:
         self.several = columns.label is None or is_list(table.features[columns.label])
         self.labels: list[list[Any] | None] = []
         if columns.label is not None and given is not None:
-            declared = class_names(table.features[columns.label]) is not None
+            names = class_names(table.features[columns.label])
             for row, value in enumerate(given):
-                self.labels.append(self._labels(row, value, declared=declared))
+                self.labels.append(self._labels(row, value, names))
         self.boxes: list[list[Numbers]] = []
         self.classes: list[list[Any]] = []
         if self.objects is not None:
@@ -222,10 +222,10 @@ class _Table:
         title = printable(self.titles[row])
         return title if title == f"{self.name}[{row}]" else f"{title} ({self.name} row {row})"
 
-    def _labels(self, row: int, value: Any, *, declared: bool) -> list[Any] | None:
+    def _labels(self, row: int, value: Any, names: tuple[str, ...] | None) -> list[Any] | None:
         """Return the labels of a row; None, and its fault, where there are none."""
         try:
-            labels, several = _declared(value) if declared else read_labels_cell(value)
+            labels, several = read_labels_cell(value) if names is None else _declared(value, names)
         except CellError as error:
             self.faults[row] = f"{self._place(row)} {error}"
             return None if isinstance(error, NoLabelError) else []
@@ -248,7 +248,7 @@ class _Table:
                     elif objects.names is None:
                         classes = [read_label(one) for one in named]
                     else:
-                        classes = [_declared(one).labels[0] for one in named]
+                        classes = [_declared(one, objects.names).labels[0] for one in named]
             except CellError as error:
                 self.faults.setdefault(row, f"{place} {error}")
             except InputError as error:
@@ -298,11 +298,17 @@ class _Table:
         return found
 
 
-def _declared(value: Any) -> Labels:
+def _declared(value: Any, names: Sequence[str]) -> Labels:
     """Return the indices of declared classes in a cell; -1 is how `datasets` stores none."""
     labels = value if isinstance(value, list) else [value]
     if any(label is None or label == -1 for label in labels):
         raise NoLabelError("has no label" if labels == [None] else f"has label {quoted(value)}")
+    for label in labels:
+        if label not in range(len(names)):
+            last = len(names) - 1
+            raise CellError(
+                f"has label {quoted(label)}, outside the {len(names)} classes, 0 to {last}"
+            )
     return Labels(labels, isinstance(value, list))
 
 

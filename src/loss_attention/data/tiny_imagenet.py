@@ -133,10 +133,11 @@ def _class_names(tree: Tree, wnids: Iterable[str], where: str) -> dict[str, str]
     if "words.txt" in tree.files:
         for number, (wnid, *meaning) in _lines(tree, "words.txt"):
             word = meaning[0].split(",")[0].strip() if meaning else ""
-            if wnid.split(maxsplit=1)[0] not in words:
+            first = next(iter(wnid.split()), "")
+            if first not in words:
                 continue
             place = f"{where}: words.txt row {number}"
-            if not word:
+            if not word or first != wnid:
                 raise InputError(f"{place} is no id, tab and words: {quoted(wnid)}")
             if words[wnid] not in ("", word):
                 raise InputError(f"{place} names {wnid} {quoted(word)}, once {quoted(words[wnid])}")
