@@ -102,8 +102,12 @@ class StopRequest:
             end_at_once(number)
         if self._first is None:
             self._first, self._number, self._asked = now, number, True
-            if self._shared is not None:
-                self._shared.value = number
+            self._tell(number)
+
+    def _tell(self, number: int) -> None:
+        """Let the other processes know."""
+        if self._shared is not None:
+            self._shared.value = number
 
 
 def shared_byte(context: Any) -> Any:

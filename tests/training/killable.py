@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -16,6 +17,7 @@ from lightning_fabric import Fabric
 from training.tiny import tiny_recipe, tiny_splits
 
 from loss_attention.data.sample import ImageSet, Splits
+from loss_attention.interruption import StopRequest
 from loss_attention.training import job
 from loss_attention.training.job import RunOptions, continue_run, start_run
 from loss_attention.training.loop import Trainer
@@ -87,19 +89,10 @@ class Interrupting(ImageSet):
         return super().take(index)
 
     def _interrupt(self) -> None:
-        came, before = False, signal.getsignal(self.number)
-        assert callable(before)
-
-        def hear(number: int, frame: Any) -> None:
-            nonlocal came
-            before(number, frame)
-            came = True
-
-        signal.signal(self.number, hear)
         os.kill(self.process, self.number)
-        while not came:
+        requests = [one for one in gc.get_objects() if isinstance(one, StopRequest)]
+        while not any(request.requested for request in requests):
             time.sleep(0.01)
-        signal.signal(self.number, before)
 
 
 def train_interrupted(told: Connection, folder: Path, devices: int, step: int) -> None:

@@ -8,8 +8,9 @@ import os
 import re
 import shlex
 import sys
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -397,6 +398,12 @@ class _ChildStopRequest(StopRequest):
         self.end_without_parent()
         super()._hear(number, frame)
 
+    def _tell(self, number: int) -> None:
+        """Leave it at this process: when another one died, the parent ends it by a signal too.
+
+        Of any other signal, the processes tell each other between steps.
+        """
+
 
 def _say_nothing(line: str) -> None:
     """The first process says it."""
@@ -424,14 +431,21 @@ def _launch_processes(fabric: Fabric, work: _Work, stop: StopRequest) -> dict[st
         work.problems, work.stop_byte = context.SimpleQueue(), shared_byte(context)
     stop.share(work.stop_byte)
 
-    def launch() -> dict[str, Any]:
-        with blocked_signals():
-            outcome: dict[str, Any] = fabric.launch(work)
-        return outcome
+    launched: Future[dict[str, Any]] = Future()
 
-    with stop.listening(), ThreadPoolExecutor(1) as pool:
+    def launch() -> None:
+        with blocked_signals():
+            try:
+                launched.set_result(fabric.launch(work))
+            except Exception as error:
+                launched.set_exception(error)
+
+    thread = threading.Thread(target=launch)
+    with stop.listening():
+        thread.start()
+        thread.join()
         try:
-            return pool.submit(launch).result()
+            return launched.result()
         except (ProcessRaisedException, ProcessExitedException) as error:
             if not work.problems.empty():
                 kind, message = work.problems.get()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -116,7 +117,7 @@ class Recipe:
         for name in positive:
             self._require(name, getattr(self, name) > 0, "must be above 0")
         for name in ("width", "learning_rate", "gamma_max", "weight_decay"):
-            self._require(name, getattr(self, name) < float("inf"), "must be finite")
+            self._require(name, getattr(self, name) < inf, "must be finite")
         for name in ("crop_padding", "cutout", "gamma_max", "weight_decay", "seed"):
             self._require(name, getattr(self, name) >= 0, "must be at least 0")
         self._require("seed", self.seed < 2**63, "must be below 2**63")
@@ -251,8 +252,8 @@ def from_file(kind: type[Settings], values: Any, path: Path) -> Settings:
 def _fits(value: Any, kind: Any) -> bool:
     """Whether a value of a file is of the kind that a field is annotated with."""
     parts = get_args(kind)
-    if isinstance(value, int | float) and not abs(value) < 2**63:  # infinite, or for no machine
-        return False
+    if isinstance(value, int | float) and not abs(value) < (2**63 if type(value) is int else inf):
+        return False  # no machine's number
     if get_origin(kind) is Literal:
         return value in parts
     if get_origin(kind) is UnionType:
