@@ -42,7 +42,7 @@ TINY = [
     *("--patch-kernel", "3", "--patch-stride", "1", "--precision", "32", "--accelerator", "cpu"),
 ]
 SLOW = [
-    *("--image-size", "64", "--batch-size", "48", "--width", "0.6", "--strided-layers", "6,13"),
+    *("--image-size", "64", "--batch-size", "48", "--width", "0.6", "--strided-layers", "6", "13"),
     *("--patch-kernel", "3", "--patch-stride", "1", "--precision", "32", "--accelerator", "cpu"),
     *("--epochs", "50", "--checkpoint-every-steps", "1"),
 ]

@@ -71,7 +71,7 @@ def test_every_word_that_writes_leaves_another_ones_run_alone(
         assert f"another process is training or evaluating the run {folder}" in said
         assert contents(folder) == before
     run("explain", folder, images, "--out", tmp_path / "explained")
-    run("evaluate", folder, "--data", images)
+    run("evaluate", folder, "--data", make_folder(tmp_path / "others", each=3))
     assert contents(folder) == before
     temporary.unlink()
 
