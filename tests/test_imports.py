@@ -18,6 +18,8 @@ SOURCE = Path(loss_attention.__file__).parent
 # The floor of each room; docs/architecture.md draws the same house.
 LEVELS = {
     "errors": 0,
+    "digests": 0,
+    "interruption": 0,
     "progress": 0,
     "saving": 0,
     "showing": 0,

@@ -17,6 +17,7 @@ from training.tiny import tiny_recipe, tiny_splits
 
 import loss_attention as la
 from loss_attention import jobs
+from loss_attention.digests import sealed
 from loss_attention.errors import InputError
 from loss_attention.training.environment import choose_device
 from loss_attention.training.job import build_model, continue_run, start_run
@@ -96,7 +97,7 @@ def come_from(trained_on: str, run: Path, to: Path, **facts: object) -> Path:
     run = Path(shutil.copytree(run, to))
     found = json.loads((run / "run.json").read_text()) | facts
     found["options"]["accelerator"] = trained_on
-    (run / "run.json").write_text(json.dumps(found))
+    (run / "run.json").write_text(json.dumps(sealed(found)))
     return run
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from loss_attention.errors import ReportedError, reason
+from loss_attention.errors import InputError, ReportedError, reason
 
 fcntl: Any = None
 with contextlib.suppress(ImportError):  # on Windows, which removes no file that is open
@@ -69,8 +69,12 @@ def make_folder(path: Path) -> None:
     """Make a folder to write into, and those above it; remove what killed writes left in it.
 
     Raises:
+        InputError: a file is there, or where a folder above it should be.
         SaveError: it cannot be made.
     """
+    for folder in (path, *path.parents):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"cannot make the folder {path}: {folder} is a file; name another")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

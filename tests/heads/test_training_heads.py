@@ -35,7 +35,7 @@ def test_a_head_learns_and_resumes_where_it_was_stopped(
 
     stopped = start_run(tmp_path / "stopped", recipe, splits, CPU)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_stop_agreed", lambda self: self.position.step == 4)
+        patch.setattr(Trainer, "_stop_agreed", lambda self, *_: self.position.step == 4)
         assert not continue_run(stopped, splits)
     assert continue_run(stopped, splits)
     expected, found = load(tmp_path / "whole").state_dict(), load(stopped.path).state_dict()

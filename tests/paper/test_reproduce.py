@@ -61,7 +61,7 @@ def no_training(monkeypatch) -> None:
         raise AssertionError("trained again")
 
     monkeypatch.setattr(trainings, "continue_run", refuse)
-    monkeypatch.setattr(trainings, "start_run", refuse)
+    monkeypatch.setattr(trainings, "begin_run", refuse)
 
 
 @pytest.mark.parametrize("name", TABLES)
