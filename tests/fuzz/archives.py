@@ -25,7 +25,7 @@ _NAMES = (
 _MIB = 2**20
 _BOMB = 3 * 2**30
 """What comes out of a bomb: more than a reader may take."""
-_BOMBS = 0.006
+_BOMBS = 0.003
 """The part of all archives that are bombs: each takes seconds to see through."""
 
 

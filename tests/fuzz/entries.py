@@ -127,6 +127,7 @@ def opened(path: Path) -> None:
     run.options()
     run.metrics()
     run.load_state()
+    run.read_json("evaluation.json")
     run.asked_of(None)
 
 

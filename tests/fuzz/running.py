@@ -21,7 +21,7 @@ def run(kind: str, seed: int, number: int, folder: Path) -> tuple[Outcome, Seque
     """
     made, entries = case(kind, seed, number), KINDS[kind].entries
     outcomes = []
-    for entry in entries if number < 0 else (entries[number % len(entries)],):
+    for entry in dict.fromkeys(entries) if number < 0 else (entries[number % len(entries)],):
         made.write(folder)
         outcomes.append(judged(partial(entry, folder / DATA / made.given)))
         shutil.rmtree(folder, ignore_errors=True)
