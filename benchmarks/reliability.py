@@ -2,7 +2,9 @@
 
     python benchmarks/reliability.py                       all parts, full size: about an hour
     python benchmarks/reliability.py signals --scale 0.1   a tenth of one part
+    python benchmarks/reliability.py --keep                into results/reliability.* as well
 
+Hostile files are counted by `python benchmarks/fuzzing.py --keep`, to the same page.
 Each part returns, for each kind of mishap, how many were tried and how many ended well.
 """
 
@@ -27,7 +29,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from reliability_page import keep_part
 
+ROOT = Path(__file__).resolve().parent.parent
 Counts = dict[str, tuple[int, int]]
 """By kind of mishap: tried, ended well."""
 
@@ -257,6 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--scale", type=float, default=1.0, help="how much of each; 1: all")
+    parser.add_argument("--keep", action="store_true", help="write results/reliability.* too")
     given = parser.parse_args()
     unknown = [part for part in given.parts if part not in PARTS]
     if unknown:
@@ -268,7 +273,21 @@ def main() -> None:
         outcome[part] = {
             kind: {"tried": tried, "good": good} for kind, (tried, good) in counts.items()
         }
+        if given.keep:
+            keep_part(part, _kept(part, outcome[part], given.scale), ROOT / "results")
     print(json.dumps(outcome, indent=2))
+
+
+def _kept(part: str, counts: dict[str, dict[str, int]], scale: float) -> dict[str, Any]:
+    """Return a part as the page of results has it."""
+    size = "" if scale == 1 else f" --scale {scale:g}"
+    return {
+        "title": part.capitalize(),
+        "about": (PARTS[part].__doc__ or "").splitlines()[0],
+        "command": f"python benchmarks/reliability.py {part}{size} --keep",
+        "seeds": [0],
+        "rows": [{"what": kind} | found for kind, found in counts.items()],
+    }
 
 
 if __name__ == "__main__":

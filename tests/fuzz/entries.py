@@ -128,7 +128,6 @@ def opened(path: Path) -> None:
     run.metrics()
     run.load_state()
     run.read_json("evaluation.json")
-    run.asked_of(None)
 
 
 def resumed(path: Path) -> None:
