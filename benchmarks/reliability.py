@@ -46,7 +46,7 @@ TINY = [
     *("--patch-kernel", "3", "--patch-stride", "1", "--precision", "32", "--accelerator", "cpu"),
 ]
 SLOW = [
-    *("--image-size", "64", "--batch-size", "48", "--width", "0.6", "--strided-layers", "6", "13"),
+    *("--image-size", "64", "--width", "0.5", "--strided-layers", "6", "14"),
     *("--patch-kernel", "3", "--patch-stride", "1", "--precision", "32", "--accelerator", "cpu"),
     *("--epochs", "50", "--checkpoint-every-steps", "1"),
 ]
@@ -114,7 +114,7 @@ def _outcome(run: Path) -> tuple[Any, ...]:
 
 def signals(scale: float, folder: Path) -> Counts:
     """Signal a run: it saves, says how to go on, and ends within seconds with the right code."""
-    images = _pictures(folder / "images", 140)
+    images = _pictures(folder / "images", 400)
     cases = [(moment, name) for moment in MOMENTS for name in SIGNALS]
     counts: Counts = {}
     for moment, name in cases[:: max(1, round(1 / scale))]:
@@ -125,18 +125,16 @@ def signals(scale: float, folder: Path) -> Counts:
 
 def _survives(name: str, moment: str, images: Path, run: Path) -> bool:
     number = getattr(signal, name)
-    # Two steps an epoch; in the second case, the validation takes far longer than those.
-    fraction = "0.2" if moment == "validation" else "0.05"
-    more = ["--validation-fraction", fraction]
-    if moment == "validation":
-        more = ["--validation-fraction", "0.7", "--batch-size", "20"]
-    if moment == "two processes":
-        more += ["--devices", "2"]
+    # In the second case two steps an epoch, and a validation that takes far longer than those.
+    more = {
+        "training": ["--validation-fraction", "0.05", "--batch-size", "8"],
+        "validation": ["--validation-fraction", "0.96", "--batch-size", "8"],
+        "two processes": ["--validation-fraction", "0.05", "--batch-size", "8", "--devices", "2"],
+    }[moment]
     process = _launched("train", "folder", "--data", str(images), *SLOW, *more, "--out", str(run))
     _wait_for(run / "state.pt", process)
     if moment == "validation":
-        # From the checkpoint of the first step on: the second step, then the validation.
-        time.sleep(_seconds_of_a_step(run) * 1.5)
+        time.sleep(2 * _position(run)["seconds"])
     started = time.monotonic()
     process.send_signal(number)
     _, said = process.communicate(timeout=600)
@@ -146,15 +144,21 @@ def _survives(name: str, moment: str, images: Path, run: Path) -> bool:
     told = said.strip().splitlines()[-1] == line and "Traceback" not in said
     good = process.returncode == code and told and seconds <= LONGEST_STOP
     print(f"{name}, {moment}: exit {process.returncode} in {seconds:.1f} s", file=sys.stderr)
-    return good and (run / "state.pt").exists()
+    position = _position(run)
+    in_time = moment != "validation" or (position["epoch"], position["step"]) == (0, 2)
+    if not in_time:
+        print(f"the signal came in epoch {position['epoch']}, no validation", file=sys.stderr)
+    return good and in_time
 
 
-def _seconds_of_a_step(run: Path) -> float:
+def _position(run: Path) -> dict[str, Any]:
+    """Where the last checkpoint stands."""
     from loss_attention.training.run_folder import RunFolder
 
     state = RunFolder(run).load_state()
     assert state is not None
-    return float(state["position"]["seconds"])
+    position: dict[str, Any] = state["position"]
+    return position
 
 
 def kills(scale: float, folder: Path) -> Counts:
