@@ -171,7 +171,7 @@ def test_the_second_signal_ends_at_once_but_not_an_echo_of_the_first(
     stop = StopRequest()
     with stop.listening():
         os.kill(os.getpid(), signal.SIGTERM)
-        now += 0.4  # `timeout` sends it to the process and to its group
+        now += 0.2  # `timeout` sends it to the process and to its group
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested
         assert not over
@@ -187,7 +187,7 @@ def test_a_second_signal_gives_the_code_of_a_shell(tmp_path: Path) -> None:
         "with StopRequest().listening():\n"
         "    for _ in range(2):\n"
         "        os.kill(os.getpid(), 15)\n"
-        "        time.sleep(1.1)\n"
+        "        time.sleep(0.6)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=GUARD)
     assert done.returncode == 128 + 15

@@ -20,7 +20,7 @@ SIGNALS = tuple(
 )
 """What terminals, schedulers and people send to end a program, or to say that its time is up."""
 
-SAME_REQUEST = 1.0
+SAME_REQUEST = 0.25
 """Seconds in which further signals belong to the first: it comes to a process and to its group."""
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h
