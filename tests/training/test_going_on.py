@@ -19,6 +19,7 @@ from loss_attention.saving import SaveError
 from loss_attention.training import job
 from loss_attention.training.job import change_learning_rate, continue_run, start_run
 from loss_attention.training.loop import DivergedError, Trainer
+from loss_attention.training.processes import launch_processes
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
 
@@ -91,10 +92,9 @@ class Launching:
 
 
 def launched(launching: Any, *, requested: bool = False) -> dict[str, Any]:
-    work = job._Work(*[None] * 5, shown=False)  # type: ignore[arg-type]
     stop = StopRequest()
     stop.requested = requested
-    return job._launch_processes(launching, work, stop)
+    return launch_processes(launching, lambda fabric, stop: {}, stop)
 
 
 @pytest.mark.parametrize(

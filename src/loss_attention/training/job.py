@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
-import re
 import shlex
 import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,20 +16,13 @@ from jaxtyping import Float
 from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor
-from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from loss_attention import __version__
 from loss_attention.data.naming import recorded
 from loss_attention.data.sample import LabelledImages, Splits, hold_out
-from loss_attention.errors import InputError, KilledError, ReportedError
+from loss_attention.errors import InputError, KilledError
 from loss_attention.heads.catalog import check_regulariser
-from loss_attention.interruption import (
-    StopRequest,
-    block_signals,
-    blocked_signals,
-    shared_byte,
-    unblock_signals,
-)
+from loss_attention.interruption import StopRequest
 from loss_attention.models import PatchClassifier, create_model
 from loss_attention.training.batches import check_batches, smallest_batch
 from loss_attention.training.environment import (
@@ -45,6 +34,7 @@ from loss_attention.training.environment import (
 )
 from loss_attention.training.loop import Trainer
 from loss_attention.training.objective import recipe_loss
+from loss_attention.training.processes import launch_processes
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import RECIPE_FILE, RunFolder, require_utf8
 
@@ -307,7 +297,7 @@ def _train(
     model.backbone.checkpoint_activations = options.checkpoint_activations
     work = _Work(run, model, train, validation, options, shown=console is not None)
     if options.devices > 1:
-        return _launch_processes(fabric, work, stop)
+        return launch_processes(fabric, work, stop)
     fabric.launch()
     with stop.listening():
         return work.train(fabric, console, stop)
@@ -331,24 +321,10 @@ class _Work:
     ) -> None:
         self.run, self.model, self.options, self.shown = run, model, options, shown
         self.train_set, self.validation = train, validation
-        self.stop_byte: Any = None
-        self.problems: Any = None
-        self.parent = os.getpid()
 
-    def __call__(self, fabric: Fabric) -> dict[str, Any]:
-        """Work in a spawned process, which began with signals blocked."""
-        stop = _ChildStopRequest(self.stop_byte, self.parent)
-        with stop.listening():
-            unblock_signals()
-            try:
-                stop.end_without_parent()
-                outcome = self.train(fabric, Console() if self.shown else None, stop)
-                leave_together(fabric)
-            except ReportedError as error:
-                self.problems.put((type(error), str(error)))
-                raise
-            block_signals()  # the work is done: there is nothing left to save
-        return outcome
+    def __call__(self, fabric: Fabric, stop: StopRequest) -> dict[str, Any]:
+        """Work in one of several processes."""
+        return self.train(fabric, Console() if self.shown else None, stop)
 
     def train(self, fabric: Fabric, console: Console | None, stop: StopRequest) -> dict[str, Any]:
         """Train in this process, beside the others of `fabric`."""
@@ -379,89 +355,5 @@ class _Work:
         }
 
 
-class _ChildStopRequest(StopRequest):
-    """In a process that trains beside others: ends at once when the one that waits is gone.
-
-    The system sends SIGINT then. The lock of the run was that process's, so nothing may be written.
-    """
-
-    def __init__(self, shared: Any, parent: int) -> None:
-        super().__init__(shared)
-        self._parent = parent
-
-    def end_without_parent(self) -> None:
-        """End here, at once, where the parent has ended."""
-        if os.getppid() != self._parent:
-            os._exit(1)
-
-    def _hear(self, number: int, frame: Any) -> None:
-        self.end_without_parent()
-        super()._hear(number, frame)
-
-    def _tell(self, number: int) -> None:
-        """Leave it at this process: when another one died, the parent ends it by a signal too.
-
-        Of any other signal, the processes tell each other between steps.
-        """
-
-
 def _say_nothing(line: str) -> None:
     """The first process says it."""
-
-
-def leave_together(fabric: Fabric) -> None:
-    """Take down the group of processes that `fabric` launched; each calls it as the last thing.
-
-    Left to the end of the process, the group's threads now and then still run when they are taken
-    down, and the process aborts.
-    """
-    if fabric.world_size > 1:
-        fabric.barrier()
-        torch.distributed.destroy_process_group()
-
-
-def _launch_processes(fabric: Fabric, work: _Work, stop: StopRequest) -> dict[str, Any]:
-    """Run the work in several processes; an error that is told in a line comes back as it was.
-
-    They are launched from a thread with the signals blocked: processes begin with them blocked too,
-    so that none is lost or ends one before it listens, while this thread hears them.
-    """
-    context = torch.multiprocessing.get_context("spawn")
-    with blocked_signals():  # Python begins a process for the queue, which a signal would end
-        work.problems, work.stop_byte = context.SimpleQueue(), shared_byte(context)
-    stop.share(work.stop_byte)
-
-    launched: Future[dict[str, Any]] = Future()
-
-    def launch() -> None:
-        with blocked_signals():
-            try:
-                launched.set_result(fabric.launch(work))
-            except Exception as error:
-                launched.set_exception(error)
-
-    thread = threading.Thread(target=launch)
-    with stop.listening():
-        thread.start()
-        thread.join()
-        try:
-            return launched.result()
-        except (ProcessRaisedException, ProcessExitedException) as error:
-            if not work.problems.empty():
-                kind, message = work.problems.get()
-                raise kind(message) from error
-            lost = isinstance(error, ProcessExitedException)
-            if lost and stop.requested:  # told more than once, before or after its work
-                return {"finished": False}
-            if lost or re.search(r"Connection (closed|reset) by peer", str(error)):
-                raise KilledError(
-                    f"a process that trains was ended ({_how_it_ended(error)}), most likely "
-                    "because memory ran out, which the system's log would say"
-                ) from error
-            raise
-
-
-def _how_it_ended(error: Exception) -> str:
-    name = getattr(error, "signal_name", None)
-    code = getattr(error, "exit_code", None)
-    return str(name or (f"exit code {code}" if code is not None else "by another one's account"))

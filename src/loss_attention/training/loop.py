@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from loss_attention.data.sample import LabelledImages
-from loss_attention.errors import InputError, ReportedError, guarded, quoted
+from loss_attention.errors import InputError, ReportedError, guarded
 from loss_attention.evaluation import validate
 from loss_attention.heads.catalog import HEADS
 from loss_attention.interruption import StopRequest
@@ -32,14 +32,10 @@ from loss_attention.training.batches import (
     steps_per_epoch,
 )
 from loss_attention.training.objective import make_optimizer, recipe_loss
+from loss_attention.training.position import Position, metrics_text
 from loss_attention.training.progress import TrainingProgress
 from loss_attention.training.recipe import Recipe
-from loss_attention.training.run_folder import (
-    METRICS_FILE,
-    RunFolder,
-    checked_epoch,
-    metrics_text,
-)
+from loss_attention.training.run_folder import METRICS_FILE, RunFolder
 from loss_attention.training.scalars import Scalars
 from loss_attention.training.schedule import adam_betas, learning_rate, regulariser_weight
 
@@ -58,50 +54,6 @@ class DivergedError(ReportedError, ValueError):
 
 class _ValidationStoppedError(Exception):
     """This process was told to stop; what it found so far is worth nothing."""
-
-
-@dataclass
-class Position:
-    """Where a run stands; with the weights and the optimiser, all that resuming needs.
-
-    Attributes:
-        epoch: finished epochs.
-        step: finished steps of the epoch that is under way; all of them where it was not
-            validated yet.
-        best: validation accuracy and negative validation loss of the best epoch; None before it.
-        best_epoch: counted from 1; 0 before the first.
-        seconds: spent on training and validation so far.
-        epoch_seconds: of these, what the epoch that is under way has taken.
-        images_per_second: in its training, where that is done.
-        history: a line of metrics.jsonl for each finished epoch.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    best: tuple[float, float] | None = None
-    best_epoch: int = 0
-    seconds: float = 0.0
-    epoch_seconds: float = 0.0
-    images_per_second: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    @classmethod
-    def read(cls, values: Any) -> Position:
-        """Return what a checkpoint has; raise whatever a malformed one leads to."""
-        position = cls(**values)
-        try:
-            position.history = [checked_epoch(line) for line in position.history]
-        except InputError as error:
-            raise ValueError(str(error)) from error
-        counts = (position.epoch, position.step, position.best_epoch)
-        if any(type(count) is not int or not 0 <= count < 2**63 for count in counts):
-            raise ValueError(f"its position cannot be {quoted(counts)}")
-        if position.best is not None:
-            accuracy, loss = map(float, position.best)
-            position.best = (accuracy, loss)
-        for name in ("seconds", "epoch_seconds", "images_per_second"):
-            setattr(position, name, float(getattr(position, name)))
-        return position
 
 
 class Trainer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -28,10 +27,11 @@ from loss_attention.digests import (
     read_object,
     sealed,
 )
-from loss_attention.errors import InputError, guarded, printable, quoted, reason
+from loss_attention.errors import InputError, guarded, printable, reason
 from loss_attention.models import WEIGHTS_FILE
 from loss_attention.saving import SaveError, make_folder, remove_leftovers, write_whole
 from loss_attention.showing import json_text
+from loss_attention.training.position import checked_epoch, checked_facts, metrics_text
 from loss_attention.training.recipe import Recipe, RunOptions, from_file
 
 RECIPE_FILE = "recipe.yaml"
@@ -279,7 +279,7 @@ class RunFolder:
             InputError: the file holds no JSON object, or is not what the run wrote.
         """
         if name == FACTS_FILE:
-            return _checked_facts(read_facts(self.path), self.path / name)
+            return checked_facts(read_facts(self.path), self.path / name)
         path = self.path / name
         if not path.exists():
             return {}
@@ -392,68 +392,6 @@ class RunFolder:
         except InputError as error:
             return [str(error)] if (self.path / REPORT_FILE).is_file() else []
         return []
-
-
-def metrics_text(history: list[dict[str, Any]]) -> str:
-    """Return metrics.jsonl: a line for each epoch."""
-    return "".join(json.dumps(line) + "\n" for line in history)
-
-
-def checked_epoch(line: Any) -> dict[str, Any]:
-    """Return the figures of an epoch as a file has them.
-
-    Raises:
-        InputError: they are no object, or one of them is neither a number nor empty.
-    """
-    if not isinstance(line, dict):
-        raise InputError(f"the figures of an epoch cannot be {quoted(line)}")
-    for name, value in line.items():
-        # A bad start may have an infinite loss; a whole number that no float holds, nobody writes.
-        number = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
-        if value is not None and not number:
-            raise InputError(f"the figures of an epoch: {quoted(name)} cannot be {quoted(value)}")
-    return line
-
-
-KINDS: dict[str, type | tuple[type, ...]] = {
-    "package_version": str,
-    "command": str,
-    "precision": str,
-    "source": str,
-    "storage": str,
-    "data_fingerprint": str,
-    "classes": list,
-    "multi_label": bool,
-    "train_images": int,
-    "validation_images": int,
-    "test_images": int,
-    "normalisation": dict,
-    "parameters": int,
-    "versions": dict,
-    "hardware": dict,
-    "finished": bool,
-    "best_epoch": int,
-    "train_seconds": (int, float),
-    "changes": list,
-}
-"""What the facts in run.json are; those that are there."""
-
-
-def _checked_facts(facts: dict[str, Any], path: Path) -> dict[str, Any]:
-    for name, kind in KINDS.items():
-        value = facts.get(name)
-        wrong = name in facts and (
-            not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
-        )
-        if wrong or (isinstance(value, int | float) and not abs(value) < 2**63):
-            raise InputError(f"{path}: {name} cannot be {quoted(value)}")
-    normalisation = facts.get("normalisation", {})
-    if normalisation:
-        with guarded(f"{path}: normalisation"):
-            numbers = [*normalisation["mean"], *normalisation["std"]]
-            if not all(type(one) in (int, float) and math.isfinite(one) for one in numbers):
-                raise InputError(f"{path}: normalisation cannot be {quoted(normalisation)}")
-    return facts
 
 
 def _read_state(path: Path) -> dict[str, Any]:
