@@ -9,6 +9,7 @@ first picture is taken.
 from __future__ import annotations
 
 import io
+import os
 import re
 import threading
 import warnings
@@ -101,7 +102,7 @@ def read_image(source: Path | bytes, in_channels: int, name: str | None = None) 
     name = name or (str(source) if isinstance(source, Path) else "image")
     try:
         # Opened here: given a path, Pillow maps plain TIFF files and garbles those that are turned.
-        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        with _reader(source) as file:
             return _decoded(file, in_channels)
     except Exception as error:  # decoders raise whatever a broken file leads them into
         raise UnreadableImage(name, _reason(error, source)) from error
@@ -115,7 +116,7 @@ def read_numbers(source: Path | bytes, name: str) -> UInt8[np.ndarray, "H W *3"]
     """
     try:
         with (
-            io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+            _reader(source) as file,
             _opened(file) as image,
         ):
             _orientation(image)  # Pillow looks as well, and is not to warn of it
@@ -139,7 +140,7 @@ def read_size(source: Path | bytes, name: str) -> tuple[int, int]:
     """
     try:
         with (
-            io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+            _reader(source) as file,
             _opened(file) as image,
         ):
             if image.format in _SIZED_WHEN_DECODED:
@@ -223,6 +224,25 @@ def upright(image: Image.Image, in_channels: int) -> Image.Image:
     turn = _UPRIGHT.get(_orientation(image) if image.format == "TIFF" else orientation)
     plain = _without_transparency(in_8_bits(image), _MODES[in_channels])
     return plain if turn is None else plain.transpose(turn)
+
+
+class _File(io.BufferedReader):
+    """A file that sets aside no memory for more bytes than it has, whatever its header claims."""
+
+    def __init__(self, path: Path) -> None:
+        raw = io.FileIO(path)
+        super().__init__(raw)
+        self._size = os.fstat(raw.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return up to so many bytes from here on; -1 or None: all."""
+        if size is None or size < 0:
+            return super().read()
+        return super().read(min(size, max(0, self._size - self.tell())))
+
+
+def _reader(source: Path | bytes) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else _File(source)
 
 
 def _check_channels(in_channels: int) -> None:
@@ -316,7 +336,7 @@ def _reason(error: Exception, source: Path | bytes) -> str:
 
 def _unknown_format(source: Path | bytes) -> str:
     """Say what a file holds that is no image to Pillow."""
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+    with _reader(source) as file:
         head = file.read(1024)
         if not head:
             return "empty"

@@ -6,7 +6,7 @@ import copy
 import logging
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from torch import Tensor
 from loss_attention import __version__
 from loss_attention.data.naming import recorded
 from loss_attention.data.sample import LabelledImages, Splits, hold_out
-from loss_attention.errors import InputError, KilledError
+from loss_attention.digests import FACTS_FILE
+from loss_attention.errors import InputError, KilledError, guarded
 from loss_attention.heads.catalog import check_regulariser
 from loss_attention.interruption import StopRequest
 from loss_attention.models import PatchClassifier, create_model
@@ -285,14 +286,14 @@ def _train(
     kept, held_out = hold_out(splits.train.labels, recipe.validation_fraction, recipe.seed)
     images = splits.train.without_places()
     train, validation = images.subset(kept), images.subset(held_out)
+    with guarded(str(run.path / FACTS_FILE)):
+        precision, statistics = facts["precision"], _statistics(facts, recipe.in_channels)
     fabric = Fabric(
         accelerator=accelerator,
         devices=options.devices,
         strategy="auto" if options.devices == 1 else "ddp_spawn",
-        precision="bf16-mixed" if facts["precision"] == "bf16" else "32-true",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
-    known = facts.get("normalisation")
-    statistics = known and (torch.tensor(known["mean"]), torch.tensor(known["std"]))
     model = build_model(recipe, splits, statistics)
     model.backbone.checkpoint_activations = options.checkpoint_activations
     work = _Work(run, model, train, validation, options, shown=console is not None)
@@ -301,6 +302,17 @@ def _train(
     fabric.launch()
     with stop.listening():
         return work.train(fabric, console, stop)
+
+
+def _statistics(facts: Mapping[str, Any], channels: int) -> Statistics | None:
+    """Return the normalisation that a run keeps; None: it is measured anew."""
+    known = facts.get("normalisation")
+    if known is None:
+        return None
+    mean, std = torch.tensor(known["mean"]), torch.tensor(known["std"])
+    if not mean.shape == std.shape == (channels,) or not (mean + std).isfinite().all():
+        raise ValueError(f"normalisation is not a mean and a std of {channels} channels")
+    return mean, std
 
 
 class _Work:
