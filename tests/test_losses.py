@@ -138,7 +138,7 @@ def test_an_image_without_a_positive_label_adds_no_regulariser() -> None:
     torch.testing.assert_close(gradient, plain_gradient, rtol=0, atol=0)
 
 
-@settings(max_examples=10)
+@settings(max_examples=4)
 @given(st.integers(0, 2**32))
 def test_gradients_agree_with_finite_differences(seed: int) -> None:
     """Of the whole objective: through the image logits, the patch logits and the weights."""

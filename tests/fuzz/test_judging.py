@@ -15,9 +15,17 @@ from fuzz.kinds import KINDS, case
 from loss_attention.errors import InputError
 
 
+class UnescapedError(InputError):
+    """An error that shows what it was given, as errors did before they escaped it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.args = (text,)
+
+
 def refused(text: str) -> Callable[[], None]:
     def entry() -> None:
-        raise InputError(text)
+        raise UnescapedError(text)
 
     return entry
 
