@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -300,3 +301,23 @@ def test_to_tensor_resizes_to_height_and_width() -> None:
     board = np.indices((64, 64)).sum(0) % 2 * 255
     small = to_tensor(Image.fromarray(board.astype(np.uint8)), (8, 8)).float()
     assert (small - 127.5).abs().max() < 8
+
+
+@pytest.mark.parametrize(
+    "read", [lambda path: read_image(path, 3), lambda path: read_size(path, "")]
+)
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, read) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", Path("/dev/zero")):
+        with pytest.raises(UnreadableImage, match="a pipe, a socket or a device, not a file"):
+            read(path)
+
+
+def test_a_header_asks_for_no_more_memory_than_its_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jp2").write_bytes(b"x" * 100)
+    with decoding._File(tmp_path / "a.jp2") as file:
+        file.seek(10)
+        assert len(file.read(2**50)) == 90  # more than could be set aside
+        assert file.read(5) == file.read() == b""
+        file.seek(0)
+        assert len(file.read()) == 100

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import stat
 import threading
 import warnings
 from contextlib import ExitStack, suppress
@@ -230,6 +231,9 @@ class _File(io.BufferedReader):
     """A file that sets aside no memory for more bytes than it has, whatever its header claims."""
 
     def __init__(self, path: Path) -> None:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would be waited for
+            raise ValueError("it is a pipe, a socket or a device, not a file")
         raw = io.FileIO(path)
         super().__init__(raw)
         self._size = os.fstat(raw.fileno()).st_size
