@@ -270,6 +270,8 @@ def main() -> None:
     unknown = [part for part in given.parts if part not in PARTS]
     if unknown:
         parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    for name in SIGNALS:  # in the background of a shell some are ignored, and so in what it begins
+        signal.signal(signal.Signals[name], signal.SIG_DFL)
     outcome: dict[str, dict[str, dict[str, int]]] = {}
     for part in given.parts or PARTS:
         with tempfile.TemporaryDirectory() as folder:

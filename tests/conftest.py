@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,12 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 import jaxtyping
 import pytest
 from hypothesis import settings
+
+# Under nohup, or in the background of a shell, these are ignored, and so in what the tests begin.
+for ignored, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    number = getattr(signal, ignored, None)
+    if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 # The rooms whose business is tensors: every annotation in them is checked at every call of the
 # tests. Rooms that deal in files and terminals are left to mypy, as beartype takes some of their
