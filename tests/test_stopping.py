@@ -5,6 +5,7 @@ In this process, which signals itself at a known moment; so no test waits or gue
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -216,16 +217,31 @@ def test_handlers_are_as_before() -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def launched(arguments: list[str]) -> subprocess.Popen[str]:
-    """Run the command in a process and a group of its own."""
-    code = f"from loss_attention.cli import main\nmain({arguments!r})"
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+Launch = Callable[[list[str]], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def launched() -> Iterator[Launch]:
+    """Runs the command in a process and a group of its own, which a test that fails ends too."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def launch(arguments: list[str]) -> subprocess.Popen[str]:
+        code = f"from loss_attention.cli import main\nmain({arguments!r})"
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        begun.append(process)
+        return process
+
+    yield launch
+    for process in begun:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -240,9 +256,23 @@ def last_line(text: str) -> str:
     return text.strip().splitlines()[-1]
 
 
+def children_of(parent: int) -> list[int]:
+    """The processes that one has begun, as Linux lists them."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(folder.name))
+    return found
+
+
+def command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 @pytest.mark.parametrize("group", [False, True])
 def test_two_processes_stop_together_and_resume_to_the_same(
-    group: bool, images: Path, tmp_path: Path
+    group: bool, images: Path, tmp_path: Path, launched: Launch
 ) -> None:
     """A signal to the one that waits, as from `kill`, or to all, as from a scheduler."""
     out = tmp_path / "run"
@@ -256,16 +286,16 @@ def test_two_processes_stop_together_and_resume_to_the_same(
     assert "Traceback" not in err
 
 
-def test_a_process_that_is_killed_is_one_line(images: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
+def test_a_process_that_is_killed_is_one_line(
+    images: Path, tmp_path: Path, launched: Launch
+) -> None:
     out = tmp_path / "run"
     process = launched(words(images, out, "--epochs", "500", "--devices", "2"))
     wait_for(out / "state.pt", process)
-    listed = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True
-    ).stdout
-    workers = [line.split()[0] for line in listed.splitlines() if "spawn_main" in line]
+    workers = [pid for pid in children_of(process.pid) if b"spawn_main" in command_of(pid)]
     assert len(workers) == 2
-    os.kill(int(workers[1]), signal.SIGKILL)
+    os.kill(workers[1], signal.SIGKILL)
     _, err = process.communicate(timeout=GUARD)
     assert process.returncode == 71, err
     assert "Traceback" not in err
