@@ -79,7 +79,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe, *, overwrite: bool = False) -> RunFolder:
-        """Make the folder of a new run and put the recipe in it; see `claim` and `begin`."""
+        """Make the folder of a new run and put the recipe in it; see `claimed` and `begin`."""
         run = cls(path)
         with run.claimed(overwrite=overwrite):
             run.begin(recipe, {})
