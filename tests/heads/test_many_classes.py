@@ -20,7 +20,7 @@ from loss_attention.explain.attributions_forward import (
     evidence_patches,
 )
 from loss_attention.explain.description import describe
-from loss_attention.heads.capsule import CapsuleHead
+from loss_attention.heads.capsules import CapsuleHead
 from loss_attention.losses import multi_label_loss, single_label_loss
 from loss_attention.many_classes import LogitsOnDemand
 from loss_attention.models import PatchClassifier
