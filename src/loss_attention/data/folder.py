@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loss_attention.data.archives import ARCHIVES
-from loss_attention.data.formats import IMAGE_SUFFIXES, is_image
+from loss_attention.data.file_types import IMAGE_SUFFIXES, is_image
 from loss_attention.data.hub import quiet_datasets
 from loss_attention.data.records import Part, Record, Source, count
 from loss_attention.data.splits import SPLITS, by_split, split_of

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from loss_attention.data.cells import CellError
-from loss_attention.data.formats import is_image
+from loss_attention.data.file_types import is_image
 from loss_attention.data.image_rows import DRIVE, URL, ImageRow, ImageTable, shown_path
 from loss_attention.data.labels import LabelKind
 from loss_attention.data.masks import PictureMask

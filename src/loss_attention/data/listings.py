@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from loss_attention.data.columns import LABEL_NAMES, LISTED_IMAGES, named_column, plain_name
-from loss_attention.data.formats import is_image
+from loss_attention.data.file_types import is_image
 from loss_attention.data.records import MOST_NAMED, Source, count
 from loss_attention.data.rows import LINES, SEPARATED, TextTable, open_table
 from loss_attention.data.splits import SPLITS

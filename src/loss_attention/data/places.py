@@ -8,6 +8,7 @@ from pathlib import Path
 
 from loss_attention.data.archives import is_archive
 from loss_attention.data.coco import coco_files, read_coco
+from loss_attention.data.file_types import may_be_meant
 from loss_attention.data.folder import (
     SAVED,
     open_metadata,
@@ -15,7 +16,6 @@ from loss_attention.data.folder import (
     open_saved,
     read_class_folders,
 )
-from loss_attention.data.formats import may_be_meant
 from loss_attention.data.listed import read_listed
 from loss_attention.data.listings import find_tables
 from loss_attention.data.records import Source, count

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import PurePosixPath
 
-from loss_attention.data.formats import is_image
+from loss_attention.data.file_types import is_image
 from loss_attention.data.masks import NumberedMask
 from loss_attention.data.records import Findings, Part, Record, Source, count
 from loss_attention.data.splits import by_split, split_of

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loss_attention.data.formats import is_image
+from loss_attention.data.file_types import is_image
 from loss_attention.data.records import Box, Findings, Part, Record, Source
 from loss_attention.data.tree import Tree, open_tree
 from loss_attention.data.yaml_text import MOST_BYTES, read_yaml

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from loss_attention.data.formats import is_image
+from loss_attention.data.file_types import is_image
 from loss_attention.data.records import Findings, count
 from loss_attention.data.splits import by_split, split_of
 from loss_attention.data.tree import Tree

@@ -13,9 +13,9 @@ from data.refusing import load, refusal
 from PIL import Image
 from rich.console import Console
 
-from loss_attention.data import formats
+from loss_attention.data import file_types
+from loss_attention.data.file_types import is_image, may_be_meant
 from loss_attention.data.files import list_images
-from loss_attention.data.formats import is_image, may_be_meant
 from loss_attention.data_jobs import check_data
 
 PETS = {f"{c}/{i}.png": 10 * ord(c) % 90 + i for c in "ab" for i in range(3)}
@@ -170,9 +170,9 @@ def heif(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("pillow_heif")
     module.register_heif_opener = register  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pillow_heif", module)
-    formats.load_plugins.cache_clear()
+    file_types.load_plugins.cache_clear()
     yield
-    formats.load_plugins.cache_clear()
+    file_types.load_plugins.cache_clear()
 
 
 @pytest.mark.usefixtures("heif")
