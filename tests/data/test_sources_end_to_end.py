@@ -12,8 +12,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from data.formats.test_voc import xml
 from data.making import coco_json, parquet, text
-from data.test_voc import xml
 from PIL import Image
 from typed import exit_code
 

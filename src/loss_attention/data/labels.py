@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from loss_attention.data.cells import CellError
+from loss_attention.data.formats.cells import CellError
 from loss_attention.errors import InputError, printable, quoted
 
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,999})(\.0*)?", re.ASCII)

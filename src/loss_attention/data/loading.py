@@ -11,7 +11,7 @@ from PIL import Image
 from loss_attention.data.assembling import assemble, chosen
 from loss_attention.data.classes import select_classes
 from loss_attention.data.decoding import to_tensor
-from loss_attention.data.hub import open_hub
+from loss_attention.data.formats.hub import open_hub, source_of_tables
 from loss_attention.data.known import KNOWN
 from loss_attention.data.memory import IN_REACH, Storage
 from loss_attention.data.naming import MADE, understood
@@ -20,7 +20,6 @@ from loss_attention.data.places import open_place
 from loss_attention.data.records import Source, refuse
 from loss_attention.data.sample import ImageSet, Splits
 from loss_attention.data.stacking import Form, Progress
-from loss_attention.data.stored import source_of_tables
 from loss_attention.errors import InputError
 
 

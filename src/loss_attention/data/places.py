@@ -7,22 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from loss_attention.data.archives import is_archive
-from loss_attention.data.coco import coco_files, read_coco
 from loss_attention.data.file_types import may_be_meant
-from loss_attention.data.folder import (
+from loss_attention.data.formats.coco import coco_files, read_coco
+from loss_attention.data.formats.folder import (
     SAVED,
     open_metadata,
     open_parquet,
     open_saved,
     read_class_folders,
 )
-from loss_attention.data.listed import read_listed
-from loss_attention.data.listings import find_tables
+from loss_attention.data.formats.listed import read_listed
+from loss_attention.data.formats.tables import find_tables
+from loss_attention.data.formats.tiny_imagenet import read_tiny_imagenet, root_of
+from loss_attention.data.formats.voc import read_voc, voc_files
+from loss_attention.data.formats.yolo import find_yolo, open_yolo, read_yolo
 from loss_attention.data.records import Source, count
-from loss_attention.data.tiny_imagenet import read_tiny_imagenet, root_of
 from loss_attention.data.tree import Tree, open_tree
-from loss_attention.data.voc import read_voc, voc_files
-from loss_attention.data.yolo import find_yolo, open_yolo, read_yolo
 from loss_attention.errors import InputError, printable
 
 

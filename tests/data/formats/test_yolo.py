@@ -9,7 +9,7 @@ import torch
 from data.making import png, text, write
 from data.refusing import load, refusal
 
-from loss_attention.data import yolo
+from loss_attention.data.formats import yolo
 
 
 def make(root: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Image, List, Value
 
-from loss_attention.data.columns import class_names, image_column, is_list, label_column
+from loss_attention.data.formats.cells import class_names, image_column, is_list, label_column
 from loss_attention.errors import InputError
 
 PETS = ClassLabel(names=["cat", "dog"])

@@ -13,7 +13,7 @@ import pytest
 from data.making import write
 from data.refusing import short
 
-from loss_attention.data.rows import Row, open_table
+from loss_attention.data.formats.tables import Row, open_table
 from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError
 

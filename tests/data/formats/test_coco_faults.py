@@ -206,7 +206,7 @@ def test_a_file_that_is_no_json(root: Path, content: bytes, said: str) -> None:
 
 
 def test_a_file_larger_than_memory(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loss_attention.data.coco.free_memory", lambda: 800)
+    monkeypatch.setattr("loss_attention.data.formats.coco.free_memory", lambda: 800)
     line = refusal(root)
     assert "a.coco.json is of " in line
     assert "is no JSON" not in line

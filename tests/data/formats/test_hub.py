@@ -14,7 +14,7 @@ import pytest
 from data.making import stored
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 
-from loss_attention.data.hub import quiet_datasets
+from loss_attention.data.formats.hub import quiet_datasets
 from loss_attention.data.loading import load_splits
 from loss_attention.data.sample import Splits
 from loss_attention.errors import InputError

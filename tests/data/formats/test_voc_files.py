@@ -6,9 +6,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from data.formats.test_voc import official, xml
 from data.making import png, text, write
 from data.refusing import load, refusal
-from data.test_voc import official, xml
 
 A = "Annotations/a.xml"
 CAT = [("cat", (2, 3, 4, 5))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from loss_attention.data.yaml_text import read_yaml
+from loss_attention.data.formats.yolo_config import read_yaml
 
 
 @pytest.mark.parametrize(

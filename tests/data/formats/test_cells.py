@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from data.refusing import short
 
-from loss_attention.data.cells import (
+from loss_attention.data.formats.cells import (
     CellError,
     NoLabelError,
     read_boxes_cell,

@@ -12,7 +12,7 @@ from data.making import image_folder, parquet, png, text
 from data.refusing import load, refusal
 from datasets import ClassLabel, Image, List, Value
 
-from loss_attention.data.objects import layout_of
+from loss_attention.data.formats.hub import layout_of
 
 PETS = ClassLabel(names=["cat", "dog"])
 NUMBERS = List(List(Value("float32")))

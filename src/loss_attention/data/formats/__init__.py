@@ -1,0 +1,1 @@
+"""The layouts that data comes in, a module each."""
