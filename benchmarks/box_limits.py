@@ -99,7 +99,7 @@ def held_out_boxes(
     """Return boxes of the spread at every reach `(N, T, 4)`, true ones `(N, 4)`, and the size."""
     import torch
 
-    from loss_attention.metrics.spread_boxes import spread_boxes
+    from loss_attention.metrics.detection import spread_boxes
 
     found = [
         spread_boxes(model.explain(batch.images, batch.labels).heat_maps)
@@ -120,7 +120,7 @@ def table(found: Tensor, truth: Tensor, size: tuple[int, int]) -> list[str]:
     import torch
 
     from loss_attention.geometry import box_area, box_iou
-    from loss_attention.metrics.boxes import centred_box, fit_centred_box, framed
+    from loss_attention.metrics.localisation import centred_box, fit_centred_box, framed
 
     best = framed(box_iou(found, truth.unsqueeze(1))).sum(dim=0).argmax()
     own = found[:, best]
@@ -158,7 +158,7 @@ def made(middles: Tensor, sizes: Tensor) -> Tensor:
 def share_framed(boxes: Tensor, truth: Tensor) -> float:
     """Return the share with an IoU above 0.5; NaN of none."""
     from loss_attention.geometry import box_iou
-    from loss_attention.metrics.boxes import framed
+    from loss_attention.metrics.localisation import framed
 
     return float(framed(box_iou(boxes, truth)).float().mean())
 

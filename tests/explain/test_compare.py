@@ -20,9 +20,9 @@ from loss_attention.explain.compare import FLOORS, Figure, compare
 from loss_attention.explain.compare_measures import MEASURES, Boxed, window_means
 from loss_attention.explain.compare_results import comparison_markdown
 from loss_attention.geometry import PatchGrid
-from loss_attention.metrics import faithfulness_curves as curves
+from loss_attention.metrics import faithfulness as curves
+from loss_attention.metrics.detection import REACHES
 from loss_attention.metrics.faithfulness import masking_agreement
-from loss_attention.metrics.spread_boxes import REACHES
 
 
 def test_a_model_that_is_right_by_construction(compared) -> None:

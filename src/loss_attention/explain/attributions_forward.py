@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from loss_attention.errors import InputError
 from loss_attention.geometry import PatchGrid, paint_patches
 from loss_attention.heads.patches import BaselineHead
-from loss_attention.metrics.edges import edge_strength
+from loss_attention.metrics.localisation import edge_strength
 from loss_attention.models import PatchClassifier
 from loss_attention.prediction import (
     EvidencePrediction,

@@ -28,9 +28,8 @@ from loss_attention.explain.compare_measures import (
 )
 from loss_attention.explain.randomisation import randomised
 from loss_attention.inference import for_inference
-from loss_attention.metrics.faithfulness import masking_falls
-from loss_attention.metrics.faithfulness_curves import mean_fill
-from loss_attention.metrics.grid_pointing import assemble, choose_mosaics
+from loss_attention.metrics.faithfulness import masking_falls, mean_fill
+from loss_attention.metrics.localisation import assemble, choose_mosaics
 from loss_attention.models import PatchClassifier
 
 FLOORS = tuple(name for name, method in METHODS.items() if method.floor)

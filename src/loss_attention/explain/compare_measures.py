@@ -14,30 +14,27 @@ from torch import Tensor
 
 from loss_attention.explain.attributions import attribute, attribute_classes, attribute_patches
 from loss_attention.geometry import PatchGrid
-from loss_attention.metrics.boxes import framed
+from loss_attention.metrics.detection import BOX_IOUS, box_overlaps, spread_overlaps
 from loss_attention.metrics.faithfulness import (
-    Score,
-    masking_agreement,
-    randomisation_similarity,
-)
-from loss_attention.metrics.faithfulness_curves import (
     Ends,
+    Score,
     blurred_fill,
     deletion_curve,
     insertion_curve,
+    masking_agreement,
     mean_fill,
     patch_order,
     pixel_order,
+    randomisation_similarity,
 )
-from loss_attention.metrics.grid_pointing import share_in_cell
-from loss_attention.metrics.heat_maps import (
+from loss_attention.metrics.localisation import (
+    framed,
     pixels_in_boxes,
     pointing_hits,
     scaled_maps,
+    share_in_cell,
     share_inside,
 )
-from loss_attention.metrics.max_box import BOX_IOUS, box_overlaps
-from loss_attention.metrics.spread_boxes import spread_overlaps
 from loss_attention.models import PatchClassifier
 
 LEAST_REPEATS, REPEATS = 3, 50

@@ -19,7 +19,7 @@ from loss_attention.explain.drawing import marks_of, number, panel, resized
 from loss_attention.explanation import Explanation, explain_prediction
 from loss_attention.geometry import box_iou
 from loss_attention.inference import run_batches
-from loss_attention.metrics.boxes import relevant_boxes
+from loss_attention.metrics.localisation import relevant_boxes
 from loss_attention.models import PatchClassifier
 from loss_attention.prediction import ImagePrediction, WeightedPrediction, on_cpu
 

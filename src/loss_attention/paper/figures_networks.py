@@ -15,7 +15,7 @@ from torch import Tensor
 from loss_attention.data.sample import LabelledImages
 from loss_attention.explanation import Explanation
 from loss_attention.geometry import box_area
-from loss_attention.metrics.boxes import relevant_boxes
+from loss_attention.metrics.localisation import relevant_boxes
 from loss_attention.paper.figures_captions import scores
 from loss_attention.paper.numbers import LOSS_ATTENTION
 from loss_attention.paper.trainings import Trained
