@@ -16,8 +16,6 @@ from torch import Tensor
 
 from loss_attention.errors import unknown_name
 from loss_attention.explain.attributions_forward import (
-    class_activation_map,
-    class_patches,
     contrast_map,
     contrast_patches,
     edge_map,
@@ -28,6 +26,8 @@ from loss_attention.explain.attributions_forward import (
     uniform_map,
 )
 from loss_attention.explain.attributions_peers import (
+    class_activation_map,
+    class_patches,
     grad_cam,
     integrated_gradients,
     layer_cam,

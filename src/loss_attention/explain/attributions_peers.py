@@ -1,4 +1,4 @@
-"""Methods that others have published, estimated from gradients or from covered windows.
+"""Methods that others have published, from the classifier, gradients or covered windows.
 
 Each function takes a model in evaluation mode, images in [0, 1] and the explained classes.
 captum computes what it has; it comes with the extra `compare` and is imported on first use.
@@ -11,15 +11,15 @@ from types import ModuleType
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loss_attention.errors import InputError
-from loss_attention.explain.attributions_forward import enlarged, forward_with_features
-from loss_attention.geometry import PatchGrid
+from loss_attention.geometry import PatchGrid, paint_patches
+from loss_attention.heads.baseline import BaselineHead
 from loss_attention.metrics.faithfulness import PIXELS_AT_ONCE
 from loss_attention.models import PatchClassifier
-from loss_attention.prediction import WeightedPrediction
+from loss_attention.prediction import ImagePrediction, WeightedPrediction, of_class
 
 INTEGRATION_STEPS = 50
 """Of Integrated Gradients, along the straight line from the mean colour to the image."""
@@ -27,6 +27,49 @@ MOST_WINDOWS = 256
 """Of occlusion, where they need not be more to leave no gaps: a large image has very many."""
 BASELINE_WINDOWS = 4
 """A window of a model without patches is the image's side divided by this."""
+
+
+def class_activation_map(
+    model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
+) -> Float[Tensor, "B H W"]:
+    """Return what the classifier says of each place by itself.
+
+    For a baseline that ends in average pooling and one linear layer: the class's weights applied
+    to the feature map, whose mean is the logit less its bias; enlarged linearly. For a model of
+    patches: the patches' own scores for the class (patch logits; with dynamic routing, votes),
+    painted on the pixels; unlike the evidence they do not heed how much weight a patch has.
+
+    Source: Zhou et al. 2016, "Learning Deep Features for Discriminative Localization". Unit: the
+    logit's. Sign: positive for the class, negative against it.
+
+    Raises:
+        ValueError: a classifier with hidden layers, as VGG's.
+    """
+    own = class_patches(model, images, target)
+    if own is not None:
+        return paint_patches(*own)
+    head = model.head
+    if not isinstance(head, BaselineHead) or len(head.classifier) != 1:
+        raise InputError(
+            f"there is no class activation map for {model.config['backbone']} with the head "
+            f"{model.config['head']}: it takes patches, or average pooling followed by one linear "
+            "layer; --method grad-cam works with every model"
+        )
+    linear = head.classifier[0]
+    assert isinstance(linear, nn.Linear)
+    _, features = forward_with_features(model, images)
+    return enlarged(torch.einsum("bd,bdhw->bhw", linear.weight[target], features), images)
+
+
+def class_patches(
+    model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
+) -> tuple[Float[Tensor, "B M"], PatchGrid] | None:
+    """Return each patch's own score for the class; None without patches."""
+    if isinstance(model.head, BaselineHead):
+        return None
+    prediction = model(images)
+    assert isinstance(prediction, WeightedPrediction)
+    return prediction.each_patch(lambda scores: of_class(scores, target)), prediction.grid
 
 
 def grad_cam(
@@ -111,6 +154,26 @@ def occlusion_of_classes(
     )
     # An image after the other, with all its classes; the same for every channel of a pixel.
     return maps.detach()[:, 0].to(images.dtype).reshape(*targets.shape, height, width)
+
+
+def forward_with_features(
+    model: PatchClassifier, images: Float[Tensor, "B C H W"]
+) -> tuple[ImagePrediction, Float[Tensor, "B D h w"]]:
+    """Return a prediction and the backbone's last feature map, which it was made from."""
+    seen: list[Tensor] = []
+    hook = model.backbone.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
+    try:
+        prediction = model(images)
+    finally:
+        hook.remove()
+    return prediction, seen[0]
+
+
+def enlarged(
+    maps: Float[Tensor, "B h w"], images: Float[Tensor, "B C H W"]
+) -> Float[Tensor, "B H W"]:
+    """Enlarge maps to the images' size, linearly between the middles of places."""
+    return F.interpolate(maps.unsqueeze(1), images.shape[2:], mode="bilinear")[:, 0]
 
 
 def window_grid(model: PatchClassifier, height: int, width: int) -> PatchGrid:
