@@ -17,15 +17,13 @@ from loss_attention.data.naming import recorded
 from loss_attention.data.sample import LabelledImages, Splits, hold_out, limited
 from loss_attention.errors import InputError, guarded
 from loss_attention.evaluation import Evaluation, evaluate
-from loss_attention.explain.files import ExplainSummary, explain_files
-from loss_attention.explain.objects import THRESHOLD
-from loss_attention.explain.report import write_report
 from loss_attention.interruption import Interrupted, RunStopped, StopRequest
 from loss_attention.models import PatchClassifier, load
-from loss_attention.progress import counted
+from loss_attention.report.explained import THRESHOLD, ExplainSummary, explain_files
+from loss_attention.report.page import write_report
+from loss_attention.report.tables import show_evaluations
 from loss_attention.run_data import Measured, OtherData, check_own, is_own, load_other, located
-from loss_attention.showing import say, say_line
-from loss_attention.tables import show_evaluations
+from loss_attention.terminal import counted, say, say_line
 from loss_attention.training.environment import (
     choose_device,
     count_gpus,

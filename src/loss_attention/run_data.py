@@ -15,8 +15,7 @@ from loss_attention.data.sample import LabelledImages, Splits
 from loss_attention.data.stacking import Form
 from loss_attention.errors import InputError
 from loss_attention.models import PatchClassifier
-from loss_attention.progress import counted
-from loss_attention.showing import say_line
+from loss_attention.terminal import counted, say_line
 from loss_attention.training.environment import image_memory
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.run_folder import RunFolder

@@ -30,7 +30,7 @@ from loss_attention.digests import (
 from loss_attention.errors import InputError, guarded, printable, reason
 from loss_attention.models import WEIGHTS_FILE
 from loss_attention.saving import SaveError, make_folder, remove_leftovers, write_whole
-from loss_attention.showing import json_text
+from loss_attention.terminal import json_text
 from loss_attention.training.position import checked_epoch, checked_facts, metrics_text
 from loss_attention.training.recipe import Recipe, RunOptions, from_file
 

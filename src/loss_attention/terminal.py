@@ -2,16 +2,21 @@
 
 Names of files and classes may hold anything. A terminal must not obey them, nor may they be taken
 for markup: brackets are shown as brackets, and control characters are escaped.
+
+A bar for a job that counts things: images read, evaluated, explained.
 """
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from loss_attention.errors import printable
@@ -70,3 +75,27 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def counted(label: str, console: Console) -> Iterator[Callable[..., None]]:
+    """Show a bar while the context lasts; call what it yields with (done, total).
+
+    A third word, if any, says what is being done now.
+    """
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(label, total=None)
+
+        def update(done: int, total: int, now: str = "") -> None:
+            text = f"{label}: {now}" if now else label
+            bar.update(task, completed=done, total=total, description=printable(text))
+
+        yield update

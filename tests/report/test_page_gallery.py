@@ -13,7 +13,7 @@ from torch import Tensor
 
 import loss_attention as la
 from loss_attention.data.sample import ImageSet
-from loss_attention.explain.gallery import (
+from loss_attention.report.page import (
     BARS,
     Card,
     choose_mistakes,

@@ -3,7 +3,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from loss_attention.evaluation import Evaluation, Measure
-from loss_attention.tables import evaluation_markdown, show_evaluations
+from loss_attention.report.tables import evaluation_markdown, show_evaluations
 
 FLOORS = ("whole image", "best centred box", "uniform weights", "random weights", "edge detector")
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from loss_attention.explain.compare import FLOORS, Figure
-from loss_attention.explain.compare_measures import MEASURES
-from loss_attention.explain.compare_picture import maps_picture
-from loss_attention.explain.compare_results import (
+from loss_attention.attribution.compare import FLOORS, Figure
+from loss_attention.attribution.measures import MEASURES
+from loss_attention.report.drawing import maps_picture
+from loss_attention.report.tables import (
     comparison_json,
     comparison_markdown,
     show_comparison,

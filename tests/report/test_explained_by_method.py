@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 import loss_attention as la
+from loss_attention.attribution.maps import attribute
 from loss_attention.data.decoding import read_image, to_tensor
 from loss_attention.errors import InputError
-from loss_attention.explain.attributions import attribute
-from loss_attention.explain.files import explain_files
+from loss_attention.report.explained import explain_files
 
 CLASSES = ("cat", "dog", "ewe")
 

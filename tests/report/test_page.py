@@ -9,10 +9,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from explain.pages import Page, epoch_line, make_model, make_run, make_set, report_of
+from report.pages import Page, epoch_line, make_model, make_run, make_set, report_of
 
 from loss_attention.evaluation import evaluate
-from loss_attention.explain.report import MOST_EPOCHS, write_report
+from loss_attention.report.page import MOST_EPOCHS, write_report
 from loss_attention.saving import SaveError
 from loss_attention.training.run_folder import RunFolder
 

@@ -9,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from loss_attention.explain.drawing import (
+from loss_attention.explanation import EVIDENCE, ROUTING_WEIGHT, explain_prediction
+from loss_attention.geometry import PatchGrid
+from loss_attention.prediction import PatchPrediction
+from loss_attention.report.drawing import (
     BOX,
     LONGEST,
     OUTLINE,
@@ -25,9 +28,6 @@ from loss_attention.explain.drawing import (
     panel,
     resized,
 )
-from loss_attention.explanation import EVIDENCE, ROUTING_WEIGHT, explain_prediction
-from loss_attention.geometry import PatchGrid
-from loss_attention.prediction import PatchPrediction
 
 SIZE = 48
 NOTHING = np.zeros((SIZE, SIZE), np.float32)

@@ -1,13 +1,23 @@
-"""The pictures of a report: which images to show, and what to show of each."""
+"""One self-contained HTML page about a run: what was trained, how good it is, what it looked at.
+
+The pictures of a report: which images to show, and what to show of each.
+
+Curves over epochs as inline SVG that takes its colours from the page, light or dark.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -15,13 +25,164 @@ from PIL import Image
 from torch import Tensor
 
 from loss_attention.data.sample import ImageSet, LabelledImages
-from loss_attention.explain.drawing import marks_of, number, panel, resized
+from loss_attention.errors import printable
+from loss_attention.evaluation import Evaluation, Measure
 from loss_attention.explanation import Explanation, explain_prediction
 from loss_attention.geometry import box_iou
+from loss_attention.heads.catalog import HEADS
 from loss_attention.inference import run_batches
 from loss_attention.metrics.localisation import relevant_boxes
 from loss_attention.models import PatchClassifier
 from loss_attention.prediction import ImagePrediction, WeightedPrediction, on_cpu
+from loss_attention.report.drawing import marks_of, number, panel, resized
+from loss_attention.report.tables import Section, evaluation_notes, evaluation_sections
+from loss_attention.training.run_folder import RunFolder
+
+REPORT_FILE = "report.html"
+TEMPLATE, STYLE = "page.html.jinja", "page.css"
+MOST_EPOCHS = 300
+"""Of longer runs, evenly spaced epochs are shown."""
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """A figure as a bar, all in percent of the way from the least to the greatest value."""
+
+    percent: float
+    floors: tuple[float, ...]
+
+
+def write_report(
+    run: Path,
+    model: PatchClassifier,
+    test: LabelledImages,
+    evaluation: Evaluation,
+    *,
+    comparisons: Mapping[str, Evaluation] | None = None,
+    twins: Mapping[str, PatchClassifier] | None = None,
+) -> Path:
+    """Write report.html into a run folder: no network needed, under 5 MB, light and dark.
+
+    Args:
+        run: the run's folder, with recipe.yaml, run.json and metrics.jsonl in it.
+        model: the run's best weights.
+        test: the images that `evaluation` is of.
+        evaluation: of the model, with its results image by image.
+        comparisons: other models' figures on the same images, by what to call them.
+        twins: models whose evidence the gallery shows beside the model's, by what to call them.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        SaveError: it could not be written; an earlier one stays.
+    """
+    if evaluation.per_image is None:
+        raise ValueError("the report needs an evaluation with its results image by image")
+    folder = RunFolder(run)
+    recipe, facts = asdict(folder.recipe()), folder.read_json("run.json")
+    head = HEADS[recipe["head"]]
+    figures = {recipe["head"]: evaluation, **(comparisons or {})}
+    mistakes, right = _gallery(model, test, evaluation, twins)
+    history = _thinned(folder.metrics())
+    page = _template().render(
+        style=resources.files("loss_attention.report").joinpath(STYLE).read_text("utf-8"),
+        recipe=recipe,
+        facts=facts,
+        model_names=list(figures),
+        sections=[(section, _gauges(section)) for section in evaluation_sections(figures)],
+        notes=evaluation_notes(figures),
+        images=evaluation.images,
+        history=history,
+        charts=_charts(history, facts),
+        mistakes=mistakes,
+        mistake_count=int((~evaluation.per_image.correct).sum()),
+        right=right,
+        has_patches=not head.pooled_backbone,
+        has_evidence=head.has_evidence,
+        has_boxes=test.boxes is not None,
+        has_twins=any(len(card.pictures) > 2 for card in (*mistakes, *right)),
+        multi_label=test.multi_label,
+    )
+    folder.write(REPORT_FILE, page)
+    return run / REPORT_FILE
+
+
+def _gallery(
+    model: PatchClassifier,
+    test: LabelledImages,
+    evaluation: Evaluation,
+    twins: Mapping[str, PatchClassifier] | None,
+) -> tuple[list[Card], list[Card]]:
+    """Return the mistakes, the most confident first, and right answers of every class."""
+    results = evaluation.per_image
+    assert results is not None
+    confidence = mistake_confidence(model, test, results.correct, results.probabilities)
+    chosen = choose_mistakes(results.correct, confidence)
+    right = choose_right_answers(results.correct, results.predictions)
+    return (
+        make_cards(model, test, chosen, twins, most_bytes=MOST_BYTES // 2),
+        make_cards(model, test, right, twins, most_bytes=MOST_BYTES // 2),
+    )
+
+
+def _template() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("loss_attention", "report"),
+        autoescape=True,
+        finalize=_shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE)
+
+
+def _shown(value: Any) -> Any:
+    """Escape control characters in texts of the page that are not its own markup."""
+    return printable(value) if type(value) is str else value
+
+
+def _gauges(section: Section) -> list[Gauge | None]:
+    """Return a bar for each row; None where its figure is undefined."""
+    return [_gauge(row.measure) for row in section.rows]
+
+
+def _gauge(measure: Measure | None) -> Gauge | None:
+    if measure is None or measure.value is None:
+        return None
+    low, high = measure.range
+
+    def percent(value: float) -> float:
+        return 100 * min(1.0, max(0.0, (value - low) / (high - low)))
+
+    floors = [value for value in measure.floors.values() if value is not None]
+    return Gauge(percent(measure.value), tuple(map(percent, floors)))
+
+
+def _thinned(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return evenly spaced epochs where there are many, the last one always."""
+    step = -(-len(history) // MOST_EPOCHS) or 1
+    return list(history[::-1][::step][::-1])
+
+
+def _charts(history: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    right = "exact matches" if facts.get("multi_label") else "accuracy"
+    charts = []
+    for title, series in (
+        ("loss", {"training": "loss", "validation": "validation_loss"}),
+        (right, {"training": "accuracy", "validation": "validation_accuracy"}),
+    ):
+        values = {name: [line[field] for line in history] for name, field in series.items()}
+        epochs = [line["epoch"] for line in history]
+        drawn = curve_chart(title, epochs, values, facts.get("best_epoch"))
+        if drawn:
+            names = [name for name, found in values.items() if any(v is not None for v in found)]
+            charts.append({"title": title, "svg": drawn, "names": names})
+    return charts
+
 
 MISTAKES = RIGHT_ANSWERS = 12
 BARS = 5
@@ -318,3 +479,108 @@ def _listed(names: Sequence[str], has: Bool[Tensor, " K"]) -> str:
 def _image(pixels: Tensor) -> Image.Image:
     array = pixels.permute(1, 2, 0).numpy()
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+WIDTH, HEIGHT = 360, 200
+LEFT, RIGHT, TOP, BOTTOM = 44, 12, 14, 30
+TICKS = 4
+
+
+def curve_chart(
+    title: str,
+    epochs: Sequence[int],
+    lines: Mapping[str, Sequence[float | None]],
+    chosen: int | None = None,
+) -> str:
+    """Return an SVG element with one line a series over the epochs.
+
+    Lines are told apart by colour and by dashes. Empty when there is nothing to draw.
+
+    Args:
+        title: names the chart for those who hear it; lower case.
+        epochs: the x axis, rising.
+        lines: values by epoch under the name of each series; None where an epoch has none.
+        chosen: the epoch to mark, whose weights were kept.
+    """
+    known = {
+        name: [
+            (x, y)
+            for x, y in zip(epochs, values, strict=True)
+            if y is not None and math.isfinite(y)
+        ]
+        for name, values in lines.items()
+    }
+    known = {name: points for name, points in known.items() if points}
+    if not known:
+        return ""
+    first, last = epochs[0], epochs[-1]
+    low, high, ticks = axis([y for points in known.values() for _, y in points])
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - first) / max(1, last - first)
+        up = (y - low) / (high - low)
+        return (
+            LEFT + across * (WIDTH - LEFT - RIGHT),
+            HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM),
+        )
+
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(_spoken(title, known, chosen))}">'
+    ]
+    for tick in ticks:
+        y = place(first, tick)[1]
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>'
+        )
+    for epoch in sorted({first, last}):
+        anchor = "middle" if epoch == first else "end"
+        parts.append(_text(place(epoch, low)[0], HEIGHT - 12, str(epoch), anchor))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, "epoch", "middle"))
+    if chosen is not None and first <= chosen <= last:
+        x = place(chosen, low)[0]
+        parts.append(
+            f'<line class="chosen" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+        )
+        parts.append(_text(x, TOP - 4, f"kept: {chosen}", "end" if x > WIDTH / 2 else "start"))
+    for index, points in enumerate(known.values()):
+        placed = [place(x, y) for x, y in points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+        parts.append(f'<polyline class="series{index}" points="{path}"/>')
+        x, y = placed[-1]
+        parts.append(f'<circle class="series{index}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>')
+    return "".join([*parts, "</svg>"])
+
+
+def axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
+    """Return the ends of an axis that holds the values, and round numbers along it.
+
+    Example:
+        >>> axis([0.12, 0.93])
+        (0.0, 1.0, [0.0, 0.25, 0.5, 0.75, 1.0])
+    """
+    low, high = min(values), max(values)
+    if high - low < 1e-9 * max(1.0, abs(high)):
+        low, high = low - 0.5 * max(1.0, abs(low)), high + 0.5 * max(1.0, abs(high))
+    rough = (high - low) / TICKS
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    first, final = math.floor(low / step), math.ceil(high / step)
+    ticks = [float(f"{step * i:.10g}") for i in range(first, final + 1)]
+    return ticks[0], ticks[-1], ticks
+
+
+def _spoken(
+    title: str, known: Mapping[str, Sequence[tuple[int, float]]], chosen: int | None
+) -> str:
+    """Say what the chart shows, for those who hear it."""
+    ends = [
+        f"{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}" for name, points in known.items()
+    ]
+    kept = "" if chosen is None else f"; epoch {chosen} was kept"
+    return f"{title} over epochs: {', '.join(ends)}{kept}"
+
+
+def _text(x: float, y: float, words: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'

@@ -9,20 +9,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from explain.colour_scenes import CLASSES, COLOURS, SIZE, colour_model, make_model, scenes
+from attribution.colour_scenes import CLASSES, COLOURS, SIZE, colour_model, make_model, scenes
 
+from loss_attention.attribution import compare as compare_module
+from loss_attention.attribution import measures, peers
+from loss_attention.attribution.compare import FLOORS, Figure, compare
+from loss_attention.attribution.maps import METHODS, attribute
+from loss_attention.attribution.measures import MEASURES, Boxed, window_means
 from loss_attention.data.sample import ImageSet
 from loss_attention.errors import InputError
-from loss_attention.explain import attributions_peers, compare_measures
-from loss_attention.explain import compare as compare_module
-from loss_attention.explain.attributions import METHODS, attribute
-from loss_attention.explain.compare import FLOORS, Figure, compare
-from loss_attention.explain.compare_measures import MEASURES, Boxed, window_means
-from loss_attention.explain.compare_results import comparison_markdown
 from loss_attention.geometry import PatchGrid
 from loss_attention.metrics import faithfulness as curves
 from loss_attention.metrics.detection import REACHES
 from loss_attention.metrics.faithfulness import masking_agreement
+from loss_attention.report.tables import comparison_markdown
 
 
 def test_a_model_that_is_right_by_construction(compared) -> None:
@@ -150,14 +150,14 @@ def test_mosaics_are_of_rightly_classified_images() -> None:
 
 def test_patches_have_their_own_values_and_pixels_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
     """With overlapping windows the two are not the same."""
-    monkeypatch.setattr(compare_measures, "REPEATS", 1)
+    monkeypatch.setattr(measures, "REPEATS", 1)
     model = colour_model(stride=2)
     comparison, subject = compare(model, scenes(12), ["evidence"], images=6)
     images, target = subject.images / 255, subject.target
     with torch.no_grad():
         prediction = model(images)
         own = prediction.evidence[torch.arange(6), :, target]
-        fill, score = torch.zeros_like(images), compare_measures.probability(model, target)
+        fill, score = torch.zeros_like(images), measures.probability(model, target)
         orders = {
             "patches": curves.patch_order(own, prediction.grid),
             "pixels": curves.pixel_order(attribute(model, images, "evidence", target)),
@@ -185,19 +185,19 @@ def test_the_cut_is_chosen_on_the_training_images(compared, monkeypatch) -> None
     small[:, :6, :6], small[:, :2, :2] = 0.5, 1.0  # right below a cut of a half
     large[:, :6, :6] = 1.0  # right from there on
     fitting = Boxed(subject.images, subject.target, box)
-    shown = compare_measures.Explained("cam", small, torch.zeros(12, 1))
-    monkeypatch.setattr(compare_measures, "maps_of", lambda *_: large)
-    found = compare_measures._places(replace(subject, boxes=box, fitting=fitting), shown)
+    shown = measures.Explained("cam", small, torch.zeros(12, 1))
+    monkeypatch.setattr(measures, "maps_of", lambda *_: large)
+    found = measures._places(replace(subject, boxes=box, fitting=fitting), shown)
     assert found["box"].tolist() == [False] * 12
     assert found["box_oracle"].tolist() == [True] * 12
     assert found["max_box"].tolist() == [0] * 12  # 4 pixels of 36
-    monkeypatch.setattr(compare_measures, "maps_of", lambda *_: small)
-    found = compare_measures._places(replace(subject, boxes=box, fitting=fitting), shown)
+    monkeypatch.setattr(measures, "maps_of", lambda *_: small)
+    found = measures._places(replace(subject, boxes=box, fitting=fitting), shown)
     assert found["box"].tolist() == [True] * 12
     assert found["max_box"].tolist() == [1] * 12
     small[:, 4:6] = 0.0  # 24 pixels of 36 are enough for an IoU of 0.3 and of 0.5
-    shown = compare_measures.Explained("cam", small, torch.zeros(12, 1))
-    found = compare_measures._places(replace(subject, boxes=box, fitting=fitting), shown)
+    shown = measures.Explained("cam", small, torch.zeros(12, 1))
+    found = measures._places(replace(subject, boxes=box, fitting=fitting), shown)
     assert found["max_box"].tolist() == pytest.approx([2 / 3] * 12)
 
 
@@ -213,10 +213,10 @@ def test_an_iou_of_exactly_one_half_frames_nothing_and_is_enough_for_max_box(
     fitting = Boxed(subject.images, subject.target, box)
     for maps, overlap, right, parts in ((half, 0.5, False, 2 / 3), (more, 2 / 3, True, 2 / 3)):
         reaches = torch.full((12, len(REACHES)), overlap)
-        monkeypatch.setattr(compare_measures, "maps_of", lambda *_, maps=maps: maps)
-        monkeypatch.setattr(compare_measures, "spread_overlaps", lambda *_, r=reaches: r)
-        shown = compare_measures.Explained("cam", maps, torch.zeros(12, 1))
-        found = compare_measures._places(replace(subject, boxes=box, fitting=fitting), shown)
+        monkeypatch.setattr(measures, "maps_of", lambda *_, maps=maps: maps)
+        monkeypatch.setattr(measures, "spread_overlaps", lambda *_, r=reaches: r)
+        shown = measures.Explained("cam", maps, torch.zeros(12, 1))
+        found = measures._places(replace(subject, boxes=box, fitting=fitting), shown)
         for name in ("box", "box_oracle", "spread_box"):
             assert found[name].tolist() == [right] * 12, name
         assert found["max_box"].tolist() == pytest.approx([parts] * 12)
@@ -244,8 +244,8 @@ def test_several_labels() -> None:
 
 
 def test_methods_that_a_model_does_not_allow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare_measures, "REPEATS", 1)
-    monkeypatch.setattr(attributions_peers, "INTEGRATION_STEPS", 2)
+    monkeypatch.setattr(measures, "REPEATS", 1)
+    monkeypatch.setattr(peers, "INTEGRATION_STEPS", 2)
     data = scenes(12)
     model = make_model("baseline")
     with pytest.raises(InputError, match="no exact evidence"):
@@ -266,7 +266,7 @@ def test_methods_that_a_model_does_not_allow(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_head_made_for_one_size_has_no_mosaics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare_measures, "REPEATS", 1)
+    monkeypatch.setattr(measures, "REPEATS", 1)
     model = make_model("capsule-dynamic-routing", image_size=(SIZE, SIZE))
     data = scenes(18)
     with torch.no_grad():  # labels that make every image rightly classified, in several classes
@@ -292,6 +292,6 @@ def test_jobs_are_timed_in_turns_that_change_direction() -> None:
     def job(name: str) -> Callable[[], None]:
         return lambda: done.append(name)
 
-    seconds = compare_measures.take_turns([job("a"), job("b")], 3, torch.device("cpu"), warm_up=1)
+    seconds = measures.take_turns([job("a"), job("b")], 3, torch.device("cpu"), warm_up=1)
     assert "".join(done) == "abbaabba"
     assert [len(taken) for taken in seconds] == [3, 3]

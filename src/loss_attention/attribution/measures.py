@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from loss_attention.explain.attributions import attribute, attribute_classes, attribute_patches
+from loss_attention.attribution.maps import attribute, attribute_classes, attribute_patches
 from loss_attention.geometry import PatchGrid
 from loss_attention.metrics.detection import BOX_IOUS, box_overlaps, spread_overlaps
 from loss_attention.metrics.faithfulness import (

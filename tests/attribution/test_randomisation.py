@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from explain.colour_scenes import SIZE, make_model
+from attribution.colour_scenes import SIZE, make_model
 
-from loss_attention.explain.attributions import attribute
-from loss_attention.explain.randomisation import randomised
+from loss_attention.attribution.compare import randomised
+from loss_attention.attribution.maps import attribute
 
 
 def test_randomised_weights_keep_their_values_and_lose_their_order() -> None:

@@ -11,7 +11,7 @@ import torch
 import loss_attention as la
 from loss_attention.data.sample import ImageSet
 from loss_attention.evaluation import evaluate
-from loss_attention.explain.report import write_report
+from loss_attention.report.page import write_report
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.run_folder import RunFolder
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loss_attention.explain.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, axis, curve_chart
+from loss_attention.report.page import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, axis, curve_chart
 
 
 def points(svg: str, series: int) -> list[tuple[float, float]]:

@@ -9,20 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from explain.test_explain_files import CLASSES, make_model, read, save_image
 from PIL import Image
+from report.test_explained import CLASSES, make_model, read, save_image
 
 import loss_attention as la
 from loss_attention.data.decoding import read_image, to_tensor
 from loss_attention.errors import InputError
-from loss_attention.explain.description import describe
-from loss_attention.explain.drawing import OBJECT
-from loss_attention.explain.files import explain_files
-from loss_attention.explain.objects import FoundObject
 from loss_attention.explanation import explain_prediction
 from loss_attention.geometry import PatchGrid
 from loss_attention.jobs import _object_threshold
 from loss_attention.prediction import PatchPrediction
+from loss_attention.report.drawing import OBJECT
+from loss_attention.report.explained import FoundObject, describe, explain_files
 from loss_attention.training.run_folder import RunFolder
 
 GRID = PatchGrid(2, 4, window=4, stride=2, height=6, width=10)
