@@ -32,9 +32,9 @@ from loss_attention.attribution.peers import (
 from loss_attention.errors import InputError, unknown_name
 from loss_attention.explanation import EVIDENCE, Quantity, explained_class
 from loss_attention.geometry import PatchGrid, paint_patches
-from loss_attention.heads.baseline import BaselineHead
+from loss_attention.heads.patches import BaselineHead
 from loss_attention.inference import evaluation_mode
-from loss_attention.metrics.edges import edge_strength
+from loss_attention.metrics.localisation import edge_strength
 from loss_attention.models import PatchClassifier
 from loss_attention.prediction import EvidencePrediction
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from loss_attention.errors import InputError
 from loss_attention.geometry import PatchGrid, paint_patches
-from loss_attention.heads.baseline import BaselineHead
+from loss_attention.heads.patches import BaselineHead
 from loss_attention.metrics.faithfulness import PIXELS_AT_ONCE
 from loss_attention.models import PatchClassifier
 from loss_attention.prediction import ImagePrediction, WeightedPrediction, of_class
