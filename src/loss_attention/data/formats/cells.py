@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from loss_attention.data.labels import CellError
 from loss_attention.errors import InputError, quoted
 
 Corners = tuple[float, float, float, float]
@@ -31,10 +32,6 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _CALL = re.compile(r"\w+\((\[|\{|\(|\)).*", re.DOTALL)  # set(), array([...]), frozenset({...})
 _BRACKETS = {"[": "]", "{": "}", "(": ")"}
 _BOX = "a box is four numbers, x0 y0 x1 y1"
-
-
-class CellError(InputError):
-    """What is wrong with a cell, to be said after the row's name."""
 
 
 class NoLabelError(CellError):

@@ -36,6 +36,12 @@ _PARSED = 8  # a JSON takes about so many times its bytes once it is read
 _KINDS = {dict: "an object", list: "a list", str: "text", type(None): "null", bool: "true or false"}
 
 
+def open_coco(tree: Tree, where: str, masks: bool, known: str | None) -> tuple[Tree, Source] | None:
+    """Return the images of JSON files, if there are any that annotate images as COCO does."""
+    found = coco_files(tree, known)
+    return (tree, read_coco(tree, found, where, masks=masks)) if found else None
+
+
 def coco_files(tree: Tree, known: str | None) -> list[str]:
     """Return the JSON files of a tree that annotate images as COCO does.
 

@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 from loss_attention.data.decoding import UnreadableImage, read_size
 from loss_attention.data.formats.cells import (
-    CellError,
     Labels,
     NoLabelError,
     class_names,
@@ -31,7 +30,7 @@ from loss_attention.data.formats.cells import (
     read_label,
     read_labels_cell,
 )
-from loss_attention.data.labels import LabelKind, unlabelled
+from loss_attention.data.labels import CellError, LabelKind, unlabelled
 from loss_attention.data.records import Box, Content, Findings, Part, Record, Source
 from loss_attention.data.splits import find_training_split, reported_split
 from loss_attention.errors import InputError, guarded, printable, quoted

@@ -25,7 +25,6 @@ from loss_attention.data.formats.cells import (
     CORNER_NAMES,
     LABEL_NAMES,
     LISTED_IMAGES,
-    CellError,
     Corners,
     NoLabelError,
     corners_of,
@@ -39,7 +38,7 @@ from loss_attention.data.formats.cells import (
 )
 from loss_attention.data.formats.hub import BoxLayout, read_objects
 from loss_attention.data.formats.tables import Row, open_table
-from loss_attention.data.labels import LabelKind
+from loss_attention.data.labels import CellError, LabelKind
 from loss_attention.data.masks import PictureMask
 from loss_attention.data.records import Box, Findings, Part, Record, Source, count
 from loss_attention.data.splits import SPLITS, by_split, split_of

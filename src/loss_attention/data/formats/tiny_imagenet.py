@@ -33,7 +33,18 @@ class _Row(NamedTuple):
     y1: int = 0
 
 
-def root_of(tree: Tree) -> str | None:
+def open_tiny_imagenet(
+    tree: Tree, where: str, _masks: bool, _known: str | None
+) -> tuple[Tree, Source] | None:
+    """Return the images of the official layout, wherever in a tree that starts."""
+    root = _root_of(tree)
+    if root is None:
+        return None
+    tree = tree.below(root)
+    return tree, read_tiny_imagenet(tree, where)
+
+
+def _root_of(tree: Tree) -> str | None:
     """Return the path in a tree that the layout starts at; None where there is no such layout."""
     for name in tree.names:
         if name == VALIDATION or name.endswith("/" + VALIDATION):
@@ -44,7 +55,7 @@ def root_of(tree: Tree) -> str | None:
 
 
 def read_tiny_imagenet(tree: Tree, where: str) -> Source:
-    """Return the training and the validation images; `tree` starts at `root_of`.
+    """Return the training and the validation images; `tree` starts where the layout does.
 
     Raises:
         InputError: a split is missing, or a line of words.txt is not what it should be.

@@ -31,14 +31,16 @@ if TYPE_CHECKING:
 _OBJECT_MASKS, _CLASS_MASKS = "SegmentationObject", "SegmentationClass"
 
 
-def voc_files(tree: Tree) -> list[str]:
-    """Return the XML files of a tree if they describe images."""
-    found = [name for name in tree.names if name.lower().endswith(".xml")]
-    return found if any(describes_image(tree, name) for name in found) else []
+def open_voc(tree: Tree, where: str, masks: bool, _known: str | None) -> tuple[Tree, Source] | None:
+    """Return the images of XML files, if there are any that describe images."""
+    files = [name for name in tree.names if name.lower().endswith(".xml")]
+    if not any(_describes_image(tree, name) for name in files):
+        return None
+    return tree, read_voc(tree, files, where, masks=masks)
 
 
 def read_voc(tree: Tree, files: list[str], where: str, *, masks: bool) -> Source:
-    """Return the images of the XML files that `voc_files` found.
+    """Return the images of XML files.
 
     Raises:
         InputError: lists of splits that list nothing.
@@ -326,7 +328,7 @@ class Described(NamedTuple):
     faults: tuple[str, ...] = ()
 
 
-def describes_image(tree: Tree, file: str) -> bool:
+def _describes_image(tree: Tree, file: str) -> bool:
     """Return whether an XML file looks as if it describes an image."""
     with guarded(printable(f"{tree.path}: {file}")):
         start = tree.read(file)[:4000]

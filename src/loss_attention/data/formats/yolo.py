@@ -55,6 +55,14 @@ class Layout:
     config: Config | None
 
 
+def open_yolo(
+    tree: Tree, where: str, masks: bool, _known: str | None
+) -> tuple[Tree, Source] | None:
+    """Return the images of YOLO's text files, if there are any; see `find_yolo`."""
+    layout = find_yolo(tree, where)
+    return None if layout is None else (tree, read_yolo(tree, layout, where, masks=masks))
+
+
 def find_yolo(tree: Tree, where: str) -> Layout | None:
     """Return the images of a tree, if a data.yaml or text files say that they are YOLO's.
 
@@ -72,7 +80,7 @@ def find_yolo(tree: Tree, where: str) -> Layout | None:
     return Layout(images, find_config(tree, where, certain=True))
 
 
-def open_yolo(path: Path, where: str, *, masks: bool) -> tuple[Tree, Source]:
+def open_data_yaml(path: Path, where: str, *, masks: bool) -> tuple[Tree, Source]:
     """Return the files and images of a data.yaml; its `path` is followed wherever it leads.
 
     Raises:
