@@ -68,21 +68,19 @@ def held_out_images(path: Path) -> tuple[PatchClassifier, ImageSet]:
     Raises:
         InputError: no run, or one on images that do not have one box each.
     """
-    import torch
     from rich.console import Console
 
-    from loss_attention.data.sample import hold_out
     from loss_attention.errors import InputError
     from loss_attention.jobs import load_data, load_weights
     from loss_attention.training.run_folder import RunFolder
 
     run = RunFolder.open(path)
     recipe, model = run.recipe(), load_weights(run)
-    train = load_data(recipe, Console(stderr=True), run.options()).train
+    splits = load_data(recipe, Console(stderr=True), run.options())
+    train = splits.trainval
     if train.boxes is None or train.boxes.shape[1] != 1:
         raise InputError(f"{path}: its images ({recipe.data}) do not have one box each")
-    held_out = train.subset(hold_out(train.labels, recipe.validation_fraction, recipe.seed)[1])
-    return model, held_out.take(torch.arange(len(held_out)))
+    return model, splits.validation.decoded()
 
 
 def batches(images: ImageSet) -> Iterator[ImageSet]:

@@ -147,7 +147,7 @@ def test_cuts_are_chosen_on_the_images_that_were_not_trained_on(
 
     monkeypatch.setattr(compare_jobs, "compare", watched)
     assert exit_code("compare", run, "--out", tmp_path / "out") == 130
-    recipe, whole = RunFolder(run).recipe(), tiny_splits().train
+    recipe, whole = RunFolder(run).recipe(), tiny_splits().trainval
     _, held_out = hold_out(whole.labels, recipe.validation_fraction, recipe.seed)
     assert 0 < len(held_out) < len(whole) / 2
     assert torch.equal(seen[0].images, whole.images[held_out])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,8 @@ def test_a_run_that_began_on_a_gpu_goes_on_on_one(
 @pytest.mark.parametrize("held_out", [0.2, 0.0])
 def test_thresholds_are_chosen_on_the_validation_slice_if_there_is_one(held_out: float) -> None:
     recipe = tiny_recipe(validation_fraction=held_out)
-    figures = jobs.evaluate_weights(build_model(recipe, SPLITS), SPLITS, recipe, QUIET)
+    splits = replace(SPLITS, validation_fraction=held_out)
+    figures = jobs.evaluate_weights(build_model(recipe, splits), splits, QUIET)
     assert bool(figures.thresholds) == bool(held_out)
     assert (figures.value("map_box_ap") is None) == (not held_out)
 

@@ -11,7 +11,7 @@ from loss_attention import __version__
 from loss_attention.attribution.compare import Comparison, compare
 from loss_attention.attribution.maps import find_method
 from loss_attention.errors import InputError
-from loss_attention.jobs import held_out_images, load_weights, measured, written_to
+from loss_attention.jobs import load_weights, measured, written_to
 from loss_attention.report.drawing import maps_picture
 from loss_attention.report.tables import (
     comparison_json,
@@ -104,7 +104,7 @@ def _compared(
     device = choose_device(accelerator)
     model = load_weights(run).to(device)
     recipe, found = run.recipe(), measured(run, model, other, console)
-    held_out = None if found.own is None else held_out_images(found.own, recipe)
+    held_out = None if found.own is None else found.own.validation
     with counted("comparing", console) as progress:
         comparison, subject = compare(
             model,

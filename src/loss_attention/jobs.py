@@ -14,7 +14,7 @@ from rich.console import Console
 from loss_attention.data.loading import load_splits
 from loss_attention.data.memory import Storage
 from loss_attention.data.naming import recorded
-from loss_attention.data.sample import LabelledImages, Splits, hold_out, limited
+from loss_attention.data.sample import LabelledImages, Splits, limited
 from loss_attention.errors import InputError, guarded
 from loss_attention.evaluation import Evaluation, evaluate
 from loss_attention.interruption import Interrupted, RunStopped, StopRequest
@@ -150,7 +150,7 @@ def evaluate_run(
             run = RunFolder.open(path)
         model = load_weights(run).to(device)
         found, recipe = measured(run, model, other, console, masks=masks), run.recipe()
-        figures = _evaluate(model, found.images, found.own, recipe, console, split=found.split)
+        figures = _evaluate(model, found.images, found.own, console, split=found.split)
         if not found.others:
             with run.locked():
                 run.write_json("evaluation.json", figures.to_json())
@@ -211,7 +211,7 @@ def _has_moved(run: RunFolder, other: OtherData) -> bool:
             splits = load_data(recipe, Console(quiet=True), run.options())
         except InputError:
             return False
-        return splits.train.fingerprint() == run.read_json("run.json").get("data_fingerprint")
+        return splits.trainval.fingerprint() == run.read_json("run.json").get("data_fingerprint")
     return False
 
 
@@ -291,7 +291,7 @@ def report(
     device = choose_device(accelerator)
     with _opened_to_write(path, console) as run:
         model, splits = load_weights(run).to(device), own_data(run, console, data=data)
-        figures = evaluate_weights(model, splits, run.recipe(), console)
+        figures = evaluate_weights(model, splits, console)
         return _report(FinishedRun(run, model, splits, figures), console)
 
 
@@ -350,6 +350,7 @@ def load_data(recipe: Recipe, console: Console, options: RunOptions | None = Non
             in_channels=recipe.in_channels,
             image_size=recipe.image_size,
             seed=recipe.seed,
+            validation_fraction=recipe.validation_fraction,
             resize=recipe.resize,
             classes=recipe.classes,
             masks=recipe.masks,
@@ -382,7 +383,7 @@ def own_data(
     wanted, options = replace(recipe, masks=masks or recipe.masks), run.options()
     splits = load_data(wanted, console, options)
     streamed_alike = options.stream == "yes" and wanted.masks == recipe.masks
-    if splits.train.in_memory or streamed_alike:
+    if splits.trainval.in_memory or streamed_alike:
         check_own(run, splits, recipe.data, console, certain=certain)
     return splits
 
@@ -406,9 +407,7 @@ def load_weights(run: RunFolder) -> PatchClassifier:
     return model
 
 
-def evaluate_weights(
-    model: PatchClassifier, splits: Splits, recipe: Recipe, console: Console
-) -> Evaluation:
+def evaluate_weights(model: PatchClassifier, splits: Splits, console: Console) -> Evaluation:
     """Measure a model on the test split, where the model is; images get there batch by batch.
 
     What needs a threshold takes the one that is best on the run's validation slice. A recipe
@@ -417,17 +416,15 @@ def evaluate_weights(
     Args:
         model: the weights of the recipe.
         splits: the data.
-        recipe: says which training images are the validation slice.
         console: where the bar goes.
     """
-    return _evaluate(model, splits.test, splits, recipe, console)
+    return _evaluate(model, splits.test, splits, console)
 
 
 def _evaluate(
     model: PatchClassifier,
     images: LabelledImages,
     own: Splits | None,
-    recipe: Recipe,
     console: Console,
     split: str = "test",
 ) -> Evaluation:
@@ -436,17 +433,11 @@ def _evaluate(
         return evaluate(
             model,
             images,
-            train=None if own is None else own.train,
-            held_out=None if own is None else held_out_images(own, recipe),
+            train=None if own is None else own.trainval,
+            held_out=None if own is None else own.validation,
             split=split,
             progress=progress,
         )
-
-
-def held_out_images(own: Splits, recipe: Recipe) -> LabelledImages:
-    """Return a run's validation slice, which it was not trained on; none without a fraction."""
-    _, held_out = hold_out(own.train.labels, recipe.validation_fraction, recipe.seed)
-    return own.train.subset(held_out)
 
 
 def _finish(
@@ -468,7 +459,7 @@ def _finish(
         if not continue_run(run, splits, console, stop=stop) or stop.requested:
             raise _stopped(run, stop.number)
     model = load_weights(run).to(choose_device(accelerator))
-    figures = evaluate_weights(model, splits, run.recipe(), console)
+    figures = evaluate_weights(model, splits, console)
     run.write_json("evaluation.json", figures.to_json())
     return FinishedRun(run, model, splits, figures)
 

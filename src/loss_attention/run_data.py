@@ -99,7 +99,7 @@ def check_own(
         InputError: it was found elsewhere, and is other data.
     """
     wanted = run.read_json("run.json").get("data_fingerprint")
-    if splits.train.fingerprint() == wanted:
+    if splits.trainval.fingerprint() == wanted:
         return
     if not certain:
         raise InputError(

@@ -10,7 +10,6 @@ from lightning_fabric import Fabric
 from torch import nn
 from training.tiny import tiny_recipe, tiny_splits
 
-from loss_attention.data.sample import hold_out
 from loss_attention.training.batches import process_part
 from loss_attention.training.job import build_model
 from loss_attention.training.loop import Trainer
@@ -38,13 +37,12 @@ class OneEpoch:
             for module in model.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.__class__ = FrozenBatchNorm
-        _, held = hold_out(splits.train.labels, 0.1, 0)
         trainer = Trainer(
             fabric,
             recipe,
             model,
-            splits.train,
-            splits.train.subset(held),
+            splits.trainval,
+            splits.validation,
             RunFolder(self.folder),
             accumulate=self.accumulate,
         )

@@ -31,8 +31,8 @@ class StreamedEpoch:
         torch.set_num_threads(1)
         recipe, splits = tiny_recipe(epochs=1), load_stored(self.data, workers=1)
         model = build_model(recipe, splits)
-        nothing = splits.train.subset(torch.arange(0))
-        trainer = Trainer(fabric, recipe, model, splits.train, nothing, RunFolder(self.folder))
+        nothing = splits.trainval.subset(torch.arange(0))
+        trainer = Trainer(fabric, recipe, model, splits.trainval, nothing, RunFolder(self.folder))
         seen: list[str] = []
         take = StreamedSet.take
 

@@ -29,9 +29,9 @@ def trainer_in(folder, **changes):
     recipe, splits = tiny_recipe(**{**ADAM, **changes}), tiny_splits()
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
     run = RunFolder.create(folder, recipe)
-    empty = splits.train.subset(torch.empty(0, dtype=torch.int64))
+    empty = splits.trainval.subset(torch.empty(0, dtype=torch.int64))
     model = build_model(recipe, splits)
-    return Trainer(fabric, recipe, model, splits.train, empty, run)
+    return Trainer(fabric, recipe, model, splits.trainval, empty, run)
 
 
 def test_each_step_gets_the_rate_and_betas_of_its_epoch(tmp_path):

@@ -29,6 +29,7 @@ def load_splits(
     in_channels: int,
     image_size: int | None,
     seed: int,
+    validation_fraction: float = 0.0,
     resize: Resize = "squash",
     classes: Sequence[str] = (),
     masks: bool = False,
@@ -47,8 +48,9 @@ def load_splits(
         in_channels: 1 or 3: images are converted to grey or to colour.
         image_size: bring each image to this many pixels square; None: they must be of one size
             already, or are of a known data set with a size of its own.
-        seed: decides made data, which classes are drawn, and what is held out where there is no
-            test split.
+        seed: decides made data, which classes are drawn, what is held out where there is no test
+            split, and the validation images.
+        validation_fraction: the part of the training split that is held out to choose by.
         resize: squash images to the square, or pad them and keep their aspect.
         classes: names of the classes to keep, or one number of classes to draw by the seed; none:
             all of them.
@@ -58,8 +60,8 @@ def load_splits(
         progress: called with the number of images looked at and their total, now and then.
 
     Returns:
-        The training split and the reported one: the test split, else the validation split, else
-        a fifth of the training split; `Splits.source` says which.
+        Training images, those held out of them, and the reported split: the test split, else the
+        validation split, else a fifth of the training split; `Splits.source` says which.
 
     Raises:
         InputError: nothing of this name, nothing usable there, a known data set without its test
@@ -74,9 +76,11 @@ def load_splits(
             raise InputError(f"{data} is made here, in memory: --stream yes does not apply to it")
         made = MADE[data](seed)
         train, test = (
-            _in_form(part.decoded(), in_channels, image_size) for part in (made.train, made.test)
+            _in_form(part.decoded(), in_channels, image_size) for part in (made.trainval, made.test)
         )
-        return replace(made, train=train, test=test)
+        return replace(
+            made, trainval=train, test=test, validation_fraction=validation_fraction, seed=seed
+        )
     source = open_source(data, masks=masks)
     if not skip_broken:  # before a split seems to be missing for want of sound images
         refuse(source.where, source.problems)
@@ -89,7 +93,7 @@ def load_splits(
             note = f"brought to {known.size} x {known.size} pixels; --image-size N for others"
             source = replace(source, notes=(*source.notes, note))
     source = select_classes(source, classes, seed)
-    return assemble(
+    splits = assemble(
         source,
         form,
         seed,
@@ -97,6 +101,7 @@ def load_splits(
         storage=storage,
         progress=progress,
     )
+    return replace(splits, validation_fraction=validation_fraction, seed=seed)
 
 
 def open_source(

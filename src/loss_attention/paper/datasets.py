@@ -73,7 +73,9 @@ class Shelf:
             if len(self._whole) > KEPT:
                 self._whole.popitem(last=False)
         self._whole.move_to_end(key)
-        found = self._whole[key]
+        found = replace(
+            self._whole[key], validation_fraction=recipe.validation_fraction, seed=recipe.seed
+        )
         if recipe.limit_images is None:
             return found
         return limited(found, recipe.limit_images, recipe.seed)
