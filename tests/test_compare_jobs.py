@@ -42,7 +42,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, RunOptions]]:
         asked.append((recipe, options))
         return tiny_splits()
 
-    monkeypatch.setattr(jobs, "load_data", load)
+    monkeypatch.setattr(run_data, "load_data", load)
     return asked
 
 

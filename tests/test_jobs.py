@@ -17,7 +17,7 @@ from rich.console import Console
 from training.tiny import tiny_recipe, tiny_splits
 
 import loss_attention as la
-from loss_attention import jobs
+from loss_attention import jobs, run_data
 from loss_attention.digests import sealed
 from loss_attention.errors import InputError
 from loss_attention.training.environment import choose_device
@@ -56,7 +56,7 @@ def moves(monkeypatch) -> Moves:
         return move(model, *where, **how)
 
     monkeypatch.setattr(jobs, "choose_device", choose)
-    monkeypatch.setattr(jobs, "load_data", lambda *_: SPLITS)
+    monkeypatch.setattr(run_data, "load_data", lambda *_: SPLITS)
     monkeypatch.setattr(la.PatchClassifier, "to", to)
     return seen
 

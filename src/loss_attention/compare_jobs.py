@@ -18,7 +18,7 @@ from loss_attention.report.tables import (
     comparison_markdown,
     show_comparison,
 )
-from loss_attention.run_data import OtherData
+from loss_attention.run_data import OtherData, measured
 from loss_attention.saving import make_folder, write_whole
 from loss_attention.terminal import counted, json_text, markdown, say_line
 from loss_attention.training.environment import choose_device, hardware, versions

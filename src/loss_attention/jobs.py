@@ -11,10 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from loss_attention.data.loading import load_splits
-from loss_attention.data.memory import Storage
 from loss_attention.data.naming import recorded
-from loss_attention.data.sample import LabelledImages, Splits, limited
+from loss_attention.data.sample import LabelledImages, Splits
 from loss_attention.errors import InputError, guarded
 from loss_attention.evaluation import Evaluation, evaluate
 from loss_attention.interruption import Interrupted, RunStopped, StopRequest
@@ -22,12 +20,11 @@ from loss_attention.models import PatchClassifier, load
 from loss_attention.report.explained import THRESHOLD, ExplainSummary, explain_files
 from loss_attention.report.page import write_report
 from loss_attention.report.tables import show_evaluations
-from loss_attention.run_data import Measured, OtherData, check_own, is_own, load_other, located
+from loss_attention.run_data import OtherData, load_data, measured, own_data
 from loss_attention.terminal import counted, say, say_line
 from loss_attention.training.environment import (
     choose_device,
     count_gpus,
-    image_memory,
     shown_precision,
 )
 from loss_attention.training.job import begin_run, change_learning_rate, continue_run
@@ -158,63 +155,6 @@ def evaluate_run(
     return figures
 
 
-def measured(
-    run: RunFolder,
-    model: PatchClassifier,
-    other: OtherData | None,
-    console: Console,
-    *,
-    masks: bool = False,
-) -> Measured:
-    """Load what a run's model is to be measured on, and beside it the run's own data if it is here.
-
-    Args:
-        run: the run.
-        model: its model.
-        other: other data than the run's own; None: its own.
-        console: where the bar goes, and what is to be said of the data.
-        masks: read the masks of objects too, where the run was trained without.
-
-    Raises:
-        InputError: the data cannot be used; or the run's own is gone, and there is no other.
-    """
-    own: Splits | None = None
-    if other is None or is_own(run, other):
-        own = own_data(run, console, masks=masks)
-    elif _has_moved(run, other):
-        own = own_data(run, console, data=other.data, masks=masks)
-    if own is not None:
-        if other is not None:
-            say_line(console, f"{other.data} is the run's own data: its test images are measured")
-        return Measured(own.test, own.source, "test", own, others=False)
-    assert other is not None
-    found = load_other(run, model, other, console, masks=masks)
-    try:
-        own = own_data(run, console)
-    except InputError as error:
-        say_line(console, f"what is fitted to the run's own images stays undefined: {error}")
-    return Measured(found.images, found.source, found.split or "given", own, others=True)
-
-
-def _has_moved(run: RunFolder, other: OtherData) -> bool:
-    """Return whether a run's own data is gone from its place and lies where other data is said to.
-
-    All of it would be measured otherwise, what the run was trained on too.
-    """
-    if other.classes or other.skip_broken:
-        return False
-    try:
-        located(run)
-    except InputError:
-        recipe = replace(run.recipe(), data=other.data)
-        try:
-            splits = load_data(recipe, Console(quiet=True), run.options())
-        except InputError:
-            return False
-        return splits.trainval.fingerprint() == run.read_json("run.json").get("data_fingerprint")
-    return False
-
-
 def explain(
     path: Path,
     images: Sequence[Path],
@@ -332,60 +272,6 @@ def _has_begun(run: RunFolder) -> bool:
 
 def _begun_or_claimed(run: RunFolder) -> AbstractContextManager[None]:
     return run.locked() if _has_begun(run) else run.claimed()
-
-
-def load_data(recipe: Recipe, console: Console, options: RunOptions | None = None) -> Splits:
-    """Load a recipe's data, with a bar where that takes a while, and say what was done with it.
-
-    Args:
-        recipe: names the data.
-        console: where the bar goes, and what is to be said of the data.
-        options: say how to hold it; None: in memory, where that is large enough.
-    """
-    options = options or RunOptions()
-    storage = Storage(options.stream, image_memory(options), options.workers)
-    with counted("reading images", console) as progress:
-        splits = load_splits(
-            recipe.data,
-            in_channels=recipe.in_channels,
-            image_size=recipe.image_size,
-            seed=recipe.seed,
-            validation_fraction=recipe.validation_fraction,
-            resize=recipe.resize,
-            classes=recipe.classes,
-            masks=recipe.masks,
-            skip_broken=recipe.skip_broken,
-            storage=storage,
-            progress=progress,
-        )
-    for note in (*splits.notes, splits.storage):
-        say_line(console, f"{recipe.data}: {note}")
-    if recipe.limit_images is not None:
-        return limited(splits, recipe.limit_images, recipe.seed)
-    return splits
-
-
-def own_data(
-    run: RunFolder, console: Console, *, data: str | None = None, masks: bool = False
-) -> Splits:
-    """Load a run's own data, from where it lies now.
-
-    Args:
-        run: the run.
-        console: where the bar goes, and what is to be said of the data.
-        data: where it lies; None: where it lay, or as it lay from here or from the run's folder.
-        masks: read the masks of objects too, where the run was trained without.
-
-    Raises:
-        InputError: it is gone, cannot be used, or is other data than the run was trained on.
-    """
-    recipe, certain = located(run) if data is None else (replace(run.recipe(), data=data), False)
-    wanted, options = replace(recipe, masks=masks or recipe.masks), run.options()
-    splits = load_data(wanted, console, options)
-    streamed_alike = options.stream == "yes" and wanted.masks == recipe.masks
-    if splits.trainval.in_memory or streamed_alike:
-        check_own(run, splits, recipe.data, console, certain=certain)
-    return splits
 
 
 def load_weights(run: RunFolder) -> PatchClassifier:
