@@ -11,7 +11,7 @@ from loss_attention import __version__
 from loss_attention.attribution.compare import Comparison, compare
 from loss_attention.attribution.maps import find_method
 from loss_attention.errors import InputError
-from loss_attention.jobs import load_weights, measured, written_to
+from loss_attention.jobs import load_weights, written_to
 from loss_attention.report.drawing import maps_picture
 from loss_attention.report.tables import (
     comparison_json,
