@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from loss_attention.arguments import DemoArguments, parse
+from loss_attention.cli import DemoArguments, parse
 from loss_attention.errors import InputError
 
 

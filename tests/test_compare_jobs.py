@@ -12,7 +12,7 @@ from rich.console import Console
 from training.tiny import tiny_recipe, tiny_splits
 from typed import exit_code
 
-from loss_attention import compare_jobs, jobs, run_data
+from loss_attention import compare_jobs, runs
 from loss_attention.attribution import measures
 from loss_attention.data.memory import Storage
 from loss_attention.data.outside import Outside
@@ -42,7 +42,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, RunOptions]]:
         asked.append((recipe, options))
         return tiny_splits()
 
-    monkeypatch.setattr(run_data, "load_data", load)
+    monkeypatch.setattr(runs, "load_data", load)
     return asked
 
 
@@ -91,7 +91,7 @@ def test_images_are_held_as_the_run_held_them(
         others.append((data, storage))
         return Outside(tiny_splits().test, data, "test", ())
 
-    monkeypatch.setattr(run_data, "load_outside", load)
+    monkeypatch.setattr(runs, "load_outside", load)
     words = ("compare", run, "--methods", "evidence", "--images", 2, "--out")
     assert exit_code(*words, tmp_path / "own") == 0
     assert exit_code(*words, tmp_path / "other", "--data", "elsewhere") == 0
@@ -133,7 +133,7 @@ def test_a_baseline_run_is_explained_by_name_only(tmp_path: Path, capsys) -> Non
     assert "--method cam or --method grad-cam" in capsys.readouterr().err
     assert exit_code(*words, "--method", "grad-cam") == 0
     assert json.loads((tmp_path / "out" / "a.json").read_text())["method"] == "grad-cam"
-    assert jobs.load_weights(jobs.RunFolder.open(path)).config["head"] == "baseline"
+    assert runs.load_weights(runs.RunFolder.open(path)).config["head"] == "baseline"
 
 
 def test_cuts_are_chosen_on_the_images_that_were_not_trained_on(

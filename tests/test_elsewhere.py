@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from typed import complaint, exit_code, run
 
-from loss_attention import compare_jobs, jobs
+from loss_attention import compare_jobs, runs
 from loss_attention.data.sample import LabelledImages
 from loss_attention.errors import InputError
 from loss_attention.training.run_folder import RunFolder
@@ -73,10 +73,10 @@ def project(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 def test_thresholds_come_from_the_run_and_images_from_elsewhere(
     project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = jobs.evaluate_run(project / "runs/one", None, QUIET)
+    own = runs.evaluate_run(project / "runs/one", None, QUIET)
     written = (project / "runs/one/evaluation.json").read_bytes()
     other = trees(tmp_path / "other", ("fir", "ash"), each=5)
-    found = jobs.evaluate_run(project / "runs/one", str(other), Console())
+    found = runs.evaluate_run(project / "runs/one", str(other), Console())
     assert found.images == found.boxed_images == 10
     assert own.thresholds
     assert found.thresholds == own.thresholds
@@ -98,9 +98,9 @@ def test_without_its_own_data_what_is_fitted_to_it_is_undefined(
     project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = trees(tmp_path / "other", ("elm",), each=4)
-    before = jobs.evaluate_run(project / "runs/one", str(other), QUIET)
+    before = runs.evaluate_run(project / "runs/one", str(other), QUIET)
     shutil.rmtree(project / "data")
-    found = jobs.evaluate_run(project / "runs/one", str(other), Console())
+    found = runs.evaluate_run(project / "runs/one", str(other), Console())
     said = capsys.readouterr().out
     assert "what is fitted to the run's own images stays undefined: the data of the run" in said
     assert found.value("accuracy") == before.value("accuracy")
@@ -135,14 +135,14 @@ def test_what_other_data_may_not_be(
 def test_a_run_knows_its_own_data_by_any_name(
     project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = jobs.evaluate_run(project / "runs/one", None, QUIET)
+    own = runs.evaluate_run(project / "runs/one", None, QUIET)
     (tmp_path / "link").symlink_to(project / "data")
     for word in (str(project / "data/trees"), str(tmp_path / "link" / "trees")):
-        assert jobs.evaluate_run(project / "runs/one", word, Console()) == own
+        assert runs.evaluate_run(project / "runs/one", word, Console()) == own
         assert "is the run's own data: its test images are measured" in capsys.readouterr().out
     part = shutil.copytree(project / "data/trees", project / "data/trees/ash")
     (part / "all.csv").unlink()
-    found = jobs.evaluate_run(project / "runs/one", str(part), Console())
+    found = runs.evaluate_run(project / "runs/one", str(part), Console())
     assert found.images == 24
     assert "part of the run's own data, some of it was trained on" in capsys.readouterr().out
 
@@ -153,7 +153,7 @@ def test_a_run_is_found_with_its_data_from_anywhere(
 ) -> None:
     monkeypatch.setattr(compare_jobs, "compare", stop_and_say)
     # Measuring is slow, and begins after what is looked at here.
-    monkeypatch.setattr(jobs, "evaluate", stop_and_say)
+    monkeypatch.setattr(runs, "evaluate", stop_and_say)
     assert exit_code(word, project / "runs/one") == 130
     assert f"{project}/data/trees: images held" in capsys.readouterr().out
     moved = shutil.move(project, tmp_path / "moved")
@@ -183,16 +183,16 @@ def test_other_data_in_the_place_of_its_own_is_not_taken_for_it(
     shutil.rmtree(moved / "data")
     trees(moved / "data/trees", each=7)
     with pytest.raises(InputError, match=r"is not the data that the run .* was trained on"):
-        jobs.evaluate_run(moved / "runs/one", None, QUIET)
+        runs.evaluate_run(moved / "runs/one", None, QUIET)
 
 
 def test_changed_training_images_are_said(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    jobs.evaluate_run(project / "runs/one", None, Console())
+    runs.evaluate_run(project / "runs/one", None, Console())
     assert "what is held out may have been trained on" not in capsys.readouterr().out
     Image.new("RGB", (12, 12)).save(project / "data/trees/ash0.png")
-    jobs.evaluate_run(project / "runs/one", None, Console())
+    runs.evaluate_run(project / "runs/one", None, Console())
     assert "what is held out may have been trained on" in capsys.readouterr().out
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from training.tiny import tiny_recipe, tiny_splits
 
 import loss_attention as la
-from loss_attention import jobs, run_data
+from loss_attention import runs
 from loss_attention.digests import sealed
 from loss_attention.errors import InputError
 from loss_attention.training.environment import choose_device
@@ -55,8 +55,8 @@ def moves(monkeypatch) -> Moves:
         seen.extend(("model to", str(device)) for device in where)
         return move(model, *where, **how)
 
-    monkeypatch.setattr(jobs, "choose_device", choose)
-    monkeypatch.setattr(run_data, "load_data", lambda *_: SPLITS)
+    monkeypatch.setattr(runs, "choose_device", choose)
+    monkeypatch.setattr(runs, "load_data", lambda *_: SPLITS)
     monkeypatch.setattr(la.PatchClassifier, "to", to)
     return seen
 
@@ -64,15 +64,15 @@ def moves(monkeypatch) -> Moves:
 def explain(run: Path, out: Path, accelerator: str) -> None:
     picture = out / "picture.png"
     Image.fromarray(np.zeros((12, 12), np.uint8)).save(picture)
-    jobs.explain(run, [picture], out / "explained", QUIET, accelerator=accelerator)
+    runs.explain(run, [picture], out / "explained", QUIET, accelerator=accelerator)
 
 
 @pytest.mark.parametrize("wanted", ["auto", "cpu"])
 @pytest.mark.parametrize(
     "job",
     [
-        lambda run, _, wanted: jobs.evaluate_run(run, None, QUIET, accelerator=wanted),
-        lambda run, _, wanted: jobs.report(run, QUIET, accelerator=wanted),
+        lambda run, _, wanted: runs.evaluate_run(run, None, QUIET, accelerator=wanted),
+        lambda run, _, wanted: runs.report(run, QUIET, accelerator=wanted),
         explain,
     ],
     ids=["evaluate", "report", "explain"],
@@ -89,7 +89,7 @@ def test_models_compute_where_the_chooser_says(
 
 
 def test_what_trained_a_run_evaluates_it(tmp_path: Path, moves: Moves) -> None:
-    jobs.train(tiny_recipe(epochs=1), tmp_path / "run", CPU, QUIET)
+    runs.train(tiny_recipe(epochs=1), tmp_path / "run", CPU, QUIET)
     assert moves[-2:] == [("chosen for", "cpu"), ("model to", "cpu:0")]
 
 
@@ -107,7 +107,7 @@ def test_a_finished_run_may_come_from_another_machine(
     trained_on: str, wanted: str, finished: Path, tmp_path: Path, moves: Moves, monkeypatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    jobs.resume(come_from(trained_on, finished, tmp_path / "run"), QUIET)
+    runs.resume(come_from(trained_on, finished, tmp_path / "run"), QUIET)
     assert moves == [("chosen for", wanted), ("model to", "cpu:0")]
 
 
@@ -117,7 +117,7 @@ def test_a_run_that_began_on_a_gpu_goes_on_on_one(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     run = come_from("cuda", finished, tmp_path / "run", finished=False)
     with pytest.raises(InputError, match="began on a GPU and torch finds none here: resume it on"):
-        jobs.resume(run, QUIET)
+        runs.resume(run, QUIET)
     assert moves == []
 
 
@@ -125,7 +125,7 @@ def test_a_run_that_began_on_a_gpu_goes_on_on_one(
 def test_thresholds_are_chosen_on_the_validation_slice_if_there_is_one(held_out: float) -> None:
     recipe = tiny_recipe(validation_fraction=held_out)
     splits = replace(SPLITS, validation_fraction=held_out)
-    figures = jobs.evaluate_weights(build_model(recipe, splits), splits, QUIET)
+    figures = runs.evaluate_weights(build_model(recipe, splits), splits, QUIET)
     assert bool(figures.thresholds) == bool(held_out)
     assert (figures.value("map_box_ap") is None) == (not held_out)
 

@@ -11,14 +11,13 @@ from loss_attention import __version__
 from loss_attention.attribution.compare import Comparison, compare
 from loss_attention.attribution.maps import find_method
 from loss_attention.errors import InputError
-from loss_attention.jobs import load_weights, written_to
 from loss_attention.report.drawing import maps_picture
 from loss_attention.report.tables import (
     comparison_json,
     comparison_markdown,
     show_comparison,
 )
-from loss_attention.run_data import OtherData, measured
+from loss_attention.runs import OtherData, load_weights, measured, written_to
 from loss_attention.saving import make_folder, write_whole
 from loss_attention.terminal import counted, json_text, markdown, say_line
 from loss_attention.training.environment import choose_device, hardware, versions

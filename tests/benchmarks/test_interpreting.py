@@ -10,7 +10,7 @@ import interpreting
 import pytest
 from measuring import Finished
 
-from loss_attention.arguments import TrainArguments, parse
+from loss_attention.cli import TrainArguments, parse
 from loss_attention.errors import InputError
 from loss_attention.recipes import recipe
 from loss_attention.training.recipe import Recipe

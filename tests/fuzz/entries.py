@@ -17,8 +17,8 @@ from loss_attention.data.loading import load_splits
 from loss_attention.data.memory import Storage
 from loss_attention.data.sample import Splits
 from loss_attention.errors import InputError
-from loss_attention.jobs import explain
 from loss_attention.models import load
+from loss_attention.runs import explain
 from loss_attention.training.job import continue_run
 from loss_attention.training.loop import Trainer
 from loss_attention.training.run_folder import RunFolder

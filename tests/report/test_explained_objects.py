@@ -17,10 +17,10 @@ from loss_attention.data.decoding import read_image, to_tensor
 from loss_attention.errors import InputError
 from loss_attention.explanation import explain_prediction
 from loss_attention.geometry import PatchGrid
-from loss_attention.jobs import _object_threshold
 from loss_attention.prediction import PatchPrediction
 from loss_attention.report.drawing import OBJECT
 from loss_attention.report.explained import FoundObject, describe, explain_files
+from loss_attention.runs import _object_threshold
 from loss_attention.training.run_folder import RunFolder
 
 GRID = PatchGrid(2, 4, window=4, stride=2, height=6, width=10)

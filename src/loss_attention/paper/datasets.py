@@ -10,7 +10,7 @@ from rich.console import Console
 
 from loss_attention.data.sample import Splits, limited
 from loss_attention.errors import InputError
-from loss_attention.run_data import load_data
+from loss_attention.runs import load_data
 from loss_attention.training.recipe import Recipe, RunOptions
 
 KEPT = 3

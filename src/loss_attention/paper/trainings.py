@@ -13,11 +13,11 @@ from loss_attention.data.sample import Splits
 from loss_attention.errors import InputError
 from loss_attention.evaluation import Evaluation
 from loss_attention.interruption import RunStopped, StopRequest
-from loss_attention.jobs import evaluate_weights, load_weights
 from loss_attention.models import PatchClassifier
 from loss_attention.paper.cells import EPOCH_SECONDS, training_key
 from loss_attention.paper.datasets import Shelf, located
 from loss_attention.paper.ledger import Record
+from loss_attention.runs import evaluate_weights, load_weights
 from loss_attention.training.environment import choose_device
 from loss_attention.training.job import begin_run, continue_run
 from loss_attention.training.recipe import Accelerator, Recipe, RunOptions
