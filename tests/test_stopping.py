@@ -18,8 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_cli import SMALL, make_folder
-from typed import run
+from typed import SMALL, make_folder, run
 
 from loss_attention import interruption, runs
 from loss_attention.cli import main

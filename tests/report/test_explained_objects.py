@@ -20,7 +20,7 @@ from loss_attention.geometry import PatchGrid
 from loss_attention.prediction import PatchPrediction
 from loss_attention.report.drawing import OBJECT
 from loss_attention.report.explained import FoundObject, describe, explain_files
-from loss_attention.runs import _object_threshold
+from loss_attention.runs import object_threshold
 from loss_attention.training.run_folder import RunFolder
 
 GRID = PatchGrid(2, 4, window=4, stride=2, height=6, width=10)
@@ -151,7 +151,7 @@ def test_the_json_lists_them_in_pixels_of_the_original(tmp_path: Path) -> None:
 
 def test_a_run_uses_the_threshold_that_its_evaluation_chose(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    assert _object_threshold(run) is None
+    assert object_threshold(run) is None
     for thresholds, expected in (
         (None, None),
         ({}, None),
@@ -160,4 +160,4 @@ def test_a_run_uses_the_threshold_that_its_evaluation_chose(tmp_path: Path) -> N
         ({"object_ap": 2.0}, None),
     ):
         (tmp_path / "evaluation.json").write_text(json.dumps({"thresholds": thresholds}))
-        assert _object_threshold(run) == expected
+        assert object_threshold(run) == expected

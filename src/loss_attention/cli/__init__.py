@@ -1,27 +1,74 @@
-"""The command `loss-attention`, thin: words and flags in, jobs out.
+"""The command `loss-attention`: a subcommand is a function, and its parameters are its options.
 
-torch and all that stands on it load when a job starts, so `--help` answers at once.
-
-The flags of each word, typed, and how they are read. No torch here, so `--help` is fast.
+torch and all that stands on it load when a subcommand starts, so `--help` answers at once.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from io import TextIOWrapper
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import NamedTuple
 
-import tyro
-
-from loss_attention.errors import InputError, ReportedError, printable, unknown_name
+from loss_attention.cli import subcommands
+from loss_attention.cli.options import as_options, fail, make_console, option_names, parse
+from loss_attention.errors import InputError, ReportedError, unknown_name
 from loss_attention.interruption import KEYBOARD, ending_on_signals
-from loss_attention.training.recipe import Accelerator, Recipe, RunOptions
+from loss_attention.recipes import RECIPES, recipe
+
+
+class Subcommand(NamedTuple):
+    """A function and its line of the overview.
+
+    The function is called with a console and with what the options say, and returns the exit code.
+    """
+
+    run: Callable[..., int]
+    usage: str
+    summary: str
+
+
+SUBCOMMANDS: dict[str, Subcommand] = {
+    "train": Subcommand(
+        subcommands.train,
+        "train RECIPE [--field VALUE ...]",
+        "train, checkpoint, evaluate and report",
+    ),
+    "resume": Subcommand(subcommands.resume, "resume RUN", "continue an interrupted run"),
+    "evaluate": Subcommand(
+        subcommands.evaluate,
+        "evaluate RUN [--data DATA]",
+        "score a run beside its trivial baselines",
+    ),
+    "explain": Subcommand(
+        subcommands.explain,
+        "explain RUN IMAGE|FOLDER ... --out DIR",
+        "show where the evidence lies",
+    ),
+    "compare": Subcommand(
+        subcommands.compare,
+        "compare RUN [--methods A,B,...]",
+        "methods of explanation side by side",
+    ),
+    "report": Subcommand(subcommands.report, "report RUN", "write a run's report.html anew"),
+    "reproduce": Subcommand(
+        subcommands.reproduce,
+        "reproduce TABLE|FIGURE ... [--scale smoke]",
+        "the paper's tables and figures beside ours",
+    ),
+    "data": Subcommand(
+        subcommands.check_data,
+        "data check PATH [--out PICTURE]",
+        "what is in a data set, and what is wrong with it",
+    ),
+    "recipes": Subcommand(
+        subcommands.recipes, "recipes", "list the recipes, with expected score and time"
+    ),
+    "demo": Subcommand(
+        subcommands.demo, "demo [--out DIR]", "train on digits beside a mean-pooling counterpart"
+    ),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,18 +79,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         with ending_on_signals():
-            code = _dispatch(arguments)
+            code = _run(arguments)
     except ReportedError as error:
-        code = _fail(str(error), code=error.exit_code)
+        code = fail(as_options(str(error), _named(arguments)), error.exit_code)
     except KeyboardInterrupt as stop:
-        code = _fail(str(stop) or "interrupted", code=getattr(stop, "exit_code", KEYBOARD))
+        code = fail(str(stop) or "interrupted", getattr(stop, "exit_code", KEYBOARD))
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         sys.stderr.close()
         code = 0
     sys.exit(code)
 
 
-def _dispatch(arguments: list[str]) -> int:
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0
@@ -52,422 +99,46 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(f"loss-attention {__version__}")
         return 0
-    word, rest = arguments[0], arguments[1:]
-    if word not in COMMANDS:
-        raise unknown_name("command", word, COMMANDS)
-    return COMMANDS[word].run(rest)
+    name, *rest = arguments
+    if name not in SUBCOMMANDS:
+        raise unknown_name("subcommand", name, SUBCOMMANDS)
+    parsed = partial(parse, SUBCOMMANDS[name].run)
+    if name == "train":
+        if not rest or rest[0].startswith("-"):
+            if rest and rest[0] in ("-h", "--help"):
+                print("usage: loss-attention train RECIPE [--field VALUE ...]\n")
+                print(f"{subcommands.recipe_list()}\n")
+                print("the fields of a recipe: loss-attention train RECIPE --help")
+                return 0
+            raise InputError(f"train needs the name of a recipe first: {', '.join(RECIPES)}")
+        base = recipe(rest[0])
+        call = parsed(rest[1:], f"train {base.name}", recipe=base)
+    elif name == "data":
+        if not rest or rest[0] not in ("check", "-h", "--help"):
+            raise InputError("data needs a subcommand after it: data check PATH [--out PICTURE]")
+        call = parsed(rest[1:] if rest[0] == "check" else rest, "data check")
+    else:
+        call = parsed(rest, name)
+    return call(make_console(_named(arguments)))
 
 
-def _train(rest: list[str]) -> int:
-    from loss_attention.recipes import RECIPES, recipe
-
-    if not rest or rest[0].startswith("-"):
-        if rest and rest[0] in ("-h", "--help"):
-            print("usage: loss-attention train RECIPE [--field VALUE ...]\n\n" + _recipe_list())
-            print("\nthe fields of a recipe: loss-attention train RECIPE --help")
-            return 0
-        raise InputError(f"train needs the name of a recipe first: {', '.join(RECIPES)}")
-    base = recipe(rest[0])
-    given = parse(TrainArguments, rest[1:], f"train {rest[0]}", default=TrainArguments(recipe=base))
-    if not given.recipe.data:
-        raise InputError(f"the recipe {base.name} needs --data: a folder of images, or a hub id")
-
-    from loss_attention import runs
-
-    out = given.out or Path("runs") / given.recipe.name
-    runs.train(given.recipe, out, given.hardware, _console(), overwrite=given.overwrite)
-    return 0
-
-
-def _resume(rest: list[str]) -> int:
-    given = parse(ResumeArguments, rest, "resume")
-    from loss_attention import runs
-
-    runs.resume(given.run, _console(), data=given.data, learning_rate=given.learning_rate)
-    return 0
-
-
-def _evaluate(rest: list[str]) -> int:
-    given = parse(EvaluateArguments, rest, "evaluate")
-    from loss_attention import runs
-
-    runs.evaluate_run(
-        given.run,
-        given.data,
-        _console(),
-        masks=given.masks,
-        classes=given.classes,
-        skip_broken=given.skip_broken,
-        accelerator=given.accelerator,
-    )
-    return 0
-
-
-def _explain(rest: list[str]) -> int:
-    given = parse(ExplainArguments, rest, "explain")
-    if not given.images:
-        raise InputError("explain needs image files or folders after the run")
-    from loss_attention import runs
-
-    summary = runs.explain(
-        given.run,
-        given.images,
-        given.out,
-        _console(),
-        target=given.target,
-        method=given.method,
-        accelerator=given.accelerator,
-        overwrite=given.overwrite,
-    )
-    print(printable(f"{len(summary.written)} images explained in {given.out}"))
-    for line in summary.unread:
-        _fail(line)
-    for problem in summary.unreadable:
-        _fail(problem)
-    return 2 if summary.unreadable else 0
-
-
-def _compare(rest: list[str]) -> int:
-    given = parse(CompareArguments, rest, "compare")
-    from loss_attention.compare_jobs import compare_run
-
-    names = None if given.methods is None else [n.strip() for n in given.methods.split(",")]
-    compare_run(
-        given.run,
-        names,
-        _console(),
-        data=given.data,
-        classes=given.classes,
-        skip_broken=given.skip_broken,
-        out=given.out,
-        images=given.images,
-        batch_size=given.batch_size,
-        seed=given.seed,
-        accelerator=given.accelerator,
-        overwrite=given.overwrite,
-    )
-    return 0
-
-
-def _report(rest: list[str]) -> int:
-    given = parse(ReportArguments, rest, "report")
-    from loss_attention import runs
-
-    runs.report(given.run, _console(), data=given.data, accelerator=given.accelerator)
-    return 0
-
-
-def _demo(rest: list[str]) -> int:
-    given = parse(DemoArguments, rest, "demo")
-    from dataclasses import replace
-
-    from loss_attention import runs
-    from loss_attention.recipes import recipe
-
-    chosen = replace(recipe("digits"), name="demo", limit_images=given.limit_images)
-    if given.epochs is not None:
-        chosen = replace(chosen, epochs=given.epochs)
-    runs.demo(chosen, given.out, given.hardware, _console())
-    return 0
-
-
-def _reproduce(rest: list[str]) -> int:
-    given = parse(ReproduceArguments, rest, "reproduce")
-    if not given.targets:
-        raise InputError("reproduce needs a table or figure: table1 to table7, figure4 to figure7")
-    from loss_attention.paper.command import reproduce
-    from loss_attention.paper.reproduction import Reproduction
-    from loss_attention.paper.scales import scale
-
-    reproduction = Reproduction(
-        scale(given.scale),
-        given.out,
-        seeds=given.seeds,
-        data_root=given.data_root,
-        workers=given.workers,
-        accelerator=given.accelerator,
-        console=_console(),
-    )
-    outcome = reproduce(given.targets, reproduction, only=given.only, train=not given.show)
-    print(printable(f"written: {', '.join(map(str, outcome.written))}"))
-    for problem in outcome.problems:
-        _fail(problem)
-    return 2 if outcome.problems else 0
-
-
-def _data(rest: list[str]) -> int:
-    if not rest or rest[0] not in ("check", "-h", "--help"):
-        raise InputError("data needs a word after it: data check PATH [--out PICTURE]")
-    given = parse(DataCheckArguments, rest[1:] if rest[0] == "check" else rest, "data check")
-    from loss_attention.data_jobs import check_data
-
-    wrong = check_data(given.data, given.out, _console())
-    if wrong:
-        what = "1 thing is" if wrong == 1 else f"{wrong:,} things are"
-        hint = "where it is images, --skip-broken trains without them"
-        return _fail(f"{what} wrong with {given.data}; {hint}")
-    return 0
-
-
-def _recipes(rest: list[str]) -> int:
-    if rest:
-        raise InputError("recipes takes no arguments")
-    print(_recipe_list())
-    return 0
-
-
-@dataclass(frozen=True)
-class Command:
-    """One word of the command."""
-
-    run: Callable[[list[str]], int]
-    usage: str
-    summary: str
-
-
-COMMANDS: dict[str, Command] = {
-    "train": Command(
-        _train, "train RECIPE [--field VALUE ...]", "train, checkpoint, evaluate and report"
-    ),
-    "resume": Command(_resume, "resume RUN", "continue an interrupted run"),
-    "evaluate": Command(_evaluate, "evaluate RUN [--data DATA]", "score a run, beside its floors"),
-    "explain": Command(
-        _explain, "explain RUN IMAGE|FOLDER ... --out DIR", "show where the evidence lies"
-    ),
-    "compare": Command(
-        _compare, "compare RUN [--methods A,B,...]", "methods of explanation side by side"
-    ),
-    "report": Command(_report, "report RUN", "write a run's report.html anew"),
-    "reproduce": Command(
-        _reproduce,
-        "reproduce TABLE|FIGURE ... [--scale smoke]",
-        "the paper's tables and figures beside ours",
-    ),
-    "data": Command(
-        _data, "data check PATH [--out PICTURE]", "what is in a data set, and what is wrong with it"
-    ),
-    "recipes": Command(_recipes, "recipes", "list the recipes, with expected score and time"),
-    "demo": Command(_demo, "demo [--out DIR]", "train on digits beside a mean-pooling twin"),
-}
+def _named(arguments: list[str]) -> frozenset[str]:
+    """Return the fields that the subcommand of these arguments has as options."""
+    found = SUBCOMMANDS.get(arguments[0]) if arguments else None
+    return frozenset() if found is None else option_names(found.run)
 
 
 def _overview() -> str:
-    width = max(len(command.usage) for command in COMMANDS.values())
-    lines = [f"  {command.usage:<{width}}  {command.summary}" for command in COMMANDS.values()]
+    width = max(len(subcommand.usage) for subcommand in SUBCOMMANDS.values())
+    lines = [f"  {one.usage:<{width}}  {one.summary}" for one in SUBCOMMANDS.values()]
     return "\n".join(
         [
-            "usage: loss-attention COMMAND ...",
+            "usage: loss-attention SUBCOMMAND ...",
             "",
             "Image classifiers whose decision is, exactly, a weighted sum of image patches.",
             "",
             *lines,
             "",
-            "  loss-attention COMMAND --help says more, loss-attention --version which this is.",
+            "  loss-attention SUBCOMMAND --help says more, loss-attention --version which this is.",
         ]
     )
-
-
-def _recipe_list() -> str:
-    from loss_attention.recipes import RECIPES
-
-    blocks = [
-        f"{name:<14} {entry.purpose}\n{'':<14} reaches {entry.expected}; {entry.hardware}"
-        for name, entry in RECIPES.items()
-    ]
-    return "\n".join(blocks)
-
-
-def _console() -> Any:
-    from loss_attention.terminal import make_console
-
-    return make_console()
-
-
-def _fail(message: str, code: int = 2) -> int:
-    print(f"loss-attention: {printable(message)}", file=sys.stderr)
-    return code
-
-
-Arguments = TypeVar("Arguments")
-Flat = tyro.conf.arg(name="")
-Device = Annotated[Accelerator, tyro.conf.arg(help="auto: a GPU where there is one.")]
-
-
-@dataclass(frozen=True)
-class TrainArguments:
-    """Train, checkpoint, evaluate and report. Every field of the recipe is a flag."""
-
-    recipe: Annotated[Recipe, Flat]
-    hardware: Annotated[RunOptions, Flat] = field(default_factory=RunOptions)
-    out: Path | None = None
-    """The run's folder; runs/NAME if not given."""
-    overwrite: bool = False
-    """Replace the run that is in the folder already."""
-
-
-@dataclass(frozen=True)
-class DemoArguments:
-    """Train the digits recipe and a mean-pooling twin, and compare them in one report."""
-
-    out: Path = Path("runs/demo")
-    """The demo's folder; run again, it continues where it stopped."""
-    epochs: int | None = None
-    """Fewer epochs than the recipe's, for a quick look."""
-    limit_images: int | None = None
-    """At most this many training and this many test images, for a quick look."""
-    hardware: Annotated[RunOptions, Flat] = field(default_factory=RunOptions)
-
-
-@dataclass(frozen=True)
-class ResumeArguments:
-    """Continue an interrupted run on what it began on; evaluate and report."""
-
-    run: tyro.conf.Positional[Path]
-    """The run's folder."""
-    data: str | None = None
-    """Where the run's data lies now, if it has moved."""
-    learning_rate: float | None = None
-    """The schedule's highest learning rate for what is left to train: a lower one after the loss
-    became NaN. None: the recipe's."""
-
-
-@dataclass(frozen=True)
-class ReportArguments:
-    """Evaluate a run and write its report.html anew."""
-
-    run: tyro.conf.Positional[Path]
-    """The run's folder."""
-    data: str | None = None
-    """Where the run's data lies now, if it has moved."""
-    accelerator: Device = "auto"
-
-
-@dataclass(frozen=True)
-class EvaluateArguments:
-    """Accuracy and localisation on the test split, each beside its floors."""
-
-    run: tyro.conf.Positional[Path]
-    """The run's folder."""
-    data: str | None = None
-    """Other data than the run's own, with classes of the model, matched by name."""
-    classes: tuple[str, ...] = ()
-    """Of other data measure these classes of the model alone."""
-    skip_broken: bool = False
-    """Of other data leave out images that something is wrong with or whose class the model does not
-    know, and say how many."""
-    masks: bool = False
-    """Read the masks of objects too, to measure against, where the run was trained without."""
-    accelerator: Device = "auto"
-
-
-@dataclass(frozen=True)
-class ExplainArguments:
-    """Show where the evidence lies: a picture and a JSON for each image."""
-
-    run: tyro.conf.Positional[Path]
-    """A run folder, a .safetensors file of ours, or a hub id."""
-    images: tyro.conf.Positional[tuple[Path, ...]]
-    """Image files, or folders of them."""
-    out: Path
-    """Where the pictures and JSON files go."""
-    target: str | None = None
-    """Explain this class instead of the predicted one."""
-    method: str | None = None
-    """evidence, contrast, cam, grad-cam, layer-cam, integrated-gradients, occlusion; also uniform,
-    random and edges. None: what the model itself says of its patches."""
-    accelerator: Device = "auto"
-    overwrite: bool = False
-    """Replace explanations that are in the folder already."""
-
-
-@dataclass(frozen=True)
-class ReproduceArguments:
-    """Measure what the paper's tables and figures need, and show ours beside the paper's."""
-
-    targets: tyro.conf.Positional[tuple[str, ...]]
-    """table1 to table7, figure4 to figure7, or all."""
-    scale: str = "paper"
-    """paper: its settings; short: 30 epochs; reduced: Tables II and VI on a CPU; smoke: tiny."""
-    only: str | None = None
-    """Measure just the cells with these words in their path: "ResNet18 CIFAR-10", say."""
-    out: Path = Path("runs/reproduce")
-    """Where the ledger, the trainings and the tables go; run again, it continues there."""
-    seeds: int | None = None
-    """Seeds of each training, from 0 up; None: as many as the scale has (the paper's 4)."""
-    data_root: Path | None = None
-    """A folder with data sets in it, each under its name; None: the Hugging Face hub."""
-    workers: int | None = None
-    """Trainings side by side; None: one for each GPU, or one."""
-    accelerator: Device = "auto"
-    show: bool = False
-    """Train nothing, and show what has been measured so far."""
-
-
-@dataclass(frozen=True)
-class DataCheckArguments:
-    """What is in a data set and what is wrong with it."""
-
-    data: tyro.conf.Positional[str]
-    """A folder, archive, table of images, known name, NAME:PATH, or Hugging Face dataset id."""
-    out: Path | None = None
-    """Draw some of the images, with their labels and boxes, in this .png or .jpg."""
-
-
-@dataclass(frozen=True)
-class CompareArguments:
-    """Methods of explanation side by side: where they point, how faithful they are, their cost."""
-
-    run: tyro.conf.Positional[Path]
-    """The run's folder."""
-    methods: str | None = None
-    """Their names with commas between: evidence,grad-cam. None: all that the model allows. The
-    floors uniform, random and edges come on top."""
-    images: int = 50
-    """How many test images to explain; time grows with it."""
-    data: str | None = None
-    """Other data than the run's own, with classes of the model, matched by name."""
-    classes: tuple[str, ...] = ()
-    """Of other data take these classes of the model alone."""
-    skip_broken: bool = False
-    """Of other data leave out images that something is wrong with or whose class the model does not
-    know, and say how many."""
-    out: Path | None = None
-    """Where table, JSON and picture go; None: compare in the run's folder."""
-    batch_size: int = 32
-    """Images at a time."""
-    seed: int = 0
-    """Which images are drawn."""
-    accelerator: Device = "auto"
-    overwrite: bool = False
-    """Replace a comparison that is in the folder already."""
-
-
-def parse(
-    kind: type[Arguments], rest: list[str], words: str, default: Arguments | None = None
-) -> Arguments:
-    """Parse flags; tyro's boxed complaint becomes one line."""
-    complaint = io.StringIO()
-    options: dict[str, Any] = {} if default is None else {"default": default}
-    try:
-        with contextlib.redirect_stderr(complaint):
-            parsed: Arguments = tyro.cli(kind, args=rest, prog=f"loss-attention {words}", **options)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise InputError(_one_line(complaint.getvalue(), words)) from None
-    return parsed
-
-
-def _one_line(complaint: str, words: str) -> str:
-    text = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
-    # Where the terminal has no letters for boxes, their rules are of plain dashes.
-    lines = [line.strip("│╭╮╰╯─ \t") for line in text.splitlines() if line.strip("─-= \t")]
-    message = re.sub(r"\s+", " ", " ".join(lines)).strip()
-    message = re.split(r" (?:Got errors:|Argument helptext:|For full helptext)", message)[0]
-    titles = (
-        "Parsing error|Value error|Invalid choice|Missing argument|(Unrecognized|Required) options"
-    )
-    message = re.sub(f"^({titles}) ", "", message)
-    # Of the nearest flag keep its name, not its whole entry.
-    message = re.sub(r"Perhaps you meant: (--\S+).*", r"did you mean \1?", message)
-    return f"{message.rstrip('.')}; see loss-attention {words} --help"

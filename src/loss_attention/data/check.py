@@ -7,15 +7,19 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
 from PIL import Image
 
+from loss_attention.data.assembling import chosen
 from loss_attention.data.classes import foreign_classes
 from loss_attention.data.decoding import UnreadableImage
 from loss_attention.data.depth import DEEP
+from loss_attention.data.known import KNOWN
+from loss_attention.data.loading import open_source
+from loss_attention.data.naming import MADE, understood
 from loss_attention.data.records import (
     MOST_NAMED,
     Content,
@@ -222,3 +226,34 @@ def _named(groups: Sequence[Sequence[Record]]) -> str:
     shown = "; ".join(" = ".join(r.name for r in group[:3]) for group in groups[:MOST_NAMED])
     rest = len(groups) - MOST_NAMED
     return shown + (f"; and {rest:,} more" if rest > 0 else "")
+
+
+def check_named(data: str, progress: Progress | None = None) -> tuple[Source, Checked]:
+    """Look at all of a data set, and compare it with the published one that it is meant to be.
+
+    Args:
+        data: as for `load_splits`.
+        progress: called with images looked at and all.
+
+    Raises:
+        InputError: nothing usable there.
+    """
+    if data in MADE:
+        raise InputError(f"{data} is made here, so there is nothing to check")
+    source = open_source(data, masks=True)
+    # The training split first, as the others are held against it.
+    parts = sorted((part for part in source.parts if len(part)), key=lambda p: p.name != "train")
+    source = replace(source, parts=tuple(parts))
+    if not source.parts:
+        raise InputError(f"{source.where} holds no images that could be checked")
+    known, missing = KNOWN.get(understood(data).name), Checked()
+    if known is not None:
+        try:
+            used = chosen(source)
+            missing.doubts += known.verified(used).notes[len(used.notes) :]
+        except InputError as error:
+            missing.faults.append(str(error))
+    result = check(source, progress)
+    result.faults += [fault for fault in missing.faults if fault not in result.faults]
+    result.doubts += missing.doubts
+    return source, result

@@ -17,7 +17,7 @@ from loss_attention.models import PatchClassifier
 from loss_attention.paper.cells import EPOCH_SECONDS, training_key
 from loss_attention.paper.datasets import Shelf, located
 from loss_attention.paper.ledger import Record
-from loss_attention.runs import evaluate_weights, load_weights
+from loss_attention.runs import load_weights, measure
 from loss_attention.training.environment import choose_device
 from loss_attention.training.job import begin_run, continue_run
 from loss_attention.training.recipe import Accelerator, Recipe, RunOptions
@@ -99,7 +99,7 @@ def _train(
         figures = Evaluation.from_json(evaluated)
     else:
         model.to(choose_device(asked.accelerator))
-        figures = evaluate_weights(model, splits, console or Console(quiet=True))
+        figures = measure(model, splits.test, splits, console or Console(quiet=True))
         model.cpu()
         run.write_json("evaluation.json", figures.to_json())
         # Only an unfinished run is continued, and the ledger has many runs.

@@ -12,11 +12,13 @@ from rich.console import Console
 from training.tiny import tiny_recipe, tiny_splits
 from typed import exit_code
 
-from loss_attention import compare_jobs, runs
+from loss_attention import runs
+from loss_attention.attribution import compare as comparing
 from loss_attention.attribution import measures
 from loss_attention.data.memory import Storage
 from loss_attention.data.outside import Outside
 from loss_attention.data.sample import ImageSet, Splits, hold_out
+from loss_attention.report import drawing
 from loss_attention.training.job import continue_run, start_run
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
@@ -75,7 +77,7 @@ def test_a_table_its_json_and_a_picture(run: Path, tmp_path: Path, capsys, monke
     said = capsys.readouterr().err
     assert "comparison.json exists already" in said
     assert said.count("\n") == 1
-    monkeypatch.setattr(compare_jobs, "maps_picture", lambda *_: b"new")
+    monkeypatch.setattr(drawing, "maps_picture", lambda *_: b"new")
     assert exit_code(*words, "--images", 2, "--methods", "evidence", "--overwrite") == 0
     assert (out / "maps.png").read_bytes() == b"new"
 
@@ -145,7 +147,7 @@ def test_cuts_are_chosen_on_the_images_that_were_not_trained_on(
         seen.append(train)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare_jobs, "compare", watched)
+    monkeypatch.setattr(comparing, "compare", watched)
     assert exit_code("compare", run, "--out", tmp_path / "out") == 130
     recipe, whole = RunFolder(run).recipe(), tiny_splits().trainval
     _, held_out = hold_out(whole.labels, recipe.validation_fraction, recipe.seed)

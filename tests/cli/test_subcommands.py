@@ -1,4 +1,4 @@
-"""What the command's words do, without the command: where they compute, and on what they choose."""
+"""What the subcommands do, without the command: where they compute, and on what they choose."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from training.tiny import tiny_recipe, tiny_splits
 
 import loss_attention as la
 from loss_attention import runs
+from loss_attention.cli import subcommands
 from loss_attention.digests import sealed
 from loss_attention.errors import InputError
+from loss_attention.training import environment
 from loss_attention.training.environment import choose_device
 from loss_attention.training.job import build_model, continue_run, start_run
 from loss_attention.training.recipe import RunOptions
@@ -55,6 +57,7 @@ def moves(monkeypatch) -> Moves:
         seen.extend(("model to", str(device)) for device in where)
         return move(model, *where, **how)
 
+    monkeypatch.setattr(environment, "choose_device", choose)
     monkeypatch.setattr(runs, "choose_device", choose)
     monkeypatch.setattr(runs, "load_data", lambda *_: SPLITS)
     monkeypatch.setattr(la.PatchClassifier, "to", to)
@@ -64,15 +67,15 @@ def moves(monkeypatch) -> Moves:
 def explain(run: Path, out: Path, accelerator: str) -> None:
     picture = out / "picture.png"
     Image.fromarray(np.zeros((12, 12), np.uint8)).save(picture)
-    runs.explain(run, [picture], out / "explained", QUIET, accelerator=accelerator)
+    subcommands.explain(QUIET, run, (picture,), out / "explained", accelerator=accelerator)
 
 
 @pytest.mark.parametrize("wanted", ["auto", "cpu"])
 @pytest.mark.parametrize(
     "job",
     [
-        lambda run, _, wanted: runs.evaluate_run(run, None, QUIET, accelerator=wanted),
-        lambda run, _, wanted: runs.report(run, QUIET, accelerator=wanted),
+        lambda run, _, wanted: subcommands.evaluate(QUIET, run, accelerator=wanted),
+        lambda run, _, wanted: subcommands.report(QUIET, run, accelerator=wanted),
         explain,
     ],
     ids=["evaluate", "report", "explain"],
@@ -89,7 +92,7 @@ def test_models_compute_where_the_chooser_says(
 
 
 def test_what_trained_a_run_evaluates_it(tmp_path: Path, moves: Moves) -> None:
-    runs.train(tiny_recipe(epochs=1), tmp_path / "run", CPU, QUIET)
+    subcommands.train(QUIET, tiny_recipe(epochs=1), CPU, tmp_path / "run")
     assert moves[-2:] == [("chosen for", "cpu"), ("model to", "cpu:0")]
 
 
@@ -107,7 +110,7 @@ def test_a_finished_run_may_come_from_another_machine(
     trained_on: str, wanted: str, finished: Path, tmp_path: Path, moves: Moves, monkeypatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    runs.resume(come_from(trained_on, finished, tmp_path / "run"), QUIET)
+    subcommands.resume(QUIET, come_from(trained_on, finished, tmp_path / "run"))
     assert moves == [("chosen for", wanted), ("model to", "cpu:0")]
 
 
@@ -117,7 +120,7 @@ def test_a_run_that_began_on_a_gpu_goes_on_on_one(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     run = come_from("cuda", finished, tmp_path / "run", finished=False)
     with pytest.raises(InputError, match="began on a GPU and torch finds none here: resume it on"):
-        runs.resume(run, QUIET)
+        subcommands.resume(QUIET, run)
     assert moves == []
 
 
@@ -125,7 +128,7 @@ def test_a_run_that_began_on_a_gpu_goes_on_on_one(
 def test_thresholds_are_chosen_on_the_validation_slice_if_there_is_one(held_out: float) -> None:
     recipe = tiny_recipe(validation_fraction=held_out)
     splits = replace(SPLITS, validation_fraction=held_out)
-    figures = runs.evaluate_weights(build_model(recipe, splits), splits, QUIET)
+    figures = runs.measure(build_model(recipe, splits), splits.test, splits, QUIET)
     assert bool(figures.thresholds) == bool(held_out)
     assert (figures.value("map_box_ap") is None) == (not held_out)
 

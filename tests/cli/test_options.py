@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from loss_attention.cli import DemoArguments, parse
+from loss_attention.cli.options import parse
+from loss_attention.cli.subcommands import demo
 from loss_attention.errors import InputError
 
 
@@ -32,5 +33,5 @@ def test_a_complaint_in_one_line(
 ) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
     with pytest.raises(InputError) as caught:
-        parse(DemoArguments, words, "demo")
+        parse(demo, words, "demo")
     assert str(caught.value) == f"{said}; see loss-attention demo --help"
