@@ -53,8 +53,8 @@ class Sweep:
     logarithmic: bool = True
 
 
-MAIN, HELD = "trained", "held"
-"""As it is trained; with all patch logits held, however many."""
+MAIN = "trained"
+"""As it is trained, which is the one line of each plot."""
 
 
 def sweeps(base: Point) -> dict[str, Sweep]:
@@ -64,7 +64,6 @@ def sweeps(base: Point) -> dict[str, Sweep]:
     by_patches = {16: 21, 64: 9, 256: 4, 1024: 2, 4096: 1}
     patched = replace(base, side=72, batch=4)
     classes = (10, 100, 1000, 4000, 10_000, 21_841)
-    classified = {k: replace(patched, patch_stride=2, classes=k) for k in classes}
     return {
         "image-size": Sweep(
             "height and width of an image, pixels",
@@ -76,10 +75,7 @@ def sweeps(base: Point) -> dict[str, Sweep]:
         ),
         "classes": Sweep(
             "classes",
-            {
-                MAIN: classified,
-                HELD: {k: replace(classified[k], hold_all=True) for k in classes[3:]},
-            },
+            {MAIN: {k: replace(patched, patch_stride=2, classes=k) for k in classes}},
         ),
         "processes": Sweep(
             "processes that share a batch",
@@ -118,9 +114,8 @@ def _line(name: str, line: dict[int, Point]) -> Iterator[dict[str, float]]:
 
     for size, point in line.items():
         found = {"size": size, **measure_point(point)}
-        held = ", all held" if point.hold_all else ""
         took = f"{1000 * found['seconds']:,.0f} ms, {found['peak_bytes'] / 2**20:,.0f} MiB"
-        print(f"{name} {size}{held}: {took}", flush=True)
+        print(f"{name} {size}: {took}", flush=True)
         yield found
 
 

@@ -9,7 +9,7 @@ QUANTITIES = (
     ("seconds", "time of a training step, ms", 1000.0),
     ("peak_bytes", "peak memory of a process, MiB", 1 / 2**20),
 )
-LABELS = {"trained": "as it is trained", "held": "all patch logits held"}
+LABELS = {"trained": "as it is trained"}
 
 
 def plot(sweep: dict[str, Any]) -> bytes:

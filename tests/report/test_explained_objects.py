@@ -120,18 +120,6 @@ def test_a_head_without_evidence_finds_none(tmp_path: Path) -> None:
     assert read(summary.written[0])["objects"] is None
 
 
-def test_of_more_classes_than_can_be_held_the_explained_one_is_looked_for(monkeypatch) -> None:
-    model, images = make_model(multi_label=True), torch.rand(2, 3, 24, 24)
-    held = la.find_objects(model.explain(images, 1), 0.2)
-    monkeypatch.setattr("loss_attention.many_classes.MOST_HELD", 0)
-    explanation = model.explain(images, 1)
-    assert explanation.evidence is None
-    for found, expected in zip(la.find_objects(explanation, 0.2), held, strict=True):
-        wanted = [one for one in expected if one.class_index == 1]
-        assert [one.box for one in found] == [one.box for one in wanted]
-        assert [one.score for one in found] == pytest.approx([one.score for one in wanted])
-
-
 def test_the_json_lists_them_in_pixels_of_the_original(tmp_path: Path) -> None:
     model, file = make_model(), save_image(tmp_path / "a.png", (240, 48))
     found = read(explain_files(model, [file], tmp_path / "out", object_threshold=0.3).written[0])

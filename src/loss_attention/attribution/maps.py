@@ -36,7 +36,7 @@ from loss_attention.heads.patches import BaselineHead
 from loss_attention.inference import evaluation_mode
 from loss_attention.metrics.localisation import edge_strength
 from loss_attention.models import PatchClassifier
-from loss_attention.prediction import EvidencePrediction
+from loss_attention.prediction import PatchPrediction
 
 RANDOM_SEED = 0
 
@@ -60,7 +60,7 @@ def evidence_patches(
 ) -> tuple[Float[Tensor, "B M"], PatchGrid]:
     """Return the evidence of each patch, and where the patches lie; see `evidence_map`."""
     prediction = _with_evidence(model, images)
-    return prediction.evidence_of(target), prediction.grid
+    return prediction.evidence_of(target), prediction.image_grid
 
 
 def contrast_map(
@@ -91,12 +91,12 @@ def contrast_patches(
             "and --method evidence says all there is to say"
         )
     prediction = _with_evidence(model, images)
-    return prediction.evidence_of(target) - prediction.mean_evidence, prediction.grid
+    return prediction.evidence_of(target) - prediction.evidence.mean(dim=2), prediction.image_grid
 
 
-def _with_evidence(model: PatchClassifier, images: Float[Tensor, "B C H W"]) -> EvidencePrediction:
+def _with_evidence(model: PatchClassifier, images: Float[Tensor, "B C H W"]) -> PatchPrediction:
     prediction = model(images)
-    if not isinstance(prediction, EvidencePrediction):
+    if not isinstance(prediction, PatchPrediction):
         raise InputError(
             f"a model with the head {model.config['head']} has no exact evidence to show; "
             "--method grad-cam works with every model, --method cam with many"

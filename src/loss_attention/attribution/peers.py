@@ -69,7 +69,7 @@ def class_patches(
         return None
     prediction = model(images)
     assert isinstance(prediction, WeightedPrediction)
-    return prediction.each_patch(lambda scores: of_class(scores, target)), prediction.grid
+    return of_class(prediction.patch_scores, target), prediction.image_grid
 
 
 def grad_cam(
@@ -186,7 +186,7 @@ def window_grid(model: PatchClassifier, height: int, width: int) -> PatchGrid:
         blank = model.mean.expand(1, -1, height, width)
         prediction = model(blank)
     if isinstance(prediction, WeightedPrediction):
-        return prediction.grid
+        return prediction.image_grid
     window = max(1, min(height, width) // BASELINE_WINDOWS)
     stride = -(-window // 2)
     rows, columns = ((side - window) // stride + 1 for side in (height, width))

@@ -304,11 +304,6 @@ EVIDENCE_UNITS = (
     "evidence and logits: in units of the logits; the evidence of a class summed over patches is "
     "its logit."
 )
-MANY_CLASSES_UNITS = (
-    "evidence: null, as there are too many classes to list it for each. target_evidence and "
-    "logits: in units of the logits; target_evidence summed over patches is the logit of the "
-    "target class."
-)
 NO_EVIDENCE_UNITS = (
     "evidence: null, as no sum over patches is what this model decides on; the patch weights, "
     "which the picture shows, are those of the target class and sum to 1. logits: log-odds of the "
@@ -364,9 +359,7 @@ def describe(
     ]
     box = explanation.boxes[index].cpu()
     evidence, of_target = explanation.evidence, explanation.target_evidence
-    units = EVIDENCE_UNITS
-    if evidence is None:
-        units = NO_EVIDENCE_UNITS if of_target is None else MANY_CLASSES_UNITS
+    units = NO_EVIDENCE_UNITS if evidence is None else EVIDENCE_UNITS
     return {
         **describe_decision(explanation, index, class_names, original),
         "box": None if box.isnan().any() else originally(box.unsqueeze(0))[0],
@@ -530,9 +523,8 @@ def find_objects(
 ) -> list[list[FoundObject]] | None:
     """Find the objects of each image of an explained batch.
 
-    They are looked for of the explained class, and of every likely class where the explanation
-    holds evidence for all classes. (`evaluate` asks for the ten likeliest, as average precision
-    ranks unlikely ones too.)
+    They are looked for of the explained class and of every likely class. (`evaluate` asks for the
+    ten likeliest, as average precision ranks unlikely ones too.)
 
     Args:
         explanation: of the batch.
@@ -548,7 +540,7 @@ def find_objects(
     """
     if not 0 <= threshold < 1:
         raise InputError(f"threshold must be at least 0 and below 1, got {threshold}")
-    if explanation.target_evidence is None:
+    if explanation.evidence is None:
         return None
     images, classes, values = _questions(explanation, least_probability)
     probabilities = explanation.probabilities[images, classes].tolist()
@@ -570,9 +562,7 @@ def _questions(
 ) -> tuple[Int[Tensor, " Q"], Int[Tensor, " Q"], Float[Tensor, "Q M"]]:
     """Return the images and the classes to look for there, and each patch's evidence for them."""
     target, evidence = explanation.target, explanation.evidence
-    if evidence is None:
-        assert explanation.target_evidence is not None
-        return torch.arange(len(target)), target, explanation.target_evidence
+    assert evidence is not None
     asked = explanation.probabilities > least_probability
     asked = asked.scatter(1, target.unsqueeze(1), value=True)
     images, classes = asked.nonzero(as_tuple=True)
