@@ -33,7 +33,7 @@ from loss_attention.data.formats.cells import (
 from loss_attention.data.labels import CellError, LabelKind, unlabelled
 from loss_attention.data.records import Box, Content, Findings, Part, Record, Source
 from loss_attention.data.splits import find_training_split, reported_split
-from loss_attention.errors import InputError, guarded, printable, quoted
+from loss_attention.errors import InputError, guarded, quoted
 
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(:(?P<configuration>[\w.+-]+))?")
 """`org/name`, or `org/name:configuration` where a data set has several."""
@@ -53,8 +53,7 @@ def open_hub(name: str, otherwise: str = "a local folder works too") -> Mapping[
     assert match is not None
     failure = f"cannot load {name!r} from the Hugging Face hub"
     with quiet_datasets(failure, f"; {otherwise}") as datasets:
-        loaded = datasets.load_dataset(match["id"], match["configuration"])
-        return dict(loaded)
+        return dict(datasets.load_dataset(match["id"], match["configuration"]))
 
 
 @contextmanager
@@ -69,8 +68,9 @@ def quiet_datasets(failure: str, hint: str = "") -> Iterator[Any]:
         InputError: for whatever `datasets`, or a library under it, raises.
     """
     import datasets  # over a second: only when data comes from files
+    import huggingface_hub
 
-    library = _loggers()
+    library: list[Any] = [datasets.logging, huggingface_hub.logging]
     levels = [log.get_verbosity() for log in library]
     bars = not datasets.are_progress_bars_disabled()
     for log in library:
@@ -90,23 +90,15 @@ def quiet_datasets(failure: str, hint: str = "") -> Iterator[Any]:
             datasets.enable_progress_bars()
 
 
-def _loggers() -> list[Any]:
-    import datasets
-    import huggingface_hub
-
-    return [datasets.logging, huggingface_hub.logging]
-
-
 def _cause(error: BaseException) -> str:
     """Say in one line what went wrong at the bottom of a chain of exceptions."""
     import datasets
 
-    wrappers = (datasets.exceptions.DatasetGenerationError,)
-    while isinstance(error, wrappers) and error.__cause__ is not None:
+    wrapper = datasets.exceptions.DatasetGenerationError
+    while isinstance(error, wrapper) and error.__cause__ is not None:
         error = error.__cause__
-    line = printable(" ".join(str(error).split()))
-    short = line if len(line) <= 300 else f"{line[:300]}..."
-    return short or type(error).__name__
+    line = " ".join(str(error).split())
+    return (line if len(line) <= 300 else f"{line[:300]}...") or type(error).__name__
 
 
 _BLOCK = 512  # rows looked through at once
@@ -185,7 +177,7 @@ def source_of_tables(tables: Mapping[str, Any], where: str, root: Path | None = 
         raise InputError(f"{where}: splits {names} declare different classes")
     layout = next(filter(None, (table.layout() for table in chosen)), None)
     notes = () if layout is None else (f"boxes read as {layout}",)
-    kind = None
+    kind: Callable[[Any], Any] = _as_declared
     if declared[0] is None:
         kind = LabelKind.of(label for table in chosen for label in table.values())
     several = any(table.several for table in chosen)
@@ -250,7 +242,7 @@ class _Table:
         self,
         layout: BoxLayout | None,
         findings: Findings,
-        kind: LabelKind | None,
+        kind: Callable[[Any], Any],
         *,
         several: bool,
     ) -> Part:
@@ -259,21 +251,19 @@ class _Table:
         Args:
             layout: what the numbers of boxes are.
             findings: where to note it.
-            kind: what the labels are; None: indices of declared classes.
+            kind: makes a label the class that it is of.
             several: images may have several.
         """
         records = []
         for row, title in enumerate(self.titles):
+            fault = self.faults.get(row)
             try:
-                if row in self.faults:
-                    raise InputError(self.faults[row])
-                labels = self._of_kind(self.labels[row] or (), kind)
-                classes = self._of_kind(self.classes[row], kind) if self.classes else []
+                labels = [kind(label) for label in self.labels[row] or ()]
+                classes = [kind(label) for label in self.classes[row]] if self.classes else []
             except CellError as error:
-                findings.add(f"{self.name}[{row}]", f"{self._place(row)} {error}")
-                continue
-            except InputError as error:
-                findings.add(f"{self.name}[{row}]", str(error))
+                fault = fault or f"{self._place(row)} {error}"
+            if fault is not None:
+                findings.add(f"{self.name}[{row}]", fault)
                 continue
             boxes: tuple[Box, ...] = ()
             if layout is not None:
@@ -293,13 +283,9 @@ class _Table:
             )
         return Part(self.name, records, self._contents)
 
-    @staticmethod
-    def _of_kind(labels: Sequence[Any], kind: LabelKind | None) -> list[Any]:
-        return list(labels) if kind is None else [kind(label) for label in labels]
-
     def _place(self, row: int) -> str:
         """What an error calls a row: with the image's path, where it has one."""
-        title = printable(self.titles[row])
+        title = self.titles[row]
         return title if title == f"{self.name}[{row}]" else f"{title} ({self.name} row {row})"
 
     def _labels(self, row: int, value: Any, names: tuple[str, ...] | None) -> list[Any] | None:
@@ -378,6 +364,10 @@ class _Table:
         return found
 
 
+def _as_declared(label: Any) -> Any:
+    return label
+
+
 def _declared(value: Any, names: Sequence[str]) -> Labels:
     """Return the indices of declared classes in a cell; -1 is how `datasets` stores none."""
     labels = value if isinstance(value, list) else [value]
@@ -439,7 +429,10 @@ class ObjectColumns:
         """
         if self.boxes is not None:
             value = self._fields(value, place)
-        boxes = _listed(value if self.boxes is None else value.get(self.boxes), place)
+        boxes = value if self.boxes is None else value.get(self.boxes)
+        if not isinstance(boxes, (list, tuple, type(None))):
+            raise InputError(f"{place}: boxes are lists of four numbers, not {quoted(boxes)}")
+        boxes = list(boxes or ())
         if boxes and not any(isinstance(box, (list, tuple)) for box in boxes):
             boxes = [boxes]
         for box in boxes:
@@ -470,14 +463,6 @@ class ObjectColumns:
             fields = [field for field in (self.boxes, self.classes) if field is not None]
             return {field: [one.get(field) for one in value] for field in fields}
         return value or {}
-
-
-def _listed(boxes: Any, place: str) -> list[Any]:
-    if boxes is None:
-        return []
-    if not isinstance(boxes, (list, tuple)):
-        raise InputError(f"{place}: boxes are lists of four numbers, not {quoted(boxes)}")
-    return list(boxes)
 
 
 def find_objects(features: Mapping[str, Any]) -> ObjectColumns | None:

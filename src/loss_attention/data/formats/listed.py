@@ -29,7 +29,6 @@ from loss_attention.data.formats.cells import (
     NoLabelError,
     corners_of,
     is_missing,
-    is_missing_text,
     listed_label_column,
     named_column,
     read_boxes_cell,
@@ -358,7 +357,7 @@ class ImageTable:
 
     def _image(self, row: Row, columns: _Columns) -> str:
         value = row.values.get(columns.image or "")
-        if isinstance(value, str) and not is_missing_text(value.strip()):
+        if isinstance(value, str) and not is_missing(value):
             return self._path(value)
         raise CellError(row.fault or "names no image")
 
