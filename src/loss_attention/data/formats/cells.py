@@ -11,7 +11,7 @@ import ast
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from loss_attention.data.labels import CellError
@@ -335,12 +335,12 @@ def plain_name(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.strip(_AROUND)).lower()
 
 
-def named_column(header: Sequence[str], names: Sequence[str]) -> str | None:
+def named_column(header: Container[str], names: Sequence[str]) -> str | None:
     """Return the first of some names that is among plain names of columns."""
     return next((name for name in names if name in header), None)
 
 
-def listed_label_column(header: Sequence[str]) -> str | None:
+def listed_label_column(header: Container[str]) -> str | None:
     """Return the column of labels among the plain names of a table of text.
 
     Raises:
