@@ -32,6 +32,28 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _CALL = re.compile(r"\w+\((\[|\{|\(|\)).*", re.DOTALL)  # set(), array([...]), frozenset({...})
 _BRACKETS = {"[": "]", "{": "}", "(": ")"}
 _BOX = "a box is four numbers, x0 y0 x1 y1"
+# In this order people call them so; taken where the types of the columns do not decide.
+_IMAGE_NAMES = ("image", "img", "images", "picture")
+LABEL_NAMES = ("label", "labels", "fine_label", "class", "classes", "category", "target", "y")
+LISTED_IMAGES = (
+    *_IMAGE_NAMES,
+    *("file_name", "filename", "file", "path", "image_path", "image_file", "image_name"),
+    *("img_path", "file_path", "filepath"),
+)
+"""What tables of text call the paths of images, too."""
+BOX_NAMES = ("box", "boxes", "bbox", "bboxes")
+BOX_LABEL_NAMES = ("box_label", "box_labels")
+CORNER_NAMES = (
+    ("x0", "y0", "x1", "y1"),
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("x1", "y1", "x2", "y2"),
+)
+LISTED_NAMES = frozenset(
+    (*LISTED_IMAGES, *LABEL_NAMES, *BOX_NAMES, *BOX_LABEL_NAMES, "objects", "mask", "split")
+).union(*CORNER_NAMES)
+"""All columns of tables of text that mean something here."""
+_AROUND = " \t\r\n\"'`\u201c\u201d\u201e\u2018\u2019\ufeff\u200b\xa0"
+_PATHS_AND_BYTES = ("string", "large_string", "binary", "large_binary")
 
 
 class NoLabelError(CellError):
@@ -301,30 +323,6 @@ def _unquoted(text: str) -> str:
     return inside.strip()
 
 
-# In this order people call them so; taken where the types of the columns do not decide.
-IMAGE_NAMES = ("image", "img", "images", "picture")
-LABEL_NAMES = ("label", "labels", "fine_label", "class", "classes", "category", "target", "y")
-LISTED_IMAGES = (
-    *IMAGE_NAMES,
-    *("file_name", "filename", "file", "path", "image_path", "image_file", "image_name"),
-    *("img_path", "file_path", "filepath"),
-)
-"""What tables of text call the paths of images, too."""
-BOX_NAMES = ("box", "boxes", "bbox", "bboxes")
-BOX_LABEL_NAMES = ("box_label", "box_labels")
-CORNER_NAMES = (
-    ("x0", "y0", "x1", "y1"),
-    ("xmin", "ymin", "xmax", "ymax"),
-    ("x1", "y1", "x2", "y2"),
-)
-LISTED_NAMES = frozenset(
-    (*LISTED_IMAGES, *LABEL_NAMES, *BOX_NAMES, *BOX_LABEL_NAMES, "objects", "mask", "split")
-).union(*CORNER_NAMES)
-"""All columns of tables of text that mean something here."""
-_AROUND = " \t\r\n\"'`\u201c\u201d\u201e\u2018\u2019\ufeff\u200b\xa0"
-_PATHS_AND_BYTES = ("string", "large_string", "binary", "large_binary")
-
-
 def plain_name(name: str) -> str:
     """Return a column's name without what people and programs put around and into it.
 
@@ -368,7 +366,7 @@ def image_column(features: Mapping[str, Any], where: str) -> str:
     import datasets
 
     typed = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    return _only("image", typed, _named(features, IMAGE_NAMES, _may_hold_images), features, where)
+    return _only("image", typed, _named(features, _IMAGE_NAMES, _may_hold_images), features, where)
 
 
 def label_column(features: Mapping[str, Any], where: str) -> str:

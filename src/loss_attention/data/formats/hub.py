@@ -11,9 +11,10 @@ numbers themselves tell.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,17 @@ from loss_attention.errors import InputError, guarded, quoted
 
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(:(?P<configuration>[\w.+-]+))?")
 """`org/name`, or `org/name:configuration` where a data set has several."""
+_BLOCK = 512  # rows looked through at once
+_HOLDERS = ("objects", "object", "annotations", "instances", "detections")
+_BOXES = ("bbox", "bboxes", "box", "boxes")
+_CLASSES = (
+    *("category", "categories", "category_id", "category_ids"),
+    *("label", "labels", "class", "classes"),
+)
+_LOOKED_AT = 256  # images whose boxes decide what all mean
+_WORDS = {"sized": "x, y, width, height", "corners": "x0, y0, x1, y1"}
+
+Numbers = Sequence[float]
 
 
 def open_hub(name: str, otherwise: str = "a local folder works too") -> Mapping[str, Any]:
@@ -99,9 +111,6 @@ def _cause(error: BaseException) -> str:
         error = error.__cause__
     line = " ".join(str(error).split())
     return (line if len(line) <= 300 else f"{line[:300]}...") or type(error).__name__
-
-
-_BLOCK = 512  # rows looked through at once
 
 
 @dataclass(frozen=True)
@@ -175,7 +184,7 @@ def source_of_tables(tables: Mapping[str, Any], where: str, root: Path | None = 
     if len(set(declared)) > 1:
         names = " and ".join(table.name for table in chosen)
         raise InputError(f"{where}: splits {names} declare different classes")
-    layout = next(filter(None, (table.layout() for table in chosen)), None)
+    layout = next((layout_of(t.boxes, t.size) for t in chosen if any(t.boxes)), None)
     notes = () if layout is None else (f"boxes read as {layout}",)
     kind: Callable[[Any], Any] = _as_declared
     if declared[0] is None:
@@ -203,40 +212,33 @@ class _Table:
     def __init__(
         self, name: str, table: Any, columns: _Columns, root: Path | None, where: str
     ) -> None:
-        self.name = name
-        self.image = columns.image
-        self.objects = columns.objects
-        self.root = root
+        self.name, self.image, self.root = name, columns.image, root
         self.failure = f"cannot read split {name} of {where}"
         with quiet_datasets(self.failure) as datasets:
             # Decoded here and not by `datasets`, so that a broken image can be named.
             self.table = table.select_columns(columns.all()).cast_column(
                 self.image, datasets.Image(decode=False)
             )
-            given = None if columns.label is None else list(self.table[columns.label][:])
-            self.titles = [self._title(row, path) for row, path in enumerate(self._paths())]
+            given = [] if columns.label is None else list(self.table[columns.label][:])
+            self.titles = list(self._titles())
         self.faults: dict[int, str] = {}
-        self.several = columns.label is None or is_list(table.features[columns.label])
-        self.labels: list[list[Any] | None] = []
-        if columns.label is not None and given is not None:
-            names = class_names(table.features[columns.label])
-            for row, value in enumerate(given):
-                self.labels.append(self._labels(row, value, names))
         self.boxes: list[list[Numbers]] = []
         self.classes: list[list[Any]] = []
-        if self.objects is not None:
-            self._read_objects(self.objects)
+        self.labels: list[list[Any] | None] = []
+        self.several = True
+        if columns.label is not None:
+            self.several = is_list(table.features[columns.label])
+            names = class_names(table.features[columns.label])
+            self.labels += [self._labels(row, value, names) for row, value in enumerate(given)]
+        if columns.objects is not None:
+            self._read_objects(columns.objects)
         if columns.label is None:
-            self.labels = [*self.classes]
+            self.labels += self.classes
 
     def values(self) -> Iterator[Any]:
         """Yield every label, of images and of boxes."""
         for labels in (*self.labels, *self.classes):
             yield from labels or ()
-
-    def layout(self) -> BoxLayout | None:
-        """Tell what the numbers of boxes are; None where there are none."""
-        return layout_of(self.boxes, self._size) if any(self.boxes) else None
 
     def part(
         self,
@@ -265,22 +267,13 @@ class _Table:
             if fault is not None:
                 findings.add(f"{self.name}[{row}]", fault)
                 continue
-            boxes: tuple[Box, ...] = ()
+            label, origin = sorted(set(labels)) if several else labels[0], f"{self.name} row"
+            found: Iterable[Box] = ()
             if layout is not None:
-                corners = map(layout.corners, self.boxes[row])
-                both = zip(classes, corners, strict=True)
-                found = (Box(label, *box, row) for label, box in both)
-                boxes = findings.boxes(title, f"{self.name} row", found)
-            records.append(
-                Record(
-                    title,
-                    row,
-                    sorted(set(labels)) if several else labels[0],
-                    boxes,
-                    origin=f"{self.name} row",
-                    relative=layout is not None and layout.shares,
-                )
-            )
+                both = zip(classes, map(layout.corners, self.boxes[row]), strict=True)
+                found = (Box(one, *corners, row) for one, corners in both)
+            boxes, relative = findings.boxes(title, origin, found), bool(layout and layout.shares)
+            records.append(Record(title, row, label, boxes, origin=origin, relative=relative))
         return Part(self.name, records, self._contents)
 
     def _place(self, row: int) -> str:
@@ -323,7 +316,7 @@ class _Table:
             self.boxes.append(boxes if whole else [])
             self.classes.append(classes if whole else [])
 
-    def _size(self, row: int) -> tuple[int, int] | None:
+    def size(self, row: int) -> tuple[int, int] | None:
         """Return an image's width and height; None where it cannot be read."""
         (content,) = self._contents([row])
         try:
@@ -331,23 +324,23 @@ class _Table:
         except UnreadableImage:
             return None
 
-    def _paths(self) -> Iterator[str | None]:
-        """Yield the path that each image is stored with, without reading the images."""
+    def _titles(self) -> Iterator[str]:
+        """Yield what each image is called: the path that it is stored with; no image is read."""
         import pyarrow.compute as pc
 
-        for block in self.table.with_format("arrow").iter(_BLOCK):
-            yield from pc.struct_field(block[self.image], "path").to_pylist()
+        blocks = self.table.with_format("arrow").iter(_BLOCK)
+        paths = (pc.struct_field(block[self.image], "path").to_pylist() for block in blocks)
+        for row, path in enumerate(chain.from_iterable(paths)):
+            if not path:
+                yield f"{self.name}[{row}]"
+            elif self.root is not None and Path(path).is_relative_to(self.root):
+                yield Path(path).relative_to(self.root).as_posix()
+            else:
+                yield path
 
     def _contents(self, rows: list[int]) -> list[Content]:
         with quiet_datasets(self.failure):
             return [self._content(image) for image in self.table[rows][self.image]]
-
-    def _title(self, row: int, path: str | None) -> str:
-        if not path:
-            return f"{self.name}[{row}]"
-        if self.root is not None and Path(path).is_relative_to(self.root):
-            return Path(path).relative_to(self.root).as_posix()
-        return str(path)
 
     def _content(self, image: dict[str, Any] | None) -> Content:
         if image is None or (image["bytes"] is None and not image["path"]):
@@ -391,18 +384,6 @@ def _of_the_image(labels: list[Any], boxes: int, place: str) -> list[Any]:
             f"{place} has {boxes} boxes and {len(labels)} labels; give one label a box"
         )
     return labels[:boxes]
-
-
-_HOLDERS = ("objects", "object", "annotations", "instances", "detections")
-_BOXES = ("bbox", "bboxes", "box", "boxes")
-_CLASSES = (
-    *("category", "categories", "category_id", "category_ids"),
-    *("label", "labels", "class", "classes"),
-)
-_LOOKED_AT = 256  # images whose boxes decide what all mean
-_WORDS = {"sized": "x, y, width, height", "corners": "x0, y0, x1, y1"}
-
-Numbers = Sequence[float]
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,14 @@ _LABEL_LIST = re.compile(
 _NO_CLASSES = re.compile(
     "|images?|imgs?|jpegimages|pictures?|pics|photos?|data|files?|masks?|annotations?|labels?"
 )
+_SEPARATED = (".csv", ".tsv", ".txt")
+_LINES = (".jsonl", ".ndjson", ".json")
+_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", " ": "space"}
+_MOST_DIGITS = 1000  # longer numbers are none that anyone counts by
+_HEADER_LENGTH = 2**16
+_HEADER_ROWS = 20  # rows of JSON whose keys are taken for the header
+_BLOCK = 4096
+_CELLS = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ def _candidates(tree: Tree) -> Iterator[str]:
         top = len(path.parts) == 1
         if path.suffix == ".json" and len(objects) > _MOST_JSON and not _called_so(name):
             continue
-        if (top and path.suffix in (*SEPARATED, *LINES)) or (
+        if (top and path.suffix in (*_SEPARATED, *_LINES)) or (
             path.stem == "metadata" and path.suffix in _TABLES
         ):
             yield name
@@ -263,7 +271,7 @@ class _Look:
             return any(map(_is_path, re.split(r"[\s,;|\"']+", text)))
         if any(_is_path(word) for name in self.table.header for word in (name, *name.split()[:1])):
             return True
-        if self.image is not None and self.file.lower().endswith(LINES):
+        if self.image is not None and self.file.lower().endswith(_LINES):
             return True
         columns = [[row.get(name) for row in self.rows] for name in self.table.columns]
         for cells in columns:
@@ -286,7 +294,7 @@ class _Look:
         if not header:
             what = self.fault or "is empty"
             return InputError(f"{place} {what}; move it elsewhere if it is not to be read")
-        if self.file.lower().endswith(LINES) and (self.any_text or self.image is None):
+        if self.file.lower().endswith(_LINES) and (self.any_text or self.image is None):
             return InputError(
                 f"{place} is no table of images: it has {columns}. Write a list of objects, an "
                 'image each, {"image": "a.png", "label": "cat"}, or move it elsewhere if it does '
@@ -327,17 +335,6 @@ def _is_path(text: str) -> bool:
     return is_image(text.strip().replace("\\", "/")) and bool(plain_name(text))
 
 
-SEPARATED = (".csv", ".tsv", ".txt")
-LINES = (".jsonl", ".ndjson", ".json")
-_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", " ": "space"}
-MOST_DIGITS = 1000
-"""Longer numbers are none that anyone counts by."""
-_HEADER_LENGTH = 2**16
-_HEADER_ROWS = 20  # rows of JSON whose keys are taken for the header
-_BLOCK = 4096
-_CELLS = threading.Lock()
-
-
 class Row(NamedTuple):
     """A row of a table: its number, what its columns hold, or what is wrong with all of it.
 
@@ -355,12 +352,10 @@ class TextTable:
     """A table of text.
 
     Attributes:
-        file: its path in the tree.
         header: its columns as they are written; of JSON, the keys of the first rows.
         rows: reads them; columns have their plain names there.
     """
 
-    file: str
     header: tuple[str, ...]
     rows: Callable[[], Iterator[Row]]
 
@@ -385,7 +380,7 @@ def open_table(tree: Tree, file: str, where: str, *, lenient: bool = False) -> T
     place = f"{where}: {file}"
     with guarded(place):
         text = _decoded(tree.read(file), place, lenient=lenient)
-        if file.lower().endswith(LINES):
+        if file.lower().endswith(_LINES):
             return _json_table(file, text, place)
         table = _separated_table(file, text, place)
         twice = _twice(name for name in table.columns if name in LISTED_NAMES)
@@ -431,7 +426,7 @@ def _separated_table(file: str, text: str, place: str) -> TextTable:
                 )
             yield Row(number, dict(zip(columns, cells, strict=False)), fault)
 
-    return TextTable(file, tuple(name.strip() for name in header), rows)
+    return TextTable(tuple(name.strip() for name in header), rows)
 
 
 def _marks(file: str, text: str) -> tuple[str, str]:
@@ -501,9 +496,9 @@ def _json_table(file: str, text: str, place: str) -> TextTable:
     if text.lstrip().startswith("["):
         array = _array(text, place)
         if array is not None:
-            return _of_objects(file, lambda: enumerate(map(_checked, array), 1))
+            return _of_objects(lambda: enumerate(map(_checked, array), 1))
     elif file.lower().endswith(".json") and isinstance(whole := _parsed(text), dict):
-        return _of_objects(file, lambda: iter([(1, whole)]))
+        return _of_objects(lambda: iter([(1, whole)]))
 
     def entries() -> Iterator[tuple[int, Any]]:
         # Not `splitlines`, which also splits at marks that may stand inside of a text.
@@ -511,14 +506,14 @@ def _json_table(file: str, text: str, place: str) -> TextTable:
             if line := match[0].strip():
                 yield number, _parsed(line)
 
-    return _of_objects(file, entries)
+    return _of_objects(entries)
 
 
 class _Malformed(str):
     """What is wrong with a row of JSON, in place of its values."""
 
 
-def _of_objects(file: str, entries: Callable[[], Iterator[tuple[int, Any]]]) -> TextTable:
+def _of_objects(entries: Callable[[], Iterator[tuple[int, Any]]]) -> TextTable:
     def rows() -> Iterator[Row]:
         for number, value in entries():
             if isinstance(value, _Malformed):
@@ -532,7 +527,7 @@ def _of_objects(file: str, entries: Callable[[], Iterator[tuple[int, Any]]]) -> 
     for _, value in islice(entries(), _HEADER_ROWS):
         if not isinstance(value, _Malformed):
             header.update(dict.fromkeys(value))
-    return TextTable(file, tuple(header), rows)
+    return TextTable(tuple(header), rows)
 
 
 def _array(text: str, place: str) -> list[Any] | None:
@@ -566,7 +561,7 @@ def _loads(text: str) -> Any:
 
 
 def _int(digits: str) -> int:
-    if len(digits) > MOST_DIGITS:
+    if len(digits) > _MOST_DIGITS:
         raise ValueError(f"it holds a number of {len(digits):,} digits")
     return int(digits)
 

@@ -29,6 +29,26 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 _OBJECT_MASKS, _CLASS_MASKS = "SegmentationObject", "SegmentationClass"
+_LIST = re.compile(
+    r"(?P<root>(.*/)?)ImageSets/Main/((?P<of>.+)_)?(?P<split>train|val|trainval|test)\.txt"
+)
+# In the list of a class, a number says whether an image shows it (1), does not (-1), or hardly (0).
+_COLUMNS = re.compile(r"(?P<path>.*\S)\s+[-+]?[01]")
+_MOST_BYTES = 2**26  # a larger file is refused: it takes some hundred bytes an object
+_ANNOTATION = re.compile(rb"<([\w.-]+:)?annotation", re.IGNORECASE)
+_ENCODING = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([^"'>]*)["']""")
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (b"<\0", "utf-16-le"),
+    (b"\0<", "utf-16-be"),
+)
+_WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
+"""What is written under these names most often needs the larger set of characters."""
+_NOT_OF_FILES = ("idna", "punycode", "raw_unicode_escape", "unicode_escape", "undefined", "utf_7")
 
 
 def open_voc(tree: Tree, where: str, masks: bool, _known: str | None) -> tuple[Tree, Source] | None:
@@ -210,13 +230,6 @@ def _record(
     return Record(image, content, sorted(set(labels)), boxes, mask, one.size, origin)
 
 
-_LIST = re.compile(
-    r"(?P<root>(.*/)?)ImageSets/Main/((?P<of>.+)_)?(?P<split>train|val|trainval|test)\.txt"
-)
-# In the list of a class, a number says whether an image shows it (1), does not (-1), or hardly (0).
-_COLUMNS = re.compile(r"(?P<path>.*\S)\s+[-+]?[01]")
-
-
 def _split_lists(
     tree: Tree, stems: Collection[str], where: str
 ) -> dict[str, list[tuple[str, str]]]:
@@ -272,24 +285,6 @@ def _stem(path: str, stems: Collection[str]) -> str:
     name = path.replace("\\", "/").rpartition("/")[2]
     suffixed = is_image(name) or name.lower().endswith(".xml")
     return PurePosixPath(name).stem if suffixed and name not in stems else name
-
-
-_MOST_BYTES = 2**26  # a larger file is refused: it takes some hundred bytes an object
-
-_ANNOTATION = re.compile(rb"<([\w.-]+:)?annotation", re.IGNORECASE)
-_ENCODING = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([^"'>]*)["']""")
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-    (b"<\0", "utf-16-le"),
-    (b"\0<", "utf-16-be"),
-)
-_WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
-"""What is written under these names most often needs the larger set of characters."""
-_NOT_OF_FILES = ("idna", "punycode", "raw_unicode_escape", "unicode_escape", "undefined", "utf_7")
 
 
 class _Described(NamedTuple):

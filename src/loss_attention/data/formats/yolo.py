@@ -44,6 +44,9 @@ _WHOLE = re.compile(r"\d{1,9}", re.ASCII)
 _NUMBER = re.compile(
     r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?|[+-]?(nan|inf(inity)?)", re.I | re.A
 )
+_LISTS = ("train.txt", "val.txt", "valid.txt", "test.txt")
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_GLOB = re.compile(r"[*?\[\]]")
 
 
 def open_yolo(
@@ -240,11 +243,6 @@ def _corners(numbers: list[float]) -> tuple[float, float, float, float]:
         return x - width / 2, y - height / 2, x + width / 2, y + height / 2
     across, down = numbers[::2], numbers[1::2]
     return min(across), min(down), max(across), max(down)
-
-
-_LISTS = ("train.txt", "val.txt", "valid.txt", "test.txt")
-_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
-_GLOB = re.compile(r"[*?\[\]]")
 
 
 def _divide(

@@ -26,6 +26,8 @@ MOST_TEXT = 2**24
 """A label file, list or file of names of more bytes than this is refused."""
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 _NOTHING = ("", "~", "null", "Null", "NULL", "None")
+MOST_BYTES = 2**20
+_MOST_DEEP = 20
 
 
 @dataclass(frozen=True)
@@ -224,10 +226,6 @@ def split_named_by(key: str) -> str:
 def is_given(value: Any) -> bool:
     """Return whether a key of a data.yaml has a value."""
     return value is not None and value != [] and not (isinstance(value, str) and value in _NOTHING)
-
-
-MOST_BYTES = 2**20
-_MOST_DEEP = 20
 
 
 def read_yaml(content: bytes) -> Any:
