@@ -156,3 +156,16 @@ def test_a_saved_table_with_boxes(tmp_path: Path) -> None:
     datasets.DatasetDict({"train": table, "test": table}).save_to_disk(tmp_path / "saved")
     datasets.enable_progress_bars()
     assert load(tmp_path / "saved").train.boxes[0].tolist() == [list(box) for box in TRUE[0]]
+
+
+def test_objects_of_other_classes_in_another_split(tmp_path: Path) -> None:
+    columns, features = of_lists(sized)
+    images = [{"bytes": png(i, (WIDTH, HEIGHT)), "path": None} for i in range(3)]
+    types = datasets.Features({"image": Image(), **features})
+    train = datasets.Dataset.from_dict({"image": images, **columns}, features=types)
+    types["objects"]["category"] = List(ClassLabel(names=["dog", "cat"]))
+    test = datasets.Dataset.from_dict({"image": images, **columns}, features=types)
+    datasets.disable_progress_bars()
+    datasets.DatasetDict({"train": train, "test": test}).save_to_disk(tmp_path / "saved")
+    datasets.enable_progress_bars()
+    assert "splits train and test declare different classes" in refusal(tmp_path / "saved")

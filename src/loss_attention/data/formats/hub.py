@@ -132,11 +132,14 @@ class _Columns:
         Raises:
             InputError: its labels and its boxes declare different ones.
         """
-        objects = None if self.objects is None else self.objects.names
+        names = None if self.label is None else class_names(features[self.label])
+        if self.objects is None or self.objects.classes is None:
+            return names
+        own = find_objects({self.objects.column: features[self.objects.column]})
+        objects = None if own is None else own.names
         if self.label is None:
             return objects
-        names = class_names(features[self.label])
-        if self.objects is not None and self.objects.classes is not None and names != objects:
+        if names != objects:
             raise InputError(
                 f"{where}: columns {self.label} and {self.objects.column} declare different "
                 "classes; leave one of them out"
