@@ -23,7 +23,6 @@ from loss_attention.data.formats.cells import (
     BOX_LABEL_NAMES,
     BOX_NAMES,
     CORNER_NAMES,
-    LABEL_NAMES,
     LISTED_IMAGES,
     Corners,
     NoLabelError,
@@ -166,17 +165,11 @@ class _Table:
         self.table = open_table(tree, file, where)
         self.folder = posixpath.dirname(file)
         self.file_split = split_of(PurePosixPath(file))
-        header = self.table.columns
+        self.divided = "split" in self.table.columns
         try:
-            self.labelled = listed_label_column(header) is not None
+            self.labelled = listed_label_column(self.table.columns) is not None
         except CellError as error:
             raise InputError(f"{where}: {file} {error}") from error
-        if header and not self.labelled and "objects" not in header:
-            raise InputError(
-                f"{where}: {file} has no label column among {', '.join(self.table.header)}; it may "
-                f"be called {', '.join(LABEL_NAMES)}"
-            )
-        self.divided = "split" in header
 
     def rows(self) -> Iterator[_Listed]:
         """Yield what the rows say that can be understood; note the others."""
