@@ -30,7 +30,7 @@ def corners(boxes: list[tuple[float, ...]]) -> list[list[float]]:
     return [list(box) for box in boxes]
 
 
-def shares(boxes: list[tuple[float, ...]]) -> list[list[float]]:
+def fractions(boxes: list[tuple[float, ...]]) -> list[list[float]]:
     return [[x0 / 20, y0 / 10, x1 / 20, y1 / 10] for x0, y0, x1, y1 in boxes]
 
 
@@ -69,7 +69,7 @@ def of_pairs(layout: Any) -> tuple[dict[str, list[Any]], dict[str, Any]]:
     [
         (sized, "x, y, width, height in pixels"),
         (corners, "x0, y0, x1, y1 in pixels"),
-        (shares, "x0, y0, x1, y1 in shares of the image"),
+        (fractions, "x0, y0, x1, y1 in fractions of the image"),
     ],
 )
 @pytest.mark.parametrize("stream", ["yes", "no"])

@@ -46,7 +46,7 @@ _CLASSES = (
     *("label", "labels", "class", "classes"),
 )
 _LOOKED_AT = 256  # images whose boxes decide what all mean
-_WORDS = {"sized": "x, y, width, height", "corners": "x0, y0, x1, y1"}
+_NUMBERS = {"sized": "x, y, width, height", "corners": "x0, y0, x1, y1"}
 
 Numbers = Sequence[float]
 
@@ -275,7 +275,10 @@ class _Table:
             if layout is not None:
                 both = zip(classes, map(layout.corners, self.boxes[row]), strict=True)
                 found = (Box(one, *corners, row) for one, corners in both)
-            boxes, relative = findings.boxes(title, origin, found), bool(layout and layout.shares)
+            boxes, relative = (
+                findings.boxes(title, origin, found),
+                bool(layout and layout.fractions),
+            )
             records.append(Record(title, row, label, boxes, origin=origin, relative=relative))
         return Part(self.name, records, self._contents)
 
@@ -494,11 +497,11 @@ class BoxLayout:
 
     Attributes:
         kind: x, y, width, height, or x0, y0, x1, y1.
-        shares: they are in shares of the image's width and height, not in pixels.
+        fractions: they are fractions of the image's width and height, not pixels.
     """
 
     kind: Literal["sized", "corners"]
-    shares: bool
+    fractions: bool
 
     def corners(self, box: Numbers) -> tuple[float, float, float, float]:
         """Return x0, y0, x1, y1 of a box."""
@@ -506,8 +509,8 @@ class BoxLayout:
         return (x, y, x + a, y + b) if self.kind == "sized" else (x, y, a, b)
 
     def __str__(self) -> str:
-        unit = "shares of the image" if self.shares else "pixels"
-        return f"{_WORDS[self.kind]} in {unit}"
+        unit = "fractions of the image" if self.fractions else "pixels"
+        return f"{_NUMBERS[self.kind]} in {unit}"
 
 
 def layout_of(
@@ -531,15 +534,15 @@ def layout_of(
     boxed = [row for row, boxes in enumerate(rows) if boxes]
     some = min(len(boxed), _LOOKED_AT)
     few = [boxed[i * len(boxed) // some] for i in range(some)]
-    shares = bool(few) and all(
+    fractions = bool(few) and all(
         0 <= number <= 1 for row in few for box in rows[row] for number in box
     )
     inside_out = beyond = 0
     for row in few:
-        size = (1, 1) if shares else size_of(row)
-        slack = 0.01 if shares else 1
+        size = (1, 1) if fractions else size_of(row)
+        slack = 0.01 if fractions else 1
         for x, y, a, b in rows[row]:
             inside_out += a < x or b < y
             if size is not None:
                 beyond += x + a > size[0] + slack or y + b > size[1] + slack
-    return BoxLayout("corners" if beyond > inside_out else "sized", shares)
+    return BoxLayout("corners" if beyond > inside_out else "sized", fractions)

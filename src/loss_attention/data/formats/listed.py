@@ -249,7 +249,7 @@ def _objects(values: Mapping[str, Any], place: str) -> tuple[list[Corners], list
     if not values.get("objects"):
         return [], []
     boxes, classes = read_objects(values["objects"], place)
-    layout = BoxLayout("sized", shares=False)
+    layout = BoxLayout("sized", fractions=False)
     return [layout.corners(box) for box in boxes], list(map(read_label, classes or ()))
 
 

@@ -1,8 +1,8 @@
 """YOLO text files: one an image, with a line `CLASS X Y WIDTH HEIGHT` (or a polygon) an object.
 
-Centres and sizes, or the polygon's corners, are shares of the image's size. `images/.../A.jpg` has
-its text in `labels/.../A.txt`, or beside it. An image without objects has an empty text file. What
-the classes are called is told in `data.yaml` and its like, see `yolo_config.py`.
+Centres and sizes, or the polygon's corners, are fractions of the image's size. `images/.../A.jpg`
+has its text in `labels/.../A.txt`, or beside it. An image without objects has an empty text file.
+What the classes are called is told in `data.yaml` and its like, see `yolo_config.py`.
 
 `data.yaml` gives the splits `train`, `val` and `test` each as a folder, a list of folders, or a
 text file with an image a line, from the folder `path` or its own. Without these, `train.txt` and
@@ -141,7 +141,7 @@ def _text_of(image: str, tree: Tree) -> str | None:
 
 
 def _is_yolo(tree: Tree, text: str) -> bool:
-    """Return whether a text's first line is a whole number and shares."""
+    """Return whether a text's first line is a whole number and fractions."""
     try:
         first = _first_words(tree, text)
     except InputError:
@@ -232,7 +232,7 @@ class _Rows:
         if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
             return " is neither four numbers nor a polygon"
         if far := [word for word in words[1:] if not abs(float(word)) <= 2]:  # or NaN
-            what = "no share of a size" if math.isfinite(float(far[0])) else "no finite number"
+            what = "no fraction of a size" if math.isfinite(float(far[0])) else "no finite number"
             return f": {quoted(far[0])} is {what}; YOLO's run from 0 to 1"
         return ""
 
@@ -332,7 +332,7 @@ class _Declared:
         if "\0" not in path and elsewhere.is_dir():
             raise InputError(
                 f"{self.place}: its path {quoted(path)} lies outside of {self.tree.path}; give "
-                f"--data that folder, or the file {posixpath.basename(self.config.name)} itself, "
+                f"`data` that folder, or the file {posixpath.basename(self.config.name)} itself, "
                 "whose path is followed"
             )
         self.notes.append(

@@ -88,7 +88,7 @@ def find_config(tree: Tree, where: str, *, certain: bool) -> Config | None:
         if certain and found[other] != found[first]:
             raise InputError(
                 f"{where}: {first} and {other} both describe the data, in different ways; name the "
-                f"one that is meant: --data {tree.path}/{other}"
+                f"one that is meant: `data` {tree.path}/{other}"
             )
     return Config(first, found[first], posixpath.dirname(first))
 
