@@ -56,7 +56,8 @@ def markdown(text: str) -> str:
         >>> markdown("a|b <i> [x](y)")
         'a\\|b &lt;i&gt; \\[x\\](y)'
     """
-    return html.escape(_MARKS.sub(r"\\\1", printable(text)), quote=False)
+    shown = html.escape(_MARKS.sub(r"\\\1", printable(text)), quote=False)
+    return shown.replace("&lt; ", "< ")  # no tag begins with a space
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -35,7 +35,7 @@ from loss_attention.metrics.localisation import relevant_boxes
 from loss_attention.models import PatchClassifier
 from loss_attention.prediction import ImagePrediction, WeightedPrediction, on_cpu
 from loss_attention.report.drawing import marks_of, number, panel, resized
-from loss_attention.report.tables import Section, evaluation_notes, evaluation_sections
+from loss_attention.report.tables import evaluation_tables, grouped
 from loss_attention.training.run_folder import RunFolder
 
 REPORT_FILE = "report.html"
@@ -85,13 +85,13 @@ def write_report(
     figures = {recipe["head"]: evaluation, **(comparisons or {})}
     mistakes, right = _gallery(model, test, evaluation, twins)
     history = _thinned(folder.metrics())
+    tables = evaluation_tables(figures)
     page = _template().render(
         style=resources.files("loss_attention.report").joinpath(STYLE).read_text("utf-8"),
         recipe=recipe,
         facts=facts,
-        model_names=list(figures),
-        sections=[(section, _gauges(section)) for section in evaluation_sections(figures)],
-        notes=evaluation_notes(figures),
+        tables=list(zip(tables, _gauges(figures), strict=True)),
+        notes=tables[-1].notes,
         images=evaluation.images,
         history=history,
         charts=_charts(history, facts),
@@ -145,9 +145,9 @@ def _shown(value: Any) -> Any:
     return printable(value) if type(value) is str else value
 
 
-def _gauges(section: Section) -> list[Gauge | None]:
-    """Return a bar for each row; None where its figure is undefined."""
-    return [_gauge(row.measure) for row in section.rows]
+def _gauges(figures: Mapping[str, Evaluation]) -> list[list[Gauge | None]]:
+    """Return a bar for each row of each table; None where its figure is undefined."""
+    return [[_gauge(found) for _, _, found in rows] for _, rows in grouped(figures)]
 
 
 def _gauge(measure: Measure | None) -> Gauge | None:
