@@ -1,8 +1,6 @@
 """One self-contained HTML page about a run: what was trained, how good it is, what it looked at.
 
 The pictures of a report: which images to show, and what to show of each.
-
-Curves over epochs as inline SVG that takes its colours from the page, light or dark.
 """
 
 from __future__ import annotations
@@ -10,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -19,8 +18,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import matplotlib.style
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from PIL import Image
 from torch import Tensor
 
@@ -42,6 +44,24 @@ REPORT_FILE = "report.html"
 TEMPLATE, STYLE = "page.html.jinja", "page.css"
 MOST_EPOCHS = 300
 """Of longer runs, evenly spaced epochs are shown."""
+CHART_COLOURS = {"#5b5b5b": "quiet", "#d9d9d9": "rule", "#b40426": "first", "#3b4cc0": "second"}
+"""As they are drawn on white, and what the style of the page calls them, light and dark."""
+CHART_SETTINGS = {
+    "axes.autolimit_mode": "round_numbers",
+    "axes.labelcolor": "#5b5b5b",
+    "axes.xmargin": 0,
+    "axes.ymargin": 0,
+    "font.size": 11,
+    "lines.linewidth": 2,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "the same each time",
+    "text.color": "#5b5b5b",
+    "text.parse_math": False,
+    "xtick.bottom": False,
+    "xtick.color": "#5b5b5b",
+    "ytick.color": "#5b5b5b",
+    "ytick.left": False,
+}
 
 
 @dataclass(frozen=True)
@@ -481,25 +501,20 @@ def _image(pixels: Tensor) -> Image.Image:
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
-WIDTH, HEIGHT = 360, 200
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 14, 30
-TICKS = 4
-
-
 def curve_chart(
     title: str,
     epochs: Sequence[int],
     lines: Mapping[str, Sequence[float | None]],
     chosen: int | None = None,
 ) -> str:
-    """Return an SVG element with one line a series over the epochs.
+    """Return an SVG element with one line a series over the epochs, in colours of the page.
 
     Lines are told apart by colour and by dashes. Empty when there is nothing to draw.
 
     Args:
         title: names the chart for those who hear it; lower case.
         epochs: the x axis, rising.
-        lines: values by epoch under the name of each series; None where an epoch has none.
+        lines: values by epoch under the name of each series, of two; None where an epoch has none.
         chosen: the epoch to mark, whose weights were kept.
     """
     known = {
@@ -514,61 +529,43 @@ def curve_chart(
     if not known:
         return ""
     first, last = epochs[0], epochs[-1]
-    low, high, ticks = axis([y for points in known.values() for _, y in points])
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - first) / max(1, last - first)
-        up = (y - low) / (high - low)
-        return (
-            LEFT + across * (WIDTH - LEFT - RIGHT),
-            HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM),
-        )
-
-    parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(_spoken(title, known, chosen))}">'
-    ]
-    for tick in ticks:
-        y = place(first, tick)[1]
-        parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>'
-        )
-    for epoch in sorted({first, last}):
-        anchor = "middle" if epoch == first else "end"
-        parts.append(_text(place(epoch, low)[0], HEIGHT - 12, str(epoch), anchor))
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, "epoch", "middle"))
-    if chosen is not None and first <= chosen <= last:
-        x = place(chosen, low)[0]
-        parts.append(
-            f'<line class="chosen" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-        )
-        parts.append(_text(x, TOP - 4, f"kept: {chosen}", "end" if x > WIDTH / 2 else "start"))
-    for index, points in enumerate(known.values()):
-        placed = [place(x, y) for x, y in points]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-        parts.append(f'<polyline class="series{index}" points="{path}"/>')
-        x, y = placed[-1]
-        parts.append(f'<circle class="series{index}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>')
-    return "".join([*parts, "</svg>"])
-
-
-def axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
-    """Return the ends of an axis that holds the values, and round numbers along it.
-
-    Example:
-        >>> axis([0.12, 0.93])
-        (0.0, 1.0, [0.0, 0.25, 0.5, 0.75, 1.0])
-    """
-    low, high = min(values), max(values)
-    if high - low < 1e-9 * max(1.0, abs(high)):
-        low, high = low - 0.5 * max(1.0, abs(low)), high + 0.5 * max(1.0, abs(high))
-    rough = (high - low) / TICKS
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
-    first, final = math.floor(low / step), math.ceil(high / step)
-    ticks = [float(f"{step * i:.10g}") for i in range(first, final + 1)]
-    return ticks[0], ticks[-1], ticks
+    quiet, rule, *colours = CHART_COLOURS
+    with matplotlib.style.context(["default", CHART_SETTINGS]):
+        figure = Figure(figsize=(5, 2.78), dpi=72)
+        axes = figure.add_axes((0.13, 0.14, 0.84, 0.77), frameon=False)
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        for points, colour, dash in zip(known.values(), colours, ("-", (0, (3, 2))), strict=False):
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, color=colour, linestyle=dash, clip_on=False)
+            # A dot at the end: one epoch makes no line.
+            dot: dict[str, Any] = {"linewidth": 5, "solid_capstyle": "round", "clip_on": False}
+            axes.plot(x[-1:] * 2, y[-1:] * 2, color=colour, **dot)
+        axes.set_xlim(first, max(last, first + 1))
+        axes.set_xticks(sorted({first, last}))
+        axes.set_xlabel("epoch", labelpad=-11)
+        for ticks in (axes.xaxis, axes.yaxis):
+            ticks.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.grid(axis="y", color=rule, clip_on=False)
+        if chosen is not None and first <= chosen <= last:
+            axes.axvline(chosen, color=quiet, linewidth=1, linestyle=":", clip_on=False)
+            side = "right" if chosen > (first + last) / 2 else "left"
+            above = axes.get_xaxis_transform()
+            axes.text(chosen, 1.03, f"kept: {chosen}", transform=above, ha=side)
+        drawn = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
+    # Inline it needs no namespaces, and its letters and colours are the page's.
+    svg = drawn.getvalue().partition("<svg")[2]
+    svg = re.sub(
+        r' xmlns(:xlink)?="[^"]*"| id="[^"]*"|font-family: [^;]*; |<defs>.*?</defs>',
+        "",
+        svg,
+        flags=re.DOTALL,
+    )
+    for colour, name in CHART_COLOURS.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    label = escape(_spoken(title, known, chosen))
+    return f'<svg role="img" aria-label="{label}" {" ".join(svg.split())}'
 
 
 def _spoken(
@@ -580,7 +577,3 @@ def _spoken(
     ]
     kept = "" if chosen is None else f"; epoch {chosen} was kept"
     return f"{title} over epochs: {', '.join(ends)}{kept}"
-
-
-def _text(x: float, y: float, words: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'

@@ -91,12 +91,7 @@ def show_table(table: Table, console: Console) -> None:
             show_lines=table.ruled,
         )
         for number in chosen:
-            shown.add_column(
-                headings[number],
-                justify=columns[number].align,
-                no_wrap=number == 0,
-                overflow="fold",
-            )
+            shown.add_column(headings[number], justify=columns[number].align, overflow="fold")
         for row in rows:
             shown.add_row(*(row[number] for number in chosen))
         console.print(shown)
@@ -121,7 +116,10 @@ def _terminal_rows(table: Table) -> Iterator[list[Text]]:
 
 
 def _that_fit(rows: Sequence[Sequence[Text]], width: int) -> list[list[int]]:
-    """Divide columns into as few tables as are no wider, if that can be; each has the first."""
+    """Divide columns into as few tables as are no wider, if that can be; each has the first.
+
+    Where but few letters are missing, the longest labels are wrapped instead.
+    """
     label, *others = (
         max(cell_len(line) for cell in column for line in cell.plain.split("\n"))
         for column in zip(*rows, strict=True)
@@ -131,7 +129,7 @@ def _that_fit(rows: Sequence[Sequence[Text]], width: int) -> list[list[int]]:
     for number, letters in enumerate(others, start=1):
         if letters + _FRAME > left or not tables:
             tables.append([0])
-            left = width - label - 2
+            left = width - label - 2 + label // 8
         tables[-1].append(number)
         left -= letters + _FRAME
     return tables
