@@ -7,6 +7,8 @@ from typing import Any
 from spreads import Spread, shown
 from targets import NAMES, TARGET_BATCH, Target
 
+from loss_attention.terminal import markdown_table
+
 REACHED = {True: "yes", False: "**no**", None: "-"}
 GIGA = 1e9
 MIB = 2**20
@@ -80,63 +82,56 @@ def _units(figures: dict[str, Any]) -> str:
 
 
 def _targets(reach: list[Target]) -> str:
-    lines = ["| what | target | measured | reached |", "| --- | --- | --- | --- |"]
-    lines += [
-        f"| {target.what} | {target.target} | {target.figure} | {REACHED[target.reached]} |"
-        for target in reach
-    ]
-    return "\n".join(lines)
+    rows = [(one.what, one.target, one.figure, REACHED[one.reached]) for one in reach]
+    return markdown_table(["what", "target", "measured", "reached"], rows, "llll")
 
 
 def _network(network: dict[str, Any]) -> str:
     step, evaluation, explained = network["step"], network["evaluation"], network["explanation"]
     count = evaluation["images"]
-    lines = [
-        "| what, ms and images a second | ours | yardstick | times faster |",
-        "| --- | ---: | ---: | ---: |",
+    times = [
         _times("training step", step, step["images"]),
         _times(CHECKPOINTED, step, step["images"], ours="checkpointed", ratio="checkpointed_"),
         _times(f"evaluation of {count} images", evaluation, count),
-        "",
-        "| in a process of its own | start to first step, s | peak memory of a step, MiB "
-        "| of the yardstick's memory |",
-        "| --- | ---: | ---: | ---: |",
-        *(_alone(label, network["isolated"][kind]) for kind, label in KINDS.items()),
-        "",
-        "| explanation of a batch, float32 | ms | images a second | times the forward pass |",
-        "| --- | ---: | ---: | ---: |",
-        _explained("plain forward pass", explained["forward_seconds"], step["images"], None),
-        _explained("`model.explain`", explained["seconds"], step["images"], explained["ratio"]),
-        _explained(
-            "Grad-CAM",
-            explained["grad_cam_seconds"],
-            step["images"],
-            explained["grad_cam_ratio"],
-        ),
     ]
-    return "\n".join(lines)
+    alone = [_alone(label, network["isolated"][kind]) for kind, label in KINDS.items()]
+    explanations = [
+        _explained(what, explained[f"{name}seconds"], step["images"], explained.get(ratio))
+        for what, name, ratio in (
+            ("plain forward pass", "forward_", ""),
+            ("`model.explain`", "", "ratio"),
+            ("Grad-CAM", "grad_cam_", "grad_cam_ratio"),
+        )
+    ]
+    own, memory = "in a process of its own", "peak memory of a step, MiB"
+    batch, forward = "explanation of a batch, float32", "times the forward pass"
+    tables = (
+        (["what, ms and images a second", "ours", "yardstick", "times faster"], times),
+        ([own, "start to first step, s", memory, "of the yardstick's memory"], alone),
+        ([batch, "ms", "images a second", forward], explanations),
+    )
+    return "\n\n".join(markdown_table(headings, rows) for headings, rows in tables)
 
 
 def _times(
     what: str, found: dict[str, Any], images: int, ours: str = "ours", ratio: str = ""
-) -> str:
+) -> list[str]:
     cells = []
     for kind in (ours, "yardstick"):
         seconds = found[f"{kind}_seconds"]
         cells.append(f"{shown(seconds, 1, 1000)}; {_rate(seconds, images)} images/s")
-    return f"| {what} | {cells[0]} | {cells[1]} | {shown(found[f'{ratio}ratio'])} |"
+    return [what, *cells, shown(found[f"{ratio}ratio"])]
 
 
-def _alone(label: str, found: dict[str, Spread]) -> str:
+def _alone(label: str, found: dict[str, Spread]) -> list[str]:
     first, peak = shown(found["first_step_seconds"]), shown(found["peak_bytes"], 0, 1 / MIB)
-    return f"| {label} | {first} | {peak} | {shown(found['memory_share'], 1, 100, ' %')} |"
+    return [label, first, peak, shown(found["memory_share"], 1, 100, " %")]
 
 
-def _explained(what: str, seconds: Spread | None, images: int, ratio: Spread | None) -> str:
+def _explained(what: str, seconds: Spread | None, images: int, ratio: Spread | None) -> list[str]:
     if seconds is None:
-        return f"| {what} | - | - | - |"
-    times = shown(ratio, 3)
-    return f"| {what} | {shown(seconds, 1, 1000)} | {_rate(seconds, images)} | {times} |"
+        return [what, "-", "-", "-"]
+    return [what, shown(seconds, 1, 1000), _rate(seconds, images), shown(ratio, 3)]
 
 
 def _rate(seconds: Spread, images: int) -> str:
@@ -144,13 +139,12 @@ def _rate(seconds: Spread, images: int) -> str:
 
 
 def _parts(parts: dict[str, Any]) -> str:
-    lines = ["| part of our step | ms | share |", "| --- | ---: | ---: |"]
-    for name, share in parts["shares"].items():
-        lines.append(
-            f"| {name} | {shown(parts['seconds'][name], 2, 1000)} | {shown(share, 2, 100, ' %')} |"
-        )
+    rows = [
+        (name, shown(parts["seconds"][name], 2, 1000), shown(share, 2, 100, " %"))
+        for name, share in parts["shares"].items()
+    ]
     decode = parts["decode"]
-    return "\n".join(lines) + (
+    return markdown_table(["part of our step", "ms", "share"], rows) + (
         "\n\nData: take the images, crop, flip, normalise; the step has them decoded in memory, "
         f"once for {decode['epochs']} epochs. Decoding a batch anew, as a streamed set does beside "
         f"the steps, takes {shown(decode['seconds'], 2, 1000, ' ms')}, "
@@ -174,12 +168,12 @@ def _arithmetic(step: dict[str, Any]) -> str:
 
 
 def _ceiling(ceiling: dict[str, Any]) -> str:
-    lines = ["| format | size | giga-operations a second |", "| --- | ---: | ---: |"]
-    lines += [
-        f"| {dtype} | {found['size']} | {shown(found['rate'], 0, 1 / GIGA)} |"
+    rows = [
+        (dtype, str(found["size"]), shown(found["rate"], 0, 1 / GIGA))
         for dtype, found in ceiling.items()
     ]
-    return "\n".join(lines) + "\n\nMeasured in turn with the training steps."
+    table = markdown_table(["format", "size", "giga-operations a second"], rows)
+    return f"{table}\n\nMeasured in turn with the training steps."
 
 
 def _startup(startup: dict[str, Spread]) -> str:
@@ -191,5 +185,5 @@ def _startup(startup: dict[str, Spread]) -> str:
         ("import torch, then loss_attention", "import_after_torch_seconds"),
         ("Python doing nothing", "python_seconds"),
     ]
-    lines = ["| what | seconds |", "| --- | ---: |"]
-    return "\n".join(lines + [f"| {label} | {shown(startup[name])} |" for label, name in named])
+    rows = [(label, shown(startup[name])) for label, name in named]
+    return markdown_table(["what", "seconds"], rows)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from box_limits import batches, print_of_held_out
 
+from loss_attention.terminal import markdown_table
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -43,19 +45,15 @@ def tables(model: PatchClassifier, images: ImageSet) -> list[str]:
         for name, part in tried_maps(model, batch).items():
             maps.setdefault(name, []).append(part)
     middle = middle_boxes(size)
-    lines = [
-        "| map | its spread | a cut of it | its spread, drawn to the middle |",
-        "| --- | ---: | ---: | ---: |",
-        f"| none: the box in the middle | {framed(middle.unsqueeze(0), truth):.3f} | | |",
-    ]
-    correlated = [f"| map | {' | '.join(PLACES)} |", f"| --- |{' ---: |' * len(PLACES)}"]
+    lines = [["none: the box in the middle", f"{framed(middle.unsqueeze(0), truth):.3f}", "", ""]]
+    correlated = []
     for name, parts in maps.items():
         whole = torch.cat(parts)
-        shares = (f"{share:.3f}" for share in framed_by(whole, truth, middle))
-        lines.append(f"| {name} | {' | '.join(shares)} |")
-        told = (f"{one:.2f}" for one in correlations(whole, truth))
-        correlated.append(f"| {name} | {' | '.join(told)} |")
-    return [*lines, "", *correlated]
+        lines.append([name, *(f"{share:.3f}" for share in framed_by(whole, truth, middle))])
+        correlated.append([name, *(f"{one:.2f}" for one in correlations(whole, truth))])
+    headings = ["map", "its spread", "a cut of it", "its spread, drawn to the middle"]
+    tables = (markdown_table(headings, lines), markdown_table(["map", *PLACES], correlated))
+    return "\n\n".join(tables).split("\n")
 
 
 def tried_maps(model: PatchClassifier, images: ImageSet) -> dict[str, Tensor]:

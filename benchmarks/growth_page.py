@@ -8,6 +8,7 @@ from typing import Any
 
 from growth_plots import LABELS
 
+from loss_attention.terminal import markdown_table
 from loss_attention.training.environment import shown_precision
 
 PARAGRAPHS = Path(__file__).with_name("growth.md")
@@ -84,14 +85,11 @@ def _mebibytes(point: dict[str, float]) -> str:
 def _table(sweep: dict[str, Any]) -> str:
     lines = sweep["lines"]
     heads = [f"{what}, {LABELS[name]}" for name in lines for what in ("time", "peak memory")]
-    rows = [
-        f"| {sweep['axis']} | {' | '.join(heads)} |",
-        f"| ---: |{' ---: |' * len(heads)}",
-    ]
+    rows = []
     for size in [point["size"] for point in lines["trained"]]:
         cells = []
         for line in lines.values():
             found = next((point for point in line if point["size"] == size), None)
             cells += ["", ""] if found is None else [_milliseconds(found), _mebibytes(found)]
-        rows.append(f"| {size:,} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+        rows.append([f"{size:,}", *cells])
+    return markdown_table([sweep["axis"], *heads], rows, "r" * (1 + len(heads)))

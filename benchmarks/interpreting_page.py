@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from summary import ABSENT, floors_of, spread, value_of
 
+from loss_attention.terminal import markdown_table
 from loss_attention.training.environment import shown_precision
 
 ARROWS = {True: "\N{UPWARDS ARROW}", False: "\N{DOWNWARDS ARROW}"}
@@ -117,16 +118,13 @@ def _has_slow(run: Run) -> bool:
 def _networks(by_head: dict[str, list[Run]]) -> str:
     """Return what `evaluate` measured of both networks, and what the floors score."""
     first = next(iter(by_head.values()))
-    lines = [
-        f"| measure | {' | '.join(SHOWN_HEADS[head] for head in by_head)} | floors |",
-        f"| --- |{' ---: |' * len(by_head)} --- |",
-    ]
+    lines = []
     for measure in first[0]["measures"]:
         name = measure["name"]
         cells = [spread([value_of(run, name) for run in found]) for found in by_head.values()]
         oracle = " (oracle)" if name.endswith("_oracle") else ""
         label = f"{measure['label']}{oracle} {ARROWS[measure['higher_is_better']]}"
-        lines.append(f"| {label} | {' | '.join(cells)} | {floors_of(first, name)} |")
+        lines.append([label, *cells, floors_of(first, name)])
     for key, label in (
         ("training_seconds", "training, seconds"),
         ("train_command_seconds", "training and evaluation, seconds"),
@@ -137,8 +135,9 @@ def _networks(by_head: dict[str, list[Run]]) -> str:
         # Of some seeds alone, a whole could seem to take less time than its part of all.
         if all(run.get(key) is not None for found in by_head.values() for run in found):
             cells = [spread([run.get(key) for run in found], 0) for found in by_head.values()]
-            lines.append(f"| {label} | {' | '.join(cells)} | |")
-    return "\n".join(lines)
+            lines.append([label, *cells, ""])
+    headings = ["measure", *(SHOWN_HEADS[head] for head in by_head), "floors"]
+    return markdown_table(headings, lines, "l".ljust(1 + len(by_head), "r") + "l")
 
 
 def _errors(seeds: int) -> str:
@@ -154,15 +153,12 @@ def _errors(seeds: int) -> str:
 
 def _table(columns: Sequence[Column]) -> str:
     measures = columns[0].runs[0]["comparison"]["measures"]
-    lines = [
-        f"| measure | {' | '.join(column.title for column in columns)} |",
-        f"| --- |{' ---: |' * len(columns)}",
-    ]
+    lines = []
     for name, measure in measures.items():
         label = f"{measure['label']} {ARROWS[measure['higher_is_better']]}"
         cells = [_cell(column, name) for column in columns]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([label, *cells])
+    return markdown_table(["measure", *(column.title for column in columns)], lines)
 
 
 def _cell(column: Column, measure: str) -> str:

@@ -30,6 +30,7 @@ import numpy as np
 from PIL import Image
 
 import loss_attention
+from loss_attention.terminal import markdown_table
 
 SOURCE = Path(loss_attention.__file__).parent
 TINY = (
@@ -100,8 +101,8 @@ def page(sizes: dict[str, int], entered: dict[str, set[str]]) -> str:
     """Return the counts as a table in Markdown."""
     rows = {"modules in src": len(sizes), "lines in src": sum(sizes.values())}
     rows |= {f"modules run through by `{name}`": len(found) for name, found in entered.items()}
-    lines = ["| what | count |", "| --- | ---: |"]
-    return "\n".join(lines + [f"| {what} | {count:,} |" for what, count in rows.items()])
+    counts = [(what, f"{count:,}") for what, count in rows.items()]
+    return markdown_table(["what", "count"], counts)
 
 
 def main() -> None:

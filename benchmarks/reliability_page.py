@@ -18,6 +18,8 @@ from typing import Any
 
 from measuring import stand
 
+from loss_attention.terminal import markdown_table
+
 NAME = "reliability"
 Part = dict[str, Any]
 
@@ -45,7 +47,7 @@ def reliability_page(parts: dict[str, Part]) -> str:
         "# What goes wrong on purpose",
         "Each row: what was done, how often, and how often it ended as it should. Where the two "
         "numbers differ, the command says what went wrong and how to see it again.",
-        _table(
+        markdown_table(
             ["part", "tried", "good"],
             [[part["title"], *_counts(part["rows"])] for part in parts.values()],
         ),
@@ -67,18 +69,13 @@ def _rows(part: Part) -> str:
     ]
     if len(rows) > 1:
         rows.append(["all", *_counts(part["rows"]), *("" for _ in columns)])
-    return _table(["what", "tried", "good", *columns.values()], rows)
+    return markdown_table(["what", "tried", "good", *columns.values()], rows)
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.1f}"
     return f"{value:,}" if isinstance(value, int) else str("" if value is None else value)
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _stand(part: Part) -> str:

@@ -6,7 +6,7 @@ and of a comparison. JSON is not made of tables: numbers in it are not rounded, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,9 +17,9 @@ from rich.text import Text
 
 from loss_attention.attribution.compare import Comparison, Figure
 from loss_attention.attribution.maps import METHODS
-from loss_attention.attribution.measures import MEASURES, MOSAICS
+from loss_attention.attribution.measures import MEASURES, MOSAIC_SIDES
 from loss_attention.evaluation import Evaluation, Measure
-from loss_attention.terminal import markdown, plain
+from loss_attention.terminal import markdown, markdown_table, plain
 
 UNDEFINED = "n/a"
 ABSENT = "-"
@@ -151,28 +151,9 @@ def table_markdown(table: Table) -> str:
 
 
 def _cell(text: str) -> str:
-    return "<br>".join(map(markdown, text.split("\n")))
-
-
-def markdown_table(
-    headings: Sequence[str], rows: Iterable[Sequence[str]], align: str | None = None
-) -> str:
-    """Lay out cells that are Markdown already.
-
-    Args:
-        headings: of the columns.
-        rows: a text in one line for each column.
-        align: a letter for each column, l or r; None: the first left, the others right.
-
-    Example:
-        >>> print(markdown_table(["part", "ms"], [["all", "12"]]))
-        | part | ms |
-        | --- | ---: |
-        | all | 12 |
-    """
-    letters = "l".ljust(len(headings), "r") if align is None else align
-    rule = ["---:" if letter == "r" else "---" for letter in letters]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rule, *rows))
+    # With a space after them these are signs of numbers, within a line: no tags, and no quotation.
+    lines = (markdown(line).replace("&lt; ", "< ") for line in text.split("\n"))
+    return "<br>".join(line.replace(" &gt; ", " > ") for line in lines)
 
 
 def show_evaluations(evaluations: Mapping[str, Evaluation], console: Console) -> None:
@@ -389,7 +370,7 @@ def _comparison_notes(comparison: Comparison) -> list[str]:
             for name, count in comparison.mosaics.items()
         )
         notes.append(f"Mosaics of rightly classified images: {counts}.")
-    missing = [measure.label for name, measure in MOSAICS.items() if name not in comparison.mosaics]
+    missing = [MEASURES[name].label for name in MOSAIC_SIDES if name not in comparison.mosaics]
     if missing:
         notes.append(
             f"No {' and '.join(missing)}: too few classes have a rightly classified image of one "
