@@ -12,11 +12,11 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from html import escape
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.style
 import torch
@@ -44,6 +44,13 @@ REPORT_FILE = "report.html"
 TEMPLATE, STYLE = "page.html.jinja", "page.css"
 MOST_EPOCHS = 300
 """Of longer runs, evenly spaced epochs are shown."""
+MISTAKES = RIGHT_ANSWERS = 12
+BARS = 5
+BATCH = 256
+SHORTEST, LONGEST = 240, 360
+QUALITIES = (88, 75, 60, 45, 30)
+MOST_BYTES = 3_000_000
+"""All pictures of a report together, before base64 makes them a third longer."""
 CHART_COLOURS = {"#5b5b5b": "quiet", "#d9d9d9": "rule", "#b40426": "first", "#3b4cc0": "second"}
 """As they are drawn on white, and what the style of the page calls them, light and dark."""
 CHART_SETTINGS = {
@@ -62,14 +69,6 @@ CHART_SETTINGS = {
     "ytick.color": "#5b5b5b",
     "ytick.left": False,
 }
-
-
-@dataclass(frozen=True)
-class Gauge:
-    """A figure as a bar, all in percent of the way from the least to the greatest value."""
-
-    percent: float
-    floors: tuple[float, ...]
 
 
 def write_report(
@@ -97,26 +96,39 @@ def write_report(
     Raises:
         SaveError: it could not be written; an earlier one stays.
     """
-    if evaluation.per_image is None:
+    results = evaluation.per_image
+    if results is None:
         raise ValueError("the report needs an evaluation with its results image by image")
     folder = RunFolder(run)
     recipe, facts = asdict(folder.recipe()), folder.read_json("run.json")
     head = HEADS[recipe["head"]]
     figures = {recipe["head"]: evaluation, **(comparisons or {})}
-    mistakes, right = _gallery(model, test, evaluation, twins)
-    history = _thinned(folder.metrics())
+    correct = results.correct
+    confidence = mistake_confidence(model, test, correct, results.probabilities)
+    chosen = (
+        choose_mistakes(correct, confidence),
+        choose_right_answers(correct, results.predictions),
+    )
+    mistakes, right = (
+        make_cards(model, test, some, twins, most_bytes=MOST_BYTES // 2) for some in chosen
+    )
+    history = folder.metrics()
+    history = history[::-1][:: -(-len(history) // MOST_EPOCHS) or 1][::-1]
     tables = evaluation_tables(figures)
     page = _template().render(
         style=resources.files("loss_attention.report").joinpath(STYLE).read_text("utf-8"),
         recipe=recipe,
         facts=facts,
-        tables=list(zip(tables, _gauges(figures), strict=True)),
+        tables=[
+            (table, [_gauge(found) for _, _, found in rows])
+            for table, (_, rows) in zip(tables, grouped(figures), strict=True)
+        ],
         notes=tables[-1].notes,
         images=evaluation.images,
         history=history,
         charts=_charts(history, facts),
         mistakes=mistakes,
-        mistake_count=int((~evaluation.per_image.correct).sum()),
+        mistake_count=int((~correct).sum()),
         right=right,
         has_patches=not head.pooled_backbone,
         has_evidence=head.has_evidence,
@@ -126,24 +138,6 @@ def write_report(
     )
     folder.write(REPORT_FILE, page)
     return run / REPORT_FILE
-
-
-def _gallery(
-    model: PatchClassifier,
-    test: LabelledImages,
-    evaluation: Evaluation,
-    twins: Mapping[str, PatchClassifier] | None,
-) -> tuple[list[Card], list[Card]]:
-    """Return the mistakes, the most confident first, and right answers of every class."""
-    results = evaluation.per_image
-    assert results is not None
-    confidence = mistake_confidence(model, test, results.correct, results.probabilities)
-    chosen = choose_mistakes(results.correct, confidence)
-    right = choose_right_answers(results.correct, results.predictions)
-    return (
-        make_cards(model, test, chosen, twins, most_bytes=MOST_BYTES // 2),
-        make_cards(model, test, right, twins, most_bytes=MOST_BYTES // 2),
-    )
 
 
 def _template() -> Any:
@@ -165,12 +159,15 @@ def _shown(value: Any) -> Any:
     return printable(value) if type(value) is str else value
 
 
-def _gauges(figures: Mapping[str, Evaluation]) -> list[list[Gauge | None]]:
-    """Return a bar for each row of each table; None where its figure is undefined."""
-    return [[_gauge(found) for _, _, found in rows] for _, rows in grouped(figures)]
+class Gauge(NamedTuple):
+    """A figure as a bar, all in percent of the way from the least to the greatest value."""
+
+    percent: float
+    floors: list[float]
 
 
 def _gauge(measure: Measure | None) -> Gauge | None:
+    """Return the bar of a row of a table; None where its figure is undefined."""
     if measure is None or measure.value is None:
         return None
     low, high = measure.range
@@ -178,14 +175,9 @@ def _gauge(measure: Measure | None) -> Gauge | None:
     def percent(value: float) -> float:
         return 100 * min(1.0, max(0.0, (value - low) / (high - low)))
 
-    floors = [value for value in measure.floors.values() if value is not None]
-    return Gauge(percent(measure.value), tuple(map(percent, floors)))
-
-
-def _thinned(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return evenly spaced epochs where there are many, the last one always."""
-    step = -(-len(history) // MOST_EPOCHS) or 1
-    return list(history[::-1][::step][::-1])
+    return Gauge(
+        percent(measure.value), [percent(v) for v in measure.floors.values() if v is not None]
+    )
 
 
 def _charts(history: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -204,17 +196,85 @@ def _charts(history: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> l
     return charts
 
 
-MISTAKES = RIGHT_ANSWERS = 12
-BARS = 5
-BATCH = 256
-SHORTEST, LONGEST = 240, 360
-QUALITIES = (88, 75, 60, 45, 30)
-MOST_BYTES = 3_000_000
-"""All pictures of a report together, before base64 makes them a third longer."""
+def curve_chart(
+    title: str,
+    epochs: Sequence[int],
+    lines: Mapping[str, Sequence[float | None]],
+    chosen: int | None = None,
+) -> str:
+    """Return an SVG element with one line a series over the epochs, in colours of the page.
+
+    Lines are told apart by colour and by dashes. Empty when there is nothing to draw.
+
+    Args:
+        title: names the chart for those who hear it; lower case.
+        epochs: the x axis, rising.
+        lines: values by epoch under the name of each series, of two; None where an epoch has none.
+        chosen: the epoch to mark, whose weights were kept.
+    """
+    known = {
+        name: [
+            (x, y)
+            for x, y in zip(epochs, values, strict=True)
+            if y is not None and math.isfinite(y)
+        ]
+        for name, values in lines.items()
+    }
+    known = {name: points for name, points in known.items() if points}
+    if not known:
+        return ""
+    first, last = epochs[0], epochs[-1]
+    quiet, rule, *colours = CHART_COLOURS
+    with matplotlib.style.context(["default", CHART_SETTINGS]):
+        figure = Figure(figsize=(5, 2.78), dpi=72)
+        axes = figure.add_axes((0.13, 0.14, 0.84, 0.77), frameon=False)
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        for points, colour, dash in zip(known.values(), colours, ("-", (0, (3, 2))), strict=False):
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, color=colour, linestyle=dash, clip_on=False)
+            # A dot at the end: one epoch makes no line.
+            dot: dict[str, Any] = {"linewidth": 5, "solid_capstyle": "round", "clip_on": False}
+            axes.plot(x[-1:] * 2, y[-1:] * 2, color=colour, **dot)
+        axes.set_xlim(first, max(last, first + 1))
+        axes.set_xticks(sorted({first, last}))
+        axes.set_xlabel("epoch", labelpad=-11)
+        for ticks in (axes.xaxis, axes.yaxis):
+            ticks.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.grid(axis="y", color=rule, clip_on=False)
+        if chosen is not None and first <= chosen <= last:
+            axes.axvline(chosen, color=quiet, linewidth=1, linestyle=":", clip_on=False)
+            side = "right" if chosen > (first + last) / 2 else "left"
+            above = axes.get_xaxis_transform()
+            axes.text(chosen, 1.03, f"kept: {chosen}", transform=above, ha=side)
+        drawn = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
+    # Inline it needs no namespaces, and its letters and colours are the page's.
+    svg = drawn.getvalue().partition("<svg")[2]
+    svg = re.sub(
+        r' xmlns(:xlink)?="[^"]*"| id="[^"]*"|font-family: [^;]*; |<defs>.*?</defs>',
+        "",
+        svg,
+        flags=re.DOTALL,
+    )
+    for colour, name in CHART_COLOURS.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    label = escape(_spoken(title, known, chosen))
+    return f'<svg role="img" aria-label="{label}" {" ".join(svg.split())}'
 
 
-@dataclass(frozen=True)
-class Picture:
+def _spoken(
+    title: str, known: Mapping[str, Sequence[tuple[int, float]]], chosen: int | None
+) -> str:
+    """Say what the chart shows, for those who hear it."""
+    ends = [
+        f"{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}" for name, points in known.items()
+    ]
+    kept = "" if chosen is None else f"; epoch {chosen} was kept"
+    return f"{title} over epochs: {', '.join(ends)}{kept}"
+
+
+class Picture(NamedTuple):
     """A picture of a card.
 
     Attributes:
@@ -234,8 +294,7 @@ class Picture:
     signed: bool = True
 
 
-@dataclass(frozen=True)
-class Bar:
+class Bar(NamedTuple):
     """A class and its logit for an image.
 
     Attributes:
@@ -251,8 +310,7 @@ class Bar:
     is_label: bool
 
 
-@dataclass(frozen=True)
-class Card:
+class Card(NamedTuple):
     """One image of the gallery.
 
     Attributes:
@@ -380,8 +438,9 @@ def make_cards(
         if isinstance(one, WeightedPrediction)
     }
     room = most_bytes // (len(chosen) * (1 + len(explanations)))
+    names = part.names or [f"test image {index}" for index in chosen]
     return [
-        _card(part, i, chosen[i], logits[i], int(target[i]), bool(correct[i]), explanations, room)
+        _card(part, i, names[i], logits[i], int(target[i]), bool(correct[i]), explanations, room)
         for i in range(len(chosen))
     ]
 
@@ -412,7 +471,7 @@ def _predict(model: PatchClassifier, part: ImageSet) -> ImagePrediction:
 def _card(
     part: ImageSet,
     i: int,
-    number_in_set: int,
+    name: str,
     logits: Float[Tensor, " K"],
     target: int,
     correct: bool,
@@ -423,8 +482,8 @@ def _card(
     labels = part.label_matrix()[i].bool()
     answer = (logits > 0) if part.multi_label else torch.arange(len(names)) == target
     probabilities = logits.sigmoid() if part.multi_label else logits.softmax(dim=0)
-    name = part.names[i] if part.names else f"test image {number_in_set}"
-    image = _image(part.images[i])
+    pixels = part.images[i].permute(1, 2, 0).numpy()
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     plain = Picture("image", name, data_uri(resized(image, SHORTEST, LONGEST), room))
     truths = _true_boxes(part, i)
     drawn = [
@@ -494,86 +553,3 @@ def _true_boxes(part: ImageSet, i: int) -> Float[Tensor, "G 4"]:
 
 def _listed(names: Sequence[str], has: Bool[Tensor, " K"]) -> str:
     return ", ".join(names[k] for k in has.nonzero().squeeze(1).tolist()) or "none"
-
-
-def _image(pixels: Tensor) -> Image.Image:
-    array = pixels.permute(1, 2, 0).numpy()
-    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
-
-
-def curve_chart(
-    title: str,
-    epochs: Sequence[int],
-    lines: Mapping[str, Sequence[float | None]],
-    chosen: int | None = None,
-) -> str:
-    """Return an SVG element with one line a series over the epochs, in colours of the page.
-
-    Lines are told apart by colour and by dashes. Empty when there is nothing to draw.
-
-    Args:
-        title: names the chart for those who hear it; lower case.
-        epochs: the x axis, rising.
-        lines: values by epoch under the name of each series, of two; None where an epoch has none.
-        chosen: the epoch to mark, whose weights were kept.
-    """
-    known = {
-        name: [
-            (x, y)
-            for x, y in zip(epochs, values, strict=True)
-            if y is not None and math.isfinite(y)
-        ]
-        for name, values in lines.items()
-    }
-    known = {name: points for name, points in known.items() if points}
-    if not known:
-        return ""
-    first, last = epochs[0], epochs[-1]
-    quiet, rule, *colours = CHART_COLOURS
-    with matplotlib.style.context(["default", CHART_SETTINGS]):
-        figure = Figure(figsize=(5, 2.78), dpi=72)
-        axes = figure.add_axes((0.13, 0.14, 0.84, 0.77), frameon=False)
-        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-        for points, colour, dash in zip(known.values(), colours, ("-", (0, (3, 2))), strict=False):
-            x, y = zip(*points, strict=True)
-            axes.plot(x, y, color=colour, linestyle=dash, clip_on=False)
-            # A dot at the end: one epoch makes no line.
-            dot: dict[str, Any] = {"linewidth": 5, "solid_capstyle": "round", "clip_on": False}
-            axes.plot(x[-1:] * 2, y[-1:] * 2, color=colour, **dot)
-        axes.set_xlim(first, max(last, first + 1))
-        axes.set_xticks(sorted({first, last}))
-        axes.set_xlabel("epoch", labelpad=-11)
-        for ticks in (axes.xaxis, axes.yaxis):
-            ticks.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.grid(axis="y", color=rule, clip_on=False)
-        if chosen is not None and first <= chosen <= last:
-            axes.axvline(chosen, color=quiet, linewidth=1, linestyle=":", clip_on=False)
-            side = "right" if chosen > (first + last) / 2 else "left"
-            above = axes.get_xaxis_transform()
-            axes.text(chosen, 1.03, f"kept: {chosen}", transform=above, ha=side)
-        drawn = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
-    # Inline it needs no namespaces, and its letters and colours are the page's.
-    svg = drawn.getvalue().partition("<svg")[2]
-    svg = re.sub(
-        r' xmlns(:xlink)?="[^"]*"| id="[^"]*"|font-family: [^;]*; |<defs>.*?</defs>',
-        "",
-        svg,
-        flags=re.DOTALL,
-    )
-    for colour, name in CHART_COLOURS.items():
-        svg = svg.replace(colour, f"var(--{name})")
-    label = escape(_spoken(title, known, chosen))
-    return f'<svg role="img" aria-label="{label}" {" ".join(svg.split())}'
-
-
-def _spoken(
-    title: str, known: Mapping[str, Sequence[tuple[int, float]]], chosen: int | None
-) -> str:
-    """Say what the chart shows, for those who hear it."""
-    ends = [
-        f"{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}" for name, points in known.items()
-    ]
-    kept = "" if chosen is None else f"; epoch {chosen} was kept"
-    return f"{title} over epochs: {', '.join(ends)}{kept}"
