@@ -109,7 +109,7 @@ def random(
     """
     prediction, features = forward_with_features(model, images)
     if isinstance(prediction, WeightedPrediction):
-        return _noise(images, prediction.image_grid.patches), prediction.grid
+        return _noise(images, prediction.image_grid.patches), prediction.image_grid
     height, width = features.shape[2:]
     return enlarged(_noise(images, height * width).reshape(-1, height, width), images)
 
