@@ -17,16 +17,18 @@ from rich.console import Console
 from loss_attention.data import loading
 from loss_attention.data.digits import multi_digits
 from loss_attention.data.sample import ImageSet
-from loss_attention.paper.catalog import TARGETS
-from loss_attention.paper.cells import training_key
-from loss_attention.paper.command import reproduce
-from loss_attention.paper.figures_captions import data_words, scores
-from loss_attention.paper.figures_networks import choose_samples, samples_of
-from loss_attention.paper.figures_sweep import sweep_cells, sweep_panels
-from loss_attention.paper.ledger import Record
+from loss_attention.paper import TARGETS, reproduce
+from loss_attention.paper.figures import (
+    choose_samples,
+    data_words,
+    samples_of,
+    scores,
+    sweep_cells,
+    sweep_panels,
+)
 from loss_attention.paper.reproduction import Reproduction
-from loss_attention.paper.scales import SCALES, scale
-from loss_attention.paper.tables import table_cells
+from loss_attention.paper.tables import SCALES, scale, table_cells, training_key
+from loss_attention.paper.trainings import Record
 
 NO_BOX = (math.nan,) * 4
 

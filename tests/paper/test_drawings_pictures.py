@@ -14,7 +14,7 @@ from PIL import Image
 
 from loss_attention.explanation import Explanation, explain_prediction
 from loss_attention.geometry import PatchGrid
-from loss_attention.paper.figures_pictures import (
+from loss_attention.paper.drawings import (
     HeatMaps,
     Sample,
     draw_boxes,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from paper.sheets import CAPTION, legend_of
 
-from loss_attention.paper.figures_curves import LOOKS, Panel, Point, draw_curves
+from loss_attention.paper.drawings import LOOKS, Panel, Point, draw_curves
 
 
 def panel(parameter: str, measure: str, floors: dict[str, tuple[float, float]]) -> Panel:

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from loss_attention.paper.figures_layout import Drawing, bare, rounded, save_drawing, sheet
+from loss_attention.paper.drawings import Drawing, bare, rounded, save_drawing, sheet
 
 
 def test_a_sheet_holds_its_caption_below_the_drawing() -> None:
