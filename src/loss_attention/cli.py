@@ -180,19 +180,19 @@ def _reproduce(rest: list[str]) -> int:
     if not given.targets:
         raise InputError("reproduce needs a table or figure: table1 to table7, figure4 to figure7")
     from loss_attention.paper import reproduce
-    from loss_attention.paper.reproduction import Reproduction
-    from loss_attention.paper.tables import scale
 
-    reproduction = Reproduction(
-        scale(given.scale),
+    outcome = reproduce(
+        given.targets,
+        given.scale,
         given.out,
         seeds=given.seeds,
         data_root=given.data_root,
         workers=given.workers,
         accelerator=given.accelerator,
+        only=given.only,
+        train=not given.show,
         console=_console(),
     )
-    outcome = reproduce(given.targets, reproduction, only=given.only, train=not given.show)
     print(printable(f"written: {', '.join(map(str, outcome.written))}"))
     for problem in outcome.problems:
         _fail(problem)

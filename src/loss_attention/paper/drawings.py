@@ -10,7 +10,7 @@ import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,6 +107,18 @@ def bare(axes: Axes, title: str = "", below: str = "") -> None:
         spine.set_visible(False)
 
 
+def _legend(figure: Figure, handles: Sequence[Line2D], columns: int | None = None) -> None:
+    """Put a legend above a drawing, in one line unless there are more handles than columns."""
+    figure.legend(
+        handles=list(handles),
+        loc="outside upper center",
+        ncols=columns or len(handles),
+        fontsize=LETTERS,
+        frameon=False,
+        handlelength=3,
+    )
+
+
 def rounded(values: Any) -> Any:
     """Return numbers in nested lists of five significant digits; NaN becomes None.
 
@@ -191,7 +203,7 @@ class Point:
     mean: float | None = None
     deviation: float | None = None
     paper: float | None = None
-    floors: Mapping[str, float] | None = None
+    floors: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -241,15 +253,8 @@ def draw_curves(panels: Sequence[Panel], caption: str, columns: int = 4) -> Draw
         axes.set_title(f"({letter})", fontsize=LETTERS, loc="left", pad=3)
     for axes in every[len(panels) :]:
         axes.remove()
-    figure.legend(
-        handles=_legend(every[: len(panels)], names),
-        loc="outside upper center",
-        ncols=4,
-        fontsize=LETTERS,
-        frameon=False,
-        handlelength=3,
-    )
-    return Drawing(figure, {"panels": [_numbers(panel) for panel in panels]})
+    _legend(figure, _curves_and_floors(every[: len(panels)], names), columns=4)
+    return Drawing(figure, {"panels": [asdict(panel) for panel in panels]})
 
 
 def _draw_panel(axes: Axes, panel: Panel, floor_names: Sequence[str]) -> None:
@@ -295,7 +300,7 @@ def _draw_floors(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
     for name in _floor_names(panel):
         line = _floor_line(name, names)
         found = {
-            network: [(point.x, (point.floors or {}).get(name)) for point in points]
+            network: [(point.x, point.floors.get(name)) for point in points]
             for network, points in panel.curves.items()
         }
         values = {y for points in found.values() for _, y in points if y is not None}
@@ -313,7 +318,7 @@ def _draw_floors(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
             )
 
 
-def _legend(panels: Sequence[Axes], floor_names: Sequence[str]) -> list[Any]:
+def _curves_and_floors(panels: Sequence[Axes], floor_names: Sequence[str]) -> list[Any]:
     """Return what the legend shows: our curves, the paper's marks, and the floors in grey."""
     found: dict[str, Any] = {}
     for axes in panels:
@@ -337,36 +342,13 @@ def _floor_line(name: str, names: Sequence[str]) -> Any:
 def _floor_names(panel: Panel) -> list[str]:
     return list(
         dict.fromkeys(
-            name
-            for points in panel.curves.values()
-            for point in points
-            for name in point.floors or {}
+            name for points in panel.curves.values() for point in points for name in point.floors
         )
     )
 
 
 def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value
-
-
-def _numbers(panel: Panel) -> dict[str, Any]:
-    return {
-        "parameter": panel.parameter,
-        "measure": panel.measure,
-        "curves": {
-            name: [
-                {
-                    "x": point.x,
-                    "mean": point.mean,
-                    "deviation": point.deviation,
-                    "paper": point.paper,
-                    "floors": dict(point.floors or {}),
-                }
-                for point in points
-            ]
-            for name, points in panel.curves.items()
-        },
-    }
 
 
 COLUMNS = 6
@@ -496,7 +478,7 @@ def draw_patches(samples: Sequence[Sample], explanation: Explanation, caption: s
     dot = Line2D([], [], marker="o", linestyle="", color=_DOT, markeredgecolor="white")
     dot.set(markersize=6, label="middle of a selected patch, area by weight")
     edge = Line2D([], [], **_stroke(OUTLINE, 1.0), label="windows of the selected patches")
-    _picture_legend(figure, [edge, dot])
+    _legend(figure, [edge, dot])
     return Drawing(figure, {"grid": explanation.grid._asdict(), "samples": numbers})
 
 
@@ -523,7 +505,7 @@ def draw_boxes(samples: Sequence[Sample], explanation: Explanation, caption: str
                 "iou": None if iou is None else rounded(iou),
             }
         )
-    _picture_legend(
+    _legend(
         figure,
         [
             Line2D([], [], **_stroke(line, width), label=words)
@@ -585,17 +567,6 @@ def _stroke(line: Line, width: float) -> dict[str, Any]:
         "linestyle": "-" if line.dash is None else (0, tuple(part / 2 for part in line.dash)),
         "path_effects": [withStroke(linewidth=width + 1.0, foreground=_DARK)],
     }
-
-
-def _picture_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    figure.legend(
-        handles=list(handles),
-        loc="outside upper center",
-        ncols=len(handles),
-        fontsize=LETTERS,
-        frameon=False,
-        handlelength=3,
-    )
 
 
 def _entry(sample: Sample) -> dict[str, Any]:

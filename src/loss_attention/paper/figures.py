@@ -1,33 +1,42 @@
-"""The paper's Figures 4 to 7 with our networks: what they show, and what their captions say.
-
-matplotlib loads when a figure is drawn.
-"""
+"""The paper's Figures 4 to 7 with our networks: what they show, and what their captions say."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
+from PIL import Image
 from torch import Tensor
 
+from loss_attention.attribution.maps import attribute
 from loss_attention.data.sample import LabelledImages
 from loss_attention.errors import InputError
 from loss_attention.explanation import Explanation
 from loss_attention.geometry import box_area
+from loss_attention.inference import evaluation_mode
 from loss_attention.metrics.localisation import relevant_boxes
+from loss_attention.paper.drawings import (
+    Drawing,
+    HeatMaps,
+    Panel,
+    Point,
+    Sample,
+    draw_boxes,
+    draw_curves,
+    draw_heat_maps,
+    draw_patches,
+    save_drawing,
+)
 from loss_attention.paper.numbers import CONV, LOSS_ATTENTION, PAPER_TABLES, RESNET, VGG
 from loss_attention.paper.reproduction import Reproduction, Target
 from loss_attention.paper.tables import BACKBONES, MEASURES, Cell, Scale, table_cells, training_key
 from loss_attention.paper.trainings import Record, Trained, is_trained, run_path
 from loss_attention.recipes import paper_recipe
+from loss_attention.report.page import choose_right_answers
 from loss_attention.terminal import say
-
-if TYPE_CHECKING:
-    from loss_attention.paper.drawings import Drawing, Panel, Point, Sample
 
 _WORDS = {
     "mean_average_precision": "mean average precision",
@@ -95,8 +104,6 @@ def choose_samples(data: LabelledImages, most: int) -> tuple[Int[Tensor, " n"], 
     The class of an image is its only label, or the one with the largest box (without boxes, the
     first). Shown are the first image of each class, then the second, in the order of the set.
     """
-    from loss_attention.report.page import choose_right_answers
-
     matrix = data.label_matrix().bool()
     classes = torch.where(matrix.any(dim=1), matrix.int().argmax(dim=1), -1)
     if data.multi_label and data.boxes is not None and data.box_labels is not None:
@@ -113,10 +120,6 @@ def samples_of(
     data: LabelledImages, index: Int[Tensor, " n"], target: Int[Tensor, " n"]
 ) -> list[Sample]:
     """Return images as figures show them, with the true boxes of their labels."""
-    from PIL import Image
-
-    from loss_attention.paper.drawings import Sample
-
     part = data.take(index)
     truths = [torch.empty(0, 4)] * len(part)
     if part.boxes is not None and part.box_labels is not None:
@@ -140,10 +143,6 @@ def figure4(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
         networks: by the method's name.
         facts: what the caption says of data, scale and seed.
     """
-    from loss_attention.attribution.maps import attribute
-    from loss_attention.inference import evaluation_mode
-    from loss_attention.paper.drawings import HeatMaps, draw_heat_maps
-
     baseline, ours = networks["Baseline"], networks[LOSS_ATTENTION]
     index, target = choose_samples(ours.splits.test, HEAT_MAP_SAMPLES)
     images = ours.splits.test.take(index).images
@@ -174,40 +173,43 @@ def figure4(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
 
 def figure5(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
     """Return the selected patches of Loss-Attention, and the caption; see `figure4`."""
-    from loss_attention.paper.drawings import draw_patches
-
-    ours = networks[LOSS_ATTENTION]
-    caption = (
+    words = (
         "Figure 5. Selected patches of test images by Loss-Attention (convolutional) with "
         "ResNet18: those with a weight above 0. What no window of theirs covers is pale; a "
         "network sees beyond its windows. Above each image is one of its labels, that of the "
-        f"largest box. {_CHOICE} {facts} On the whole test split: "
-        f"{scores(ours.record, ('patch_precision', 'patch_recall', 'patch_f'))}."
+        "largest box."
     )
-    return draw_patches(*_explained(ours), caption), caption
+    measures = ("patch_precision", "patch_recall", "patch_f")
+    return _explained(networks[LOSS_ATTENTION], draw_patches, words, facts, measures)
 
 
 def figure6(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
     """Return the boxes of Loss-Attention beside the true ones, and the caption; see `figure4`."""
-    from loss_attention.paper.drawings import draw_boxes
-
-    ours = networks[LOSS_ATTENTION]
-    caption = (
+    words = (
         "Figure 6. Boxes of test images by Loss-Attention (convolutional) with ResNet18: the "
         "smallest rectangle around the windows of the selected patches, and the true boxes of the "
         "image's labels. One box stands for the whole image, so with several objects it can frame "
         "them all and match none. Above each image is one of its labels, that of the largest box; "
-        f"IoU is with the true box that fits best. {_CHOICE} {facts} On the whole test split: "
-        f"{scores(ours.record, ('box_ap',))}."
+        "IoU is with the true box that fits best."
     )
-    return draw_boxes(*_explained(ours), caption), caption
+    return _explained(networks[LOSS_ATTENTION], draw_boxes, words, facts, ("box_ap",))
 
 
-def _explained(network: Trained) -> tuple[list[Sample], Explanation]:
-    """Return the images that a figure shows, and what the network says of them."""
+def _explained(
+    network: Trained,
+    draw: Callable[[Sequence[Sample], Explanation, str], Drawing],
+    words: str,
+    facts: str,
+    measures: Sequence[str],
+) -> tuple[Drawing, str]:
+    """Draw what a network says of test images, with what it scores on all of them."""
     test = network.splits.test
     index, target = choose_samples(test, SAMPLES)
-    return samples_of(test, index, target), network.model.explain(test.take(index).images)
+    caption = (
+        f"{words} {_CHOICE} {facts} On the whole test split: {scores(network.record, measures)}."
+    )
+    said = network.model.explain(test.take(index).images)
+    return draw(samples_of(test, index, target), said, caption), caption
 
 
 GAMMAS: tuple[float, ...] = (0.0, 0.1, 0.5, 1.0, 5.0)
@@ -266,8 +268,6 @@ def _printed(column: str, labels: tuple[str, ...]) -> float | None:
 
 def sweep_panels(reproduction: Reproduction, cells: Sequence[Cell]) -> list[Panel]:
     """Return Figure 7's eight pairs of axes with what is measured so far."""
-    from loss_attention.paper.drawings import Panel, Point
-
     by_place = {(cell.labels, cell.column): cell for cell in cells}
 
     def point(backbone: str, parameter: str, value: float, column: str) -> Point:
@@ -292,10 +292,8 @@ def sweep_panels(reproduction: Reproduction, cells: Sequence[Cell]) -> list[Pane
     ]
 
 
-def figure7(reproduction: Reproduction, cells: Sequence[Cell]) -> tuple[Drawing, str]:
-    """Return the figure with what is measured so far, and its caption."""
-    from loss_attention.paper.drawings import draw_curves
-
+def write_figure7(reproduction: Reproduction, cells: Sequence[Cell], folder: Path) -> list[Path]:
+    """Write the figure with what is measured so far."""
     caption = (
         "Figure 7. The effect of gamma_max (a to d, xi = 0.1) and of the threshold xi (e to h, "
         "gamma_max = 0.1) on Loss-Attention (convolutional): accuracy, box AP, patch precision and "
@@ -304,7 +302,8 @@ def figure7(reproduction: Reproduction, cells: Sequence[Cell]) -> tuple[Drawing,
         "which it prints those of Table VI; the other points are our choice. Grey and thin lines: "
         f"what constant answers score. {_measured(reproduction, cells)}"
     )
-    return draw_curves(sweep_panels(reproduction, cells), caption), caption
+    drawing = draw_curves(sweep_panels(reproduction, cells), caption)
+    return _save("figure7", drawing, caption, reproduction, folder)
 
 
 def _measured(reproduction: Reproduction, cells: Sequence[Cell]) -> str:
@@ -322,8 +321,6 @@ def _measured(reproduction: Reproduction, cells: Sequence[Cell]) -> str:
 SEED = 0
 """Whose networks Figures 4 to 6 show."""
 
-Write = Callable[[Reproduction, Sequence[Cell], Path], list[Path]]
-
 
 def _coco_cells(name: str, *methods: str) -> Callable[[Scale], tuple[Cell, ...]]:
     """Return what gives Table V's cells of the convolutional ResNet18 with these methods."""
@@ -338,7 +335,7 @@ def _coco_cells(name: str, *methods: str) -> Callable[[Scale], tuple[Cell, ...]]
 
 def _pictures(
     name: str, draw: Callable[[Mapping[str, Trained], str], tuple[Drawing, str]]
-) -> Write:
+) -> Callable[[Reproduction, Sequence[Cell], Path], list[Path]]:
     """Return what draws a figure of trained networks, and leaves it out where they are not."""
 
     def write(reproduction: Reproduction, cells: Sequence[Cell], folder: Path) -> list[Path]:
@@ -347,7 +344,7 @@ def _pictures(
             seeded = replace(recipe, seed=SEED)
             if not is_trained(reproduction.out, seeded):
                 run = run_path(reproduction.out, seeded)
-                _say(reproduction, f"{name} is not drawn: no trained weights in {run}")
+                say(reproduction.console, f"{name} is not drawn: no trained weights in {run}")
                 return []
         try:
             networks = {
@@ -358,52 +355,27 @@ def _pictures(
         except InputError as error:
             problem = f"{name} is not drawn: {error}"
             reproduction.problems[problem] = None
-            _say(reproduction, problem)
+            say(reproduction.console, problem)
             return []
         return _save(name, drawing, caption, reproduction, folder)
 
     return write
 
 
-def _sweep(reproduction: Reproduction, cells: Sequence[Cell], folder: Path) -> list[Path]:
-    drawing, caption = figure7(reproduction, cells)
-    return _save("figure7", drawing, caption, reproduction, folder)
-
-
 def _save(
     name: str, drawing: Drawing, caption: str, reproduction: Reproduction, folder: Path
 ) -> list[Path]:
-    from loss_attention.paper.drawings import save_drawing
-
-    _say(reproduction, caption)
+    say(reproduction.console, caption)
     scale = reproduction.scale
     about = {"scale": scale.name, "scale_summary": scale.summary}
     return save_drawing(name, drawing, caption, folder, about)
 
 
-def _say(reproduction: Reproduction, words: str) -> None:
-    say(reproduction.console, words)
-
-
-_TARGETS = (
-    Target(
-        "figure4",
-        "Heat maps beside Grad-CAM; ResNet18 on COCO",
-        _coco_cells("figure4", "Baseline", LOSS_ATTENTION),
-        _pictures("figure4", figure4),
+FIGURES: dict[str, Target] = {
+    "figure4": Target(
+        _coco_cells("figure4", "Baseline", LOSS_ATTENTION), _pictures("figure4", figure4)
     ),
-    Target(
-        "figure5",
-        "Selected patches; ResNet18 on COCO",
-        _coco_cells("figure5", LOSS_ATTENTION),
-        _pictures("figure5", figure5),
-    ),
-    Target(
-        "figure6",
-        "Predicted and true boxes; ResNet18 on COCO",
-        _coco_cells("figure6", LOSS_ATTENTION),
-        _pictures("figure6", figure6),
-    ),
-    Target("figure7", "Effect of gamma_max and xi; Tiny ImageNet", sweep_cells, _sweep),
-)
-FIGURES: dict[str, Target] = {target.name: target for target in _TARGETS}
+    "figure5": Target(_coco_cells("figure5", LOSS_ATTENTION), _pictures("figure5", figure5)),
+    "figure6": Target(_coco_cells("figure6", LOSS_ATTENTION), _pictures("figure6", figure6)),
+    "figure7": Target(sweep_cells, write_figure7),
+}

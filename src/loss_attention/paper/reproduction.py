@@ -25,7 +25,6 @@ from loss_attention.paper.trainings import (
     Ledger,
     MissingDataError,
     Record,
-    Setting,
     Shelf,
     Trained,
     count_workers,
@@ -113,8 +112,9 @@ class Reproduction:
         outcomes: Iterable[tuple[Recipe, Record | ReportedError]] = self._one_by_one(todo)
         if self.workers > 1 and len(todo) > 1:
             say_line(self.console, f"{len(todo)} trainings, {self.workers} side by side")
-            setting = Setting(self.out, self.shelf.data_root, self.accelerator)
-            outcomes = train_side_by_side(todo, self.workers, setting)
+            outcomes = train_side_by_side(
+                todo, self.workers, self.out, self.shelf.data_root, self.accelerator
+            )
         for number, (recipe, outcome) in enumerate(outcomes, start=1):
             if isinstance(outcome, Record):
                 self.ledger.add(outcome)
@@ -211,15 +211,11 @@ class Target:
     """A table or figure of the paper.
 
     Attributes:
-        name: what the command calls it.
-        title: what it shows.
         cells: what has to be trained and measured for it, at a scale.
         write: makes its files in a folder from what has been measured, shows what belongs on the
             terminal, and returns the files' paths. It has to cope with cells that are not measured.
     """
 
-    name: str
-    title: str
     cells: Callable[[Scale], tuple[Cell, ...]]
     write: Callable[[Reproduction, Sequence[Cell], Path], list[Path]]
 

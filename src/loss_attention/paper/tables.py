@@ -373,23 +373,15 @@ CELLS: dict[str, CellOf] = {
 }
 
 
-@dataclass(frozen=True)
-class TableAtScale:
-    """A table and what measures each of its figures at a scale."""
-
-    table: PaperTable
-    cells: tuple[Cell, ...]
-
-
-def table_at(name: str, scale: Scale) -> TableAtScale:
-    """Return a table at a scale; figures that the paper does not print have no cell.
+def table_at(name: str, scale: Scale) -> tuple[PaperTable, tuple[Cell, ...]]:
+    """Return a table at a scale and its cells, row by row: one for each number that is printed.
 
     Raises:
         InputError: the scale is not made for this table.
     """
     scale.check(name)
     if scale.name == "reduced":
-        return reduced_table(name, scale)
+        return _reduced_table(name, scale)
     table, cell_of = PAPER_TABLES[name], CELLS[name]
     cells = []
     for row in table.rows:
@@ -401,12 +393,12 @@ def table_at(name: str, scale: Scale) -> TableAtScale:
                 recipe = scale.recipe(recipe)
             factor = 1.0 if measure in (PARAMETERS, EPOCH_SECONDS) else 100.0
             cells.append(Cell(row.labels, column, value, measure, recipe, factor))
-    return TableAtScale(table, tuple(cells))
+    return table, tuple(cells)
 
 
 def table_cells(name: str, scale: Scale) -> tuple[Cell, ...]:
-    """Return the cells of a table at a scale, row by row."""
-    return table_at(name, scale).cells
+    """Return the cells of a table at a scale; see `table_at`."""
+    return table_at(name, scale)[1]
 
 
 REDUCED_BACKBONES = {"CIFAR-10": "resnet18", "digits": "vgg11_bn"}
@@ -435,7 +427,7 @@ REDUCED_TABLES = {
 }
 
 
-def reduced_table(name: str, scale: Scale) -> TableAtScale:
+def _reduced_table(name: str, scale: Scale) -> tuple[PaperTable, tuple[Cell, ...]]:
     """Return Table II or VI for small machines: every head, or both parameters, on two data sets.
 
     CIFAR-10 has no boxes, so accuracy alone; beside it stand the paper's figures of its full
@@ -459,7 +451,7 @@ def reduced_table(name: str, scale: Scale) -> TableAtScale:
             cells.append(Cell(labels, column, paper, measure, scale.recipe(recipe)))
         rows.append(PaperRow(labels, tuple(values)))
     table = replace(REDUCED_TABLES[name], columns=tuple(columns), rows=tuple(rows))
-    return TableAtScale(table, tuple(cells))
+    return table, tuple(cells)
 
 
 def _reduced_rows(name: str) -> dict[tuple[str, ...], dict[str, Any]]:

@@ -314,15 +314,6 @@ LOOK_EVERY = 1.0
 """Seconds between the looks at whether Ctrl-C was pressed."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What every worker needs to know."""
-
-    out: Path
-    data_root: Path | None
-    accelerator: Accelerator
-
-
 def count_workers(wanted: int | None, accelerator: Accelerator) -> int:
     """Return how many trainings to run side by side.
 
@@ -345,7 +336,11 @@ def count_workers(wanted: int | None, accelerator: Accelerator) -> int:
 
 
 def train_side_by_side(
-    recipes: Sequence[Recipe], workers: int, setting: Setting
+    recipes: Sequence[Recipe],
+    workers: int,
+    out: Path,
+    data_root: Path | None,
+    accelerator: Accelerator,
 ) -> Iterator[tuple[Recipe, Record | ReportedError]]:
     """Train recipes in several processes; yield each with its record or problem as it ends.
 
@@ -355,16 +350,17 @@ def train_side_by_side(
     context = multiprocessing.get_context("spawn")
     with blocked_signals():  # Python begins a process for the queue, which a signal would end
         places = context.Queue()
-    for device in _devices(workers, setting.accelerator):
+    for device in _devices(workers, accelerator):
         places.put(device)
     shared = shared_byte(context)
     stop = StopRequest(shared)
-    with (
-        stop.listening(),
-        ProcessPoolExecutor(workers, context, _begin, (places, setting, workers, shared)) as pool,
-    ):
+    begin = (places, workers, shared, data_root)
+    with stop.listening(), ProcessPoolExecutor(workers, context, _begin, begin) as pool:
         with blocked_signals():  # processes begin with them blocked
-            running = {pool.submit(_train_in_worker, recipe): recipe for recipe in recipes}
+            running = {
+                pool.submit(_train_in_worker, recipe, out, accelerator): recipe
+                for recipe in recipes
+            }
         while running:
             done, _ = wait(running, timeout=LOOK_EVERY, return_when=FIRST_COMPLETED)
             if stop.requested:
@@ -401,7 +397,7 @@ def _devices(workers: int, accelerator: Accelerator) -> list[str | None]:
 _worker: dict[str, Any] = {}
 
 
-def _begin(places: Any, setting: Setting, workers: int, shared: Any) -> None:
+def _begin(places: Any, workers: int, shared: Any, data_root: Path | None) -> None:
     leave_signals_to_the_parent()
     try:
         device = places.get(timeout=60)
@@ -411,14 +407,12 @@ def _begin(places: Any, setting: Setting, workers: int, shared: Any) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     else:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    _worker["setting"], _worker["stop"] = setting, StopRequest(shared)
-    _worker["shelf"] = Shelf(setting.data_root, Console(quiet=True))
+    _worker["stop"] = StopRequest(shared)
+    _worker["shelf"] = Shelf(data_root, Console(quiet=True))
 
 
-def _train_in_worker(recipe: Recipe) -> Record:
-    setting: Setting = _worker["setting"]
+def _train_in_worker(recipe: Recipe, out: Path, accelerator: Accelerator) -> Record:
     stop: StopRequest = _worker["stop"]
     if stop.requested:
         raise RunStopped("stopped; the same command continues", stop.number)
-    shelf = _worker["shelf"]
-    return train(recipe, setting.out, shelf, setting.accelerator, None, stop).record
+    return train(recipe, out, _worker["shelf"], accelerator, None, stop).record
