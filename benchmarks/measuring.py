@@ -1,13 +1,17 @@
-"""Run a command as a user would, and keep what it took beside hardware and versions."""
+"""Run a command as a user would, and keep what it took beside hardware and versions.
+
+What takes turns is shown as medians with their spread.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,3 +86,62 @@ def stand() -> dict[str, Any]:
         "hardware": hardware(accelerator, 1, choose_precision("auto", accelerator)),
         "versions": versions(),
     }
+
+
+Spread = dict[str, float]
+"""`median`, `lowest` and `highest` of so many `turns`."""
+
+
+def spread(values: Sequence[float]) -> Spread:
+    return {
+        "median": statistics.median(values),
+        "lowest": min(values),
+        "highest": max(values),
+        "turns": len(values),
+    }
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
+    """Return the ratio of two things turn by turn, so that what slows a turn down meets both."""
+    return spread([a / b for a, b in zip(over, under, strict=True)])
+
+
+def shown(value: Spread | None, digits: int = 2, factor: float = 1.0, unit: str = "") -> str:
+    """Return a spread as people read it: the median, and in brackets from where to where."""
+    if value is None:
+        return "-"
+    median, low, high = (
+        f"{factor * value[name]:,.{digits}f}" for name in ("median", "lowest", "highest")
+    )
+    return f"{median}{unit} ({low} to {high})" if value["turns"] > 1 else f"{median}{unit}"
+
+
+TURNS = 9
+WORDS: dict[str, tuple[str, ...]] = {
+    "help_seconds": (command(), "--help"),
+    "import_seconds": (sys.executable, "-c", "import loss_attention"),
+    "python_seconds": (sys.executable, "-c", "pass"),
+    "import_with_models_seconds": (
+        sys.executable,
+        "-c",
+        "import loss_attention as la; la.create_model",
+    ),
+    "import_torch_seconds": (sys.executable, "-c", "import torch"),
+    "import_after_torch_seconds": (sys.executable, "-c", "import torch, loss_attention"),
+}
+"""What is run, by the name of its figure."""
+
+
+def startup_seconds(turns: int = TURNS, warm_up: int = 1) -> dict[str, list[float]]:
+    """Return the seconds of each command, which take turns; the first reads files from disk."""
+    seconds: dict[str, list[float]] = {name: [] for name in WORDS}
+    for _ in range(warm_up + turns):
+        for name, words in WORDS.items():
+            seconds[name].append(timed(*words).seconds)
+    return {name: values[warm_up:] for name, values in seconds.items()}
+
+
+def startup() -> dict[str, Any]:
+    """Seconds that `--help`, the import of the package and of torch take; medians of nine."""
+    medians = {name: statistics.median(values) for name, values in startup_seconds().items()}
+    return {"command": "loss-attention --help; python -c 'import loss_attention'", **medians}

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import growth
-import growth_step
+import isolated
 import pytest
 import torch
-from growth_page import filled, paragraphs
-from growth_step import Point, take_steps
+from growth import filled, paragraphs
+from isolated import Point, take_steps
 from PIL import Image
 from workloads import Ours, fabric_for
 
@@ -30,7 +30,7 @@ def test_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         asked.append(point)
         return {"seconds": 0.5 * len(asked), "peak_bytes": 3.0 * MIB * len(asked)}
 
-    monkeypatch.setattr(growth_step, "measure_point", no_process)
+    monkeypatch.setattr(isolated, "measure_point", no_process)
     written = growth.grow(growth.Arguments(quick=True, accelerator="cpu", out=tmp_path))
     found = {path.suffix: path for path in written}
     figures = json.loads(found[".json"].read_text())
@@ -62,7 +62,7 @@ def test_one_gpu_is_no_place_for_two_processes(tmp_path: Path, monkeypatch) -> N
         monkeypatch.setattr(environment, name, lambda *_, answer=answer: answer)
     monkeypatch.setattr("bench_figures.machine_slug", lambda _: "box")
     figure = {"seconds": 0.5, "peak_bytes": 3.0 * MIB}
-    monkeypatch.setattr(growth_step, "measure_point", lambda _: figure)
+    monkeypatch.setattr(isolated, "measure_point", lambda _: figure)
     written = growth.grow(growth.Arguments(quick=True, out=tmp_path))
     page = (tmp_path / "growth-box.md").read_text()
     assert "## Processes\n\nNot measured: this machine has too few GPUs." in page

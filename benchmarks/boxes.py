@@ -1,18 +1,30 @@
-"""What a second look, the image's colours, or a box in the middle add to boxes around evidence.
+"""What keeps boxes around evidence from framing more objects, and what might help.
 
-    python benchmarks/box_tries.py RUN      # of a set with a box an image, Tiny ImageNet say
+    python benchmarks/boxes.py limits RUN    # of a set with a box an image, Tiny ImageNet say
+    python benchmarks/boxes.py tries RUN
 
-Takes the images that a run held out of its training set, and prints as tables in Markdown how many
-boxes have an IoU above 0.5 with the true one, and how far the map tells where the object is and how
-large. What a box depends on (a reach, a cut, a share) is chosen on every second image for the
-others, and on the others for these.
+Both take the images that a run held out of its training set, and print tables in Markdown of how
+many boxes have an IoU above 0.5 with the true one.
+
+`limits`: is it their places, or their sizes? Boxes of the map's spread (docs/measures.md) as they
+are; moved to the true middle; brought to the true size; and beside them the box in the middle of
+the image that frames most objects. The reach of the spread is the best on the same images.
+
+`tries`: what do a second look, the image's colours, or a box in the middle add to them, and how far
+does the map tell where the object is and how large? What a box depends on (a reach, a cut, a share)
+is chosen on every second image for the others, and on the others for these.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from box_limits import batches, print_of_held_out
+import tyro
 
 from loss_attention.terminal import markdown_table
 
@@ -22,19 +34,144 @@ if TYPE_CHECKING:
     from loss_attention.data.sample import ImageSet
     from loss_attention.models import PatchClassifier
 
+BATCH = 100
+AREAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""Of the image's area: the bounds between small and large objects."""
 COLOUR, REACH = 0.1, 24.0
 """Of the smoothing, as deviations: in colour, whose channels go from 0 to 1, and in pixels."""
-SHARES = (1.0, 0.75, 0.5, 0.25)
+DRAWN = (1.0, 0.75, 0.5, 0.25)
 """Of the map's own box in one that is drawn to the middle; of equally good ones the first."""
 PLACES = ("middle, across", "middle, down", "width", "height")
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """Say what keeps boxes around evidence from framing more objects, or try what might help."""
+
+    question: tyro.conf.Positional[Literal["limits", "tries"]]
+    """Their places and sizes, or other ways to draw them."""
+    run: tyro.conf.Positional[Path]
+    """A finished run on images that have a box each."""
+
+
 def main() -> None:
-    """Run the command."""
-    print_of_held_out("box_tries", "Try what might make boxes around evidence better.", tables)
+    """Run the command; what a user can mend is one line."""
+    arguments = tyro.cli(Arguments)
+    # Not before a flag was wrong or --help was asked for: torch takes seconds.
+    from loss_attention.errors import InputError
+
+    answers: dict[str, Callable[[PatchClassifier, ImageSet], list[str]]] = {
+        "limits": lambda model, images: limits(*held_out_boxes(model, images)),
+        "tries": tries,
+    }
+    try:
+        print("\n".join(answers[arguments.question](*held_out_images(arguments.run))))
+    except InputError as error:
+        print(f"boxes: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
-def tables(model: PatchClassifier, images: ImageSet) -> list[str]:
+def held_out_images(path: Path) -> tuple[PatchClassifier, ImageSet]:
+    """Return a run's model, and the images that it held out, with a box each.
+
+    Raises:
+        InputError: no run, or one on images that do not have one box each.
+    """
+    from rich.console import Console
+
+    from loss_attention.errors import InputError
+    from loss_attention.jobs import load_weights
+    from loss_attention.run_data import load_data
+    from loss_attention.training.run_folder import RunFolder
+
+    run = RunFolder.open(path)
+    recipe, model = run.recipe(), load_weights(run)
+    splits = load_data(recipe, Console(stderr=True), run.options())
+    train = splits.trainval
+    if train.boxes is None or train.boxes.shape[1] != 1:
+        raise InputError(f"{path}: its images ({recipe.data}) do not have one box each")
+    return model, splits.validation.decoded()
+
+
+def batches(images: ImageSet) -> Iterator[ImageSet]:
+    """Return the images in their order, `BATCH` at a time."""
+    import torch
+
+    for places in torch.arange(len(images)).split(BATCH):
+        yield images.take(places)
+
+
+def held_out_boxes(
+    model: PatchClassifier, images: ImageSet
+) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """Return boxes of the spread at every reach `(N, T, 4)`, true ones `(N, 4)`, and the size."""
+    import torch
+
+    from loss_attention.metrics.detection import spread_boxes
+
+    found = [
+        spread_boxes(model.explain(batch.images, batch.labels).heat_maps)
+        for batch in batches(images)
+    ]
+    assert images.boxes is not None
+    return torch.cat(found), images.boxes[:, 0], images.size
+
+
+def limits(found: Tensor, truth: Tensor, size: tuple[int, int]) -> list[str]:
+    """Return the lines of the table.
+
+    Args:
+        found: boxes at some reaches, shape `(N, T, 4)`.
+        truth: shape `(N, 4)`.
+        size: of the images, height and width.
+    """
+    import torch
+
+    from loss_attention.geometry import box_area, box_iou
+    from loss_attention.metrics.localisation import centred_box, fit_centred_box, framed
+
+    best = framed(box_iou(found, truth.unsqueeze(1))).sum(dim=0).argmax()
+    own = found[:, best]
+    fitted = fit_centred_box(truth.unsqueeze(1), torch.ones(len(truth), 1, dtype=torch.bool), *size)
+    assert fitted is not None  # there is a box
+    middle = centred_box(*fitted, *size)
+    answers = {
+        "in the middle": middle.expand_as(truth),
+        "the map's spread": own,
+        "its true middle": made(truth, own),
+        "its true size": made(own, truth),
+    }
+    share = box_area(truth) / (size[0] * size[1])
+    rows = [(0.0, AREAS[-1]), *pairwise(AREAS)]
+    lines = [
+        f"| object's share of the image | images | {' | '.join(answers)} |",
+        f"| --- | ---: |{' ---: |' * len(answers)}",
+    ]
+    for low, high in rows:
+        chosen = (share > low) & (share <= high)
+        cells = [f"{share_framed(boxes[chosen], truth[chosen]):.3f}" for boxes in answers.values()]
+        lines.append(f"| {low:.1f} to {high:.1f} | {int(chosen.sum())} | {' | '.join(cells)} |")
+    return lines
+
+
+def made(middles: Tensor, sizes: Tensor) -> Tensor:
+    """Return boxes with the middles of some and the sizes of others, all `(N, 4)`."""
+    import torch
+
+    middle = (middles[:, :2] + middles[:, 2:]) / 2
+    half = (sizes[:, 2:] - sizes[:, :2]) / 2
+    return torch.cat([middle - half, middle + half], dim=1)
+
+
+def share_framed(boxes: Tensor, truth: Tensor) -> float:
+    """Return the share with an IoU above 0.5; NaN of none."""
+    from loss_attention.geometry import box_iou
+    from loss_attention.metrics.localisation import framed
+
+    return float(framed(box_iou(boxes, truth)).float().mean())
+
+
+def tries(model: PatchClassifier, images: ImageSet) -> list[str]:
     """Return the lines of both tables, of images that have a box each."""
     import torch
 
@@ -122,7 +259,7 @@ def framed_by(maps: Tensor, truth: Tensor, middle: Tensor) -> list[float]:
 
     spread = spread_boxes(maps)
     cut = box_overlaps(scaled_maps(maps), truth.unsqueeze(1)).largest
-    drawn = [(share * spread.unsqueeze(2) + (1 - share) * middle).flatten(1, 2) for share in SHARES]
+    drawn = [(share * spread.unsqueeze(2) + (1 - share) * middle).flatten(1, 2) for share in DRAWN]
     by_cut = chosen_by_halves(cut > FRAMING_IOU)
     return [framed(spread, truth), by_cut, framed(torch.cat(drawn, 1), truth)]
 
