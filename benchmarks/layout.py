@@ -12,10 +12,8 @@ does not count, and neither do the methods that `dataclass` writes.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import inspect
-import io
 import pkgutil
 import sys
 import tempfile
@@ -27,6 +25,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
+from measuring import typed
 from PIL import Image
 
 import loss_attention
@@ -85,16 +84,9 @@ def stories(folder: Path) -> Iterator[tuple[str, set[str]]]:
 
 
 def _command(*words: str) -> None:
-    from loss_attention.cli import main
-
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        try:
-            main(words)
-        except SystemExit as end:
-            code = end.code
+    code, said = typed(*words)
     if code:
-        raise RuntimeError(f"{' '.join(words)} ended with {code}: {said.getvalue()}")
+        raise RuntimeError(f"{' '.join(words)} ended with {code}: {said}")
 
 
 def page(sizes: dict[str, int], entered: dict[str, set[str]]) -> str:

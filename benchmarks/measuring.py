@@ -5,6 +5,8 @@ What takes turns is shown as medians with their spread.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import statistics
@@ -49,6 +51,21 @@ def timed(*words: str, folder: Path | None = None) -> Finished:
     if status != 0:
         sys.exit(f"{' '.join(words)} failed:\n{output}")
     return Finished(seconds, usage.ru_maxrss / 1024, output)
+
+
+def typed(*words: str) -> tuple[int, str]:
+    """Run the command in this process; return its exit code and what it says of errors."""
+    from loss_attention.cli import main
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        try:
+            main(words)
+        except SystemExit as stop:
+            return int(stop.code or 0), said.getvalue()
+        except Exception as error:
+            return 1, f"Traceback: {error!r}"
+    return 0, said.getvalue()
 
 
 def write_and_list(name: str, measure: Callable[[], list[Path]]) -> None:

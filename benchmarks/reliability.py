@@ -19,8 +19,6 @@ good; `columns` are further figures of the rows, by what to call them:
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import random
@@ -36,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import stand
+from measuring import stand, typed
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +64,7 @@ def flipped_bits(scale: float, folder: Path) -> Counts:
     images = _pictures(folder / "images", 24)
     whole, stopped = folder / "whole", folder / "stopped"
     words = ["train", "folder", "--data", str(images), *TINY, "--epochs", "3"]
-    assert _typed(*words, "--out", str(whole))[0] == 0
+    assert typed(*words, "--out", str(whole))[0] == 0
     shutil.copytree(whole, folder / "reference")
     _stopped_run(words, stopped)
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
@@ -103,7 +101,7 @@ def _told_or_harmless(kind: str, run: Path, images: Path, folder: Path) -> bool:
         "stopped": (["resume", str(run)],),
     }[kind]
     for command in words:
-        code, said = _typed(*command)
+        code, said = typed(*command)
         if code == 2 and said.count("\n") == 1:
             return True
         if code != 0 or "Traceback" in said:
@@ -175,7 +173,7 @@ def kills(scale: float, folder: Path) -> Counts:
     words = ["train", "folder", "--data", str(images), *TINY, "--epochs", "12"]
     words += ["--checkpoint-every-steps", "2"]
     reference = folder / "reference"
-    assert _typed(*words, "--out", str(reference))[0] == 0
+    assert typed(*words, "--out", str(reference))[0] == 0
     tried = good = 0
     for number in range(_some(KILLS, scale)):
         run = folder / f"run-{number}"
@@ -185,7 +183,7 @@ def kills(scale: float, folder: Path) -> Counts:
         process.kill()
         process.communicate()
         tried += 1
-        code, _ = _typed("resume", str(run))
+        code, _ = typed("resume", str(run))
         good += code == 0 and _outcome(run) == _outcome(reference)
     return {"SIGKILL, resumed": (tried, good)}
 
@@ -220,24 +218,9 @@ def _stopped_run(words: list[str], run: Path) -> None:
 
     Trainer.train_step = until  # type: ignore[method-assign]
     try:
-        assert _typed(*words, "--out", str(run))[0] == 130
+        assert typed(*words, "--out", str(run))[0] == 130
     finally:
         Trainer.train_step = step  # type: ignore[method-assign]
-
-
-def _typed(*words: str) -> tuple[int, str]:
-    """Run the command in this process; return its exit code and what it says of errors."""
-    from loss_attention.cli import main
-
-    said = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-        try:
-            main(words)
-        except SystemExit as stop:
-            return int(stop.code or 0), said.getvalue()
-        except Exception as error:
-            return 1, f"Traceback: {error!r}"
-    return 0, said.getvalue()
 
 
 def _launched(*words: str) -> subprocess.Popen[str]:
