@@ -306,8 +306,9 @@ def compare(
     from loss_attention.report.drawing import maps_picture
     from loss_attention.report.tables import (
         comparison_json,
-        comparison_markdown,
-        show_comparison,
+        comparison_table,
+        show_table,
+        table_markdown,
     )
     from loss_attention.saving import make_folder, write_whole
     from loss_attention.terminal import counted, json_text, markdown, say_line
@@ -357,13 +358,13 @@ def compare(
         title += f"{markdown(found.source)}\n\n"
         contents: tuple[str | bytes, ...] = (
             json_text(facts | comparison_json(comparison), indent=2) + "\n",
-            title + comparison_markdown(comparison),
+            title + table_markdown(comparison_table(comparison, errors=True)),
             picture,
         )
         make_folder(goal)
         for file, content in zip(files, contents, strict=True):
             write_whole(file, content)
-        show_comparison(comparison, console)
+        show_table(comparison_table(comparison), console)
         say_line(console, f"written: {', '.join(map(str, files))}")
     return 0
 
@@ -397,20 +398,20 @@ def reproduce(
     """
     if not targets:
         raise InputError("reproduce needs a table or figure: table1 to table7, figure4 to figure7")
-    from loss_attention.paper import command
-    from loss_attention.paper.reproduction import Reproduction
-    from loss_attention.paper.scales import scale as find_scale
+    from loss_attention import paper
 
-    reproduction = Reproduction(
-        find_scale(scale),
+    outcome = paper.reproduce(
+        targets,
+        scale,
         out,
         seeds=seeds,
         data_root=data_root,
         workers=workers,
         accelerator=accelerator,
+        only=only,
+        train=not show,
         console=console,
     )
-    outcome = command.reproduce(targets, reproduction, only=only, train=not show)
     print(printable(f"written: {', '.join(map(str, outcome.written))}"))
     for problem in outcome.problems:
         fail(problem)
