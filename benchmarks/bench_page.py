@@ -8,6 +8,8 @@ from typing import Any
 
 from measuring import Spread, shown
 
+from loss_attention.terminal import markdown_table
+
 NAMES = {"loss-attention": "conv ResNet18", "capsule-loss-attention": "capsule ResNet18"}
 """The measured networks by the name of their head."""
 
@@ -154,8 +156,6 @@ def _of_demo(digits: dict[str, Any] | None) -> Target:
     fast = digits["training_seconds"]["median"] <= DEMO_SECONDS
     return Target(what, wanted, figure, fast and as_good)
 
-
-from loss_attention.terminal import markdown_table
 
 REACHED = {True: "yes", False: "**no**", None: "-"}
 GIGA = 1e9
