@@ -18,7 +18,7 @@ from loss_attention.backbones.catalog import BACKBONES
 from loss_attention.backbones.layered import Layered
 from loss_attention.backbones.receptive_field import ReceptiveField
 from loss_attention.data.memory import free_memory
-from loss_attention.data.placement import Resize
+from loss_attention.data.sample import Resize
 from loss_attention.digests import check_file
 from loss_attention.errors import InputError, guarded, printable, quoted
 from loss_attention.explanation import Explanation, Target, explain_prediction, explained_class

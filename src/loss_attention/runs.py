@@ -11,9 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
-from loss_attention.data.loading import load_splits
+from loss_attention.data.loading import find_again, lies_within, load_splits, same_data
 from loss_attention.data.memory import Storage
-from loss_attention.data.naming import find_again, lies_within, same_data
 from loss_attention.data.outside import Outside, Wanted, load_outside
 from loss_attention.data.sample import LabelledImages, Splits, limited
 from loss_attention.data.stacking import Form

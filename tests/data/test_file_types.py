@@ -14,9 +14,9 @@ from PIL import Image
 from rich.console import Console
 
 from loss_attention.cli.subcommands import check_data
-from loss_attention.data import file_types
-from loss_attention.data.file_types import is_image, may_be_meant
-from loss_attention.data.files import list_images
+from loss_attention.data import decoding
+from loss_attention.data.decoding import is_image, may_be_meant
+from loss_attention.data.tree import list_images
 
 PETS = {f"{c}/{i}.png": 10 * ord(c) % 90 + i for c in "ab" for i in range(3)}
 
@@ -170,9 +170,9 @@ def heif(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("pillow_heif")
     module.register_heif_opener = register  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pillow_heif", module)
-    file_types.load_plugins.cache_clear()
+    decoding.load_plugins.cache_clear()
     yield
-    file_types.load_plugins.cache_clear()
+    decoding.load_plugins.cache_clear()
 
 
 @pytest.mark.usefixtures("heif")

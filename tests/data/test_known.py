@@ -9,7 +9,7 @@ import pytest
 from data.making import coco_json, image_folder, parquet, stored, text
 from data.refusing import load, refusal
 
-from loss_attention.data.known import KNOWN
+from loss_attention.data.loading import KNOWN
 
 
 def test_the_counts_of_the_paper() -> None:

@@ -10,7 +10,7 @@ import torch
 from data.refusing import short
 
 from loss_attention.data.formats.cells import CellError
-from loss_attention.data.labels import LabelKind, Labels, read_labels, unlabelled
+from loss_attention.data.records import LabelKind, Labels, read_labels, unlabelled
 from loss_attention.errors import InputError
 
 PETS = ("cat", "dog", "hen")

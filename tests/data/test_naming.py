@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loss_attention.data.naming import (
+from loss_attention.data.loading import (
     Named,
     find_again,
     lies_within,

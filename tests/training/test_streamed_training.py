@@ -21,8 +21,8 @@ from training.test_resume import assert_same_run
 from training.tiny import tiny_recipe
 
 from loss_attention.cli import subcommands
-from loss_attention.data.reading import Reader
 from loss_attention.data.sample import Splits
+from loss_attention.data.streaming import Reader
 from loss_attention.errors import InputError
 from loss_attention.evaluation import evaluate
 from loss_attention.models import load

@@ -75,7 +75,7 @@ def resume(
             after the loss became NaN. None: the recipe's.
     """
     from loss_attention import runs
-    from loss_attention.data.naming import recorded
+    from loss_attention.data.loading import recorded
     from loss_attention.terminal import say_line
     from loss_attention.training.environment import count_gpus
     from loss_attention.training.job import change_learning_rate
@@ -436,8 +436,7 @@ def check_data(
     """
     if out is not None:
         _require_new_picture(out)
-    from loss_attention.data.check import check_named
-    from loss_attention.data.contact_sheet import contact_sheet
+    from loss_attention.data.check import check_named, contact_sheet
     from loss_attention.data.records import count
     from loss_attention.saving import write_whole
     from loss_attention.terminal import counted, say_line

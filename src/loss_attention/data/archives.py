@@ -23,8 +23,7 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, BinaryIO, cast
 
-from loss_attention.data.file_types import is_hidden
-from loss_attention.data.files import MOST_DEEP
+from loss_attention.data.decoding import is_hidden
 from loss_attention.data.memory import free_memory
 from loss_attention.data.records import Content
 from loss_attention.errors import InputError, ReportedError, printable, quoted, reason
@@ -35,6 +34,8 @@ MOST_BYTES = 8 * 2**30
 MOST_MEMBER_BYTES = 2**30
 """A file in an archive that unpacks to more than this is refused."""
 MOST_MEMBERS = 4_000_000
+MOST_DEEP = 200
+"""Folders within folders beyond this are refused, in archives and out of them."""
 MOST_RATIO = 200
 """An archive that unpacks to over so many times its size, and `RATIO_FREE` bytes, is refused."""
 RATIO_FREE = 64 * 2**20

@@ -1,4 +1,4 @@
-"""What is in a data set and what is wrong with it, without training on it."""
+"""What is in a data set and what is wrong with it, without training on it; a picture of some."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, zip_longest
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from loss_attention.data.assembling import chosen
-from loss_attention.data.classes import foreign_classes
-from loss_attention.data.decoding import UnreadableImage
-from loss_attention.data.depth import DEEP
-from loss_attention.data.known import KNOWN
-from loss_attention.data.loading import open_source
-from loss_attention.data.naming import MADE, understood
+from loss_attention.data.assembling import chosen, foreign_classes
+from loss_attention.data.decoding import UnreadableImage, fitted
+from loss_attention.data.loading import KNOWN, MADE, open_source, understood
+from loss_attention.data.pixels import DEEP
 from loss_attention.data.records import (
     MOST_NAMED,
     Content,
@@ -31,9 +28,9 @@ from loss_attention.data.records import (
     labels_of,
     outside,
 )
-from loss_attention.data.splits import training_split
+from loss_attention.data.sample import place, training_split
 from loss_attention.data.stacking import Encoded, Progress, read_encoded
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, printable
 
 _BLOCK = 512  # images looked up at once
 _MOST_CLASSES = 40  # of more, only the smallest and the largest are listed
@@ -257,3 +254,62 @@ def check_named(data: str, progress: Progress | None = None) -> tuple[Source, Ch
     result.faults += [fault for fault in missing.faults if fault not in result.faults]
     result.doubts += missing.doubts
     return source, result
+
+
+CELL = 128
+CAPTION = 16
+COLUMNS, ROWS = 8, 6
+_BOX = (255, 80, 0)
+
+
+def contact_sheet(source: Source) -> Image.Image:
+    """Draw up to 48 images of the training split, of every class in turn, upright and whole."""
+    part = next((part for part in source.parts if part.name == "train"), source.parts[0])
+    records = list(islice(_in_turn(source, part.records), COLUMNS * ROWS))
+    rows = max(1, -(-len(records) // COLUMNS))
+    sheet = Image.new("RGB", (COLUMNS * CELL, rows * (CELL + CAPTION)), "white")
+    for number, cell in enumerate(_cells(source, part, records)):
+        row, column = divmod(number, COLUMNS)
+        sheet.paste(cell, (column * CELL, row * (CELL + CAPTION)))
+    return sheet
+
+
+def _in_turn(source: Source, records: Sequence[Record]) -> Iterator[Record]:
+    """Yield records class by class in turn, by the first label of each."""
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        labels = labels_of(source, record)
+        groups[class_name(source, labels[0]) if labels else ""].append(record)
+    for row in zip_longest(*(groups[name] for name in sorted(groups))):
+        yield from (record for record in row if record is not None)
+
+
+def _cells(source: Source, part: Part, records: Sequence[Record]) -> Iterator[Image.Image]:
+    for record, content in zip(records, part.contents(records), strict=True):
+        cell = Image.new("RGB", (CELL, CELL + CAPTION), "white")
+        draw = ImageDraw.Draw(cell)
+        labels = ", ".join(class_name(source, label) for label in labels_of(source, record))
+        try:
+            image = read_encoded(Encoded(record.name, content, record.size), in_channels=3)
+        except UnreadableImage:
+            labels = f"broken: {record.name}"
+        else:
+            cell.paste(fitted(image, (CELL, CELL), "pad", border=(255, 255, 255)), (0, 0))
+            _draw_boxes(draw, record, image.size)
+        draw.text((2, CELL + 2), _latin(printable(labels))[:20], fill="black")
+        yield cell
+
+
+def _draw_boxes(draw: ImageDraw.ImageDraw, record: Record, size: tuple[int, int]) -> None:
+    width, height, left, top, right, bottom = place(size, (CELL, CELL), "pad")
+    across, down = (right - left) / width, (bottom - top) / height
+    for box in record.boxes:
+        scale = (width, height) if record.relative else (1, 1)
+        x0, x1 = (left + x * scale[0] * across for x in (box.x0, box.x1))
+        y0, y1 = (top + y * scale[1] * down for y in (box.y0, box.y1))
+        draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=_BOX)
+
+
+def _latin(text: str) -> str:
+    """Return a text in the letters that Pillow's own font has."""
+    return text.encode("latin-1", "replace").decode("latin-1")

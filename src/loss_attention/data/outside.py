@@ -16,25 +16,24 @@ from typing import Any
 from PIL import Image
 
 from loss_attention.data.assembling import image_sets
-from loss_attention.data.known import KNOWN
-from loss_attention.data.labels import Labels, label_tensor, unlabelled
-from loss_attention.data.loading import open_source
+from loss_attention.data.loading import KNOWN, MADE, open_source, understood
 from loss_attention.data.memory import IN_REACH, Storage
-from loss_attention.data.naming import MADE, understood
 from loss_attention.data.records import (
     MOST_NAMED,
     Box,
+    Labels,
     Part,
     Problem,
     Record,
     Source,
     class_name,
     count,
+    label_tensor,
     labels_of,
     refuse,
+    unlabelled,
 )
-from loss_attention.data.sample import ImageSet, LabelledImages
-from loss_attention.data.splits import reported_split
+from loss_attention.data.sample import ImageSet, LabelledImages, reported_split
 from loss_attention.data.stacking import Form, Progress
 from loss_attention.errors import InputError, nearest_name, quoted, unknown_name
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from loss_attention.data.decoding import UnreadableImage, fitted, read_image, read_size, to_tensor
 from loss_attention.data.masks import Mask
-from loss_attention.data.placement import Resize, place
 from loss_attention.data.records import MOST_NAMED, Content
+from loss_attention.data.sample import Resize, place
 from loss_attention.errors import InputError
 
 Progress = Callable[[int, int], None]

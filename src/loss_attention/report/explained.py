@@ -27,8 +27,8 @@ from torch import Tensor
 
 from loss_attention.attribution.maps import METHODS, attribute
 from loss_attention.data.decoding import UnreadableImage, fitted, read_image, to_tensor
-from loss_attention.data.files import Listed, list_images
-from loss_attention.data.placement import Resize, place, to_original
+from loss_attention.data.sample import Resize, place, to_original
+from loss_attention.data.tree import Listed, list_images
 from loss_attention.errors import InputError, printable
 from loss_attention.explanation import Explanation, class_index
 from loss_attention.heads.catalog import HEADS

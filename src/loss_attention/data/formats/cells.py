@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from loss_attention.data.labels import CellError
+from loss_attention.data.records import CellError
 from loss_attention.errors import InputError, quoted
 
 Corners = tuple[float, float, float, float]

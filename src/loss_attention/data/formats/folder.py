@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from loss_attention.data.archives import ARCHIVES
-from loss_attention.data.file_types import IMAGE_SUFFIXES, is_image
+from loss_attention.data.decoding import IMAGE_SUFFIXES, is_image
 from loss_attention.data.formats.hub import quiet_datasets, source_of_tables
 from loss_attention.data.records import Part, Record, Source, count
-from loss_attention.data.splits import SPLITS, by_split, split_of
+from loss_attention.data.sample import SPLITS, by_split, split_of
 from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError, printable, quoted
 

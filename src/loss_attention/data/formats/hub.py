@@ -31,9 +31,18 @@ from loss_attention.data.formats.cells import (
     read_label,
     read_labels_cell,
 )
-from loss_attention.data.labels import CellError, LabelKind, unlabelled
-from loss_attention.data.records import Box, Content, Findings, Part, Record, Source
-from loss_attention.data.splits import find_training_split, reported_split
+from loss_attention.data.records import (
+    Box,
+    CellError,
+    Content,
+    Findings,
+    LabelKind,
+    Part,
+    Record,
+    Source,
+    unlabelled,
+)
+from loss_attention.data.sample import find_training_split, reported_split
 from loss_attention.errors import InputError, guarded, quoted
 
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(:(?P<configuration>[\w.+-]+))?")

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-from loss_attention.data.file_types import is_image
+from loss_attention.data.decoding import is_image
 from loss_attention.data.formats.cells import (
     BOX_LABEL_NAMES,
     BOX_NAMES,
@@ -36,10 +36,18 @@ from loss_attention.data.formats.cells import (
 )
 from loss_attention.data.formats.hub import BoxLayout, read_objects
 from loss_attention.data.formats.tables import Row, open_table
-from loss_attention.data.labels import CellError, LabelKind
 from loss_attention.data.masks import PictureMask
-from loss_attention.data.records import Box, Findings, Part, Record, Source, count
-from loss_attention.data.splits import SPLITS, by_split, split_of
+from loss_attention.data.records import (
+    Box,
+    CellError,
+    Findings,
+    LabelKind,
+    Part,
+    Record,
+    Source,
+    count,
+)
+from loss_attention.data.sample import SPLITS, by_split, split_of
 from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError, guarded, printable, quoted
 

@@ -26,7 +26,7 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from loss_attention.data.file_types import is_image
+from loss_attention.data.decoding import is_image
 from loss_attention.data.formats.cells import (
     LABEL_NAMES,
     LISTED_IMAGES,
@@ -35,7 +35,7 @@ from loss_attention.data.formats.cells import (
     plain_name,
 )
 from loss_attention.data.records import MOST_NAMED, Source, count
-from loss_attention.data.splits import SPLITS
+from loss_attention.data.sample import SPLITS
 from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError, guarded, printable, quoted, reason
 

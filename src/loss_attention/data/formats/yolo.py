@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from loss_attention.data.file_types import is_image
+from loss_attention.data.decoding import is_image
 from loss_attention.data.formats.yolo_config import (
     MOST_BYTES,
     MOST_TEXT,
@@ -35,7 +35,7 @@ from loss_attention.data.formats.yolo_config import (
     split_named_by,
 )
 from loss_attention.data.records import Box, Findings, Part, Record, Source, count
-from loss_attention.data.splits import by_split, split_of
+from loss_attention.data.sample import by_split, split_of
 from loss_attention.data.tree import Tree, open_tree
 from loss_attention.errors import InputError, guarded, printable, quoted
 

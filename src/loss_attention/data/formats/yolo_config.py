@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from loss_attention.data.records import count
-from loss_attention.data.splits import SPLITS
+from loss_attention.data.sample import SPLITS
 from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError, guarded, printable, quoted
 
