@@ -24,7 +24,7 @@ def names(root: Path) -> tuple[str, ...]:
 
 
 def realpaths(root: Path) -> list[str]:
-    return [os.path.realpath(path) for path in find_files(root).files.values()]
+    return [os.path.realpath(root / name) for name in find_files(root).names]
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ Streamed, what is known of the images is in memory, and they stay where they are
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from loss_attention.data.decoding import UnreadableImage
@@ -49,10 +49,9 @@ from loss_attention.data.stacking import (
     Encoded,
     Form,
     Progress,
-    Survey,
+    Stack,
     image_shape,
     stack_images,
-    survey_images,
 )
 from loss_attention.data.streaming import EncodedImages, EncodedTable, Reader, StreamedSet
 from loss_attention.errors import InputError, quoted, unknown_name
@@ -72,7 +71,7 @@ def chosen(source: Source) -> Source:
     parts = {part.name: part for part in source.parts if len(part)}
     training = training_split(parts, source.where)
     reported = reported_split(
-        parts, lambda name: not unlabelled([record.label for record in parts[name].records])
+        parts, lambda name: not unlabelled(record.label for record in parts[name].records)
     )
     names = [training] if reported is None else [training, reported]
     return replace(source, parts=tuple(parts[name] for name in names))
@@ -105,7 +104,12 @@ def assemble(
     source = without_foreign_classes(source, skip_broken=skip_broken)
     parts, where = source.parts, source.where
     sets, source, why = image_sets(
-        source, _labels(source), form, skip_broken=skip_broken, storage=storage, progress=progress
+        source,
+        read_labels(source),
+        form,
+        skip_broken=skip_broken,
+        storage=storage,
+        progress=progress,
     )
     if len(sets) == 2:
         return _described(source, why, sets[0], sets[1], _how_reported(parts[1].name))
@@ -136,13 +140,15 @@ def image_sets(
         raise InputError(f"{where} has no masks; leave --masks out")
     streamed, why = choose_stream(storage, _decoded_bytes(parts, form))
     if streamed:
-        pictures = _streamed(parts, form, skip_broken, progress, storage.workers)
+        stack = _streamed(parts, form, storage.workers, progress, skip=skip_broken)
     else:
-        pictures = _decoded(parts, form, skip_broken, progress)
+        stack = stack_images(
+            _encoded(parts), _count(parts), form, skip_broken=skip_broken, progress=progress
+        )
     sets, start = [], 0
     left_out = len({problem.image for problem in source.problems})
     for part in parts:
-        data, bad = _image_set(part, labels, pictures, start, where, skip_broken=skip_broken)
+        data, bad = _image_set(part, labels, stack, start, where, skip_broken=skip_broken)
         start += len(part)
         left_out += bad
         sets.append(data)
@@ -152,66 +158,32 @@ def image_sets(
     return sets, replace(source, notes=notes), why
 
 
-def _labels(source: Source) -> Labels:
-    records = {part.name: part.records for part in source.parts}
-    return read_labels(
-        {name: [record.label for record in rows] for name, rows in records.items()},
-        source.class_names,
-        multi_label=source.multi_label,
-        title=lambda split, row: records[split][row].place,
-        where=source.where,
-    )
-
-
-class _Pictures(NamedTuple):
-    """The images of all parts, one part after the other, decoded or not.
-
-    `places` are the placements as far as they are known; what is left of them otherwise is of no
-    use to anyone. Rows of broken images are undefined.
-    """
-
-    images: Any
-    places: Float[Tensor, "N 6"]
-    masks: Bool[Tensor, "N H W"] | None
-    broken: Collection[int]
-
-
-def _decoded(
-    parts: Sequence[Part], form: Form, skip_broken: bool, progress: Progress | None
-) -> _Pictures:
-    stacked = stack_images(
-        _encoded(parts), _count(parts), form, skip_broken=skip_broken, progress=progress
-    )
-    return _Pictures(stacked.images, stacked.placements, stacked.masks, stacked.broken)
-
-
 def _streamed(
-    parts: Sequence[Part],
-    form: Form,
-    skip_broken: bool,
-    progress: Progress | None,
-    workers: int | None,
-) -> _Pictures:
+    parts: Sequence[Part], form: Form, workers: int | None, progress: Progress | None, *, skip: bool
+) -> Stack:
     """Look at the images as far as something depends on it.
 
     Boxes and a common size need the sizes of all; which images to leave out is decided before
     training, so that the order of the others is what it would be without them.
     """
+    count = _count(parts)
     boxed = any(record.boxes for part in parts for record in part.records)
-    if skip_broken or boxed or form.size is None:
-        found = survey_images(
+    if skip or boxed or form.size is None:
+        found = stack_images(
             _encoded(parts),
-            _count(parts),
+            count,
             form,
-            decode=skip_broken,
-            skip_broken=skip_broken,
+            keep=False,
+            decode=skip,
+            skip_broken=skip,
             progress=progress,
         )
     else:
-        found = Survey((form.in_channels, *form.size), torch.ones(_count(parts), 6), {})
-    reader, numbers = Reader(EncodedTable(parts, form), workers), torch.arange(_count(parts))
-    images = EncodedImages(reader, numbers, found.shape, torch.device("cpu"))
-    return _Pictures(images, found.placements, None, found.broken)
+        found = Stack(count, form, keep=False, shape=(form.in_channels, *form.size))
+    assert found.shape is not None
+    reader = Reader(EncodedTable(parts, form), workers)
+    found.images = EncodedImages(reader, torch.arange(count), found.shape, torch.device("cpu"))
+    return found
 
 
 def _count(parts: Sequence[Part]) -> int:
@@ -221,9 +193,7 @@ def _count(parts: Sequence[Part]) -> int:
 def _encoded(parts: Sequence[Part]) -> Iterator[Encoded]:
     for part in parts:
         for start in range(0, len(part), _BLOCK):
-            block = part.records[start : start + _BLOCK]
-            for record, content in zip(block, part.contents(block), strict=True):
-                yield Encoded(record.name, content, record.size, record.mask)
+            yield from part.encoded(part.records[start : start + _BLOCK])
 
 
 def _decoded_bytes(parts: Sequence[Part], form: Form) -> int:
@@ -235,24 +205,24 @@ def _decoded_bytes(parts: Sequence[Part], form: Form) -> int:
 
 
 def _image_set(
-    part: Part, labels: Labels, pictures: _Pictures, start: int, where: str, *, skip_broken: bool
+    part: Part, labels: Labels, stack: Stack, start: int, where: str, *, skip_broken: bool
 ) -> tuple[LabelledImages, int]:
     """Return the images of one split, and how many of it were left out."""
     stop = start + len(part)
-    placements = pictures.places[start:stop]
-    bad = {row - start for row in pictures.broken if start <= row < stop}
+    placements = stack.placements[start:stop]
+    bad = {row - start for row in stack.broken if start <= row < stop}
     boxes, box_labels, problems = _boxes(part.records, placements, labels, bad, where)
     if not skip_broken:
         refuse(where, list(problems.values()))
     bad |= set(problems)
-    images = pictures.images[start:stop]
+    images = stack.images[start:stop]
     known = labels.splits[part.name], labels.class_names, boxes, box_labels
     names = tuple(record.name for record in part.records)
     data: LabelledImages
     if isinstance(images, EncodedImages):
         data = StreamedSet(images, *known, names)
     else:
-        masks = None if pictures.masks is None else pictures.masks[start:stop]
+        masks = None if stack.masks is None else stack.masks[start:stop]
         sound = torch.tensor([row not in bad for row in range(len(part))])
         originals = are_originals(placements[sound])
         data = ImageSet(images, *known, names, masks, None if originals else placements)

@@ -19,7 +19,7 @@ from loss_attention.data.loading import KNOWN, MADE, open_source, understood
 from loss_attention.data.pixels import DEEP
 from loss_attention.data.records import (
     MOST_NAMED,
-    Content,
+    Encoded,
     Part,
     Record,
     Source,
@@ -29,7 +29,7 @@ from loss_attention.data.records import (
     outside,
 )
 from loss_attention.data.sample import place, training_split
-from loss_attention.data.stacking import Encoded, Progress, read_encoded
+from loss_attention.data.stacking import Progress, read_encoded
 from loss_attention.errors import InputError, printable
 
 _BLOCK = 512  # images looked up at once
@@ -105,12 +105,12 @@ def _looks(part: Part) -> Iterator[Look]:
     records = iter(part.records)
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         while block := list(islice(records, _BLOCK)):
-            yield from pool.map(_look, block, part.contents(block))
+            yield from pool.map(_look, block, part.encoded(block))
 
 
-def _look(record: Record, content: Content) -> Look:
+def _look(record: Record, encoded: Encoded) -> Look:
     try:
-        image = read_encoded(Encoded(record.name, content, record.size), in_channels=3)
+        image = read_encoded(encoded, in_channels=3)
         if record.mask is not None:
             record.mask(image.size)
     except UnreadableImage as error:
@@ -285,12 +285,12 @@ def _in_turn(source: Source, records: Sequence[Record]) -> Iterator[Record]:
 
 
 def _cells(source: Source, part: Part, records: Sequence[Record]) -> Iterator[Image.Image]:
-    for record, content in zip(records, part.contents(records), strict=True):
+    for record, encoded in zip(records, part.encoded(records), strict=True):
         cell = Image.new("RGB", (CELL, CELL + CAPTION), "white")
         draw = ImageDraw.Draw(cell)
         labels = ", ".join(class_name(source, label) for label in labels_of(source, record))
         try:
-            image = read_encoded(Encoded(record.name, content, record.size), in_channels=3)
+            image = read_encoded(encoded, in_channels=3)
         except UnreadableImage:
             labels = f"broken: {record.name}"
         else:

@@ -132,7 +132,7 @@ def _measured(source: Source) -> tuple[Part, str]:
     labelled = {
         part.name: part
         for part in source.parts
-        if len(part) and not unlabelled([record.label for record in part.records])
+        if len(part) and not unlabelled(record.label for record in part.records)
     }
     if not labelled:
         raise InputError(f"{source.where} holds no images with labels to measure")

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +79,23 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """An image as it is stored.
+
+    Attributes:
+        name: what people may call it.
+        source: its file, its bytes, a way to get them, or nothing at all; no row.
+        size: width and height that its annotations state; None: they do not.
+        mask: draws its mask; None: it has none.
+    """
+
+    name: str
+    source: Content
+    size: tuple[int, int] | None = None
+    mask: Mask | None = None
+
+
+@dataclass(frozen=True)
 class Part:
     """One split: its records, and for contents that are row numbers the way to them."""
 
@@ -88,13 +106,15 @@ class Part:
     def __len__(self) -> int:
         return len(self.records)
 
-    def contents(self, records: Sequence[Record]) -> list[Content]:
-        """Return where the images of some of the records are, looked up together."""
-        if self.lookup is None:
-            return [record.content for record in records]
-        return self.lookup(
-            [record.content for record in records if isinstance(record.content, int)]
-        )
+    def encoded(self, records: Sequence[Record]) -> list[Encoded]:
+        """Return the images of some of the records, looked up together."""
+        contents = [record.content for record in records]
+        if self.lookup is not None:
+            contents = self.lookup([row for row in contents if isinstance(row, int)])
+        return [
+            Encoded(record.name, content, record.size, record.mask)
+            for record, content in zip(records, contents, strict=True)
+        ]
 
 
 class Problem(NamedTuple):
@@ -136,8 +156,8 @@ def stored_classes(source: Source) -> dict[str, Any]:
         return {name: k for k, name in enumerate(source.class_names)}
     found: set[Any] = set()
     for record in source.parts[0].records:
-        found.update(record.label if source.multi_label else [record.label])
-    return {str(value): value for value in sorted(found - {None})}
+        found.update(labels_of(source, record))
+    return {str(value): value for value in sorted(found)}
 
 
 def labels_of(source: Source, record: Record) -> list[Any]:
@@ -268,9 +288,7 @@ class Findings:
 def refuse(where: str, problems: Sequence[Problem]) -> None:
     """Raise `InputError` for problems, if there are any: the first ten, in one line."""
     if problems:
-        rest = len(problems) - MOST_NAMED
-        more = f"; and {rest:,} more" if rest > 0 else ""
-        raise InputError(f"{where}: {'; '.join(p.what for p in problems[:MOST_NAMED])}{more}")
+        raise InputError(f"{where}: {few([problem.what for problem in problems], '; ')}")
 
 
 def stated_size(width: Any, height: Any, place: str) -> tuple[int, int] | None:
@@ -315,6 +333,18 @@ def count(number: int, what: str) -> str:
     return f"{number:,} {what}{ending}"
 
 
+def few(things: Collection[str], separator: str = ", ") -> str:
+    """Return the first ten of several, printable, and how many more there are.
+
+    Example:
+        >>> few("abc"), few("abcdefghijkl")
+        ('a, b, c', 'a, b, c, d, e, f, g, h, i, j and 2 more')
+    """
+    shown = separator.join(map(printable, islice(things, MOST_NAMED)))
+    rest = len(things) - MOST_NAMED
+    return shown if rest <= 0 else f"{shown}{separator.replace(',', '')}and {rest:,} more"
+
+
 def outside(record: Record, which: int, width: int, height: int) -> str | None:
     """Return what to say of a box that leaves its image by over a pixel; None if it does not.
 
@@ -355,9 +385,6 @@ _NUMBER = re.compile(
 )
 HIDDEN = (-1, "-1")
 """What stands for a label that is not published."""
-
-Rows = Sequence[Any]
-"""A label for each row: a value, or a list of values; None where there is none."""
 
 
 class CellError(InputError):
@@ -445,67 +472,47 @@ class Labels:
     index: dict[Any, int]
 
 
-def read_labels(
-    rows: Mapping[str, Rows],
-    declared: tuple[str, ...] | None,
-    *,
-    multi_label: bool,
-    title: Callable[[str, int], str],
-    where: str,
-) -> Labels:
-    """Turn labels of any kind into tensors.
+def read_labels(source: Source) -> Labels:
+    """Turn the labels of a source into tensors.
 
-    Args:
-        rows: the labels of each split, the training split first.
-        declared: the class names, and rows hold their indices; None: the classes are the distinct
-            values of the training split, sorted.
-        multi_label: rows hold lists.
-        title: what a row of a split is called in an error.
-        where: what the data is called in an error.
+    The classes are those that it declares, else the distinct values of its first split, which is
+    the one for training, sorted.
 
     Raises:
-        InputError: a row without a label, a label outside the classes, or one class only.
+        InputError: a record without a label, a label outside the classes, or one class only.
     """
-    training = next(iter(rows))
-    if declared is None:
-        found = _distinct(rows[training], multi_label)
-        index = {value: k for k, value in enumerate(found)}
-        names = tuple(str(value) for value in found)
-        rule = f"is no class of split {training}, which has {_few(names)}"
+    training = source.parts[0]
+    if source.class_names is None:
+        found = stored_classes(source)
+        names, index = tuple(found), {value: k for k, value in enumerate(found.values())}
+        rule = f"is no class of split {training.name}, which has {few(names)}"
     else:
-        index = {k: k for k in range(len(declared))}
-        names = declared
+        names = source.class_names
+        index = {k: k for k in range(len(names))}
         rule = f"is outside the {len(names)} classes, 0 to {len(names) - 1}"
 
-    def indices(split: str, row: int, label: Any) -> list[int]:
-        if label is None:
-            raise InputError(f"{where}: {title(split, row)} has no label")
-        values = label if multi_label else [label]
+    def indices(record: Record) -> list[int]:
+        if record.label is None:
+            raise InputError(f"{source.where}: {record.place} has no label")
+        values = record.label if source.multi_label else [record.label]
         for value in values:
             if value not in index:
-                raise InputError(f"{where}: label {quoted(value)} of {title(split, row)} {rule}")
+                raise InputError(f"{source.where}: label {quoted(value)} of {record.place} {rule}")
         return [index[value] for value in values]
 
-    tensors = {}
-    for split, labels in rows.items():
-        found_indices = [indices(split, row, label) for row, label in enumerate(labels)]
-        tensors[split] = label_tensor(found_indices, len(names) if multi_label else None)
-    _require_two_classes(names, tensors[training], where)
+    classes = len(names) if source.multi_label else None
+    tensors = {
+        part.name: label_tensor([indices(record) for record in part.records], classes)
+        for part in source.parts
+    }
+    _require_two_classes(names, tensors[training.name], source.where)
     return Labels(names, tensors, index)
 
 
-def unlabelled(rows: Rows) -> bool:
+def unlabelled(labels: Iterable[Any]) -> bool:
     """Return whether a split has no labels at all: None or -1, as hidden test labels are given."""
-    return all(
-        label is None or label in HIDDEN or label == [] or label in ([one] for one in HIDDEN)
-        for label in rows
-    )
-
-
-def _distinct(rows: Rows, multi_label: bool) -> list[Any]:
-    labels = (label for label in rows if label is not None)
-    values = {value for row in labels for value in row} if multi_label else set(labels)
-    return sorted(values - {None})
+    hidden = (None, [], *HIDDEN, *([one] for one in HIDDEN))
+    return all(label in hidden for label in labels)
 
 
 def label_tensor(indices: Sequence[Sequence[int]], classes: int | None) -> Shaped[Tensor, "N *K"]:
@@ -528,9 +535,3 @@ def _require_two_classes(names: tuple[str, ...], labels: Tensor, where: str) -> 
     if len(seen) < 2:
         only = f", {quoted(names[seen[0]])}" if seen else ""
         raise InputError(f"{where} has one class only{only}: a classifier needs at least two")
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(map(printable, names[:10])) + (
-        f" and {len(names) - 10} more" if len(names) > 10 else ""
-    )

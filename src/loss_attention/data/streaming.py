@@ -27,9 +27,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from loss_attention.data.masks import Mask
-from loss_attention.data.records import Content, Part
+from loss_attention.data.records import Content, Encoded, Part
 from loss_attention.data.sample import ImageSet, LabelledImages, are_originals
-from loss_attention.data.stacking import Encoded, Form, Stacked, stack_few, stack_images
+from loss_attention.data.stacking import Form, Stack, stack_few, stack_images
 from loss_attention.errors import InputError, KilledError
 from loss_attention.interruption import blocked_signals, leave_signals_to_the_parent
 
@@ -293,7 +293,7 @@ class _Decoding(Dataset[Batch]):
         return _batch(stacked)
 
 
-def _batch(stacked: Stacked) -> Batch:
+def _batch(stacked: Stack) -> Batch:
     # Decided here, where the placements are on the CPU: nobody has to wait for a GPU to say it.
     placements = None if are_originals(stacked.placements) else stacked.placements
     return Batch(stacked.images, placements, stacked.masks)

@@ -28,7 +28,7 @@ from loss_attention.data.archives import (
     open_archive,
 )
 from loss_attention.data.decoding import HEAD, is_hidden, is_image, may_be_meant, told_unread
-from loss_attention.data.records import MOST_NAMED, Content, Problem, count
+from loss_attention.data.records import Content, Problem, count, few
 from loss_attention.data.sample import SPLITS, split_of
 from loss_attention.errors import InputError, guarded, printable, reason
 
@@ -71,7 +71,7 @@ class Tree:
             InputError: it cannot be read, or is too large.
         """
         content = self.file(name)
-        place = f"{printable(str(self.path))}: {printable(name)}"
+        place = f"{self.path}: {name}"
         with guarded(place):
             size = _size(content)
             if most is not None and size > most:
@@ -83,9 +83,10 @@ class Tree:
     def head(self, name: str) -> bytes:
         """Return a file's first bytes, enough to tell what it is; none where it is unreadable."""
         content = self.file(name)
-        if isinstance(content, Path):
-            return head_of(content)
         with suppress(Exception):  # whatever a damaged archive leads its reader into
+            if isinstance(content, Path):
+                with content.open("rb") as file:
+                    return file.read(HEAD)
             if isinstance(content, Member):
                 return content.head(HEAD)
             return (content if isinstance(content, bytes) else content())[:HEAD]
@@ -102,9 +103,7 @@ class Tree:
         try:
             return content.decode("utf-16" if utf_16 else "utf-8-sig")
         except UnicodeDecodeError as error:
-            raise InputError(
-                f"{printable(str(self.path))}: {printable(name)} is no UTF-8 text: {error.reason}"
-            ) from error
+            raise InputError(f"{self.path}: {name} is no UTF-8 text: {error.reason}") from error
 
     @cached_property
     def files(self) -> frozenset[str]:
@@ -214,7 +213,7 @@ class Tree:
             for name, kept in self.links.items()
             if name.startswith(root) and kept.startswith(root)
         }
-        content = partial(_content_below, self.content, root)
+        content = partial(_content_below, self.content, root)  # which processes can be sent
         return Tree(self.path / root, names, content, links, self.problems, self.notes)
 
     def unwrapped(self, known_classes: Collection[str] = ()) -> Tree:
@@ -273,19 +272,15 @@ def open_tree(path: Path) -> Tree:
     budget = Budget()
     if path.is_file():
         return _joined(path, {path: open_archive(path, budget)})
-    found = find_files(path)
-    files = found.files
-    problems, notes = tuple(found.problems), tuple(found.notes)
-    folder = Tree(path, tuple(sorted(files)), path.joinpath, found.links, problems, notes)
-    archives = [file for file in files.values() if file.parent == path and is_archive(file)]
-    if not archives or any(map(is_image, files)):
+    folder = find_files(path)
+    archives = [path / name for name in folder.names if "/" not in name and is_archive(Path(name))]
+    if not archives or any(map(is_image, folder.names)):
         return folder
-    archives.sort()
     with ThreadPoolExecutor() as pool:  # decompressing leaves Python's lock to the others
         opened = pool.map(lambda archive: open_archive(archive, budget), archives)
         parts = {a: _of_its_split(a, held) for a, held in zip(archives, opened, strict=True)}
-    joined = _joined(path, {path: dict(files), **parts})
-    return replace(joined, links=found.links, problems=problems, notes=notes)
+    joined = _joined(path, {path: {name: path / name for name in folder.names}, **parts})
+    return replace(joined, links=folder.links, problems=folder.problems, notes=folder.notes)
 
 
 def _of_its_split(archive: Path, files: Mapping[str, Content]) -> Mapping[str, Content]:
@@ -308,8 +303,8 @@ def _joined(path: Path, parts: Mapping[Path, Mapping[str, Content]]) -> Tree:
         for name, content in part.items():
             if name in files and is_image(name):
                 raise InputError(
-                    f"{printable(str(path))}: {printable(home[name].name)} and "
-                    f"{printable(place.name)} both hold {printable(name)}; unpack them and keep one"
+                    f"{path}: {home[name].name} and {place.name} both hold {name}; unpack them and "
+                    "keep one"
                 )
             if name not in files:
                 files[name], home[name] = content, place
@@ -326,23 +321,6 @@ _ODD = {
 }
 
 
-@dataclass
-class Found:
-    """What is in a folder and the folders in it, without what is hidden.
-
-    Attributes:
-        files: where each file is, by its path from the folder with forward slashes.
-        links: paths that lead to one of these files as well, with that one's name.
-        problems: what is named like an image and is no file, and images that two splits share.
-        notes: links that are not followed, files that count once, a line each.
-    """
-
-    files: dict[str, Path] = field(default_factory=dict)
-    links: dict[str, str] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
 class _Entry(NamedTuple):
     """A regular file: how it was reached, and which one it is."""
 
@@ -352,9 +330,8 @@ class _Entry(NamedTuple):
     in_linked: bool  # a link to a folder leads to it
     identity: tuple[int, int]
 
-    @property
-    def place(self) -> tuple[bool, bool, str]:
-        """Sorts the names of one file: the first is the one that it counts under.
+    def rank(self) -> tuple[bool, bool, str]:
+        """Sort the names of one file: the first is the one that it counts under.
 
         A split's folder goes before one that is none, and the file before links to it.
         """
@@ -371,37 +348,81 @@ class _Folder(NamedTuple):
     depth: int
 
 
-def find_files(folder: Path) -> Found:
-    """Return the files in a folder and the folders in it.
+def find_files(folder: Path) -> Tree:
+    """Return the files in a folder and the folders in it, without what is hidden.
 
     Links are followed, but not to a folder that they lie in. A file that several names lead to
-    counts under one of them.
+    counts under one of them. Problems are what is named like an image and is no file, and images
+    that two splits share; notes are links that are not followed, and files that count once.
 
     Raises:
         InputError: a folder that cannot be read, or folders too deep in each other.
     """
-    walk = _Walk(folder)
-    entries = list(walk.entries())
-    return _each_once(entries, walk.finished())
+    return _Walk(folder).tree()
 
 
 class _Walk:
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.found = Found()
+        self._problems: list[Problem] = []
+        self._notes: list[str] = []
         self._loops: list[str] = []
         self._again: list[str] = []
         self._visits: dict[tuple[int, int], int] = defaultdict(int)
 
+    def tree(self) -> Tree:
+        """Give every image one name, and every file in a linked folder that is there without it."""
+        groups: dict[tuple[int, int], list[_Entry]] = defaultdict(list)
+        for entry in self.entries():
+            groups[entry.identity].append(entry)
+        for links, why in (
+            (self._loops, "not followed, as what they lead to holds them"),
+            (self._again, f"not followed, as over {_MOST_VISITS} links lead to one folder"),
+        ):
+            if links:
+                self._notes.append(f"{count(len(links), 'link')} {why}: {few(links)}")
+        names: list[str] = []
+        links_to: dict[str, str] = {}
+        double: list[tuple[str, str]] = []
+        for same in (files for group in groups.values() for files in _same_files(group)):
+            kept, *others = sorted(same, key=_Entry.rank)
+            names.append(kept.name)
+            for other in others:
+                if not other.in_linked and not is_image(other.name):
+                    names.append(other.name)
+                    continue
+                links_to[other.name] = kept.name
+                splits = _split(kept.name), _split(other.name)
+                if is_image(other.name) and all(splits) and splits[0] != splits[1]:
+                    what = f"{printable(other.name)} is the same file as {printable(kept.name)}"
+                    what += ", by a link: an image belongs to one split"
+                    self._problems.append(Problem(other.name, what))
+                else:
+                    double.append((other.name, kept.name))
+        if double:
+            link, name = map(printable, min(double))
+            self._notes.append(
+                f"{count(len(double), 'link')} to files that are here by another name, too, which "
+                f"count once ({link} is {name}{', say' if len(double) > 1 else ''})"
+            )
+        return Tree(
+            self.root,
+            tuple(sorted(names)),
+            self.root.joinpath,
+            links_to,
+            tuple(self._problems),
+            tuple(self._notes),
+        )
+
     def entries(self) -> Iterator[_Entry]:
-        """Yield every regular file; what else there is goes into `found`."""
+        """Yield every regular file; note what else there is."""
         folders = [_Folder("", str(self.root), os.path.realpath(self.root), (), 0)]
         while folders:
             folder = folders.pop()
             if folder.depth > MOST_DEEP:
                 raise InputError(
-                    f"{printable(str(self.root))}: folders are nested more than {MOST_DEEP} deep "
-                    f"({printable(folder.name[:60])}...)"
+                    f"{self.root}: folders are nested more than {MOST_DEEP} deep "
+                    f"({folder.name[:60]}...)"
                 )
             try:
                 device = Path(folder.path).stat().st_dev
@@ -409,7 +430,7 @@ class _Walk:
                     children = sorted(inside, key=lambda child: child.name)
             except OSError as error:
                 raise InputError(
-                    f"the folder {printable(folder.path)} cannot be read: {reason(error)}"
+                    f"the folder {folder.path} cannot be read: {reason(error)}"
                 ) from error
             for child in children:
                 if is_hidden(child.name):
@@ -461,54 +482,15 @@ class _Walk:
         what = f"{printable(name)} is a link that leads to no file ({why})"
         # Without a suffix it may have been a whole folder of images.
         if is_image(name) or "." not in posixpath.basename(name):
-            self.found.problems.append(Problem(name, what))
+            self._problems.append(Problem(name, what))
         else:
-            self.found.notes.append(what)
+            self._notes.append(what)
 
     def _odd(self, name: str, mode: int) -> None:
         if is_image(name):
             kind = _ODD.get(stat.S_IFMT(mode), "no regular file")
             what = f"{printable(name)} cannot be read as an image: it is {kind}"
-            self.found.problems.append(Problem(name, what))
-
-    def finished(self) -> Found:
-        """Return what was found beside the files."""
-        for links, why in (
-            (self._loops, "not followed, as what they lead to holds them"),
-            (self._again, f"not followed, as over {_MOST_VISITS} links lead to one folder"),
-        ):
-            if links:
-                self.found.notes.append(f"{count(len(links), 'link')} {why}: {_few(links)}")
-        return self.found
-
-
-def _each_once(entries: Iterable[_Entry], found: Found) -> Found:
-    """Give every image one name, and every file in a linked folder that is there without it."""
-    groups: dict[tuple[int, int], list[_Entry]] = defaultdict(list)
-    for entry in entries:
-        groups[entry.identity].append(entry)
-    double: list[tuple[str, str]] = []
-    for entries_of_one in groups.values():
-        for same in _same_files(entries_of_one):
-            kept, *others = sorted(same, key=lambda entry: entry.place)
-            found.files[kept.name] = Path(kept.path)
-            for other in others:
-                if not other.in_linked and not is_image(other.name):
-                    found.files[other.name] = Path(other.path)
-                    continue
-                found.links[other.name] = kept.name
-                splits = _split(kept.name), _split(other.name)
-                if is_image(other.name) and all(splits) and splits[0] != splits[1]:
-                    found.problems.append(_shared(kept.name, other.name))
-                else:
-                    double.append((other.name, kept.name))
-    if double:
-        link, name = map(printable, min(double))
-        found.notes.append(
-            f"{count(len(double), 'link')} to files that are here by another name, too, which "
-            f"count once ({link} is {name}{', say' if len(double) > 1 else ''})"
-        )
-    return found
+            self._problems.append(Problem(name, what))
 
 
 def _same_files(entries: list[_Entry]) -> Iterable[list[_Entry]]:
@@ -526,26 +508,12 @@ def _same_files(entries: list[_Entry]) -> Iterable[list[_Entry]]:
     return by_path.values()
 
 
-def _shared(kept: str, other: str) -> Problem:
-    return Problem(
-        other,
-        f"{printable(other)} is the same file as {printable(kept)}, by a link: an image belongs to "
-        "one split",
-    )
-
-
 def _split(name: str) -> str:
     return split_of(PurePosixPath(name).parent)
 
 
 def _lies_in(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def _few(names: list[str]) -> str:
-    shown = ", ".join(map(printable, names[:MOST_NAMED]))
-    rest = len(names) - MOST_NAMED
-    return shown + (f" and {rest:,} more" if rest > 0 else "")
 
 
 class Listed(NamedTuple):
@@ -562,22 +530,9 @@ def list_images(folder: Path) -> Listed:
     Raises:
         InputError: a folder that cannot be read.
     """
-    found = find_files(folder)
+    tree = find_files(folder)
     return Listed(
-        sorted(path for name, path in found.files.items() if is_image(name)),
-        [problem.what for problem in found.problems if problem.image not in found.links],
-        _unread(found.files),
+        sorted(folder / name for name in tree.names if is_image(name)),
+        [problem.what for problem in tree.problems if problem.image not in tree.links],
+        tree.unread(),
     )
-
-
-def _unread(files: Mapping[str, Path]) -> list[str]:
-    return told_unread(sorted(filter(may_be_meant, files)), lambda name: head_of(files[name]))
-
-
-def head_of(path: Path) -> bytes:
-    """Return the first bytes of a file; none where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(HEAD)
-    except OSError:
-        return b""
