@@ -17,8 +17,8 @@ import stat
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -59,11 +59,13 @@ _alone = threading.Lock()
 # Formats whose files begin with another size than they hold; and one that a program would draw.
 _SIZED_WHEN_DECODED = ("CUR", "ICNS", "ICO")
 _DRAWN = "EPS"
+_HEIF, _READS_HEIF = rb"....ftyp(hei[cmsx]|hev[cmx]|mif1|msf1)", "`pip install pillow-heif` reads"
+_JXL, _READS_JXL = rb"\xff\x0a|\0\0\0\x0cJXL ", "`pip install pillow-jxl-plugin` reads"
 _AS_PNG = "which is not read; save it as PNG"
 # What people take for an image, by what the file begins with.
 _OTHER_FILES = (
-    (rb"....ftyp(hei[cmsx]|hev[cmx]|mif1|msf1)", "HEIC, which `pip install pillow-heif` reads"),
-    (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL, which `pip install pillow-jxl-plugin` reads"),
+    (_HEIF, f"HEIC, which {_READS_HEIF}"),
+    (_JXL, f"JPEG XL, which {_READS_JXL}"),
     (rb"\W*(<(\?xml|!--|!DOCTYPE svg)[^>]*>\s*)*<svg\b", f"an SVG drawing, {_AS_PNG}"),
     (rb"%!PS|\xc5\xd0\xd3\xc6", f"a PostScript drawing, {_AS_PNG}"),
     (rb"%PDF", f"a PDF document, {_AS_PNG}"),
@@ -105,12 +107,11 @@ def read_image(source: Path | bytes, in_channels: int, name: str | None = None) 
     """
     _check_channels(in_channels)
     name = name or (str(source) if isinstance(source, Path) else "image")
-    try:
-        # Opened here: given a path, Pillow maps plain TIFF files and garbles those that are turned.
-        with _reader(source) as file:
-            return _decoded(file, in_channels)
-    except Exception as error:  # decoders raise whatever a broken file leads them into
-        raise UnreadableImage(name, _reason(error, source)) from error
+    with _opened(source, name) as image, ExitStack() as stack:
+        if image.width * image.height > _LARGE:
+            stack.enter_context(_alone)
+            _require_memory(image)
+        return upright(image, in_channels)
 
 
 def read_numbers(source: Path | bytes, name: str) -> UInt8[np.ndarray, "H W *3"]:
@@ -119,21 +120,15 @@ def read_numbers(source: Path | bytes, name: str) -> UInt8[np.ndarray, "H W *3"]
     Raises:
         UnreadableImage: as `read_image`.
     """
-    try:
-        with (
-            _reader(source) as file,
-            _opened(file) as image,
-        ):
-            _orientation(image)  # Pillow looks as well, and is not to warn of it
-            if image.mode.startswith("I"):  # more bits than the numbers need
-                low, high = map(int, image.getextrema())  # type: ignore[arg-type]
-                if low < 0 or high > 255:
-                    raise ValueError(f"it has numbers of {low}..{high}, at most 0..255 are read")
-                return np.asarray(image).astype(np.uint8)
-            pixels = image if image.mode in ("L", "P") else image.convert("RGB")
-            return np.array(pixels, np.uint8)
-    except Exception as error:
-        raise UnreadableImage(name, _reason(error, source)) from error
+    with _opened(source, name) as image:
+        _orientation(image)  # Pillow looks as well, and is not to warn of it
+        if image.mode.startswith("I"):  # more bits than the numbers need
+            low, high = map(int, image.getextrema())  # type: ignore[arg-type]
+            if low < 0 or high > 255:
+                raise ValueError(f"it has numbers of {low}..{high}, at most 0..255 are read")
+            return np.asarray(image).astype(np.uint8)
+        pixels = image if image.mode in ("L", "P") else image.convert("RGB")
+        return np.array(pixels, np.uint8)
 
 
 def read_size(source: Path | bytes, name: str) -> tuple[int, int]:
@@ -143,21 +138,15 @@ def read_size(source: Path | bytes, name: str) -> tuple[int, int]:
         UnreadableImage: missing, no image, or over `MOST_PIXELS`; what is broken further on is not
             noticed.
     """
-    try:
-        with (
-            _reader(source) as file,
-            _opened(file) as image,
-        ):
-            if image.format in _SIZED_WHEN_DECODED:
-                image.load()
-            size = image.size
-            if isinstance(image, TiffImagePlugin.TiffImageFile):
-                # Newer versions of Pillow have turned that size, and have not for all files.
-                tags = image.tag_v2
-                size = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
-            return size if _orientation(image) < _SIDEWAYS else size[::-1]
-    except Exception as error:
-        raise UnreadableImage(name, _reason(error, source)) from error
+    with _opened(source, name) as image:
+        if image.format in _SIZED_WHEN_DECODED:
+            image.load()
+        size = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            # Newer versions of Pillow have turned that size, and have not for all files.
+            tags = image.tag_v2
+            size = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
+        return size if _orientation(image) < _SIDEWAYS else size[::-1]
 
 
 def to_tensor(
@@ -258,33 +247,31 @@ def _check_channels(in_channels: int) -> None:
         raise InputError(f"in_channels must be 1 or 3, got {in_channels}")
 
 
-def _decoded(file: BinaryIO, in_channels: int) -> Image.Image:
-    """Decode an image, the largest ones one at a time."""
-    with ExitStack() as stack:
-        image = stack.enter_context(_opened(file))
-        if image.width * image.height > _LARGE:
-            stack.enter_context(_alone)
-            _require_memory(image)
-        return upright(image, in_channels)
+@contextmanager
+def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
+    """Open an image without decoding it, if it is not too large.
 
-
-def _opened(file: BinaryIO) -> Image.Image:
-    """Open an image without decoding it, if it is not too large."""
+    Raises:
+        UnreadableImage: for whatever goes wrong then and within.
+    """
     load_plugins()
-    file = picture_alone(file)
-    with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd metadata, and sizes that are checked here
-        image = Image.open(file)
-    if image.format == _DRAWN:
-        image.close()
-        raise UnidentifiedImageError
-    _require_few_pixels(image)
-    return image
+    try:
+        # Opened here: given a path, Pillow maps plain TIFF files and garbles those that are turned.
+        with _reader(source) as file:
+            with _quiet, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # odd metadata, and sizes that are checked here
+                image = Image.open(picture_alone(file))
+            with image:
+                if image.format == _DRAWN:
+                    raise UnidentifiedImageError
+                _require_few_pixels(image)
+                yield image
+    except Exception as error:  # decoders raise whatever a broken file leads them into
+        raise UnreadableImage(name, _reason(error, source)) from error
 
 
 def _require_few_pixels(image: Image.Image) -> None:
     if image.width * image.height > MOST_PIXELS:
-        image.close()
         raise Image.DecompressionBombError
 
 
@@ -362,13 +349,12 @@ IMAGE_SUFFIXES = (
     *(".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
 
-_HEIF, _JXL = "pillow-heif", "pillow-jxl-plugin"
 # Pillow's plugins: the module to import, and the function in it that registers the formats.
 _PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}
 _RAW = "save them as PNG, JPEG or TIFF with a converter for raw photos"
 _HINTS = {
-    **dict.fromkeys((".heic", ".heif", ".hif", ".heics"), f"`pip install {_HEIF}` reads them"),
-    ".jxl": f"`pip install {_JXL}` reads them",
+    **dict.fromkeys((".heic", ".heif", ".hif", ".heics"), f"{_READS_HEIF} them"),
+    ".jxl": f"{_READS_JXL} them",
     **dict.fromkeys(
         (
             *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc"),
@@ -401,8 +387,8 @@ _HEADS = (
     (rb"P[1-6]\s[\d\s#]", "PNM", ".pnm"),
     (rb"....ftypavi[fs]", "AVIF", ".avif"),
     (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000", ".jp2"),
-    (rb"....ftyp(hei[cmsx]|hev[cmx]|mif1|msf1)", "HEIF", ".heic"),
-    (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL", ".jxl"),
+    (_HEIF, "HEIF", ".heic"),
+    (_JXL, "JPEG XL", ".jxl"),
 )
 HEAD = 16
 """So many bytes at the beginning of a file tell whether it is an image."""
@@ -509,7 +495,13 @@ def told_unread(names: Iterable[str], head: Callable[[str], bytes]) -> list[str]
             looked += 1
             hint = _by_content(head(name))
         kinds[suffix, hint or "of no known image format"].append(name)
-    return [_line(suffix, hint, found) for (suffix, hint), found in kinds.items()]
+    lines = []
+    for (suffix, hint), found in kinds.items():
+        what, say = ("1 file", "") if len(found) == 1 else (f"{len(found):,} files", ", say")
+        kind = printable(suffix) if suffix else "without suffix"
+        verb, example = "are" if say else "is", printable(min(found))
+        lines.append(f"{what} {kind} {verb} not read ({example}{say}): {hint}")
+    return lines
 
 
 def _by_content(content: bytes) -> str:
@@ -518,12 +510,3 @@ def _by_content(content: bytes) -> str:
             more = f"; {_HINTS[suffix]}" if suffix in _HINTS else ""
             return f"{kind} by the content; end the name in {suffix}{more}"
     return ""
-
-
-def _line(suffix: str, hint: str, names: list[str]) -> str:
-    what = "1 file" if len(names) == 1 else f"{len(names):,} files"
-    verb = "is" if len(names) == 1 else "are"
-    kind = printable(suffix) if suffix else "without suffix"
-    example = printable(min(names))
-    shown = f" ({example})" if len(names) == 1 else f" ({example}, say)"
-    return f"{what} {kind} {verb} not read{shown}: {hint}"
