@@ -12,7 +12,7 @@ from rich.console import Console
 from training.tiny import tiny_recipe, tiny_splits
 from typed import exit_code
 
-from loss_attention import runs
+from loss_attention import run_data, runs
 from loss_attention.attribution import compare as comparing
 from loss_attention.attribution import measures
 from loss_attention.data.memory import Storage
@@ -44,7 +44,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, RunOptions]]:
         asked.append((recipe, options))
         return tiny_splits()
 
-    monkeypatch.setattr(runs, "load_data", load)
+    monkeypatch.setattr(run_data, "load_data", load)
     return asked
 
 
@@ -93,7 +93,7 @@ def test_images_are_held_as_the_run_held_them(
         others.append((data, storage))
         return Outside(tiny_splits().test, data, "test", ())
 
-    monkeypatch.setattr(runs, "load_outside", load)
+    monkeypatch.setattr(run_data, "load_outside", load)
     words = ("compare", run, "--methods", "evidence", "--images", 2, "--out")
     assert exit_code(*words, tmp_path / "own") == 0
     assert exit_code(*words, tmp_path / "other", "--data", "elsewhere") == 0

@@ -34,7 +34,8 @@ from loss_attention.interruption import (
 )
 from loss_attention.models import PatchClassifier
 from loss_attention.paper.tables import EPOCH_SECONDS, training_key
-from loss_attention.runs import load_data, load_weights, measure
+from loss_attention.run_data import load_data
+from loss_attention.runs import load_weights, measure
 from loss_attention.saving import make_folder, write_whole
 from loss_attention.training.environment import choose_accelerator, choose_device
 from loss_attention.training.job import begin_run, continue_run
