@@ -33,9 +33,10 @@ from loss_attention.data.records import (
     refuse,
     stored_classes,
     unlabelled,
+    with_classes,
 )
 from loss_attention.data.sample import (
-    TEST_NAMES,
+    SPLITS,
     ImageSet,
     LabelledImages,
     Splits,
@@ -275,7 +276,7 @@ def _boxes(
 
 
 def _how_reported(split: str) -> str:
-    if split.lower() in TEST_NAMES:
+    if SPLITS.get(split.lower()) == "test":
         return ""
     return f"no labelled test split, so split {split} is the test set"
 
@@ -305,10 +306,15 @@ def select_classes(source: Source, classes: Sequence[str], seed: int) -> Source:
     stored = stored_classes(source)
     kept = _kept(tuple(stored), classes, seed)
     index = {stored[name]: k for k, name in enumerate(kept)}
-    parts = [
-        Part(part.name, _selected(part.records, index, source.multi_label), part.lookup)
-        for part in source.parts
-    ]
+    parts = []
+    for part in source.parts:
+        shown = [(record, labels_of(source, record)) for record in part.records]
+        kept_records = [
+            with_classes(record, values, index, multi_label=source.multi_label)
+            for record, values in shown
+            if not index.keys().isdisjoint(values)
+        ]
+        parts.append(Part(part.name, kept_records, part.lookup))
     note = f"{count(len(kept), 'class')} of {len(stored)}"
     return replace(source, parts=tuple(parts), class_names=kept, notes=(*source.notes, note))
 
@@ -394,19 +400,3 @@ def _kept(names: tuple[str, ...], classes: Sequence[str], seed: int) -> tuple[st
     if len(set(classes)) < 2:
         raise InputError("--classes: a classifier needs at least two")
     return tuple(name for name in names if name in classes)
-
-
-def _selected(records: Sequence[Record], index: dict[Any, int], multi_label: bool) -> list[Record]:
-    kept = []
-    for record in records:
-        values = record.label if multi_label else [record.label]
-        indices = [index[value] for value in values or [] if value in index]
-        if indices:
-            boxes = tuple(
-                box._replace(label=index[box.label]) for box in record.boxes if box.label in index
-            )
-            label, mask = indices if multi_label else indices[0], record.mask
-            if mask is not None and len(indices) < len(values):
-                mask = mask.of([value for value in values if value in index])
-            kept.append(replace(record, label=label, boxes=boxes, mask=mask))
-    return kept

@@ -307,16 +307,24 @@ class Known:
 
     def differences(self, source: Source) -> tuple[str, ...]:
         """Return a line for each count in which the chosen splits of a source are not these."""
-        wanted, found = [("training images", self.train), ("test images", self.test)], {}
-        for (what, _), part in zip(wanted, source.parts, strict=False):
-            found[what] = len(part)
-        found["classes"] = len(stored_classes(source))
+        sizes = [*map(len, source.parts), 0][:2]
+        counts = (
+            ("training images", sizes[0], self.train),
+            ("test images", sizes[1], self.test),
+            ("classes", len(stored_classes(source)), self.classes),
+        )
         return tuple(
-            f"{found.get(what, 0):,} {what} found where the whole set has {number:,}"
-            for what, number in (*wanted, ("classes", self.classes))
-            if found.get(what, 0) != number
+            f"{found:,} {what} found where the whole set has {wanted:,}"
+            for what, found, wanted in counts
+            if found != wanted
         )
 
+
+_HUB = "https://huggingface.co/datasets"
+_ONE_FOLDER = "into one folder and give that: --data"
+_COCO_ZIPS = "train{0}.zip, val{0}.zip and annotations_trainval{0}.zip"
+_OF_COCO = f"get {_COCO_ZIPS} from https://cocodataset.org/#download {_ONE_FOLDER} coco{{0}}:FOLDER"
+_CLASS_FOLDERS = "give a folder train/CLASS/... and val/CLASS/... of its images"
 
 KNOWN: dict[str, Known] = {
     "cifar10": Known(
@@ -324,25 +332,22 @@ KNOWN: dict[str, Known] = {
         10_000,
         10,
         "uoft-cs/cifar10",
-        "get its parquet files from https://huggingface.co/datasets/uoft-cs/cifar10 into one "
-        "folder and give that: --data cifar10:FOLDER",
+        f"get its parquet files from {_HUB}/uoft-cs/cifar10 {_ONE_FOLDER} cifar10:FOLDER",
     ),
     "cifar100": Known(
         50_000,
         10_000,
         100,
         "uoft-cs/cifar100",
-        "get its parquet files from https://huggingface.co/datasets/uoft-cs/cifar100 into one "
-        "folder and give that: --data cifar100:FOLDER",
+        f"get its parquet files from {_HUB}/uoft-cs/cifar100 {_ONE_FOLDER} cifar100:FOLDER",
     ),
     "svhn": Known(
         73_257,
         26_032,
         10,
         "ufldl-stanford/svhn:cropped_digits",
-        "get its parquet files of cropped digits from "
-        "https://huggingface.co/datasets/ufldl-stanford/svhn into one folder and give that: "
-        "--data svhn:FOLDER",
+        f"get its parquet files of cropped digits from {_HUB}/ufldl-stanford/svhn {_ONE_FOLDER} "
+        "svhn:FOLDER",
     ),
     "tiny-imagenet": Known(
         100_000,
@@ -352,31 +357,14 @@ KNOWN: dict[str, Known] = {
         "get http://cs231n.stanford.edu/tiny-imagenet-200.zip and give the zip, or the folder in "
         "it: --data tiny-imagenet:PATH",
     ),
-    "coco2014": Known(
-        82_081,
-        40_137,
-        80,
-        None,
-        "get train2014.zip, val2014.zip and annotations_trainval2014.zip from "
-        "https://cocodataset.org/#download into one folder and give that: --data coco2014:FOLDER",
-        size=64,
-    ),
-    "coco2017": Known(
-        117_266,
-        4_952,
-        80,
-        None,
-        "get train2017.zip, val2017.zip and annotations_trainval2017.zip from "
-        "https://cocodataset.org/#download into one folder and give that: --data coco2017:FOLDER",
-        size=64,
-    ),
+    "coco2014": Known(82_081, 40_137, 80, None, _OF_COCO.format(2014), size=64),
+    "coco2017": Known(117_266, 4_952, 80, None, _OF_COCO.format(2017), size=64),
     "imagenet32": Known(
         1_281_167,
         50_000,
         1000,
         "benjamin-paine/imagenet-1k-32x32",
-        "give a folder train/CLASS/... and val/CLASS/... of its images, of this or any other size: "
-        "--data imagenet32:FOLDER",
+        f"{_CLASS_FOLDERS}, of this or any other size: --data imagenet32:FOLDER",
         size=32,
     ),
     "imagenet": Known(
@@ -384,9 +372,8 @@ KNOWN: dict[str, Known] = {
         50_000,
         1000,
         "ILSVRC/imagenet-1k",
-        "accept its terms at https://huggingface.co/datasets/ILSVRC/imagenet-1k and log in with "
-        "`hf auth login`, or give a folder train/CLASS/... and val/CLASS/... of its images: "
-        "--data imagenet:FOLDER",
+        f"accept its terms at {_HUB}/ILSVRC/imagenet-1k and log in with `hf auth login`, or "
+        f"{_CLASS_FOLDERS}: --data imagenet:FOLDER",
     ),
 }
 """The paper's six, COCO in both years and ImageNet in both sizes. COCO counts the images that have

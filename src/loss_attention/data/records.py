@@ -166,6 +166,27 @@ def labels_of(source: Source, record: Record) -> list[Any]:
     return [label for label in labels or [] if label is not None]
 
 
+def with_classes(
+    record: Record, values: Sequence[Any], classes: Mapping[Any, int], *, multi_label: bool
+) -> Record:
+    """Return a record with indices of classes as its labels and those of its boxes.
+
+    Args:
+        record: of an image that shows one of the classes, or may show none.
+        values: its labels.
+        classes: from a label to its class; labels and boxes of others are left out.
+        multi_label: whether the record is to hold a list.
+    """
+    kept = [value for value in values if value in classes]
+    indices, mask = sorted({classes[value] for value in kept}), record.mask
+    if mask is not None and len(kept) < len(values):
+        mask = mask.of(kept)
+    boxes = tuple(
+        box._replace(label=classes[box.label]) for box in record.boxes if box.label in classes
+    )
+    return replace(record, label=indices if multi_label else indices[0], boxes=boxes, mask=mask)
+
+
 def class_name(source: Source, label: Any) -> str:
     """Return what people call a label of a source."""
     return str(label) if source.class_names is None else source.class_names[label]

@@ -91,12 +91,8 @@ class LabelledImages(ABC):
         return replace(
             self,
             images=self.images[there if self.in_memory else index],
-            labels=self.labels[there],
-            boxes=None if self.boxes is None else self.boxes[there],
-            box_labels=None if self.box_labels is None else self.box_labels[there],
             names=tuple(self.names[i] for i in index.tolist()) if self.names else (),
-            masks=None if self.masks is None else self.masks[there],
-            placements=None if self.placements is None else self.placements[there],
+            **self._each(lambda tensor: tensor[there]),
         )
 
     def without_places(self: Images) -> Images:
@@ -105,15 +101,14 @@ class LabelledImages(ABC):
 
     def to(self: Images, device: torch.device | str) -> Images:
         """Return the set with its tensors on a device; images not yet decoded come to be there."""
-        return replace(
-            self,
-            images=self.images.to(device),
-            labels=self.labels.to(device),
-            boxes=None if self.boxes is None else self.boxes.to(device),
-            box_labels=None if self.box_labels is None else self.box_labels.to(device),
-            masks=None if self.masks is None else self.masks.to(device),
-            placements=None if self.placements is None else self.placements.to(device),
-        )
+        moved = self._each(lambda tensor: tensor.to(device))
+        return replace(self, images=self.images.to(device), **moved)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Return what is known of the images, all that there is of it changed in one way."""
+        fields = ("labels", "boxes", "box_labels", "masks", "placements")
+        known = {name: getattr(self, name) for name in fields}
+        return {name: None if value is None else change(value) for name, value in known.items()}
 
     @abstractmethod
     def take(self, index: Int[Tensor, " n"]) -> ImageSet:
@@ -259,22 +254,18 @@ def hold_out(labels: Shaped[Tensor, "N *K"], fraction: float, seed: int) -> tupl
     return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
 
 
-TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("test", "testing")
-VALIDATION_NAMES = ("validation", "valid", "val", "dev")
-EXTRA_NAMES = ("extra",)
-"""More training images of SVHN, which the paper leaves out, and so does this package."""
-
 SPLITS = {
     name: split
     for split, names in (
-        ("train", TRAIN_NAMES),
-        ("test", TEST_NAMES),
-        ("validation", VALIDATION_NAMES),
-        ("extra", EXTRA_NAMES),
+        ("train", ("train", "training")),
+        ("test", ("test", "testing")),
+        ("validation", ("validation", "valid", "val", "dev")),
+        # More training images of SVHN, which the paper leaves out, and so does this package.
+        ("extra", ("extra",)),
     )
     for name in names
 }
+"""What splits are called."""
 T = TypeVar("T")
 
 
@@ -333,24 +324,20 @@ def training_split(parts: Mapping[str, object], where: str) -> str:
 
 def find_training_split(parts: Mapping[str, object]) -> str | None:
     """Return the name of the training split, None where there is none; see `training_split`."""
-    found = _first_of(TRAIN_NAMES, parts)
-    if found is None and len(parts) == 1:
-        only = next(iter(parts))
-        return None if _first_of((*TEST_NAMES, *VALIDATION_NAMES), parts) else only
-    return found
+    if (found := _called("train", parts)) or len(parts) != 1:
+        return found
+    (only,) = parts
+    return None if SPLITS.get(only.lower()) in ("test", "validation") else only
 
 
 def reported_split(parts: Mapping[str, object], usable: Callable[[str], bool]) -> str | None:
     """Return the test split if that is usable (has labels), else the validation split."""
-    for names in (TEST_NAMES, VALIDATION_NAMES):
-        found = _first_of(names, parts)
-        if found is not None and usable(found):
-            return found
-    return None
+    found = (_called(split, parts) for split in ("test", "validation"))
+    return next((name for name in found if name is not None and usable(name)), None)
 
 
-def _first_of(names: tuple[str, ...], parts: Mapping[str, object]) -> str | None:
-    return next((split for split in parts if split.lower() in names), None)
+def _called(split: str, parts: Mapping[str, object]) -> str | None:
+    return next((name for name in parts if SPLITS.get(name.lower()) == split), None)
 
 
 Resize = Literal["squash", "pad"]
