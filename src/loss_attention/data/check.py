@@ -15,20 +15,20 @@ from PIL import Image, ImageDraw
 
 from loss_attention.data.assembling import chosen, foreign_classes
 from loss_attention.data.decoding import UnreadableImage, fitted
-from loss_attention.data.loading import KNOWN, MADE, open_source, understood
+from loss_attention.data.loading import KNOWN, MADE, Known, open_source, understood
 from loss_attention.data.pixels import DEEP
 from loss_attention.data.records import (
-    MOST_NAMED,
     Encoded,
     Part,
     Record,
     Source,
     class_name,
     count,
+    few,
     labels_of,
     outside,
 )
-from loss_attention.data.sample import place, training_split
+from loss_attention.data.sample import place
 from loss_attention.data.stacking import Progress, read_encoded
 from loss_attention.errors import InputError, printable
 
@@ -66,12 +66,15 @@ class Look:
     broken: str = ""
 
 
-def check(source: Source, progress: Progress | None = None) -> Checked:
+def check(
+    source: Source, progress: Progress | None = None, *, known: Known | None = None
+) -> Checked:
     """Decode every image of a source and look for all that is wrong.
 
     Args:
         source: with all of its splits.
         progress: called with the number of images looked at and their total.
+        known: the published set that it is meant to be.
     """
     result = Checked(
         facts=[note for note in source.notes if note not in source.unread],
@@ -79,9 +82,8 @@ def check(source: Source, progress: Progress | None = None) -> Checked:
         doubts=[*source.unread],
     )
     total, done = sum(map(len, source.parts)), 0
-    looks: dict[str, list[Look]] = {}
+    looks: dict[str, list[Look]] = {part.name: [] for part in source.parts}
     for part in source.parts:
-        looks[part.name] = []
         for look in _looks(part):
             looks[part.name].append(look)
             done += 1
@@ -90,14 +92,16 @@ def check(source: Source, progress: Progress | None = None) -> Checked:
     for part in source.parts:
         _count(source, part, looks[part.name], result)
     result.faults += [foreign.what for foreign in foreign_classes(source)]
-    try:
-        training_split({part.name: part for part in source.parts}, source.where)
-    except InputError as error:
-        result.faults.append(str(error))
     for part in source.parts:
         _duplicates(part.name, looks[part.name], result)
         _dark(part.name, looks[part.name], result)
     _leaks(looks, result)
+    try:
+        used = chosen(source)
+        if known is not None:
+            result.doubts += known.verified(used).notes[len(used.notes) :]
+    except InputError as error:
+        result.faults.append(str(error))
     return result
 
 
@@ -116,13 +120,9 @@ def _look(record: Record, encoded: Encoded) -> Look:
     except UnreadableImage as error:
         return Look(record, broken=str(error))
     brightest = int(np.asarray(image).max()) if DEEP in image.info else None
-    return Look(record, image.size, _hash(image), brightest)
-
-
-def _hash(image: Image.Image) -> bytes:
     digest = hashlib.sha256(repr(image.size).encode())
     digest.update(image.tobytes())
-    return digest.digest()
+    return Look(record, image.size, digest.digest(), brightest)
 
 
 def _count(source: Source, part: Part, looks: Sequence[Look], result: Checked) -> None:
@@ -193,11 +193,9 @@ def _dark(split: str, looks: Sequence[Look], result: Checked) -> None:
     dark = {look.record.name: look.brightest for look in looks if look.brightest is not None}
     dark = {name: level for name, level in dark.items() if level <= _DARK}
     if dark:
-        names = ", ".join([*dark][:MOST_NAMED])
-        more = f" and {len(dark) - MOST_NAMED:,} more" if len(dark) > MOST_NAMED else ""
         result.doubts.append(
             f"{split}: {count(len(dark), 'image')} of over 8 bits a pixel with no level above "
-            f"{max(dark.values())} of 255, nearly black: {names}{more}; if they are numbers of 8 "
+            f"{max(dark.values())} of 255, nearly black: {few(dark)}; if they are numbers of 8 "
             "bits (0..255), 12 (0..4095) or 14 saved with 16, multiply them by 257, 16 or 4 and "
             "save them again"
         )
@@ -220,9 +218,7 @@ def _leaks(looks: Mapping[str, Sequence[Look]], result: Checked) -> None:
 
 
 def _named(groups: Sequence[Sequence[Record]]) -> str:
-    shown = "; ".join(" = ".join(r.name for r in group[:3]) for group in groups[:MOST_NAMED])
-    rest = len(groups) - MOST_NAMED
-    return shown + (f"; and {rest:,} more" if rest > 0 else "")
+    return few([" = ".join(record.name for record in group[:3]) for group in groups], "; ")
 
 
 def check_named(data: str, progress: Progress | None = None) -> tuple[Source, Checked]:
