@@ -20,6 +20,7 @@ from torch import Tensor
 from loss_attention.data.decoding import UnreadableImage
 from loss_attention.data.memory import IN_REACH, Storage, choose_stream
 from loss_attention.data.records import (
+    Encoded,
     Labels,
     Part,
     Problem,
@@ -47,7 +48,6 @@ from loss_attention.data.sample import (
     training_split,
 )
 from loss_attention.data.stacking import (
-    Encoded,
     Form,
     Progress,
     Stack,
