@@ -239,17 +239,7 @@ def check_named(data: str, progress: Progress | None = None) -> tuple[Source, Ch
     source = replace(source, parts=tuple(parts))
     if not source.parts:
         raise InputError(f"{source.where} holds no images that could be checked")
-    known, missing = KNOWN.get(understood(data).name), Checked()
-    if known is not None:
-        try:
-            used = chosen(source)
-            missing.doubts += known.verified(used).notes[len(used.notes) :]
-        except InputError as error:
-            missing.faults.append(str(error))
-    result = check(source, progress)
-    result.faults += [fault for fault in missing.faults if fault not in result.faults]
-    result.doubts += missing.doubts
-    return source, result
+    return source, check(source, progress, known=KNOWN.get(understood(data).name))
 
 
 CELL = 128
