@@ -135,7 +135,7 @@ def resealed(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> dict[st
     except (ValueError, RecursionError):  # no checksum of its own that could be right
         return {**after, "run.json": text}
     if isinstance(facts, dict) and "digest" in facts:
-        from loss_attention.digests import sealed
+        from loss_attention.saving import sealed
 
         text = json.dumps(sealed(facts)).encode()
     return {**after, "run.json": text}

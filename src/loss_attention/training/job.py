@@ -20,11 +20,11 @@ from torch import Tensor
 from loss_attention import __version__
 from loss_attention.data.naming import recorded
 from loss_attention.data.sample import LabelledImages, Splits, hold_out
-from loss_attention.digests import FACTS_FILE
 from loss_attention.errors import InputError, KilledError, guarded
 from loss_attention.heads.catalog import check_regulariser
 from loss_attention.interruption import StopRequest
 from loss_attention.models import PatchClassifier, create_model
+from loss_attention.saving import FACTS_FILE
 from loss_attention.training.batches import check_batches, smallest_batch
 from loss_attention.training.environment import (
     choose_accelerator,

@@ -14,22 +14,25 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from loss_attention.digests import (
+from loss_attention.errors import InputError, guarded, printable, reason
+from loss_attention.models import WEIGHTS_FILE
+from loss_attention.saving import (
     DIGEST,
     FACTS_FILE,
     FILES,
     FORMAT_VERSION,
+    SaveError,
     check_file,
     digest_of,
     file_digest,
     known_digests,
+    make_folder,
     read_facts,
     read_object,
+    remove_leftovers,
     sealed,
+    write_whole,
 )
-from loss_attention.errors import InputError, guarded, printable, reason
-from loss_attention.models import WEIGHTS_FILE
-from loss_attention.saving import SaveError, make_folder, remove_leftovers, write_whole
 from loss_attention.showing import json_text
 from loss_attention.training.position import checked_epoch, checked_facts, metrics_text
 from loss_attention.training.recipe import Recipe, RunOptions, from_file
