@@ -12,15 +12,15 @@ from lightning_fabric import Fabric
 from reference_structure import augmented, copied, reference_loss, unaugmented
 from torch import Tensor
 
-from loss_attention.data.augmentation import draw_shifts
 from loss_attention.data.sample import ImageSet, Splits
 from loss_attention.evaluation import validate
 from loss_attention.models import PatchClassifier
-from loss_attention.recipes import paper_recipe
 from loss_attention.training.job import build_model
-from loss_attention.training.loop import Trainer
 from loss_attention.training.recipe import Recipe
+from loss_attention.training.recipes import paper_recipe
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.sampling import draw_shifts
+from loss_attention.training.trainer import Trainer
 
 GAMMA = 0.1
 """The regulariser's full weight: a step early in training has less to compute."""

@@ -28,7 +28,6 @@ for ignored, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal
 CHECKED_ROOMS = (
     "attention",
     "backbones",
-    "data.augmentation",
     "data.digits",
     "data.placement",
     "data.sample",
@@ -47,8 +46,8 @@ CHECKED_ROOMS = (
     "metrics",
     "models",
     "prediction",
-    "training.batches",
-    "training.schedule",
+    "training.optimisation",
+    "training.sampling",
 )
 # An int passes for a float, as it does for mypy.
 _CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"

@@ -23,7 +23,7 @@ from loss_attention.cli import main
 from loss_attention.explain import compare_measures, compare_picture
 from loss_attention.progress import counted
 from loss_attention.showing import json_text, markdown, say
-from loss_attention.training.progress import TrainingProgress
+from loss_attention.training.logging import TrainingProgress
 
 CLASSES = (
     "[b]x[red] $a_{",

@@ -18,7 +18,6 @@ SOURCE = Path(loss_attention.__file__).parent
 # The floor of each room; docs/architecture.md draws the same house.
 LEVELS = {
     "errors": 0,
-    "digests": 0,
     "interruption": 0,
     "progress": 0,
     "saving": 0,
@@ -46,7 +45,6 @@ LEVELS = {
     "data_jobs": 6,
     "jobs": 6,
     "paper": 6,
-    "recipes": 6,
     "run_data": 6,
     "arguments": 7,
     "cli": 7,

@@ -63,7 +63,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _train(rest: list[str]) -> int:
-    from loss_attention.recipes import RECIPES, recipe
+    from loss_attention.training.recipes import RECIPES, recipe
 
     if not rest or rest[0].startswith("-"):
         if rest and rest[0] in ("-h", "--help"):
@@ -166,7 +166,7 @@ def _demo(rest: list[str]) -> int:
     from dataclasses import replace
 
     from loss_attention import jobs
-    from loss_attention.recipes import recipe
+    from loss_attention.training.recipes import recipe
 
     chosen = replace(recipe("digits"), name="demo", limit_images=given.limit_images)
     if given.epochs is not None:
@@ -272,7 +272,7 @@ def _overview() -> str:
 
 
 def _recipe_list() -> str:
-    from loss_attention.recipes import RECIPES
+    from loss_attention.training.recipes import RECIPES
 
     blocks = [
         f"{name:<14} {entry.purpose}\n{'':<14} reaches {entry.expected}; {entry.hardware}"

@@ -1,6 +1,6 @@
-"""Write files so that a crash or a full disk loses nothing.
+"""Files that a crash or a full disk does not spoil, and that are read as they were written.
 
-What is read of a run is what was written: SHA-256 of its files in run.json, and of itself.
+A run's run.json has the SHA-256 of its files, and of itself.
 """
 
 from __future__ import annotations

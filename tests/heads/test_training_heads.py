@@ -18,7 +18,7 @@ from loss_attention.evaluation import evaluate
 from loss_attention.heads.catalog import HEADS
 from loss_attention.models import load
 from loss_attention.training.job import RunOptions, continue_run, start_run
-from loss_attention.training.loop import Trainer
+from loss_attention.training.trainer import Trainer
 
 CPU = RunOptions(accelerator="cpu")
 

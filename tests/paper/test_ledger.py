@@ -16,8 +16,8 @@ from loss_attention.paper.numbers import PaperRow, PaperTable
 from loss_attention.paper.reproduction import Reproduction
 from loss_attention.paper.scales import SCALES
 from loss_attention.paper.writing import write_table
-from loss_attention.recipes import paper_recipe
 from loss_attention.training.recipe import Recipe
+from loss_attention.training.recipes import paper_recipe
 
 RECIPE = paper_recipe("tiny-imagenet")
 

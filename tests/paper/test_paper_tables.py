@@ -14,8 +14,8 @@ from loss_attention.paper.numbers import PAPER_TABLES
 from loss_attention.paper.reproduction import parameters
 from loss_attention.paper.scales import SCALES, scale
 from loss_attention.paper.tables import table_at, table_cells
-from loss_attention.recipes import PAPER_DATA, paper_recipe
 from loss_attention.training.recipe import Recipe
+from loss_attention.training.recipes import PAPER_DATA, paper_recipe
 
 PAPER = SCALES["paper"]
 

@@ -20,8 +20,8 @@ from loss_attention.data.sample import ImageSet, Splits
 from loss_attention.interruption import StopRequest
 from loss_attention.training import job
 from loss_attention.training.job import RunOptions, continue_run, start_run
-from loss_attention.training.loop import Trainer
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.trainer import Trainer
 
 EPOCHS, STEPS = 12, 12 * 6
 

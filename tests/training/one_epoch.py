@@ -11,10 +11,10 @@ from torch import nn
 from training.tiny import tiny_recipe, tiny_splits
 
 from loss_attention.data.sample import hold_out
-from loss_attention.training.batches import process_part
 from loss_attention.training.job import build_model
-from loss_attention.training.loop import Trainer
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.sampling import process_part
+from loss_attention.training.trainer import Trainer
 
 
 class FrozenBatchNorm(nn.BatchNorm2d):

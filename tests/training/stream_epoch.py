@@ -16,9 +16,9 @@ from training.tiny import tiny_recipe
 from loss_attention.data.sample import ImageSet
 from loss_attention.data.streaming import StreamedSet
 from loss_attention.training.job import build_model, continue_run, start_run
-from loss_attention.training.loop import Trainer
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.trainer import Trainer
 
 
 class StreamedEpoch:

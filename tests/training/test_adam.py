@@ -12,9 +12,9 @@ from training.tiny import run_stopped_at, tiny_recipe, tiny_splits
 from loss_attention.losses import single_label_loss
 from loss_attention.models import load
 from loss_attention.training.job import build_model, continue_run, start_run
-from loss_attention.training.loop import Trainer
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.trainer import Trainer
 
 ADAM = {
     "optimizer": "adam",

@@ -14,8 +14,8 @@ import loss_attention as la
 from loss_attention.data.sample import hold_out
 from loss_attention.evaluation import validate
 from loss_attention.models import load
-from loss_attention.training.averaging import WeightAverage
 from loss_attention.training.job import continue_run, start_run
+from loss_attention.training.optimisation import WeightAverage
 from loss_attention.training.recipe import RunOptions
 
 CPU = RunOptions(accelerator="cpu")

@@ -17,9 +17,9 @@ from training.tiny import run_stopped_at, tiny_recipe, tiny_splits
 from loss_attention.errors import InputError
 from loss_attention.models import load
 from loss_attention.training.job import continue_run, start_run
-from loss_attention.training.loop import Trainer
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.trainer import Trainer
 
 CPU = RunOptions(accelerator="cpu")
 
@@ -300,7 +300,7 @@ def test_stopped_and_resumed_has_the_seconds_of_all_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clock that gains a second at each look: no wall time in this test."""
-    import loss_attention.training.loop as loop
+    import loss_attention.training.trainer as loop
 
     now = 0.0
 

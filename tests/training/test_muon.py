@@ -11,7 +11,7 @@ from loss_attention.backbones.catalog import BACKBONES
 from loss_attention.heads.catalog import HEADS
 from loss_attention.models import create_model, load
 from loss_attention.training.job import continue_run, start_run
-from loss_attention.training.muon import Muon, orthogonalised, scale_free_filters
+from loss_attention.training.optimisation import Muon, orthogonalised, scale_free_filters
 from loss_attention.training.recipe import RunOptions
 
 MUON = {"optimizer": "muon", "schedule": "one-cycle", "nesterov": True, "epochs": 3}

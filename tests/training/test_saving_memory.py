@@ -9,8 +9,8 @@ from training.tiny import tiny_recipe, tiny_splits
 
 from loss_attention.errors import InputError
 from loss_attention.training.job import RunOptions, continue_run, start_run
-from loss_attention.training.loop import Trainer
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.trainer import Trainer
 
 
 def assert_same_epoch(found, expected, *, rtol=1e-4):

@@ -27,9 +27,9 @@ from loss_attention.errors import InputError
 from loss_attention.evaluation import evaluate
 from loss_attention.models import load
 from loss_attention.training.job import continue_run, start_run
-from loss_attention.training.loop import Trainer
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.trainer import Trainer
 
 CPU = RunOptions(accelerator="cpu", checkpoint_every_steps=2)
 

@@ -12,9 +12,9 @@ import torch
 
 from loss_attention.data.sample import ImageSet, Splits
 from loss_attention.training.job import continue_run, start_run
-from loss_attention.training.loop import Trainer
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.trainer import Trainer
 
 CLASSES = ("left", "right")
 

@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from loss_attention.data.placement import to_original
-from loss_attention.data.sending import sent
 
 # Not `Self`, which beartype does not know in functions.
 Images = TypeVar("Images", bound="LabelledImages")
@@ -228,3 +227,14 @@ def hold_out(labels: Shaped[Tensor, "N *K"], fraction: float, seed: int) -> tupl
             count = round(fraction * len(members))
             held_out[members[: min(max(1, count), len(members) - 1)]] = True
     return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
+
+
+def sent(tensor: Shaped[Tensor, "*N"], device: torch.device) -> Shaped[Tensor, "*N"]:
+    """Return a tensor on a device; to a GPU through pinned memory, so that the host goes on.
+
+    A plain `.to(device)` of what was just made on the CPU, and indexing a tensor of a GPU by one of
+    the CPU, both make the host wait until the GPU has done all that it was given.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -15,7 +15,7 @@ from loss_attention.paper.numbers import PAPER_TABLES, RESNET, VGG
 from loss_attention.paper.reproduction import Reproduction
 from loss_attention.paper.scales import Scale
 from loss_attention.paper.tables import BACKBONES, MEASURES
-from loss_attention.recipes import paper_recipe
+from loss_attention.training.recipes import paper_recipe
 
 if TYPE_CHECKING:
     from loss_attention.paper.figures_curves import Panel, Point

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from loss_attention.errors import InputError, unknown_name
-from loss_attention.recipes import STRIDED_AT_64
 from loss_attention.training.recipe import Recipe
+from loss_attention.training.recipes import STRIDED_AT_64
 
 SHORT_EPOCHS = 30
 MULTI_LABEL = ("coco2014",)

@@ -16,8 +16,8 @@ from loss_attention.paper.numbers import (
     PaperTable,
 )
 from loss_attention.paper.scales import Scale
-from loss_attention.recipes import paper_recipe, with_adam
 from loss_attention.training.recipe import Recipe
+from loss_attention.training.recipes import paper_recipe, with_adam
 
 DATA = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "SVHN": "svhn", "COCO": "coco2014"}
 BACKBONES = {

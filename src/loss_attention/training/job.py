@@ -25,19 +25,19 @@ from loss_attention.heads.catalog import check_regulariser
 from loss_attention.interruption import StopRequest
 from loss_attention.models import PatchClassifier, create_model
 from loss_attention.saving import FACTS_FILE
-from loss_attention.training.batches import check_batches, smallest_batch
 from loss_attention.training.environment import (
     choose_accelerator,
     choose_precision,
     hardware,
     keep_freed_memory,
+    launch_processes,
     versions,
 )
-from loss_attention.training.loop import Trainer
-from loss_attention.training.objective import recipe_loss
-from loss_attention.training.processes import launch_processes
+from loss_attention.training.optimisation import recipe_loss
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import RECIPE_FILE, RunFolder, require_utf8
+from loss_attention.training.sampling import check_batches, smallest_batch
+from loss_attention.training.trainer import Trainer
 
 STATISTICS_IMAGES = 10_000
 """Of a streamed set so many images, evenly taken, stand for all in the normalisation."""

@@ -12,7 +12,6 @@ from training.tiny import tiny_recipe, tiny_splits
 from loss_attention.data.sample import ImageSet, hold_out
 from loss_attention.errors import InputError
 from loss_attention.models import PatchClassifier, load
-from loss_attention.training.batches import epoch_batches
 from loss_attention.training.job import (
     RunOptions,
     build_model,
@@ -20,7 +19,8 @@ from loss_attention.training.job import (
     continue_run,
     start_run,
 )
-from loss_attention.training.loop import DivergedError
+from loss_attention.training.sampling import epoch_batches
+from loss_attention.training.trainer import DivergedError
 
 CPU = RunOptions(accelerator="cpu")
 
@@ -185,7 +185,7 @@ def test_without_a_validation_slice_the_last_epoch_is_kept(tmp_path):
 def test_a_loss_that_becomes_nan_stops_at_its_step_and_keeps_the_last_checkpoint(
     tmp_path, monkeypatch
 ):
-    import loss_attention.training.loop as loop
+    import loss_attention.training.trainer as loop
 
     calls = []
 

@@ -23,21 +23,24 @@ from loss_attention.losses import Loss
 from loss_attention.metrics.classification import correct_images
 from loss_attention.models import WEIGHTS_FILE, PatchClassifier
 from loss_attention.prediction import ImagePrediction
-from loss_attention.training.augmenting import Augmenter
-from loss_attention.training.averaging import WeightAverage
-from loss_attention.training.batches import (
+from loss_attention.training.logging import Scalars, TrainingProgress
+from loss_attention.training.optimisation import (
+    WeightAverage,
+    adam_betas,
+    learning_rate,
+    make_optimizer,
+    recipe_loss,
+    regulariser_weight,
+)
+from loss_attention.training.recipe import Recipe
+from loss_attention.training.run_folder import METRICS_FILE, Position, RunFolder, metrics_text
+from loss_attention.training.sampling import (
+    Augmenter,
     epoch_batches,
     noise_seed,
     process_part,
     steps_per_epoch,
 )
-from loss_attention.training.objective import make_optimizer, recipe_loss
-from loss_attention.training.position import Position, metrics_text
-from loss_attention.training.progress import TrainingProgress
-from loss_attention.training.recipe import Recipe
-from loss_attention.training.run_folder import METRICS_FILE, RunFolder
-from loss_attention.training.scalars import Scalars
-from loss_attention.training.schedule import adam_betas, learning_rate, regulariser_weight
 
 # Steps between the looks at device values that make the host wait for a GPU.
 CHECK_INTERVAL = 20
