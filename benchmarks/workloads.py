@@ -15,12 +15,11 @@ from torch import Tensor
 from loss_attention.data.sample import ImageSet, Splits
 from loss_attention.evaluation import validate
 from loss_attention.models import PatchClassifier
-from loss_attention.training.job import build_model
+from loss_attention.training.job import build_model, make_trainer
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.recipes import paper_recipe
 from loss_attention.training.run_folder import RunFolder
 from loss_attention.training.sampling import draw_shifts
-from loss_attention.training.trainer import Trainer
 
 GAMMA = 0.1
 """The regulariser's full weight: a step early in training has less to compute."""
@@ -111,7 +110,8 @@ class Ours:
         model = setting.model()
         model.backbone.checkpoint_activations = setting.checkpoint_activations
         nowhere = RunFolder(Path("nothing is saved"))
-        self.trainer = Trainer(fabric, setting.recipe(), model, splits.train, splits.test, nowhere)
+        recipe, train = setting.recipe(), splits.train
+        self.trainer = make_trainer(fabric, recipe, model, train, splits.test, nowhere)
         self.trainer.network.train()
         self.batches = _batches(setting)
 

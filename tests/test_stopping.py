@@ -25,7 +25,7 @@ from loss_attention import interruption, jobs
 from loss_attention.cli import main
 from loss_attention.interruption import SIGNALS, StopRequest, ending_on_signals
 from loss_attention.models import load
-from loss_attention.training import trainer
+from loss_attention.training import bookkeeping
 from loss_attention.training.run_folder import RunFolder
 from loss_attention.training.trainer import Trainer
 
@@ -101,7 +101,7 @@ def test_a_signal_saves_and_resuming_ends_alike(
     if moment == "training":
         monkeypatch.setattr(Trainer, "train_step", signalling(Trainer.train_step, number, 2))
     else:
-        monkeypatch.setattr(trainer, "validate", signalling(trainer.validate, number))
+        monkeypatch.setattr(bookkeeping, "validate", signalling(bookkeeping.validate, number))
     code, said = ended(capsys, *words(images, out))
     assert code == (130 if number == signal.SIGINT else 75)
     assert said == f"loss-attention: stopped; continue with: loss-attention resume {out}\n"

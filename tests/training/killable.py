@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 
 import torch
 from lightning_fabric import Fabric
-from training.tiny import tiny_recipe, tiny_splits
+from training.tiny import start_run, tiny_recipe, tiny_splits
 
 from loss_attention.data.sample import ImageSet, Splits
 from loss_attention.interruption import StopRequest
 from loss_attention.training import job
-from loss_attention.training.job import RunOptions, continue_run, start_run
+from loss_attention.training.job import RunOptions, continue_run
 from loss_attention.training.run_folder import RunFolder
 from loss_attention.training.trainer import Trainer
 

@@ -11,10 +11,10 @@ from torch import nn
 from training.tiny import tiny_recipe, tiny_splits
 
 from loss_attention.data.sample import hold_out
-from loss_attention.training.job import build_model
+from loss_attention.training.job import build_model, make_trainer
+from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
 from loss_attention.training.sampling import process_part
-from loss_attention.training.trainer import Trainer
 
 
 class FrozenBatchNorm(nn.BatchNorm2d):
@@ -39,14 +39,14 @@ class OneEpoch:
                 if isinstance(module, nn.BatchNorm2d):
                     module.__class__ = FrozenBatchNorm
         _, held = hold_out(splits.train.labels, 0.1, 0)
-        trainer = Trainer(
+        trainer = make_trainer(
             fabric,
             recipe,
             model,
             splits.train,
             splits.train.subset(held),
             RunFolder(self.folder),
-            accumulate=self.accumulate,
+            RunOptions(accumulate=self.accumulate),
         )
         parts: list[torch.Tensor] = []
         model.register_forward_pre_hook(

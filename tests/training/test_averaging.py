@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from training.test_resume import assert_same_run
-from training.tiny import run_stopped_at, tiny_recipe, tiny_splits
+from training.tiny import run_stopped_at, start_run, tiny_recipe, tiny_splits
 
 import loss_attention as la
 from loss_attention.data.sample import hold_out
 from loss_attention.evaluation import validate
 from loss_attention.models import load
-from loss_attention.training.job import continue_run, start_run
+from loss_attention.training.job import continue_run
 from loss_attention.training.optimisation import WeightAverage
 from loss_attention.training.recipe import RunOptions
 

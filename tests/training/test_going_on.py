@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_cli import SMALL, make_folder
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
-from training.tiny import tiny_recipe, tiny_splits
+from training.tiny import start_run, tiny_recipe, tiny_splits
 from typed import exit_code, run
 
 from loss_attention.errors import InputError, KilledError, ReportedError
@@ -18,7 +18,7 @@ from loss_attention.interruption import StopRequest
 from loss_attention.saving import SaveError
 from loss_attention.training import job
 from loss_attention.training.environment import launch_processes
-from loss_attention.training.job import change_learning_rate, continue_run, start_run
+from loss_attention.training.job import change_learning_rate, continue_run
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
 from loss_attention.training.trainer import DivergedError, Trainer
@@ -156,9 +156,9 @@ def test_statistics_of_each_process_are_its_own_after_resuming(tmp_path: Path) -
     fabric.launch()
     splits = tiny_splits()
     model = job.build_model(tiny_recipe(), splits)
-    trainer = Trainer(fabric, tiny_recipe(), model, splits.train, splits.train, run)
-    flat = torch.cat([one.flatten() for one in trainer._statistics()])
+    trainer = job.make_trainer(fabric, tiny_recipe(), model, splits.train, splits.train, run)
+    flat = torch.cat([one.flatten() for one in trainer.statistics.tensors])
     mine = torch.arange(len(flat)).to(flat)
     trainer.restore(state | {"statistics": torch.stack([mine, -mine])})
-    assert torch.equal(torch.cat([one.flatten() for one in trainer._statistics()]), mine)
+    assert torch.equal(torch.cat([one.flatten() for one in trainer.statistics.tensors]), mine)
     assert json.loads(json.dumps(trainer.position.best_epoch)) == 1

@@ -18,7 +18,7 @@ from training.several import in_processes
 from training.stored import load_stored, store_tiny
 from training.stream_epoch import StreamedEpoch, train_in_a_group_of_its_own
 from training.test_resume import assert_same_run
-from training.tiny import tiny_recipe
+from training.tiny import start_run, tiny_recipe
 
 from loss_attention import jobs
 from loss_attention.data.reading import Reader
@@ -26,7 +26,7 @@ from loss_attention.data.sample import Splits
 from loss_attention.errors import InputError
 from loss_attention.evaluation import evaluate
 from loss_attention.models import load
-from loss_attention.training.job import continue_run, start_run
+from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
 from loss_attention.training.trainer import Trainer

@@ -7,18 +7,12 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from training.tiny import tiny_recipe, tiny_splits
+from training.tiny import start_run, tiny_recipe, tiny_splits
 
 from loss_attention.data.sample import ImageSet, hold_out
 from loss_attention.errors import InputError
 from loss_attention.models import PatchClassifier, load
-from loss_attention.training.job import (
-    RunOptions,
-    build_model,
-    channel_statistics,
-    continue_run,
-    start_run,
-)
+from loss_attention.training.job import RunOptions, build_model, channel_statistics, continue_run
 from loss_attention.training.sampling import epoch_batches
 from loss_attention.training.trainer import DivergedError
 

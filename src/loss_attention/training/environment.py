@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from loss_attention.data.memory import free_memory
@@ -31,6 +32,12 @@ from loss_attention.training.recipe import Accelerator, RunOptions
 PACKAGES = ("torch", "numpy", "lightning-fabric", "datasets", "pillow", "scikit-learn")
 
 Precision = Literal["32", "bf16"]
+
+CHECK_INTERVAL = 20
+"""Steps between the looks at device values that make the host wait for a GPU."""
+
+AGREE_SECONDS = 1.0
+"""Processes ask each other about so often whether one of them was told to stop."""
 
 MANY_PARAMETERS = 10_000_000
 """From which a network computes long enough for each byte to ask the system for it each time."""
@@ -275,3 +282,60 @@ def leave_together(fabric: Fabric) -> None:
     if fabric.world_size > 1:
         fabric.barrier()
         torch.distributed.destroy_process_group()
+
+
+def processes_here(fabric: Fabric) -> int:
+    """Return how many processes of a run share this machine."""
+    count: int = getattr(fabric.strategy, "num_processes", 1)
+    return count
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Return what sums over an epoch are kept in on a device.
+
+    Apple's GPUs have no float64, and of Intel's not each.
+    """
+    return torch.float64 if device.type in ("cpu", "cuda") else torch.float32
+
+
+def summed(fabric: Fabric, tensor: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes; the tensor itself stays as it is."""
+    if fabric.world_size == 1:
+        return tensor
+    total = fabric.all_reduce(tensor.clone(), reduce_op="sum")
+    assert isinstance(total, Tensor)
+    return total
+
+
+class Agreement:
+    """Whether any process of a run was told to stop; all of them get the same answer.
+
+    Args:
+        fabric: has the processes.
+        stop: what this one was told.
+    """
+
+    def __init__(self, fabric: Fabric, stop: StopRequest) -> None:
+        self._fabric, self._stop = fabric, stop
+        self._ask_at = 0
+
+    def due(self, finished_steps: int) -> bool:
+        """Whether to ask now; the same in all processes, who wait for each other's answer."""
+        return self._fabric.world_size == 1 or finished_steps >= self._ask_at
+
+    def to_stop(self, finished_steps: int = 0, step_seconds: float = 0.0) -> bool:
+        """Ask all processes.
+
+        Args:
+            finished_steps: of the run.
+            step_seconds: what a step takes; 0: when to ask next stays as it is.
+        """
+        fabric, stop = self._fabric, self._stop
+        if fabric.world_size == 1:
+            return stop.requested
+        mine = [float(stop.requested), step_seconds]
+        told, seconds = summed(fabric, torch.tensor(mine, device=fabric.device)).tolist()
+        if step_seconds:
+            apart = AGREE_SECONDS * fabric.world_size / max(seconds, 1e-9)
+            self._ask_at = finished_steps + max(1, min(CHECK_INTERVAL, int(apart)))
+        return bool(told > 0)

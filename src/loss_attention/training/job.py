@@ -25,6 +25,7 @@ from loss_attention.heads.catalog import check_regulariser
 from loss_attention.interruption import StopRequest
 from loss_attention.models import PatchClassifier, create_model
 from loss_attention.saving import FACTS_FILE
+from loss_attention.training.bookkeeping import Checkpoints, TrainingLog, Validation
 from loss_attention.training.environment import (
     choose_accelerator,
     choose_precision,
@@ -35,7 +36,12 @@ from loss_attention.training.environment import (
 )
 from loss_attention.training.optimisation import recipe_loss
 from loss_attention.training.recipe import Recipe, RunOptions
-from loss_attention.training.run_folder import RECIPE_FILE, RunFolder, require_utf8
+from loss_attention.training.run_folder import (
+    RECIPE_FILE,
+    TENSORBOARD_FOLDER,
+    RunFolder,
+    require_utf8,
+)
 from loss_attention.training.sampling import check_batches, smallest_batch
 from loss_attention.training.trainer import Trainer
 
@@ -104,20 +110,6 @@ def channel_statistics(data: LabelledImages) -> Statistics:
     mean = shares @ levels
     deviation = ((shares * (levels - mean.unsqueeze(1)) ** 2).sum(dim=1)).sqrt()
     return mean.float(), deviation.float()
-
-
-def start_run(
-    path: Path, recipe: Recipe, splits: Splits, options: RunOptions, *, overwrite: bool = False
-) -> RunFolder:
-    """Check everything that can be wrong, then make the folder of a new run.
-
-    Raises:
-        InputError: see `begin_run` and `RunFolder.claimed`.
-    """
-    run = RunFolder(path)
-    with run.claimed(overwrite=overwrite):
-        begin_run(run, recipe, splits, options)
-    return run
 
 
 def begin_run(run: RunFolder, recipe: Recipe, splits: Splits, options: RunOptions) -> None:
@@ -315,6 +307,51 @@ def _statistics(facts: Mapping[str, Any], channels: int) -> Statistics | None:
     return mean, std
 
 
+def make_trainer(
+    fabric: Fabric,
+    recipe: Recipe,
+    model: PatchClassifier,
+    train: LabelledImages,
+    validation: LabelledImages,
+    run: RunFolder,
+    options: RunOptions | None = None,
+    *,
+    console: Console | None = None,
+    stop: StopRequest | None = None,
+) -> Trainer:
+    """Return a trainer with all that it works with.
+
+    Args:
+        fabric: precision, device and processes.
+        recipe: what to compute.
+        model: the model to train; moved to the device.
+        train: the training images of every process, without the validation slice.
+        validation: the held-out slice; may be empty, then the last epoch is the best.
+        run: where to save.
+        options: how often to save, and parts of a step; None: the usual ones.
+        console: where the first process shows its progress.
+        stop: hears of signals; None: one of its own.
+    """
+    options, stop = options or RunOptions(), stop or StopRequest()
+    first = fabric.is_global_zero
+    return Trainer(
+        fabric,
+        recipe,
+        model,
+        train,
+        validation=Validation(fabric, validation, recipe.batch_size, stop),
+        checkpoints=Checkpoints(fabric, run, options.checkpoint_every_steps),
+        log=TrainingLog(
+            recipe.name,
+            recipe.epochs,
+            console if first else None,
+            run.path / TENSORBOARD_FOLDER if first else None,
+        ),
+        accumulate=options.accumulate,
+        stop=stop,
+    )
+
+
 class _Work:
     """What each process does; a class, so that it can be sent to a spawned process.
 
@@ -342,7 +379,7 @@ class _Work:
         """Train in this process, beside the others of `fabric`."""
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         keep_freed_memory(parameters, spare=self.options.checkpoint_activations)
-        trainer = Trainer(
+        trainer = make_trainer(
             fabric,
             self.run.recipe(),
             # What is sent to processes lies in shared memory: the images should, weights must not.
@@ -350,12 +387,11 @@ class _Work:
             self.train_set,
             self.validation,
             self.run,
-            checkpoint_every=self.options.checkpoint_every_steps,
-            accumulate=self.options.accumulate,
+            self.options,
             console=console,
             stop=stop,
         )
-        state = self.run.load_state(None if fabric.is_global_zero else _say_nothing)
+        state = trainer.checkpoints.load()
         if state is not None:
             trainer.restore(state)
         finished = trainer.train()
@@ -365,7 +401,3 @@ class _Work:
             "best_epoch": position.best_epoch,
             "train_seconds": position.seconds,
         }
-
-
-def _say_nothing(line: str) -> None:
-    """The first process says it."""

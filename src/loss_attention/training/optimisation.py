@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -31,6 +32,7 @@ from loss_attention.backbones.layered import neighbours
 from loss_attention.heads.catalog import HEADS
 from loss_attention.losses import Loss, loss_for, ramp_up
 from loss_attention.models import PatchClassifier
+from loss_attention.training.environment import summed
 from loss_attention.training.recipe import Recipe
 
 
@@ -298,3 +300,55 @@ class WeightAverage:
 def _floats(model: nn.Module) -> list[Tensor]:
     tensors = chain(model.parameters(), model.buffers())
     return [tensor for tensor in tensors if tensor.is_floating_point()]
+
+
+class RunningStatistics:
+    """Batch norm's running statistics, which each process has of its own images.
+
+    Args:
+        fabric: has the processes.
+        models: whose statistics.
+    """
+
+    def __init__(self, fabric: Fabric, *models: nn.Module) -> None:
+        self._fabric, self._models = fabric, models
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Return those of this process."""
+        return [
+            statistic
+            for model in self._models
+            for module in model.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            for statistic in (module.running_mean, module.running_var)
+            if statistic is not None
+        ]
+
+    def average(self) -> None:
+        """Average them over processes, so that all end an epoch the same.
+
+        In float64, where the mean of equal ones is exactly that: once more changes nothing.
+        """
+        if self._fabric.world_size > 1:
+            for statistic in self.tensors:
+                total = summed(self._fabric, statistic.double())
+                statistic.copy_(total / self._fabric.world_size)
+
+    def gathered(self) -> Tensor | None:
+        """Return those of all processes, a row each; None where there is but one process."""
+        statistics = self.tensors
+        if self._fabric.world_size == 1 or not statistics:
+            return None
+        mine = torch.cat([one.flatten() for one in statistics])
+        rows = mine.new_zeros(self._fabric.world_size, len(mine))
+        rows[self._fabric.global_rank] = mine
+        return summed(self._fabric, rows)
+
+    def restore(self, rows: Tensor) -> None:
+        """Take this process's row of what `gathered` returned."""
+        statistics = self.tensors
+        mine = rows[self._fabric.global_rank].to(self._fabric.device)
+        parts = mine.split([one.numel() for one in statistics])
+        for statistic, part in zip(statistics, parts, strict=True):
+            statistic.copy_(part.view_as(statistic))

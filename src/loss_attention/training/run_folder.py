@@ -1,7 +1,4 @@
-"""A run's folder: what is in it, and where the run stands.
-
-It is written so that a crash or a full disk loses nothing, and checked wherever it is read.
-"""
+"""A run's folder, written so that a crash or a full disk loses nothing, and checked when read."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +40,7 @@ from loss_attention.training.recipe import Recipe, RunOptions, from_file
 RECIPE_FILE = "recipe.yaml"
 STATE_FILE, PREVIOUS_STATE_FILE = "state.pt", "state.previous.pt"
 METRICS_FILE, EVALUATION_FILE, REPORT_FILE = "metrics.jsonl", "evaluation.json", "report.html"
-LOCK_FILE = ".lock"
+LOCK_FILE, TENSORBOARD_FOLDER = ".lock", "tensorboard"
 MEND = {
     RECIPE_FILE: "put it back as it was, or begin a new run with the changed settings "
     "(`loss-attention resume --learning-rate` changes that of an unfinished one)",
@@ -60,7 +56,7 @@ WRITTEN = (
     METRICS_FILE,
     EVALUATION_FILE,
     REPORT_FILE,
-    "tensorboard",
+    TENSORBOARD_FOLDER,
 )
 """What a run writes beside its recipe and run.json."""
 
@@ -80,17 +76,14 @@ class RunFolder:
         self._lock: FileLock | None = None
         self._sound = True  # the last checkpoint, as far as it was looked at
 
+    @property
+    def weights(self) -> Path:
+        """The file of the best epoch's weights."""
+        return self.path / WEIGHTS_FILE
+
     def __reduce__(self) -> tuple[type[RunFolder], tuple[Path]]:
         """Leave the lock with the process that has it."""
         return RunFolder, (self.path,)
-
-    @classmethod
-    def create(cls, path: Path, recipe: Recipe, *, overwrite: bool = False) -> RunFolder:
-        """Make the folder of a new run and put the recipe in it; see `claimed` and `begin`."""
-        run = cls(path)
-        with run.claimed(overwrite=overwrite):
-            run.begin(recipe, {})
-        return run
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -320,10 +313,6 @@ class RunFolder:
                 ) from error
         return lines
 
-    def write_metrics(self, history: list[dict[str, Any]]) -> None:
-        """Write metrics.jsonl, a line for each epoch so far."""
-        self.write(METRICS_FILE, metrics_text(history))
-
     def save_state(
         self, state: dict[str, Any], beside: Mapping[str, str | bytes] | None = None
     ) -> None:
@@ -433,50 +422,6 @@ def _remove(path: Path) -> None:
     else:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
-
-
-@dataclass
-class Position:
-    """Where a run stands; with the weights and the optimiser, all that resuming needs.
-
-    Attributes:
-        epoch: finished epochs.
-        step: finished steps of the epoch that is under way; all of them where it was not
-            validated yet.
-        best: validation accuracy and negative validation loss of the best epoch; None before it.
-        best_epoch: counted from 1; 0 before the first.
-        seconds: spent on training and validation so far.
-        epoch_seconds: of these, what the epoch that is under way has taken.
-        images_per_second: in its training, where that is done.
-        history: a line of metrics.jsonl for each finished epoch.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    best: tuple[float, float] | None = None
-    best_epoch: int = 0
-    seconds: float = 0.0
-    epoch_seconds: float = 0.0
-    images_per_second: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    @classmethod
-    def read(cls, values: Any) -> Position:
-        """Return what a checkpoint has; raise whatever a malformed one leads to."""
-        position = cls(**values)
-        try:
-            position.history = [checked_epoch(line) for line in position.history]
-        except InputError as error:
-            raise ValueError(str(error)) from error
-        counts = (position.epoch, position.step, position.best_epoch)
-        if any(type(count) is not int or not 0 <= count < 2**63 for count in counts):
-            raise ValueError(f"its position cannot be {quoted(counts)}")
-        if position.best is not None:
-            accuracy, loss = map(float, position.best)
-            position.best = (accuracy, loss)
-        for name in ("seconds", "epoch_seconds", "images_per_second"):
-            setattr(position, name, float(getattr(position, name)))
-        return position
 
 
 def metrics_text(history: list[dict[str, Any]]) -> str:
