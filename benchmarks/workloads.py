@@ -15,6 +15,7 @@ from torch import Tensor
 from loss_attention.data.sample import ImageSet, Splits
 from loss_attention.evaluation import validate
 from loss_attention.models import PatchClassifier
+from loss_attention.training.environment import make_fabric
 from loss_attention.training.job import build_model, make_trainer
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.recipes import paper_recipe
@@ -89,12 +90,7 @@ class Workload(Protocol):
 
 def fabric_for(setting: Setting, processes: int = 1) -> Fabric:
     """Return what trains as the recipe would, in so many processes; not launched yet."""
-    return Fabric(
-        accelerator=setting.accelerator,
-        devices=processes,
-        strategy="auto" if processes == 1 else "ddp_spawn",
-        precision="bf16-mixed" if setting.precision == "bf16" else "32-true",
-    )
+    return make_fabric(setting.accelerator, setting.precision, processes)
 
 
 class Ours:

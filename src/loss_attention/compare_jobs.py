@@ -58,7 +58,7 @@ def compare_run(
         images: how many to explain.
         batch_size: images at a time.
         seed: which images are drawn.
-        accelerator: auto, cpu or cuda.
+        accelerator: auto, cpu, cuda, mps or xpu.
         overwrite: replace a comparison that is in the folder.
 
     Raises:

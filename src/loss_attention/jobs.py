@@ -28,7 +28,7 @@ from loss_attention.showing import say, say_line
 from loss_attention.tables import show_evaluations
 from loss_attention.training.environment import (
     choose_device,
-    count_gpus,
+    count_devices,
     image_memory,
     shown_precision,
 )
@@ -105,7 +105,7 @@ def resume(
 def _resumed(run: RunFolder, data: str | None, console: Console) -> FinishedRun:
     path, options = run.path, run.options()
     accelerator = options.accelerator
-    if accelerator == "cuda" and not count_gpus():
+    if not count_devices("cpu" if accelerator == "auto" else accelerator):
         if not run.read_json("run.json").get("finished"):
             raise InputError(f"{path} began on a GPU and torch finds none here: resume it on one")
         accelerator = "auto"  # the whole run has come here from another machine
@@ -138,7 +138,7 @@ def evaluate_run(
         classes: of other data measure these classes of the model alone; none: all.
         skip_broken: of other data leave out images that something is wrong with, or whose classes
             the model does not know.
-        accelerator: auto, cpu or cuda.
+        accelerator: auto, cpu, cuda, mps or xpu.
 
     Raises:
         InputError: what the run needs is damaged or not here, or other data that cannot be used.

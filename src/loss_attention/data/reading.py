@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from loss_attention.data.encoded import EncodedTable
 from loss_attention.data.placement import are_originals
+from loss_attention.data.sample import PINNED
 from loss_attention.data.stacking import Stacked, stack_few, stack_images
 from loss_attention.errors import InputError, KilledError
 from loss_attention.interruption import blocked_signals, leave_signals_to_the_parent
@@ -81,7 +82,7 @@ class Reader:
             sampler=self._coming,
             num_workers=workers,
             persistent_workers=True,
-            pin_memory=device.type == "cuda",
+            pin_memory=device.type in PINNED,
             worker_init_fn=_begin,
             generator=torch.Generator(),  # or it would draw from the one of the training
         )

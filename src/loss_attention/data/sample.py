@@ -19,6 +19,9 @@ from torch import Tensor
 
 from loss_attention.data.placement import to_original
 
+PINNED = ("cuda", "xpu")
+"""Kinds of devices that take copies from pinned memory while the host goes on."""
+
 # Not `Self`, which beartype does not know in functions.
 Images = TypeVar("Images", bound="LabelledImages")
 
@@ -235,6 +238,6 @@ def sent(tensor: Shaped[Tensor, "*N"], device: torch.device) -> Shaped[Tensor, "
     A plain `.to(device)` of what was just made on the CPU, and indexing a tensor of a GPU by one of
     the CPU, both make the host wait until the GPU has done all that it was given.
     """
-    if device.type == "cuda" and tensor.device.type == "cpu":
+    if device.type in PINNED and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

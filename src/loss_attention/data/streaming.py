@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from loss_attention.data.reading import Batch, Reader
-from loss_attention.data.sample import ImageSet, LabelledImages
+from loss_attention.data.sample import PINNED, ImageSet, LabelledImages
 
 FINGERPRINTED = 64
 """Images whose stored bytes are part of a set's fingerprint, evenly taken."""
@@ -63,10 +63,11 @@ class EncodedImages:
             return Batch(empty, None, None)
         images, placements, masks, _ = self.reader.read(self.numbers)
         # From pinned memory the copy goes on beside whatever the GPU does.
+        ahead = self.device.type in PINNED
         return Batch(
-            images.to(self.device, non_blocking=True),
-            None if placements is None else placements.to(self.device, non_blocking=True),
-            None if masks is None else masks.to(self.device, non_blocking=True),
+            images.to(self.device, non_blocking=ahead),
+            None if placements is None else placements.to(self.device, non_blocking=ahead),
+            None if masks is None else masks.to(self.device, non_blocking=ahead),
         )
 
 

@@ -32,6 +32,7 @@ from loss_attention.training.environment import (
     hardware,
     keep_freed_memory,
     launch_processes,
+    make_fabric,
     versions,
 )
 from loss_attention.training.optimisation import recipe_loss
@@ -280,12 +281,7 @@ def _train(
     train, validation = images.subset(kept), images.subset(held_out)
     with guarded(str(run.path / FACTS_FILE)):
         precision, statistics = facts["precision"], _statistics(facts, recipe.in_channels)
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=options.devices,
-        strategy="auto" if options.devices == 1 else "ddp_spawn",
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-    )
+    fabric = make_fabric(accelerator, precision, options.devices)
     model = build_model(recipe, splits, statistics)
     model.backbone.checkpoint_activations = options.checkpoint_activations
     work = _Work(run, model, train, validation, options, shown=console is not None)

@@ -12,8 +12,9 @@ import yaml
 
 from loss_attention.errors import InputError, printable, quoted, reason
 
-Accelerator = Literal["auto", "cpu", "cuda"]
-"""What to compute on; auto: a GPU where there is one."""
+Accelerator = Literal["auto", "cpu", "cuda", "mps", "xpu"]
+"""What to compute on: a CPU, Nvidia's or AMD's GPUs (cuda), Apple's (mps), Intel's (xpu); auto: a
+GPU where there is one."""
 
 
 @dataclass(frozen=True)
