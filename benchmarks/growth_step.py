@@ -21,7 +21,7 @@ from measuring import timed
 from workloads import Ours, Setting, fabric_for
 
 from loss_attention import many_classes
-from loss_attention.training.environment import leave_together
+from loss_attention.training.processes import leave_together
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from torch import Tensor
 from loss_attention.data.sample import ImageSet, Splits
 from loss_attention.evaluation import validate
 from loss_attention.models import PatchClassifier
-from loss_attention.training.environment import make_fabric
 from loss_attention.training.job import build_model, make_trainer
-from loss_attention.training.recipe import Recipe
+from loss_attention.training.processes import make_fabric
+from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.recipes import paper_recipe
 from loss_attention.training.run_folder import RunFolder
 from loss_attention.training.sampling import draw_shifts
@@ -90,7 +90,7 @@ class Workload(Protocol):
 
 def fabric_for(setting: Setting, processes: int = 1) -> Fabric:
     """Return what trains as the recipe would, in so many processes; not launched yet."""
-    return make_fabric(setting.accelerator, setting.precision, processes)
+    return make_fabric(setting.accelerator, setting.precision, RunOptions(devices=processes))
 
 
 class Ours:

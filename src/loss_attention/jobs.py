@@ -33,6 +33,7 @@ from loss_attention.training.environment import (
     shown_precision,
 )
 from loss_attention.training.job import begin_run, change_learning_rate, continue_run
+from loss_attention.training.processes import cluster_of, leads
 from loss_attention.training.recipe import Accelerator, Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
 
@@ -69,12 +70,13 @@ def train(
         InputError: anything that the recipe, the data or the folder has wrong.
         RunStopped: stopped by a signal; `resume` continues.
     """
-    run = RunFolder(out)
+    run = RunFolder(out, writes=leads(options))
+    console = console if run.writes else Console(quiet=True)
     with run.claimed(overwrite=overwrite):
         splits = load_data(recipe, console, options)
-        begin_run(run, recipe, splits, options)
+        model = begin_run(run, recipe, splits, options)
         with _resumable(run):
-            finished = _finish(run, splits, console, options.accelerator)
+            finished = _finish(run, splits, console, options.accelerator, model)
             _report(finished, console)
     return finished
 
@@ -94,7 +96,9 @@ def resume(
         InputError: what the run needs is damaged, changed or not here.
         RunStopped: stopped by a signal again.
     """
-    with _opened_to_write(path, console) as run, _resumable(run):
+    writes = leads(RunFolder.open(path).options())
+    console = console if writes else Console(quiet=True)
+    with _opened_to_write(path, console, writes=writes) as run, _resumable(run):
         if learning_rate is not None:
             change_learning_rate(run, learning_rate, partial(say_line, console))
         finished = _resumed(run, data, console)
@@ -257,8 +261,8 @@ def written_to(run: RunFolder | None, out: Path) -> AbstractContextManager[None]
 
 
 @contextlib.contextmanager
-def _opened_to_write(path: Path, console: Console) -> Iterator[RunFolder]:
-    with RunFolder.opened_to_write(path) as run:
+def _opened_to_write(path: Path, console: Console, *, writes: bool = True) -> Iterator[RunFolder]:
+    with RunFolder.opened_to_write(path, writes=writes) as run:
         for line in run.changed_pages():
             say_line(console, line)
         yield run
@@ -302,6 +306,8 @@ def demo(recipe: Recipe, out: Path, options: RunOptions, console: Console) -> Pa
 
     Run again, it continues where it stopped; finished, it only shows the result again.
     """
+    if options.num_nodes > 1 or cluster_of(options) is not None:
+        raise InputError("the demo trains on one machine, without torchrun or srun")
     variants = {recipe.head: recipe, TWIN: replace(recipe, name=f"{recipe.name}-mean", head="mean")}
     folders = {recipe.head: RunFolder(out), TWIN: RunFolder(out / TWIN)}
     runs: dict[str, FinishedRun] = {}
@@ -310,8 +316,9 @@ def demo(recipe: Recipe, out: Path, options: RunOptions, console: Console) -> Pa
         splits = load_data(recipe, console, options)
         for label, run in folders.items():
             held.enter_context(_begun_or_claimed(run))
+            model = None
             if not _has_begun(run):
-                begin_run(run, variants[label], splits, options)
+                model = begin_run(run, variants[label], splits, options)
             run.check()
             if run.recipe() != variants[label]:
                 raise InputError(
@@ -319,7 +326,7 @@ def demo(recipe: Recipe, out: Path, options: RunOptions, console: Console) -> Pa
                 )
             say_line(console, f"{label} in {run.path}", "bold")
             try:
-                runs[label] = _finish(run, splits, console, options.accelerator)
+                runs[label] = _finish(run, splits, console, options.accelerator, model)
             except (Interrupted, RunStopped) as stop:
                 how = f"continue with: loss-attention demo --out {out}"
                 raise RunStopped(f"stopped; {how}", stop.number) from stop
@@ -452,7 +459,11 @@ def held_out_images(own: Splits, recipe: Recipe) -> LabelledImages:
 
 
 def _finish(
-    run: RunFolder, splits: Splits, console: Console, accelerator: Accelerator
+    run: RunFolder,
+    splits: Splits,
+    console: Console,
+    accelerator: Accelerator,
+    model: PatchClassifier | None = None,
 ) -> FinishedRun:
     """Train what is left of a run, and evaluate its best weights on the test split, once."""
     facts, stop = run.read_json("run.json"), StopRequest()
@@ -467,8 +478,12 @@ def _finish(
                 f"{shown_precision(facts['precision'])} on {facts['hardware']['device']}"
             )
         say(console, line)
-        if not continue_run(run, splits, console, stop=stop) or stop.requested:
+        if not continue_run(run, splits, console, model=model, stop=stop) or stop.requested:
             raise _stopped(run, stop.number)
+    if (
+        not run.writes
+    ):  # of the processes that torchrun or srun started, the first one does the rest
+        raise SystemExit(0)
     model = load_weights(run).to(choose_device(accelerator))
     figures = evaluate_weights(model, splits, run.recipe(), console)
     run.write_json("evaluation.json", figures.to_json())

@@ -18,10 +18,10 @@ from loss_attention.training.environment import (
     choose_device,
     choose_precision,
     image_memory,
-    make_fabric,
     sum_dtype,
 )
 from loss_attention.training.job import build_model, make_trainer
+from loss_attention.training.processes import make_fabric
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
 
@@ -102,7 +102,7 @@ def test_bf16_where_there_is_none_is_refused(
     accelerator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.xpu, "is_bf16_supported", lambda including_emulation: False)
-    with pytest.raises(InputError, match="bf16: not on this (Apple|Intel) GPU"):
+    with pytest.raises(InputError, match=r"bf16: not on this (Apple|Intel) GPU"):
         choose_precision("bf16", accelerator)
 
 
@@ -127,20 +127,20 @@ def test_memory_for_images_is_the_least_of_machine_and_device(
 
 def test_fabric_computes_where_it_is_told(there: Any) -> None:
     there(xpu=1)
-    assert make_fabric("xpu", "32").device == torch.device("xpu", 0)
-    mixed = make_fabric("xpu", "bf16")
+    assert make_fabric("xpu", "32", RunOptions()).device == torch.device("xpu", 0)
+    mixed = make_fabric("xpu", "bf16", RunOptions())
     assert mixed.device == torch.device("xpu", 0)
     with mixed.autocast():
         assert torch.is_autocast_enabled("xpu")
         assert torch.get_autocast_dtype("xpu") == torch.bfloat16
-    assert make_fabric("cpu", "32").device == torch.device("cpu")
+    assert make_fabric("cpu", "32", RunOptions()).device == torch.device("cpu")
     from lightning_fabric.accelerators import MPSAccelerator
 
     MPSAccelerator.is_available.cache_clear()
     there(mps=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("platform.processor", lambda: "arm")
-        assert make_fabric("mps", "32").device == torch.device("mps", 0)
+        assert make_fabric("mps", "32", RunOptions()).device == torch.device("mps", 0)
     MPSAccelerator.is_available.cache_clear()
 
 

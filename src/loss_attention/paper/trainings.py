@@ -84,14 +84,15 @@ def _train(
     begun = (run.path / "run.json").exists()
     options = RunFolder.open(run.path).options() if begun else asked
     splits, wanted = shelf.splits(recipe, options), located(recipe, shelf.data_root)
+    model = None
     if not begun:
-        begin_run(run, wanted, splits, options)
+        model = begin_run(run, wanted, splits, options)
     elif replace(run.recipe(), data=wanted.data) != wanted:
         raise InputError(
             f"{run.path} holds a run with other settings; name another folder with --out"
         )
     unfinished = not run.read_json("run.json").get("finished")
-    if unfinished and not continue_run(run, splits, console, stop=stop):
+    if unfinished and not continue_run(run, splits, console, model=model, stop=stop):
         raise RunStopped("stopped; the same command continues", stop.number)
     model = load_weights(run)
     evaluated = run.read_json("evaluation.json")

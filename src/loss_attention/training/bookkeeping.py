@@ -20,7 +20,8 @@ from loss_attention.evaluation import validate
 from loss_attention.interruption import StopRequest
 from loss_attention.losses import Loss
 from loss_attention.models import WEIGHTS_FILE, PatchClassifier
-from loss_attention.training.environment import sum_dtype, summed
+from loss_attention.training.environment import sum_dtype
+from loss_attention.training.processes import from_first, summed
 from loss_attention.training.run_folder import METRICS_FILE, RunFolder, checked_epoch, metrics_text
 
 REFRESH_SECONDS = 0.5
@@ -139,16 +140,12 @@ class Checkpoints:
 
     def load(self) -> dict[str, Any] | None:
         """Return the last sound checkpoint; None where the run ended before its first."""
-        return self.run.load_state(None if self._fabric.is_global_zero else _say_nothing)
+        return from_first(self._fabric, self.run.load_state)
 
     def restored(self, position: Position) -> None:
         """Have metrics.jsonl end where the run goes on."""
         if self._fabric.is_global_zero:
             self.run.write(METRICS_FILE, metrics_text(position.history))
-
-
-def _say_nothing(line: str) -> None:
-    """The first process says it."""
 
 
 class Validation:

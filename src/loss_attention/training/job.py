@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,17 @@ from loss_attention.training.environment import (
     choose_precision,
     hardware,
     keep_freed_memory,
-    launch_processes,
-    make_fabric,
     versions,
 )
 from loss_attention.training.optimisation import recipe_loss
+from loss_attention.training.processes import (
+    check_processes,
+    cluster_of,
+    from_first,
+    join_processes,
+    launch_processes,
+    make_fabric,
+)
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import (
     RECIPE_FILE,
@@ -113,7 +120,9 @@ def channel_statistics(data: LabelledImages) -> Statistics:
     return mean.float(), deviation.float()
 
 
-def begin_run(run: RunFolder, recipe: Recipe, splits: Splits, options: RunOptions) -> None:
+def begin_run(
+    run: RunFolder, recipe: Recipe, splits: Splits, options: RunOptions
+) -> PatchClassifier:
     """Check everything that can be wrong, then write what a new run begins with.
 
     Args:
@@ -122,10 +131,14 @@ def begin_run(run: RunFolder, recipe: Recipe, splits: Splits, options: RunOption
         splits: its data.
         options: what to train it on.
 
+    Returns:
+        The network to train, for `continue_run`.
+
     Raises:
         InputError: see `build_model` and `choose_accelerator`.
     """
     accelerator = choose_accelerator(options.accelerator, options.devices)
+    check_processes(accelerator, options)
     precision = choose_precision(recipe.precision, accelerator)
     model = build_model(recipe, splits)
     kept, held_out = hold_out(splits.train.labels, recipe.validation_fraction, recipe.seed)
@@ -152,16 +165,17 @@ def begin_run(run: RunFolder, recipe: Recipe, splits: Splits, options: RunOption
         },
         "parameters": sum(p.numel() for p in model.parameters()),
         "versions": versions(),
-        "hardware": hardware(accelerator, options.devices, precision),
+        "hardware": hardware(accelerator, options.processes, precision),
         "finished": False,
     }
     run.begin(recipe, facts)
+    return model
 
 
 def _check_steps(recipe: Recipe, options: RunOptions, model: PatchClassifier, images: int) -> None:
     """Raise `InputError` for steps of so few images that they cannot be divided or trained on."""
-    check_batches(images, recipe.batch_size, options.devices)
-    part = smallest_batch(images, recipe.batch_size) // options.devices
+    check_batches(images, recipe.batch_size, options.processes)
+    part = smallest_batch(images, recipe.batch_size) // options.processes
     if part // min(options.accumulate, part) > 1 or _trains_on_one_image(model):
         return
     raise InputError(
@@ -190,6 +204,7 @@ def continue_run(
     splits: Splits,
     console: Console | None = None,
     *,
+    model: PatchClassifier | None = None,
     stop: StopRequest | None = None,
 ) -> bool:
     """Train a run from its last checkpoint, or from the start where it has none.
@@ -198,6 +213,7 @@ def continue_run(
         run: the run; its folder names the recipe, the devices and the precision.
         splits: the run's data, loaded anew.
         console: where to show progress.
+        model: what `begin_run` returned; None: it is built anew.
         stop: hears of signals; None: one of its own.
 
     Returns:
@@ -220,7 +236,7 @@ def continue_run(
         require_utf8(run.path)
         run.settle()
         try:
-            outcome = _train(run, recipe, facts, splits, console, stop or StopRequest())
+            outcome = _train(run, facts, splits, console, model, stop or StopRequest())
         except KilledError as error:
             raise KilledError(
                 f"{error}; the last checkpoint stays: loss-attention resume {run.path}"
@@ -265,31 +281,31 @@ def change_learning_rate(run: RunFolder, rate: float, say: Callable[[str], None]
 
 def _train(
     run: RunFolder,
-    recipe: Recipe,
     facts: dict[str, Any],
     splits: Splits,
     console: Console | None,
+    model: PatchClassifier | None,
     stop: StopRequest,
 ) -> dict[str, Any]:
     """Train what is left, in as many processes as the run has; return what is new of it."""
     for talkative in ("lightning_fabric", "lightning.fabric", "torch.multiprocessing.spawn"):
         logging.getLogger(talkative).setLevel(logging.ERROR)
-    options = run.options()
+    options, recipe = run.options(), run.recipe()
     accelerator = choose_accelerator(options.accelerator, options.devices)
     kept, held_out = hold_out(splits.train.labels, recipe.validation_fraction, recipe.seed)
     images = splits.train.without_places()
     train, validation = images.subset(kept), images.subset(held_out)
     with guarded(str(run.path / FACTS_FILE)):
         precision, statistics = facts["precision"], _statistics(facts, recipe.in_channels)
-    fabric = make_fabric(accelerator, precision, options.devices)
-    model = build_model(recipe, splits, statistics)
+    check_processes(accelerator, options)
+    fabric = make_fabric(accelerator, precision, options)
+    if model is None:
+        model = build_model(recipe, splits, statistics)
     model.backbone.checkpoint_activations = options.checkpoint_activations
     work = _Work(run, model, train, validation, options, shown=console is not None)
-    if options.devices > 1:
+    if options.devices > 1 and cluster_of(options) is None:
         return launch_processes(fabric, work, stop)
-    fabric.launch()
-    with stop.listening():
-        return work.train(fabric, console, stop)
+    return join_processes(fabric, partial(work.train, console=console), stop)
 
 
 def _statistics(facts: Mapping[str, Any], channels: int) -> Statistics | None:
@@ -369,17 +385,18 @@ class _Work:
 
     def __call__(self, fabric: Fabric, stop: StopRequest) -> dict[str, Any]:
         """Work in one of several processes."""
-        return self.train(fabric, Console() if self.shown else None, stop)
+        # What is sent to processes lies in shared memory: the images should, weights must not.
+        self.model = copy.deepcopy(self.model)
+        return self.train(fabric, stop, Console() if self.shown else None)
 
-    def train(self, fabric: Fabric, console: Console | None, stop: StopRequest) -> dict[str, Any]:
+    def train(self, fabric: Fabric, stop: StopRequest, console: Console | None) -> dict[str, Any]:
         """Train in this process, beside the others of `fabric`."""
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         keep_freed_memory(parameters, spare=self.options.checkpoint_activations)
         trainer = make_trainer(
             fabric,
-            self.run.recipe(),
-            # What is sent to processes lies in shared memory: the images should, weights must not.
-            copy.deepcopy(self.model),
+            from_first(fabric, self.run.recipe),
+            self.model,
             self.train_set,
             self.validation,
             self.run,

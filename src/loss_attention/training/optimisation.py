@@ -32,7 +32,7 @@ from loss_attention.backbones.layered import neighbours
 from loss_attention.heads.catalog import HEADS
 from loss_attention.losses import Loss, loss_for, ramp_up
 from loss_attention.models import PatchClassifier
-from loss_attention.training.environment import summed
+from loss_attention.training.processes import summed
 from loss_attention.training.recipe import Recipe
 
 
@@ -349,6 +349,6 @@ class RunningStatistics:
         """Take this process's row of what `gathered` returned."""
         statistics = self.tensors
         mine = rows[self._fabric.global_rank].to(self._fabric.device)
-        parts = mine.split([one.numel() for one in statistics])
+        parts = torch.split(mine, [one.numel() for one in statistics])
         for statistic, part in zip(statistics, parts, strict=True):
             statistic.copy_(part.view_as(statistic))

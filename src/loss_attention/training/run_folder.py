@@ -69,10 +69,13 @@ class RunFolder:
 
     Args:
         path: where it is. What is read from it is compared with the digests in its run.json.
+        writes: False in all but the first of the processes that torchrun or srun started: there
+            nothing is locked or written, and a run that begins is known from memory.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
+        self._begun: tuple[Recipe, dict[str, Any]] | None = None
         self._lock: FileLock | None = None
         self._sound = True  # the last checkpoint, as far as it was looked at
 
@@ -99,13 +102,13 @@ class RunFolder:
 
     @classmethod
     @contextlib.contextmanager
-    def opened_to_write(cls, path: Path) -> Iterator[RunFolder]:
+    def opened_to_write(cls, path: Path, *, writes: bool = True) -> Iterator[RunFolder]:
         """Open an existing run, keeping others from writing it meanwhile.
 
         Raises:
             InputError: what `open` raises, or another process has it.
         """
-        run = cls(path)
+        run = cls(path, writes=writes)
         run._require()
         with run.locked():
             run.check()
@@ -113,6 +116,8 @@ class RunFolder:
 
     def check(self) -> None:
         """Raise `InputError` unless this is a run that began, with its recipe as it was."""
+        if not self.writes:  # the process that writes checks it, and may be changing it
+            return
         self._require()
         facts = self.read_json(FACTS_FILE)
         if not facts:
@@ -145,6 +150,9 @@ class RunFolder:
                 is there is no run folder; or another process has it.
         """
         require_utf8(self.path)
+        if not self.writes:
+            yield
+            return
         self._require_room(overwrite=overwrite)
         if not self.path.is_dir():
             make_folder(self.path)
@@ -183,6 +191,9 @@ class RunFolder:
 
         A crash in between leaves a folder whose run never began.
         """
+        if not self.writes:
+            self._begun = recipe, dict(facts)
+            return
         remove_leftovers(self.path)
         for name in (FACTS_FILE, *WRITTEN):
             _remove(self.path / name)
@@ -202,7 +213,7 @@ class RunFolder:
             InputError: another process has it.
             SaveError: the folder cannot be written to.
         """
-        if self._lock is not None:
+        if self._lock is not None or not self.writes:
             yield
             return
         lock = FileLock(self.path / LOCK_FILE)
@@ -224,6 +235,8 @@ class RunFolder:
 
     def recipe(self) -> Recipe:
         """Return the run's recipe."""
+        if self._begun is not None:
+            return self._begun[0]
         return Recipe.from_yaml(self.path / RECIPE_FILE)
 
     def options(self) -> RunOptions:
@@ -248,6 +261,8 @@ class RunFolder:
             files: the content of each, by its name.
             news: facts that come into run.json with the digests.
         """
+        if not self.writes:
+            return
         facts = self.read_json(FACTS_FILE)
         if facts:
             known = {name: [digest_of(content)] for name, content in files.items()}
@@ -262,6 +277,8 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file, whole or not at all; run.json with its digest."""
+        if not self.writes:
+            return
         if name == FACTS_FILE:
             write_whole(self.path / name, json_text(sealed(value), indent=2) + "\n")
         else:
@@ -278,6 +295,8 @@ class RunFolder:
         Raises:
             InputError: the file holds no JSON object, or is not what the run wrote.
         """
+        if name == FACTS_FILE and self._begun is not None:
+            return self._begun[1]
         if name == FACTS_FILE:
             return checked_facts(read_facts(self.path), self.path / name)
         path = self.path / name
@@ -359,6 +378,8 @@ class RunFolder:
 
     def remove_state(self, *, previous_only: bool = False) -> None:
         """Remove checkpoints, which a finished run needs no more."""
+        if not self.writes:
+            return
         for name in (PREVIOUS_STATE_FILE,) if previous_only else (PREVIOUS_STATE_FILE, STATE_FILE):
             (self.path / name).unlink(missing_ok=True)
 
@@ -368,6 +389,8 @@ class RunFolder:
 
         Of a run of version 0.1, files are known from here on.
         """  # noqa: D205
+        if not self.writes:
+            return
         remove_leftovers(self.path)
         facts = self.read_json(FACTS_FILE)
         files = dict(facts.get(FILES, {}))
