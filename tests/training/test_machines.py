@@ -1,4 +1,4 @@
-"""Two "machines" on this one: the same run whoever starts its processes, and as one process has it."""
+"""Two "machines" on this one: the same run whoever starts its processes, and as one has it."""
 
 from __future__ import annotations
 
