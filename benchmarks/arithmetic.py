@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from workloads import WORKLOADS, Setting
 
-from loss_attention.explain.compare_measures import take_turns
+from loss_attention.attribution.measures import take_turns
 
 DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 COUNTED_BATCH = 2

@@ -17,8 +17,8 @@ from PIL import Image
 from spreads import ratio, spread
 from workloads import WORKLOADS, Ours, Setting, Yardstick, checkpointed
 
+from loss_attention.attribution.measures import take_turns
 from loss_attention.data.decoding import read_image, to_tensor
-from loss_attention.explain.compare_measures import take_turns
 
 KINDS = tuple(WORKLOADS)
 COMPARED = ("ours", "yardstick")

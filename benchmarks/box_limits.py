@@ -68,21 +68,20 @@ def held_out_images(path: Path) -> tuple[PatchClassifier, ImageSet]:
     Raises:
         InputError: no run, or one on images that do not have one box each.
     """
-    import torch
     from rich.console import Console
 
-    from loss_attention.data.sample import hold_out
     from loss_attention.errors import InputError
-    from loss_attention.jobs import load_data, load_weights
+    from loss_attention.jobs import load_weights
+    from loss_attention.run_data import load_data
     from loss_attention.training.run_folder import RunFolder
 
     run = RunFolder.open(path)
     recipe, model = run.recipe(), load_weights(run)
-    train = load_data(recipe, Console(stderr=True), run.options()).train
+    splits = load_data(recipe, Console(stderr=True), run.options())
+    train = splits.trainval
     if train.boxes is None or train.boxes.shape[1] != 1:
         raise InputError(f"{path}: its images ({recipe.data}) do not have one box each")
-    held_out = train.subset(hold_out(train.labels, recipe.validation_fraction, recipe.seed)[1])
-    return model, held_out.take(torch.arange(len(held_out)))
+    return model, splits.validation.decoded()
 
 
 def batches(images: ImageSet) -> Iterator[ImageSet]:
@@ -99,7 +98,7 @@ def held_out_boxes(
     """Return boxes of the spread at every reach `(N, T, 4)`, true ones `(N, 4)`, and the size."""
     import torch
 
-    from loss_attention.metrics.spread_boxes import spread_boxes
+    from loss_attention.metrics.detection import spread_boxes
 
     found = [
         spread_boxes(model.explain(batch.images, batch.labels).heat_maps)
@@ -120,7 +119,7 @@ def table(found: Tensor, truth: Tensor, size: tuple[int, int]) -> list[str]:
     import torch
 
     from loss_attention.geometry import box_area, box_iou
-    from loss_attention.metrics.boxes import centred_box, fit_centred_box, framed
+    from loss_attention.metrics.localisation import centred_box, fit_centred_box, framed
 
     best = framed(box_iou(found, truth.unsqueeze(1))).sum(dim=0).argmax()
     own = found[:, best]
@@ -158,7 +157,7 @@ def made(middles: Tensor, sizes: Tensor) -> Tensor:
 def share_framed(boxes: Tensor, truth: Tensor) -> float:
     """Return the share with an IoU above 0.5; NaN of none."""
     from loss_attention.geometry import box_iou
-    from loss_attention.metrics.boxes import framed
+    from loss_attention.metrics.localisation import framed
 
     return float(framed(box_iou(boxes, truth)).float().mean())
 

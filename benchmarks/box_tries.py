@@ -109,7 +109,7 @@ def middle_boxes(size: tuple[int, int]) -> Tensor:
     """Return boxes in the middle of an image: 6 heights and as many widths."""
     import torch
 
-    from loss_attention.metrics.boxes import centred_box
+    from loss_attention.metrics.localisation import centred_box
 
     sides = [step / 8 for step in range(3, 9)]
     return torch.stack([centred_box(across, down, *size) for across in sides for down in sides])
@@ -119,10 +119,8 @@ def framed_by(maps: Tensor, truth: Tensor, middle: Tensor) -> list[float]:
     """Return the share framed by the spread, by a cut, and by the spread drawn to the middle."""
     import torch
 
-    from loss_attention.metrics.boxes import FRAMING_IOU
-    from loss_attention.metrics.heat_maps import scaled_maps
-    from loss_attention.metrics.max_box import box_overlaps
-    from loss_attention.metrics.spread_boxes import spread_boxes
+    from loss_attention.metrics.detection import box_overlaps, spread_boxes
+    from loss_attention.metrics.localisation import FRAMING_IOU, scaled_maps
 
     spread = spread_boxes(maps)
     cut = box_overlaps(scaled_maps(maps), truth.unsqueeze(1)).largest
@@ -134,7 +132,7 @@ def framed_by(maps: Tensor, truth: Tensor, middle: Tensor) -> list[float]:
 def framed(boxes: Tensor, truth: Tensor) -> float:
     """Return the share of true boxes `(N, 4)` that boxes `(N or 1, T, 4)` frame."""
     from loss_attention.geometry import box_iou
-    from loss_attention.metrics.boxes import FRAMING_IOU
+    from loss_attention.metrics.localisation import FRAMING_IOU
 
     return chosen_by_halves(box_iou(boxes, truth.unsqueeze(1)) > FRAMING_IOU)
 
@@ -158,7 +156,7 @@ def correlations(maps: Tensor, truth: Tensor) -> list[float]:
     """
     from scipy.stats import spearmanr
 
-    from loss_attention.metrics.spread_boxes import REACHES, spread_boxes
+    from loss_attention.metrics.detection import REACHES, spread_boxes
 
     # Not cut off by the image's border, but for maps that spread over nearly all of it.
     told = _middle_and_size(spread_boxes(maps)[:, REACHES.index(0.8)])

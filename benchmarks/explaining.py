@@ -69,9 +69,9 @@ def beside_forward(
     """
     import torch
 
+    from loss_attention.attribution.maps import attribute
+    from loss_attention.attribution.measures import take_turns
     from loss_attention.errors import InputError
-    from loss_attention.explain.attributions import attribute
-    from loss_attention.explain.compare_measures import take_turns
 
     target = torch.zeros(len(images), dtype=torch.int64, device=images.device)
 
@@ -100,7 +100,7 @@ def _measured(backbone: str, head: str, side: int, strided: tuple[int, ...]) -> 
     import torch
 
     import loss_attention as la
-    from loss_attention.explain.attributions import METHODS
+    from loss_attention.attribution.maps import METHODS
 
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loss_attention.backbones.catalog import RESNET_WIDTHS, scaled
-from loss_attention.heads import capsule, patches
+from loss_attention.heads import capsules, patches
 from loss_attention.models import PatchClassifier
 from loss_attention.training.sampling import Shifts
 
@@ -125,13 +125,15 @@ class CapsuleReference(nn.Module):
         super().__init__()
         self.backbone = resnet18(width)
         inside = scaled([RESNET_WIDTHS[-1]], width)[0]
-        primary, channels = scaled([capsule.PRIMARY_CHANNELS, capsule.PATCH_CHANNELS], width)
+        primary, channels = scaled([capsules.PRIMARY_CHANNELS, capsules.PATCH_CHANNELS], width)
         self.primary = SeparateConvolutions(
-            inside, primary, capsule.PRIMARY_DIMENSION, KERNEL, STRIDE
+            inside, primary, capsules.PRIMARY_DIMENSION, KERNEL, STRIDE
         )
         self.trivial_length = nn.Parameter(torch.zeros(primary))
-        self.patch_capsules = SeparateConvolutions(primary, channels, capsule.PATCH_DIMENSION, 1, 1)
-        self.classifier = nn.Linear(capsule.PATCH_DIMENSION, num_classes)
+        self.patch_capsules = SeparateConvolutions(
+            primary, channels, capsules.PATCH_DIMENSION, 1, 1
+        )
+        self.classifier = nn.Linear(capsules.PATCH_DIMENSION, num_classes)
         self.threshold = threshold
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Outputs:

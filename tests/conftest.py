@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before torch and the hub's client are imported, which read these once. Child processes inherit.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,17 +28,12 @@ for ignored, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal
 # hints amiss (a BytesIO for a BinaryIO, say).
 CHECKED_ROOMS = (
     "attention",
+    "attribution",
     "backbones",
     "data.digits",
     "data.placement",
     "data.sample",
     "evaluation",
-    "explain.attributions",
-    "explain.attributions_forward",
-    "explain.attributions_peers",
-    "explain.compare",
-    "explain.compare_measures",
-    "explain.randomisation",
     "explanation",
     "geometry",
     "heads",
@@ -113,3 +109,17 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the real data sets in ../shared/data beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def compared() -> Any:  # the comparison, and what it was measured on
+    """One comparison, which the tests of its figures and of its tables share."""
+    import torch
+    from attribution.colour_scenes import colour_model, scenes
+
+    from loss_attention.attribution.compare import compare
+
+    torch.set_num_threads(1)
+    return compare(
+        colour_model(), scenes(40), ["evidence"], train=scenes(20, seed=1), images=12, batch_size=5
+    )

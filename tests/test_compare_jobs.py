@@ -13,10 +13,10 @@ from training.tiny import start_run, tiny_recipe, tiny_splits
 from typed import exit_code
 
 from loss_attention import compare_jobs, jobs, run_data
+from loss_attention.attribution import measures
 from loss_attention.data.memory import Storage
 from loss_attention.data.outside import Outside
 from loss_attention.data.sample import ImageSet, Splits, hold_out
-from loss_attention.explain import compare_measures
 from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
@@ -42,12 +42,12 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, RunOptions]]:
         asked.append((recipe, options))
         return tiny_splits()
 
-    monkeypatch.setattr(jobs, "load_data", load)
+    monkeypatch.setattr(run_data, "load_data", load)
     return asked
 
 
 def test_a_table_its_json_and_a_picture(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(compare_measures, "REPEATS", 1)
+    monkeypatch.setattr(measures, "REPEATS", 1)
     out = tmp_path / "out"
     words = ("compare", run, "--methods", "evidence, layer-cam", "--images", 3, "--out", out)
     assert exit_code(*words) == 0
@@ -84,7 +84,7 @@ def test_images_are_held_as_the_run_held_them(
     run: Path, tmp_path: Path, loaded, monkeypatch
 ) -> None:
     """Its own are streamed or not as recorded; of others nothing is known."""
-    monkeypatch.setattr(compare_measures, "REPEATS", 1)
+    monkeypatch.setattr(measures, "REPEATS", 1)
     others: list[tuple[str, Storage]] = []
 
     def load(data: str, *_: object, storage: Storage, progress: object) -> Outside:
@@ -147,7 +147,7 @@ def test_cuts_are_chosen_on_the_images_that_were_not_trained_on(
 
     monkeypatch.setattr(compare_jobs, "compare", watched)
     assert exit_code("compare", run, "--out", tmp_path / "out") == 130
-    recipe, whole = RunFolder(run).recipe(), tiny_splits().train
+    recipe, whole = RunFolder(run).recipe(), tiny_splits().trainval
     _, held_out = hold_out(whole.labels, recipe.validation_fraction, recipe.seed)
     assert 0 < len(held_out) < len(whole) / 2
     assert torch.equal(seen[0].images, whole.images[held_out])

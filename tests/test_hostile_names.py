@@ -19,10 +19,10 @@ from PIL import Image
 from rich.console import Console
 
 import loss_attention as la
+from loss_attention.attribution import measures
 from loss_attention.cli import main
-from loss_attention.explain import compare_measures, compare_picture
-from loss_attention.progress import counted
-from loss_attention.showing import json_text, markdown, say
+from loss_attention.report import drawing
+from loss_attention.terminal import counted, json_text, markdown, say
 from loss_attention.training.bookkeeping import TrainingLog
 
 CLASSES = (
@@ -77,8 +77,8 @@ def said(words: list[str], capfd) -> tuple[int, str]:
 def test_every_command_prints_brackets_and_escapes_control_characters(
     home, run, capfd, monkeypatch
 ) -> None:
-    monkeypatch.setattr(compare_measures, "REPEATS", 1)
-    monkeypatch.setattr(compare_measures, "ENOUGH_SECONDS", 0)
+    monkeypatch.setattr(measures, "REPEATS", 1)
+    monkeypatch.setattr(measures, "ENOUGH_SECONDS", 0)
     data, target = str(home / "data"), CLASSES[0]
     code, text = said(["data", "check", data, "--out", str(home / "sheet.png")], capfd)
     assert code == 0
@@ -198,7 +198,7 @@ def test_streams_escape_what_their_encoding_lacks(word, home, run, monkeypatch) 
 
 
 def test_a_picture_of_maps_takes_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare_picture, "maps_of", lambda *_: torch.zeros(4, 12, 12))
+    monkeypatch.setattr(drawing, "maps_of", lambda *_: torch.zeros(4, 12, 12))
     for names in (CLASSES, ("$x_{", "$\\alpha$" * 99, "\udcff", "字")):
         subject = SimpleNamespace(
             images=torch.zeros(4, 3, 12, 12, dtype=torch.uint8),
@@ -207,7 +207,7 @@ def test_a_picture_of_maps_takes_any_name(monkeypatch: pytest.MonkeyPatch) -> No
             model=SimpleNamespace(class_names=names),
             batch_size=4,
         )
-        drawn = compare_picture.maps_picture(subject, ["evidence"])  # type: ignore[arg-type]
+        drawn = drawing.maps_picture(subject, ["evidence"])  # type: ignore[arg-type]
         assert drawn.startswith(b"\x89PNG")
 
 

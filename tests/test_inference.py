@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from loss_attention.explain.attributions import attribute
+from loss_attention.attribution.maps import attribute
 from loss_attention.heads.catalog import HEADS
 from loss_attention.inference import for_inference
 from loss_attention.models import PatchClassifier, create_model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rich.console import Console
 from training.tiny import start_run, tiny_recipe, tiny_splits
 
 import loss_attention as la
-from loss_attention import jobs
+from loss_attention import jobs, run_data
 from loss_attention.errors import InputError
 from loss_attention.saving import sealed
 from loss_attention.training.environment import choose_device
@@ -55,7 +56,7 @@ def moves(monkeypatch) -> Moves:
         return move(model, *where, **how)
 
     monkeypatch.setattr(jobs, "choose_device", choose)
-    monkeypatch.setattr(jobs, "load_data", lambda *_: SPLITS)
+    monkeypatch.setattr(run_data, "load_data", lambda *_: SPLITS)
     monkeypatch.setattr(la.PatchClassifier, "to", to)
     return seen
 
@@ -123,7 +124,8 @@ def test_a_run_that_began_on_a_gpu_goes_on_on_one(
 @pytest.mark.parametrize("held_out", [0.2, 0.0])
 def test_thresholds_are_chosen_on_the_validation_slice_if_there_is_one(held_out: float) -> None:
     recipe = tiny_recipe(validation_fraction=held_out)
-    figures = jobs.evaluate_weights(build_model(recipe, SPLITS), SPLITS, recipe, QUIET)
+    splits = replace(SPLITS, validation_fraction=held_out)
+    figures = jobs.evaluate_weights(build_model(recipe, splits), splits, QUIET)
     assert bool(figures.thresholds) == bool(held_out)
     assert (figures.value("map_box_ap") is None) == (not held_out)
 

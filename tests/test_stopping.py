@@ -21,7 +21,7 @@ import torch
 from test_cli import SMALL, make_folder
 from typed import run
 
-from loss_attention import interruption, jobs
+from loss_attention import interruption, jobs, run_data
 from loss_attention.cli import main
 from loss_attention.interruption import SIGNALS, StopRequest, ending_on_signals
 from loss_attention.models import load
@@ -141,8 +141,8 @@ def test_a_signal_while_data_are_read_leaves_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "run"
-    loads = jobs.load_splits
-    monkeypatch.setattr(jobs, "load_splits", signalling(loads, signal.SIGTERM))
+    loads = run_data.load_splits
+    monkeypatch.setattr(run_data, "load_splits", signalling(loads, signal.SIGTERM))
     code, said = ended(capsys, *words(images, out))
     assert (code, said) == (128 + signal.SIGTERM, "loss-attention: interrupted by SIGTERM\n")
     assert not out.exists()
@@ -157,7 +157,7 @@ def test_a_signal_while_a_resumed_run_reads_its_data_says_to_resume(
     out = tmp_path / "run"
     monkeypatch.setattr(Trainer, "train_step", signalling(Trainer.train_step, signal.SIGHUP))
     assert ended(capsys, *words(images, out))[0] == 75
-    monkeypatch.setattr(jobs, "load_splits", signalling(jobs.load_splits, signal.SIGHUP))
+    monkeypatch.setattr(run_data, "load_splits", signalling(run_data.load_splits, signal.SIGHUP))
     code, said = ended(capsys, "resume", str(out))
     assert code == 75
     assert f"loss-attention resume {out}" in said

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loss_attention.attention import capsule_weights, patch_weights
-    from loss_attention.explain.objects import FoundObject, find_objects
     from loss_attention.explanation import Explanation
     from loss_attention.losses import margin_loss, multi_label_loss, ramp_up, single_label_loss
     from loss_attention.models import PatchClassifier, create_model, load
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
         PatchPrediction,
         RoutedPrediction,
     )
+    from loss_attention.report.explained import FoundObject, find_objects
 
 __version__ = "0.1.0"
 
@@ -31,7 +31,7 @@ _HOMES = {
     "CapsulePrediction": "prediction",
     "EvidencePrediction": "prediction",
     "Explanation": "explanation",
-    "FoundObject": "explain.objects",
+    "FoundObject": "report.explained",
     "ImagePrediction": "prediction",
     "ManyClassPrediction": "prediction",
     "PatchClassifier": "models",
@@ -39,7 +39,7 @@ _HOMES = {
     "RoutedPrediction": "prediction",
     "capsule_weights": "attention",
     "create_model": "models",
-    "find_objects": "explain.objects",
+    "find_objects": "report.explained",
     "load": "models",
     "margin_loss": "losses",
     "multi_label_loss": "losses",

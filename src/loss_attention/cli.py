@@ -282,7 +282,7 @@ def _recipe_list() -> str:
 
 
 def _console() -> Any:
-    from loss_attention.showing import make_console
+    from loss_attention.terminal import make_console
 
     return make_console()
 

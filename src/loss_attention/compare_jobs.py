@@ -8,20 +8,19 @@ from pathlib import Path
 from rich.console import Console
 
 from loss_attention import __version__
+from loss_attention.attribution.compare import Comparison, compare
+from loss_attention.attribution.maps import find_method
 from loss_attention.errors import InputError
-from loss_attention.explain.attributions import find_method
-from loss_attention.explain.compare import Comparison, compare
-from loss_attention.explain.compare_picture import maps_picture
-from loss_attention.explain.compare_results import (
+from loss_attention.jobs import load_weights, written_to
+from loss_attention.report.drawing import maps_picture
+from loss_attention.report.tables import (
     comparison_json,
     comparison_markdown,
     show_comparison,
 )
-from loss_attention.jobs import held_out_images, load_weights, measured, written_to
-from loss_attention.progress import counted
-from loss_attention.run_data import OtherData
+from loss_attention.run_data import OtherData, measured
 from loss_attention.saving import make_folder, write_whole
-from loss_attention.showing import json_text, markdown, say_line
+from loss_attention.terminal import counted, json_text, markdown, say_line
 from loss_attention.training.environment import choose_device, hardware, versions
 from loss_attention.training.recipe import Accelerator
 from loss_attention.training.run_folder import RunFolder
@@ -105,7 +104,7 @@ def _compared(
     device = choose_device(accelerator)
     model = load_weights(run).to(device)
     recipe, found = run.recipe(), measured(run, model, other, console)
-    held_out = None if found.own is None else held_out_images(found.own, recipe)
+    held_out = None if found.own is None else found.own.validation
     with counted("comparing", console) as progress:
         comparison, subject = compare(
             model,

@@ -16,9 +16,8 @@ from loss_attention.data.loading import open_source
 from loss_attention.data.naming import MADE, understood
 from loss_attention.data.records import Source, count
 from loss_attention.errors import InputError
-from loss_attention.progress import counted
 from loss_attention.saving import write_whole
-from loss_attention.showing import say_line
+from loss_attention.terminal import counted, say_line
 
 _MOST_LINES = 50
 

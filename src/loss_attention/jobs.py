@@ -11,25 +11,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from loss_attention.data.loading import load_splits
-from loss_attention.data.memory import Storage
 from loss_attention.data.naming import recorded
-from loss_attention.data.sample import LabelledImages, Splits, hold_out, limited
+from loss_attention.data.sample import LabelledImages, Splits
 from loss_attention.errors import InputError, guarded
 from loss_attention.evaluation import Evaluation, evaluate
-from loss_attention.explain.files import ExplainSummary, explain_files
-from loss_attention.explain.objects import THRESHOLD
-from loss_attention.explain.report import write_report
 from loss_attention.interruption import Interrupted, RunStopped, StopRequest
 from loss_attention.models import PatchClassifier, load
-from loss_attention.progress import counted
-from loss_attention.run_data import Measured, OtherData, check_own, is_own, load_other, located
-from loss_attention.showing import say, say_line
-from loss_attention.tables import show_evaluations
+from loss_attention.report.explained import THRESHOLD, ExplainSummary, explain_files
+from loss_attention.report.page import write_report
+from loss_attention.report.tables import show_evaluations
+from loss_attention.run_data import OtherData, load_data, measured, own_data
+from loss_attention.terminal import counted, say, say_line
 from loss_attention.training.environment import (
     choose_device,
     count_devices,
-    image_memory,
     shown_precision,
 )
 from loss_attention.training.job import begin_run, change_learning_rate, continue_run
@@ -156,69 +151,12 @@ def evaluate_run(
             run = RunFolder.open(path)
         model = load_weights(run).to(device)
         found, recipe = measured(run, model, other, console, masks=masks), run.recipe()
-        figures = _evaluate(model, found.images, found.own, recipe, console, split=found.split)
+        figures = _evaluate(model, found.images, found.own, console, split=found.split)
         if not found.others:
             with run.locked():
                 run.write_json("evaluation.json", figures.to_json())
         show_evaluations({recipe.name: figures}, console)
     return figures
-
-
-def measured(
-    run: RunFolder,
-    model: PatchClassifier,
-    other: OtherData | None,
-    console: Console,
-    *,
-    masks: bool = False,
-) -> Measured:
-    """Load what a run's model is to be measured on, and beside it the run's own data if it is here.
-
-    Args:
-        run: the run.
-        model: its model.
-        other: other data than the run's own; None: its own.
-        console: where the bar goes, and what is to be said of the data.
-        masks: read the masks of objects too, where the run was trained without.
-
-    Raises:
-        InputError: the data cannot be used; or the run's own is gone, and there is no other.
-    """
-    own: Splits | None = None
-    if other is None or is_own(run, other):
-        own = own_data(run, console, masks=masks)
-    elif _has_moved(run, other):
-        own = own_data(run, console, data=other.data, masks=masks)
-    if own is not None:
-        if other is not None:
-            say_line(console, f"{other.data} is the run's own data: its test images are measured")
-        return Measured(own.test, own.source, "test", own, others=False)
-    assert other is not None
-    found = load_other(run, model, other, console, masks=masks)
-    try:
-        own = own_data(run, console)
-    except InputError as error:
-        say_line(console, f"what is fitted to the run's own images stays undefined: {error}")
-    return Measured(found.images, found.source, found.split or "given", own, others=True)
-
-
-def _has_moved(run: RunFolder, other: OtherData) -> bool:
-    """Return whether a run's own data is gone from its place and lies where other data is said to.
-
-    All of it would be measured otherwise, what the run was trained on too.
-    """
-    if other.classes or other.skip_broken:
-        return False
-    try:
-        located(run)
-    except InputError:
-        recipe = replace(run.recipe(), data=other.data)
-        try:
-            splits = load_data(recipe, Console(quiet=True), run.options())
-        except InputError:
-            return False
-        return splits.train.fingerprint() == run.read_json("run.json").get("data_fingerprint")
-    return False
 
 
 def explain(
@@ -297,7 +235,7 @@ def report(
     device = choose_device(accelerator)
     with _opened_to_write(path, console) as run:
         model, splits = load_weights(run).to(device), own_data(run, console, data=data)
-        figures = evaluate_weights(model, splits, run.recipe(), console)
+        figures = evaluate_weights(model, splits, console)
         return _report(FinishedRun(run, model, splits, figures), console)
 
 
@@ -343,59 +281,6 @@ def _begun_or_claimed(run: RunFolder) -> AbstractContextManager[None]:
     return run.locked() if _has_begun(run) else run.claimed()
 
 
-def load_data(recipe: Recipe, console: Console, options: RunOptions | None = None) -> Splits:
-    """Load a recipe's data, with a bar where that takes a while, and say what was done with it.
-
-    Args:
-        recipe: names the data.
-        console: where the bar goes, and what is to be said of the data.
-        options: say how to hold it; None: in memory, where that is large enough.
-    """
-    options = options or RunOptions()
-    storage = Storage(options.stream, image_memory(options), options.workers)
-    with counted("reading images", console) as progress:
-        splits = load_splits(
-            recipe.data,
-            in_channels=recipe.in_channels,
-            image_size=recipe.image_size,
-            seed=recipe.seed,
-            resize=recipe.resize,
-            classes=recipe.classes,
-            masks=recipe.masks,
-            skip_broken=recipe.skip_broken,
-            storage=storage,
-            progress=progress,
-        )
-    for note in (*splits.notes, splits.storage):
-        say_line(console, f"{recipe.data}: {note}")
-    if recipe.limit_images is not None:
-        return limited(splits, recipe.limit_images, recipe.seed)
-    return splits
-
-
-def own_data(
-    run: RunFolder, console: Console, *, data: str | None = None, masks: bool = False
-) -> Splits:
-    """Load a run's own data, from where it lies now.
-
-    Args:
-        run: the run.
-        console: where the bar goes, and what is to be said of the data.
-        data: where it lies; None: where it lay, or as it lay from here or from the run's folder.
-        masks: read the masks of objects too, where the run was trained without.
-
-    Raises:
-        InputError: it is gone, cannot be used, or is other data than the run was trained on.
-    """
-    recipe, certain = located(run) if data is None else (replace(run.recipe(), data=data), False)
-    wanted, options = replace(recipe, masks=masks or recipe.masks), run.options()
-    splits = load_data(wanted, console, options)
-    streamed_alike = options.stream == "yes" and wanted.masks == recipe.masks
-    if splits.train.in_memory or streamed_alike:
-        check_own(run, splits, recipe.data, console, certain=certain)
-    return splits
-
-
 def load_weights(run: RunFolder) -> PatchClassifier:
     """Load a run's best weights, to the CPU.
 
@@ -415,9 +300,7 @@ def load_weights(run: RunFolder) -> PatchClassifier:
     return model
 
 
-def evaluate_weights(
-    model: PatchClassifier, splits: Splits, recipe: Recipe, console: Console
-) -> Evaluation:
+def evaluate_weights(model: PatchClassifier, splits: Splits, console: Console) -> Evaluation:
     """Measure a model on the test split, where the model is; images get there batch by batch.
 
     What needs a threshold takes the one that is best on the run's validation slice. A recipe
@@ -426,17 +309,15 @@ def evaluate_weights(
     Args:
         model: the weights of the recipe.
         splits: the data.
-        recipe: says which training images are the validation slice.
         console: where the bar goes.
     """
-    return _evaluate(model, splits.test, splits, recipe, console)
+    return _evaluate(model, splits.test, splits, console)
 
 
 def _evaluate(
     model: PatchClassifier,
     images: LabelledImages,
     own: Splits | None,
-    recipe: Recipe,
     console: Console,
     split: str = "test",
 ) -> Evaluation:
@@ -445,17 +326,11 @@ def _evaluate(
         return evaluate(
             model,
             images,
-            train=None if own is None else own.train,
-            held_out=None if own is None else held_out_images(own, recipe),
+            train=None if own is None else own.trainval,
+            held_out=None if own is None else own.validation,
             split=split,
             progress=progress,
         )
-
-
-def held_out_images(own: Splits, recipe: Recipe) -> LabelledImages:
-    """Return a run's validation slice, which it was not trained on; none without a fraction."""
-    _, held_out = hold_out(own.train.labels, recipe.validation_fraction, recipe.seed)
-    return own.train.subset(held_out)
 
 
 def _finish(
@@ -485,7 +360,7 @@ def _finish(
     ):  # of the processes that torchrun or srun started, the first one does the rest
         raise SystemExit(0)
     model = load_weights(run).to(choose_device(accelerator))
-    figures = evaluate_weights(model, splits, run.recipe(), console)
+    figures = evaluate_weights(model, splits, console)
     run.write_json("evaluation.json", figures.to_json())
     return FinishedRun(run, model, splits, figures)
 

@@ -1,4 +1,4 @@
-"""The data of a run, found again, and other data for its model to be measured on."""
+"""The data of a run: loaded as its recipe says, found again, and other data for its model."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 from rich.console import Console
 
+from loss_attention.data.loading import load_splits
 from loss_attention.data.memory import Storage
 from loss_attention.data.naming import find_again, lies_within, same_data
 from loss_attention.data.outside import Outside, Wanted, load_outside
-from loss_attention.data.sample import LabelledImages, Splits
+from loss_attention.data.sample import LabelledImages, Splits, limited
 from loss_attention.data.stacking import Form
 from loss_attention.errors import InputError
 from loss_attention.models import PatchClassifier
-from loss_attention.progress import counted
-from loss_attention.showing import say_line
+from loss_attention.terminal import counted, say_line
 from loss_attention.training.environment import image_memory
-from loss_attention.training.recipe import Recipe
+from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
 
 
@@ -72,6 +72,98 @@ class Measured:
     others: bool
 
 
+def load_data(recipe: Recipe, console: Console, options: RunOptions | None = None) -> Splits:
+    """Load a recipe's data, with a bar where that takes a while, and say what was done with it.
+
+    Args:
+        recipe: names the data.
+        console: where the bar goes, and what is to be said of the data.
+        options: say how to hold it; None: in memory, where that is large enough.
+    """
+    options = options or RunOptions()
+    storage = Storage(options.stream, image_memory(options), options.workers)
+    with counted("reading images", console) as progress:
+        splits = load_splits(
+            recipe.data,
+            in_channels=recipe.in_channels,
+            image_size=recipe.image_size,
+            seed=recipe.seed,
+            validation_fraction=recipe.validation_fraction,
+            resize=recipe.resize,
+            classes=recipe.classes,
+            masks=recipe.masks,
+            skip_broken=recipe.skip_broken,
+            storage=storage,
+            progress=progress,
+        )
+    for note in (*splits.notes, splits.storage):
+        say_line(console, f"{recipe.data}: {note}")
+    if recipe.limit_images is not None:
+        return limited(splits, recipe.limit_images, recipe.seed)
+    return splits
+
+
+def own_data(
+    run: RunFolder, console: Console, *, data: str | None = None, masks: bool = False
+) -> Splits:
+    """Load a run's own data, from where it lies now.
+
+    Args:
+        run: the run.
+        console: where the bar goes, and what is to be said of the data.
+        data: where it lies; None: where it lay, or as it lay from here or from the run's folder.
+        masks: read the masks of objects too, where the run was trained without.
+
+    Raises:
+        InputError: it is gone, cannot be used, or is other data than the run was trained on.
+    """
+    recipe, certain = located(run) if data is None else (replace(run.recipe(), data=data), False)
+    wanted, options = replace(recipe, masks=masks or recipe.masks), run.options()
+    splits = load_data(wanted, console, options)
+    streamed_alike = options.stream == "yes" and wanted.masks == recipe.masks
+    if splits.trainval.in_memory or streamed_alike:
+        check_own(run, splits, recipe.data, console, certain=certain)
+    return splits
+
+
+def measured(
+    run: RunFolder,
+    model: PatchClassifier,
+    other: OtherData | None,
+    console: Console,
+    *,
+    masks: bool = False,
+) -> Measured:
+    """Load what a run's model is to be measured on, and beside it the run's own data if it is here.
+
+    Args:
+        run: the run.
+        model: its model.
+        other: other data than the run's own; None: its own.
+        console: where the bar goes, and what is to be said of the data.
+        masks: read the masks of objects too, where the run was trained without.
+
+    Raises:
+        InputError: the data cannot be used; or the run's own is gone, and there is no other.
+    """
+    own: Splits | None = None
+    if other is None or is_own(run, other):
+        own = own_data(run, console, masks=masks)
+    elif _has_moved(run, other):
+        own = own_data(run, console, data=other.data, masks=masks)
+    if own is not None:
+        if other is not None:
+            say_line(console, f"{other.data} is the run's own data: its test images are measured")
+        return Measured(own.test, own.source, "test", own, others=False)
+    assert other is not None
+    found = load_other(run, model, other, console, masks=masks)
+    try:
+        own = own_data(run, console)
+    except InputError as error:
+        say_line(console, f"what is fitted to the run's own images stays undefined: {error}")
+    return Measured(found.images, found.source, found.split or "given", own, others=True)
+
+
 def located(run: RunFolder) -> tuple[Recipe, bool]:
     """Return a run's recipe with its data where that lies now, and whether it is there for certain.
 
@@ -100,7 +192,7 @@ def check_own(
         InputError: it was found elsewhere, and is other data.
     """
     wanted = run.read_json("run.json").get("data_fingerprint")
-    if splits.train.fingerprint() == wanted:
+    if splits.trainval.fingerprint() == wanted:
         return
     if not certain:
         raise InputError(
@@ -113,6 +205,25 @@ def check_own(
             f"{data}: the training images are not those that the run {run.path} began with, or are "
             "read otherwise now: what is held out may have been trained on",
         )
+
+
+def _has_moved(run: RunFolder, other: OtherData) -> bool:
+    """Return whether a run's own data is gone from its place and lies where other data is said to.
+
+    All of it would be measured otherwise, what the run was trained on too.
+    """
+    if other.classes or other.skip_broken:
+        return False
+    try:
+        located(run)
+    except InputError:
+        recipe = replace(run.recipe(), data=other.data)
+        try:
+            splits = load_data(recipe, Console(quiet=True), run.options())
+        except InputError:
+            return False
+        return splits.trainval.fingerprint() == run.read_json("run.json").get("data_fingerprint")
+    return False
 
 
 def is_own(run: RunFolder, other: OtherData) -> bool:

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 import loss_attention as la
 from loss_attention.backbones.catalog import BACKBONES
-from loss_attention.backbones.receptive_field import Branched, ReceptiveField, receptive_field
+from loss_attention.backbones.layered import Branched
+from loss_attention.backbones.receptive_field import ReceptiveField, receptive_field
 
 WIDTH = 1 / 64
 # Two layers in which each network strides, the paper's for 64 x 64 images first.

@@ -10,7 +10,7 @@ from live_memory import LiveMemory
 from torch import Tensor, nn
 
 from loss_attention.backbones.catalog import BACKBONES
-from loss_attention.backbones.receptive_field import Branched
+from loss_attention.backbones.layered import Branched
 from loss_attention.backbones.recomputing import segments
 from loss_attention.backbones.spatial import Backbone
 

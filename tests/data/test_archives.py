@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from data.formats.test_yolo import make as yolo
 from data.making import image_folder, parquet, png, stored, text
 from data.refusing import load, refusal
 from data.test_tree import make_tar, make_zip
-from data.test_yolo import make as yolo
 
 FILES = {
     f"{s}/{c}/{i}.png": 10 * ord(c) % 90 + i for s in ("train", "val") for c in "ab" for i in (1, 2)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from data.refusing import short
 
-from loss_attention.data.cells import CellError
+from loss_attention.data.formats.cells import CellError
 from loss_attention.data.labels import LabelKind, Labels, read_labels, unlabelled
 from loss_attention.errors import InputError
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data.formats.test_voc import official as voc
+from data.formats.test_voc import xml
 from data.making import image_folder, png, text, write
 from data.refusing import load, refusal
 from data.test_sources_end_to_end import SMALL, make
-from data.test_voc import official as voc
-from data.test_voc import xml
 from PIL import Image
 from typed import exit_code
 

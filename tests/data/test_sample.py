@@ -140,3 +140,19 @@ def test_fingerprint_does_not_depend_on_the_memory_layout() -> None:
     turned.images.set_(plain.images.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2))
     assert turned.images.stride() != plain.images.stride()
     assert turned.fingerprint() == plain.fingerprint()
+
+
+def test_splits_hold_the_validation_images_out_of_the_whole_training_split() -> None:
+    whole = image_set(torch.arange(40) % 3)
+    splits = Splits(whole, whole.subset(torch.arange(3)), "x", validation_fraction=0.25, seed=3)
+    kept, held = hold_out(whole.labels, 0.25, seed=3)
+    assert splits.train.names == tuple(whole.names[i] for i in kept)
+    assert splits.validation.names == tuple(whole.names[i] for i in held)
+    assert sorted(splits.train.names + splits.validation.names) == sorted(whole.names)
+    few = limited(splits, 20, seed=0)
+    kept, held = hold_out(few.trainval.labels, 0.25, seed=3)
+    assert (len(few.train), len(few.validation)) == (len(kept), len(held))
+    assert few.validation.names == tuple(few.trainval.names[i] for i in held)
+    all_of_it = replace(splits, validation_fraction=0.0)
+    assert all_of_it.train is whole
+    assert not len(all_of_it.validation)

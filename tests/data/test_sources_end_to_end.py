@@ -12,12 +12,12 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from data.formats.test_voc import xml
 from data.making import coco_json, parquet, text
-from data.test_voc import xml
 from PIL import Image
 from typed import exit_code
 
-from loss_attention.explain import compare_measures
+from loss_attention.attribution import measures
 
 SMALL = [
     *("--image-size", "16", "--resize", "pad", "--epochs", "1", "--batch-size", "8"),
@@ -193,9 +193,9 @@ def make(name: str, root: Path) -> str:
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_command_on_every_source(name: str, tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(compare_measures, "REPEATS", 1)
+    monkeypatch.setattr(measures, "REPEATS", 1)
     # What does not depend on where images come from.
-    monkeypatch.setattr(compare_measures, "STAGES", compare_measures.STAGES[:1])
+    monkeypatch.setattr(measures, "STAGES", measures.STAGES[:1])
     source, data, folder = SOURCES[name], make(name, tmp_path / "data"), tmp_path / "run"
     assert exit_code("data", "check", data) == 0
     assert exit_code("train", "folder", "--data", data, *SMALL, "--out", folder) == 0

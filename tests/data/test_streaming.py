@@ -120,8 +120,8 @@ def test_workers_decode_every_image_once_in_the_order_asked_for(
     make, form = SOURCES[source]
     folder = make(tmp_path)
     monkeypatch.setattr(Reader, "_read_now", None)
-    expected = load_stored(folder, "no", **form).train.decoded()
-    found = load_stored(folder, workers=2, **form).train
+    expected = load_stored(folder, "no", **form).trainval.decoded()
+    found = load_stored(folder, workers=2, **form).trainval
     shuffled = torch.randperm(len(found), generator=torch.Generator().manual_seed(1))
     batches = torch.split(shuffled, 2)
     seen: Counter[str] = Counter()
@@ -153,7 +153,7 @@ def test_each_process_opens_a_zip_for_itself(
 
 def test_workers_are_there_while_reading_and_end_with_it(tmp_path: Path) -> None:
     splits = load_stored(store_tiny(tmp_path), workers=1)
-    data, expected = splits.train, load_stored(tmp_path, "no").train.decoded()
+    data, expected = splits.trainval, load_stored(tmp_path, "no").trainval.decoded()
     batches = torch.split(torch.arange(len(data)), 8)
     with data.reading():
         data.expect(batches)
@@ -171,7 +171,7 @@ def test_workers_are_there_while_reading_and_end_with_it(tmp_path: Path) -> None
 
 
 def test_a_worker_that_is_killed_is_an_error_in_one_line(tmp_path: Path) -> None:
-    data = load_stored(store_tiny(tmp_path), workers=2).train
+    data = load_stored(store_tiny(tmp_path), workers=2).trainval
 
     def lose_the_worker() -> None:
         worker, _ = multiprocessing.active_children()
@@ -191,7 +191,7 @@ def image_tensors() -> list[torch.Tensor]:
 
 
 def test_what_is_decoded_is_not_kept(tmp_path: Path) -> None:
-    data = load_stored(store_tiny(tmp_path, images=120)).train
+    data = load_stored(store_tiny(tmp_path, images=120)).trainval
     pixels = data.size[0] * data.size[1]
     earlier = {id(x): x for x in image_tensors()}  # of other tests; held, so no id comes again
     most = 0
@@ -206,7 +206,7 @@ def test_what_is_decoded_is_not_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_breaks_on_the_way_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
     folder = store_tiny(tmp_path)
-    data = load_stored(folder, workers=workers).train
+    data = load_stored(folder, workers=workers).trainval
     file = folder / "train/005.png"
     file.write_bytes(file.read_bytes()[:-30])
     with pytest.raises(InputError, match=r"^1 image cannot be read: train/005.png \(") as caught:
@@ -226,8 +226,8 @@ def test_broken_images_are_left_out_before_training_where_asked_to(tmp_path: Pat
         == memory.notes
         == ("1 image left out, as asked, for what is wrong with them",)
     )
-    assert "train/005.png" not in streamed.train.names
-    assert_equal(streamed.train.decoded(), memory.train.decoded())
+    assert "train/005.png" not in streamed.trainval.names
+    assert_equal(streamed.trainval.decoded(), memory.trainval.decoded())
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_fingerprint_decodes_nothing_and_tells_sets_apart(
     store_tiny(tmp_path)
 
     def fingerprint(**form: Any) -> str:
-        return load_stored(tmp_path, **form).train.fingerprint()
+        return load_stored(tmp_path, **form).trainval.fingerprint()
 
     first = fingerprint()
     monkeypatch.setattr(StreamedSet, "take", None)

@@ -78,7 +78,7 @@ def small_model(head: str, **options) -> la.PatchClassifier:
 
 def test_mean_pooling_is_its_own_floor() -> None:
     splits = digits(train=40, test=21)
-    found = evaluate(small_model("mean"), splits.test, train=splits.train, batch_size=8)
+    found = evaluate(small_model("mean"), splits.test, train=splits.trainval, batch_size=8)
     for name in ("patch_precision", "patch_recall", "patch_f", "weight_inside"):
         assert found[name].floors["uniform weights"] == pytest.approx(found.value(name), abs=1e-6)
     share = found.value("weight_inside")
@@ -91,7 +91,7 @@ def test_a_real_baseline_and_bf16() -> None:
     found = evaluate(
         small_model("baseline"),
         splits.test,
-        train=splits.train,
+        train=splits.trainval,
         batch_size=8,
         autocast=lambda: torch.autocast("cpu", torch.bfloat16),
     )
@@ -104,7 +104,7 @@ def test_a_real_baseline_and_bf16() -> None:
 def test_multi_label_scenes_count_any_box() -> None:
     splits = multi_digits(train=20, test=13)
     model = small_model("loss-attention", multi_label=True)
-    found = evaluate(model, splits.test, train=splits.train, batch_size=8)
+    found = evaluate(model, splits.test, train=splits.trainval, batch_size=8)
     assert found.boxed_images == 13
     assert [measure.name for measure in found.measures[4:]] == list(LOCAL)
     undefined = [measure.name for measure in found.measures if measure.value is None]

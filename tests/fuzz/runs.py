@@ -56,7 +56,7 @@ def splits() -> Splits:
         pixels = torch.randint(0, 255, (count, 1, 12, 12), generator=generator, dtype=torch.uint8)
         return ImageSet(pixels, torch.arange(count) % 2, ("left", "right"))
 
-    return Splits(some(16), some(4), "noise")
+    return Splits(some(16), some(4), "noise", validation_fraction=RECIPE.validation_fraction)
 
 
 @cache
@@ -69,7 +69,7 @@ def run_files() -> dict[str, bytes]:
         path = Path(folder) / "run"
         run = start_run(path, RECIPE, splits(), RunOptions(accelerator="cpu", stream="no"))
         continue_run(run, splits())
-        figures = evaluate(load(path), splits().test, train=splits().train)
+        figures = evaluate(load(path), splits().test, train=splits().trainval)
         run.write_json("evaluation.json", figures.to_json())
         _forget_the_clock(run)
         return {name: (path / name).read_bytes() for name in _FILES}

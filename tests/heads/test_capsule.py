@@ -8,7 +8,7 @@ import torch
 from heads.used import arrays, feature_maps, patches_of, used_model
 from torch import nn
 
-from loss_attention.heads.capsule import CapsuleHead, Capsules
+from loss_attention.heads.capsules import CapsuleHead, Capsules
 from loss_attention.heads.patches import PatchLayout
 from loss_attention.losses import single_label_loss
 from loss_attention.prediction import CapsulePrediction

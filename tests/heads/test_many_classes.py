@@ -12,15 +12,11 @@ from live_memory import LiveMemory
 from torch import Tensor
 
 import loss_attention.many_classes as many_classes
+from loss_attention.attribution.maps import contrast_patches, evidence_patches
+from loss_attention.attribution.peers import class_patches
 from loss_attention.data.sample import ImageSet
 from loss_attention.evaluation import evaluate
-from loss_attention.explain.attributions_forward import (
-    class_patches,
-    contrast_patches,
-    evidence_patches,
-)
-from loss_attention.explain.description import describe
-from loss_attention.heads.capsule import CapsuleHead
+from loss_attention.heads.capsules import CapsuleHead
 from loss_attention.losses import multi_label_loss, single_label_loss
 from loss_attention.many_classes import LogitsOnDemand
 from loss_attention.models import PatchClassifier
@@ -30,6 +26,7 @@ from loss_attention.prediction import (
     PatchPrediction,
     on_cpu,
 )
+from loss_attention.report.explained import describe
 
 HoldNone = Callable[[], None]
 

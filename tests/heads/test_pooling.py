@@ -8,7 +8,7 @@ import reference
 import torch
 from heads.used import arrays, feature_maps, patches_of, used_model
 
-from loss_attention.heads.pooling import AttentionPooling
+from loss_attention.heads.patches import AttentionPooling
 
 HEAD_OF = {False: "attention", True: "gated-attention"}
 

@@ -10,7 +10,7 @@ import reference
 import torch
 from heads.used import arrays, feature_maps, patches_of, used_model
 
-from loss_attention.heads.routing import route, squash
+from loss_attention.heads.capsules import route, squash
 from loss_attention.prediction import RoutedPrediction
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,24 +47,24 @@ def test_a_head_learns_and_resumes_where_it_was_stopped(
 def test_a_head_trains_and_is_measured_on_images_of_several_labels(
     head: str, tmp_path: Path
 ) -> None:
-    splits = multi_digits(train=24, test=8)
+    splits = replace(multi_digits(train=24, test=8), validation_fraction=0.25)
     recipe = tiny_recipe(
         head=head, epochs=1, strided_layers=(1, 2), patch_kernel=3, validation_fraction=0.25
     )
     assert continue_run(start_run(tmp_path, recipe, splits, CPU), splits)
-    figures = evaluate(load(tmp_path), splits.test, train=splits.train)
+    figures = evaluate(load(tmp_path), splits.test, train=splits.trainval)
     assert figures.value("mean_average_precision") is not None
     assert ("patch_f" in figures) == (not HEADS[head].pooled_backbone)
 
 
 def test_the_validation_loss_of_routing_is_the_margin_loss(tmp_path: Path) -> None:
-    splits = tiny_splits()
+    splits = tiny_splits(held_out=0.5)
     recipe = tiny_recipe(head="capsule-dynamic-routing", epochs=1, validation_fraction=0.5)
     run = start_run(tmp_path, recipe, splits, CPU)
     assert continue_run(run, splits)
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
-    _, held_out = hold_out(splits.train.labels, 0.5, recipe.seed)
-    validation = splits.train.subset(held_out)
+    _, held_out = hold_out(splits.trainval.labels, 0.5, recipe.seed)
+    validation = splits.trainval.subset(held_out)
     with torch.inference_mode():
         lengths = load(tmp_path)(validation.images).lengths.double().numpy()
     expected = reference.margin_loss(lengths, np.eye(2)[validation.labels.numpy()])

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 import loss_attention as la
+from loss_attention.heads.capsules import RoutingHead
 from loss_attention.heads.catalog import HEADS
-from loss_attention.heads.routing import RoutingHead
 from loss_attention.models import PatchClassifier
 from loss_attention.prediction import PatchPrediction, WeightedPrediction
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from loss_attention.metrics import boxes as boxes_module
-from loss_attention.metrics.boxes import (
+from loss_attention.metrics import localisation as boxes_module
+from loss_attention.metrics.localisation import (
     centred_box,
     correct_boxes,
     fit_centred_box,

@@ -168,7 +168,7 @@ def test_eleven_points_by_hand() -> None:
 
 def test_torchmetrics_is_imported_only_when_needed() -> None:
     code = (
-        "import sys, loss_attention.evaluation, loss_attention.tables; "
+        "import sys, loss_attention.evaluation, loss_attention.report.tables; "
         "heavy = ('torchmetrics', 'sklearn', 'scipy', 'torchvision'); "
         "print([module for module in heavy if module in sys.modules])"
     )

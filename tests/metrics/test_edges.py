@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import sobel
 
 from loss_attention.geometry import PatchGrid
-from loss_attention.metrics.edges import edge_strength, edges_in_windows
+from loss_attention.metrics.localisation import edge_strength, edges_in_windows
 
 
 def test_strength_is_scipys_sobel() -> None:

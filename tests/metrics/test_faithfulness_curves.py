@@ -8,8 +8,8 @@ import torch
 from scipy import ndimage
 
 from loss_attention.geometry import PatchGrid
-from loss_attention.metrics import faithfulness_curves
-from loss_attention.metrics.faithfulness_curves import (
+from loss_attention.metrics import faithfulness
+from loss_attention.metrics.faithfulness import (
     Ends,
     blurred_fill,
     deletion_curve,
@@ -64,7 +64,7 @@ def test_how_many_are_scored_together_changes_nothing(linear, pixels, monkeypatc
         [score(torch.where((order <= step).unsqueeze(1), fill, images)) for step in range(9)], dim=1
     )
     seen = []
-    monkeypatch.setattr(faithfulness_curves, "PIXELS_AT_ONCE", pixels)
+    monkeypatch.setattr(faithfulness, "PIXELS_AT_ONCE", pixels)
     ends = Ends(score(images), score(fill))
 
     def watched(batch: torch.Tensor) -> torch.Tensor:

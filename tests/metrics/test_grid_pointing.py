@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from loss_attention.metrics.grid_pointing import assemble, choose_mosaics, share_in_cell
+from loss_attention.metrics.localisation import assemble, choose_mosaics, share_in_cell
 
 
 def test_mosaics_are_in_reading_order() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from loss_attention.metrics.heat_maps import (
+from loss_attention.metrics.localisation import (
     count_pixels,
     pixel_average_precision,
     pixels_in_boxes,

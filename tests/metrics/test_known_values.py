@@ -10,9 +10,14 @@ import torch
 from torch import Tensor
 
 from loss_attention.geometry import PatchGrid
-from loss_attention.metrics.boxes import centred_box, correct_boxes, fit_centred_box
-from loss_attention.metrics.heat_maps import pixels_in_boxes, pointing_hits
-from loss_attention.metrics.patches import patches_in_boxes
+from loss_attention.metrics.localisation import (
+    centred_box,
+    correct_boxes,
+    fit_centred_box,
+    patches_in_boxes,
+    pixels_in_boxes,
+    pointing_hits,
+)
 
 SIDE = 64
 

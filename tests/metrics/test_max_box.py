@@ -5,10 +5,14 @@ import pytest
 import torch
 
 from loss_attention.geometry import PatchGrid, paint_patches
-from loss_attention.metrics import max_box
-from loss_attention.metrics.groups import connected_groups
-from loss_attention.metrics.heat_maps import scaled_maps
-from loss_attention.metrics.max_box import THRESHOLDS, box_overlaps, count_overlaps
+from loss_attention.metrics import detection
+from loss_attention.metrics.detection import (
+    THRESHOLDS,
+    box_overlaps,
+    connected_groups,
+    count_overlaps,
+)
+from loss_attention.metrics.localisation import scaled_maps
 
 NAN = float("nan")
 
@@ -62,7 +66,7 @@ def test_no_cell_no_group() -> None:
 
 @pytest.mark.parametrize("painted", [False, True])
 def test_overlaps_are_those_of_a_walk(painted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(max_box, "MOST_CELLS", 5000)  # in several parts
+    monkeypatch.setattr(detection, "MOST_CELLS", 5000)  # in several parts
     maps = torch.rand(12, 10, 13) ** 3
     if painted:
         grid = PatchGrid(3, 4, window=4, stride=3, height=10, width=13)

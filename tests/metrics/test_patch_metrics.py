@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from loss_attention.geometry import PatchGrid
-from loss_attention.metrics.boxes import relevant_boxes
-from loss_attention.metrics.patches import (
+from loss_attention.metrics.localisation import (
     PatchCounts,
     count_patches,
     patches_in_boxes,
+    relevant_boxes,
     right_patches,
     weight_inside,
 )

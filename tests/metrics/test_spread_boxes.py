@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from loss_attention.metrics import spread_boxes as module
-from loss_attention.metrics.spread_boxes import REACHES, spread_boxes, spread_overlaps
+from loss_attention.metrics import detection as module
+from loss_attention.metrics.detection import REACHES, spread_boxes, spread_overlaps
 
 
 def test_an_even_rectangle_is_framed_at_the_root_of_three(monkeypatch: pytest.MonkeyPatch) -> None:

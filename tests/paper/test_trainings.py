@@ -22,7 +22,7 @@ FITTED = "map_box_ap"
 def test_figures_that_need_a_threshold_need_a_validation_slice(
     held_out: float, tmp_path: Path
 ) -> None:
-    shelf = SimpleNamespace(data_root=None, splits=lambda *_: tiny_splits())
+    shelf = SimpleNamespace(data_root=None, splits=lambda *_: tiny_splits(held_out=held_out))
     recipe = tiny_recipe(epochs=1, validation_fraction=held_out)
     record = trainings.train(recipe, tmp_path, shelf, "cpu", None).record
     assert (record.measures[FITTED] is None) == (not held_out)
@@ -33,9 +33,9 @@ def test_figures_that_need_a_threshold_need_a_validation_slice(
 def test_a_training_that_has_begun_holds_its_images_as_it_did(tmp_path: Path) -> None:
     asked = []
 
-    def splits(_recipe: Recipe, options: RunOptions) -> Splits:
+    def splits(recipe: Recipe, options: RunOptions) -> Splits:
         asked.append(options)
-        return tiny_splits()
+        return replace(tiny_splits(), seed=recipe.seed)
 
     shelf = SimpleNamespace(data_root=None, splits=splits)
     recipe, begun = tiny_recipe(epochs=1), RunOptions(accelerator="cpu", stream="no", workers=2)

@@ -6,7 +6,7 @@ import gc
 import os
 import signal
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from training.tiny import start_run, tiny_recipe, tiny_splits
 
-from loss_attention.data.sample import ImageSet, Splits
+from loss_attention.data.sample import ImageSet
 from loss_attention.interruption import StopRequest
 from loss_attention.training import processes
 from loss_attention.training.job import RunOptions, continue_run
@@ -99,9 +99,9 @@ def train_interrupted(told: Connection, folder: Path, devices: int, step: int) -
     """Train, sent a signal in the middle of a step; tell how it ended."""
     torch.set_num_threads(1)
     run, splits = begun(folder, devices), tiny_splits()
-    values = {field.name: getattr(splits.train, field.name) for field in fields(splits.train)}
+    values = {field.name: getattr(splits.trainval, field.name) for field in fields(splits.trainval)}
     images = Interrupting(**values, step=step, process=os.getpid())
-    told.send(continue_run(run, Splits(images, splits.test, splits.source)))
+    told.send(continue_run(run, replace(splits, trainval=images)))
 
 
 def hold_lock(told: Connection, folder: Path) -> None:

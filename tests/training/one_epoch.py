@@ -10,7 +10,6 @@ from lightning_fabric import Fabric
 from torch import nn
 from training.tiny import tiny_recipe, tiny_splits
 
-from loss_attention.data.sample import hold_out
 from loss_attention.training.job import build_model, make_trainer
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
@@ -38,13 +37,12 @@ class OneEpoch:
             for module in model.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.__class__ = FrozenBatchNorm
-        _, held = hold_out(splits.train.labels, 0.1, 0)
         trainer = make_trainer(
             fabric,
             recipe,
             model,
-            splits.train,
-            splits.train.subset(held),
+            splits.trainval,
+            splits.validation,
             RunFolder(self.folder),
             RunOptions(accumulate=self.accumulate),
         )

@@ -17,7 +17,7 @@ from loss_attention.data.sample import Splits
 def store_tiny(folder: Path, images: int = 46) -> Path:
     """Write pictures, and a table of labels and boxes for each split."""
     splits = tiny_splits(images)
-    for split, data in (("train", splits.train.decoded()), ("test", splits.test.decoded())):
+    for split, data in (("train", splits.trainval.decoded()), ("test", splits.test.decoded())):
         assert data.boxes is not None
         (folder / split).mkdir(parents=True)
         rows = ["image,label,x0,y0,x1,y1"]
@@ -32,5 +32,6 @@ def store_tiny(folder: Path, images: int = 46) -> Path:
 
 def load_stored(folder: Path, stream: Any = "yes", workers: int | None = 0, **form: Any) -> Splits:
     """Load what `store_tiny` wrote, or any other data."""
-    options = {"in_channels": 1, "image_size": None, "seed": 0} | form
+    held_out = {"validation_fraction": 0.1}
+    options = {"in_channels": 1, "image_size": None, "seed": 0} | held_out | form
     return load_splits(str(folder), storage=Storage(stream, workers=workers), **options)

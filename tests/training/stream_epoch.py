@@ -31,9 +31,9 @@ class StreamedEpoch:
         torch.set_num_threads(1)
         recipe, splits = tiny_recipe(epochs=1), load_stored(self.data, workers=1)
         model = build_model(recipe, splits)
-        nothing = splits.train.subset(torch.arange(0))
+        nothing = splits.trainval.subset(torch.arange(0))
         run = RunFolder(self.folder)
-        trainer = make_trainer(fabric, recipe, model, splits.train, nothing, run)
+        trainer = make_trainer(fabric, recipe, model, splits.trainval, nothing, run)
         seen: list[str] = []
         take = StreamedSet.take
 

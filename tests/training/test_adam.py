@@ -27,9 +27,9 @@ def trainer_in(folder, **changes):
     recipe, splits = tiny_recipe(**{**ADAM, **changes}), tiny_splits()
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
     run = new_run(folder, recipe)
-    empty = splits.train.subset(torch.empty(0, dtype=torch.int64))
+    empty = splits.trainval.subset(torch.empty(0, dtype=torch.int64))
     model = build_model(recipe, splits)
-    return make_trainer(fabric, recipe, model, splits.train, empty, run)
+    return make_trainer(fabric, recipe, model, splits.trainval, empty, run)
 
 
 def test_each_step_gets_the_rate_and_betas_of_its_epoch(tmp_path):

@@ -42,7 +42,8 @@ def test_the_average_is_that_of_its_definition() -> None:
 
 
 def test_the_average_is_kept(tmp_path: Path) -> None:
-    recipe, splits = tiny_recipe(average_weights=0.8, validation_fraction=0.0), tiny_splits()
+    recipe = tiny_recipe(average_weights=0.8, validation_fraction=0.0)
+    splits = tiny_splits(held_out=0.0)
     run = start_run(tmp_path / "run", recipe, splits, CPU)
     assert continue_run(run, splits)
     state, kept = run.load_state(), load(run.path).state_dict()
@@ -53,11 +54,12 @@ def test_the_average_is_kept(tmp_path: Path) -> None:
 
 
 def test_the_average_is_validated(tmp_path: Path) -> None:
-    recipe, splits = tiny_recipe(average_weights=0.8, validation_fraction=0.3), tiny_splits()
+    recipe = tiny_recipe(average_weights=0.8, validation_fraction=0.3)
+    splits = tiny_splits(held_out=0.3)
     run = start_run(tmp_path / "run", recipe, splits, CPU)
     assert continue_run(run, splits)
-    _, held_out = hold_out(splits.train.labels, 0.3, recipe.seed)
-    loss, accuracy = validate(load(run.path), splits.train.subset(held_out), 256)
+    _, held_out = hold_out(splits.trainval.labels, 0.3, recipe.seed)
+    loss, accuracy = validate(load(run.path), splits.trainval.subset(held_out), 256)
     best = run.metrics()[run.read_json("run.json")["best_epoch"] - 1]
     assert (best["validation_loss"], best["validation_accuracy"]) == pytest.approx((loss, accuracy))
 

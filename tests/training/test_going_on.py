@@ -156,7 +156,7 @@ def test_statistics_of_each_process_are_its_own_after_resuming(tmp_path: Path) -
     fabric.launch()
     splits = tiny_splits()
     model = job.build_model(tiny_recipe(), splits)
-    trainer = job.make_trainer(fabric, tiny_recipe(), model, splits.train, splits.train, run)
+    trainer = job.make_trainer(fabric, tiny_recipe(), model, splits.trainval, splits.trainval, run)
     flat = torch.cat([one.flatten() for one in trainer.statistics.tensors])
     mine = torch.arange(len(flat)).to(flat)
     trainer.restore(state | {"statistics": torch.stack([mine, -mine])})

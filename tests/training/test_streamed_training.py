@@ -67,8 +67,12 @@ def test_training_and_evaluation_are_those_in_memory(
     assert facts[0]["storage"] == splits.storage
     assert facts[0]["normalisation"] == facts[1]["normalisation"]
     model, memory = load(in_memory), load_stored(data, "no")
-    found = evaluate(model, splits.test, train=splits.train, held_out=splits.train, batch_size=7)
-    expected = evaluate(model, memory.test, train=memory.train, held_out=memory.train, batch_size=7)
+    found = evaluate(
+        model, splits.test, train=splits.trainval, held_out=splits.trainval, batch_size=7
+    )
+    expected = evaluate(
+        model, memory.test, train=memory.trainval, held_out=memory.trainval, batch_size=7
+    )
     assert found.to_json() == expected.to_json()
 
 

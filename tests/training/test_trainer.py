@@ -34,12 +34,11 @@ def test_two_epochs_agree_with_a_plain_loop(tmp_path):
         validation_fraction=0.0,
         learning_rate=0.01,
     )
-    splits = tiny_splits()
+    splits = tiny_splits(held_out=0.0)
     run = start_run(tmp_path, recipe, splits, CPU)
     assert continue_run(run, splits)
 
-    kept, _ = hold_out(splits.train.labels, recipe.validation_fraction, recipe.seed)
-    train = splits.train.subset(kept)
+    train = splits.trainval
     # The memory format decides the order of sums, and a few steps carry rounding far.
     model = build_model(recipe, splits).train().to(memory_format=torch.channels_last)
     momenta = [torch.zeros_like(p) for p in model.parameters()]
@@ -88,9 +87,10 @@ def seen_in_training(path, monkeypatch, **changes):
 
     monkeypatch.setattr(PatchClassifier, "forward", noting)
     recipe = tiny_recipe(epochs=2, validation_fraction=0.0, crop_padding=0, **changes)
-    run = start_run(path, recipe, tiny_splits(), CPU)
-    assert continue_run(run, tiny_splits())
-    size = len(tiny_splits().train)
+    splits = tiny_splits(held_out=0.0)
+    run = start_run(path, recipe, splits, CPU)
+    assert continue_run(run, splits)
+    size = len(splits.train)
     shown = torch.cat(batches).split(size)
     epochs = []
     for number, images in enumerate(shown):
@@ -101,11 +101,11 @@ def seen_in_training(path, monkeypatch, **changes):
 
 def test_training_sees_each_image_once_an_epoch(tmp_path, monkeypatch):
     for images in seen_in_training(tmp_path, monkeypatch):
-        assert torch.equal(images, tiny_splits().train.images)
+        assert torch.equal(images, tiny_splits().trainval.images)
 
 
 def test_training_sees_images_with_a_square_erased(tmp_path, monkeypatch):
-    original = tiny_splits().train.images
+    original = tiny_splits().trainval.images
     first, second = seen_in_training(tmp_path, monkeypatch, cutout=5)
     for images in (first, second):
         gone = (images != original).squeeze(1)
@@ -122,7 +122,7 @@ def test_training_sees_images_with_a_square_erased(tmp_path, monkeypatch):
 
 
 def test_training_sees_the_other_side_in_every_second_epoch(tmp_path, monkeypatch):
-    original = tiny_splits().train.images
+    original = tiny_splits().trainval.images
     changes = {"horizontal_flip": True, "alternate_flips": True}
     first, second = seen_in_training(tmp_path, monkeypatch, **changes)
     mirrored = (first != original).flatten(1).any(1)
@@ -148,15 +148,16 @@ GOLDEN = [0.6593, 0.3297, 0.2734, 0.2619]
 
 
 def test_the_best_epoch_is_kept_and_noted(tmp_path):
-    run = start_run(tmp_path, tiny_recipe(validation_fraction=0.3), tiny_splits(), CPU)
-    assert continue_run(run, tiny_splits())
+    splits = tiny_splits(held_out=0.3)
+    run = start_run(tmp_path, tiny_recipe(validation_fraction=0.3), splits, CPU)
+    assert continue_run(run, splits)
     lines = metrics(tmp_path)
     scores = [(line["validation_accuracy"], -line["validation_loss"]) for line in lines]
     best = max(range(len(scores)), key=lambda i: (scores[i], i))
     assert run.read_json("run.json")["best_epoch"] == best + 1
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
-    _, held = hold_out(tiny_splits().train.labels, 0.3, 0)
-    validation = tiny_splits().train.subset(held)
+    _, held = hold_out(splits.trainval.labels, 0.3, 0)
+    validation = splits.trainval.subset(held)
     with torch.inference_mode():
         logits = load(tmp_path)(validation.images).logits
     accuracy = (logits.argmax(1) == validation.labels).double().mean().item()
@@ -167,8 +168,9 @@ def test_the_best_epoch_is_kept_and_noted(tmp_path):
 
 
 def test_without_a_validation_slice_the_last_epoch_is_kept(tmp_path):
-    run = start_run(tmp_path, tiny_recipe(validation_fraction=0.0), tiny_splits(), CPU)
-    assert continue_run(run, tiny_splits())
+    splits = tiny_splits(held_out=0.0)
+    run = start_run(tmp_path, tiny_recipe(validation_fraction=0.0), splits, CPU)
+    assert continue_run(run, splits)
     state = run.load_state()
     assert state is not None
     best = load(tmp_path).state_dict()
@@ -286,7 +288,7 @@ def test_steps_of_too_few_images_leave_no_folder_behind(
     recipe, options, message, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    splits = tiny_splits(recipe.get("limit_images", 46))
+    splits = tiny_splits(recipe.get("limit_images", 46), 0, recipe.get("validation_fraction", 0.1))
     with pytest.raises(InputError, match="^" + message) as caught:
         start_run(
             tmp_path / "run",

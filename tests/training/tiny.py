@@ -19,7 +19,7 @@ from loss_attention.training.trainer import Trainer
 CLASSES = ("left", "right")
 
 
-def tiny_splits(images: int = 46, seed: int = 0) -> Splits:
+def tiny_splits(images: int = 46, seed: int = 0, held_out: float = 0.1) -> Splits:
     """Noise of 12 x 12 pixels with a bright square in its left or right half."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -33,7 +33,7 @@ def tiny_splits(images: int = 46, seed: int = 0) -> Splits:
             boxes[i, 0] = torch.tensor([x, y, x + 4, y + 4])
         return ImageSet(pixels, labels, CLASSES, boxes, labels.unsqueeze(1))
 
-    return Splits(some(images), some(20), "bright squares")
+    return Splits(some(images), some(20), "bright squares", validation_fraction=held_out)
 
 
 def tiny_recipe(**changes: Any) -> Recipe:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from loss_attention.backbones.receptive_field import Branched
+from loss_attention.backbones.layered import Branched
 from loss_attention.backbones.spatial import Backbone, convolution
 
 

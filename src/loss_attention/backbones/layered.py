@@ -25,6 +25,10 @@ class Layered(nn.Module):
         """
 
 
+class Branched(Layered):
+    """A block that joins what its paths make of the same input."""
+
+
 def neighbours(network: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
     """Return each layer with the one that gets its output, where that is certain.
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from loss_attention.backbones.layered import Layered
+from loss_attention.backbones.layered import Branched
 
 
 class ReceptiveField(NamedTuple):
@@ -49,10 +49,6 @@ class ReceptiveField(NamedTuple):
         """
         start = self.offset + self.stride * place
         return range(max(0, start), min(length, start + self.size))
-
-
-class Branched(Layered):
-    """A block that joins what its paths make of the same input."""
 
 
 # What acts on each place by itself.

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from loss_attention.backbones.receptive_field import Branched
+from loss_attention.backbones.layered import Branched
 
 SEGMENT_DEPTH = 2
 """Convolutions in a chain that make a segment: as deep as a residual block or inception module.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loss_attention.backbones.convolution import Conv2d
-from loss_attention.backbones.receptive_field import Branched
+from loss_attention.backbones.layered import Branched
 from loss_attention.backbones.recomputing import applied, kept_small
 from loss_attention.backbones.spatial import Backbone, convolution
 

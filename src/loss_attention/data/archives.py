@@ -23,8 +23,8 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, BinaryIO, cast
 
+from loss_attention.data.file_types import is_hidden
 from loss_attention.data.files import MOST_DEEP
-from loss_attention.data.formats import is_hidden
 from loss_attention.data.memory import free_memory
 from loss_attention.data.records import Content
 from loss_attention.errors import InputError, ReportedError, printable, quoted, reason

@@ -25,7 +25,7 @@ from PIL import ExifTags, Image, ImageStat, TiffImagePlugin, UnidentifiedImageEr
 from torch import Tensor
 
 from loss_attention.data.depth import in_8_bits, unread_tiff
-from loss_attention.data.formats import load_plugins
+from loss_attention.data.file_types import load_plugins
 from loss_attention.data.memory import free_memory
 from loss_attention.data.placement import Resize, place
 from loss_attention.data.png import picture_alone

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from loss_attention.data.formats import HEAD, is_hidden, is_image, may_be_meant, told_unread
+from loss_attention.data.file_types import HEAD, is_hidden, is_image, may_be_meant, told_unread
 from loss_attention.data.records import MOST_NAMED, Problem, count
 from loss_attention.data.splits import split_of
 from loss_attention.errors import InputError, printable, reason

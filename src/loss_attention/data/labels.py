@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from loss_attention.data.cells import CellError
 from loss_attention.errors import InputError, printable, quoted
 
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,999})(\.0*)?", re.ASCII)
@@ -23,6 +22,10 @@ HIDDEN = (-1, "-1")
 
 Rows = Sequence[Any]
 """A label for each row: a value, or a list of values; None where there is none."""
+
+
+class CellError(InputError):
+    """What is wrong with a cell of a table, to be said after the row's name."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image
 from loss_attention.data.assembling import assemble, chosen
 from loss_attention.data.classes import select_classes
 from loss_attention.data.decoding import to_tensor
-from loss_attention.data.hub import open_hub
+from loss_attention.data.formats.hub import open_hub, source_of_tables
 from loss_attention.data.known import KNOWN
 from loss_attention.data.memory import IN_REACH, Storage
 from loss_attention.data.naming import MADE, understood
@@ -20,7 +20,6 @@ from loss_attention.data.places import open_place
 from loss_attention.data.records import Source, refuse
 from loss_attention.data.sample import ImageSet, Splits
 from loss_attention.data.stacking import Form, Progress
-from loss_attention.data.stored import source_of_tables
 from loss_attention.errors import InputError
 
 
@@ -30,6 +29,7 @@ def load_splits(
     in_channels: int,
     image_size: int | None,
     seed: int,
+    validation_fraction: float = 0.0,
     resize: Resize = "squash",
     classes: Sequence[str] = (),
     masks: bool = False,
@@ -48,8 +48,9 @@ def load_splits(
         in_channels: 1 or 3: images are converted to grey or to colour.
         image_size: bring each image to this many pixels square; None: they must be of one size
             already, or are of a known data set with a size of its own.
-        seed: decides made data, which classes are drawn, and what is held out where there is no
-            test split.
+        seed: decides made data, which classes are drawn, what is held out where there is no test
+            split, and the validation images.
+        validation_fraction: the part of the training split that is held out to choose by.
         resize: squash images to the square, or pad them and keep their aspect.
         classes: names of the classes to keep, or one number of classes to draw by the seed; none:
             all of them.
@@ -59,8 +60,8 @@ def load_splits(
         progress: called with the number of images looked at and their total, now and then.
 
     Returns:
-        The training split and the reported one: the test split, else the validation split, else
-        a fifth of the training split; `Splits.source` says which.
+        Training images, those held out of them, and the reported split: the test split, else the
+        validation split, else a fifth of the training split; `Splits.source` says which.
 
     Raises:
         InputError: nothing of this name, nothing usable there, a known data set without its test
@@ -75,9 +76,11 @@ def load_splits(
             raise InputError(f"{data} is made here, in memory: --stream yes does not apply to it")
         made = MADE[data](seed)
         train, test = (
-            _in_form(part.decoded(), in_channels, image_size) for part in (made.train, made.test)
+            _in_form(part.decoded(), in_channels, image_size) for part in (made.trainval, made.test)
         )
-        return replace(made, train=train, test=test)
+        return replace(
+            made, trainval=train, test=test, validation_fraction=validation_fraction, seed=seed
+        )
     source = open_source(data, masks=masks)
     if not skip_broken:  # before a split seems to be missing for want of sound images
         refuse(source.where, source.problems)
@@ -90,7 +93,7 @@ def load_splits(
             note = f"brought to {known.size} x {known.size} pixels; --image-size N for others"
             source = replace(source, notes=(*source.notes, note))
     source = select_classes(source, classes, seed)
-    return assemble(
+    splits = assemble(
         source,
         form,
         seed,
@@ -98,6 +101,7 @@ def load_splits(
         storage=storage,
         progress=progress,
     )
+    return replace(splits, validation_fraction=validation_fraction, seed=seed)
 
 
 def open_source(

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from loss_attention.data.archives import is_archive
 from loss_attention.data.digits import digits, multi_digits
-from loss_attention.data.hub import HUB_ID
+from loss_attention.data.formats.hub import HUB_ID
 from loss_attention.data.known import KNOWN
 from loss_attention.data.sample import Splits
 from loss_attention.errors import InputError, quoted, unknown_name

@@ -7,22 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from loss_attention.data.archives import is_archive
-from loss_attention.data.coco import coco_files, read_coco
-from loss_attention.data.folder import (
+from loss_attention.data.file_types import may_be_meant
+from loss_attention.data.formats import LAYOUTS
+from loss_attention.data.formats.coco import coco_files, read_coco
+from loss_attention.data.formats.folder import (
     SAVED,
     open_metadata,
     open_parquet,
     open_saved,
     read_class_folders,
 )
-from loss_attention.data.formats import may_be_meant
-from loss_attention.data.listed import read_listed
-from loss_attention.data.listings import find_tables
+from loss_attention.data.formats.listed import read_listed
+from loss_attention.data.formats.tables import find_tables
+from loss_attention.data.formats.yolo import open_data_yaml
 from loss_attention.data.records import Source, count
-from loss_attention.data.tiny_imagenet import read_tiny_imagenet, root_of
 from loss_attention.data.tree import Tree, open_tree
-from loss_attention.data.voc import read_voc, voc_files
-from loss_attention.data.yolo import find_yolo, open_yolo, read_yolo
 from loss_attention.errors import InputError, printable
 
 
@@ -63,7 +62,7 @@ def _open_file(path: Path, where: str, *, masks: bool) -> Source:
     if path.suffix.lower() == ".parquet":
         return open_parquet(path, [path], where)
     if path.suffix.lower() in (".yaml", ".yml"):
-        return _with_odd(*open_yolo(path, where, masks=masks))
+        return _with_odd(*open_data_yaml(path, where, masks=masks))
     tree = Tree(path.parent, (path.name,), lambda name: path.parent / name)
     if found := coco_files(tree, None):
         return read_coco(open_tree(path.parent), found, where, masks=masks)
@@ -84,17 +83,10 @@ def _open_tree(
     known_classes: Collection[str] | None,
 ) -> Source:
     """Try the layouts from the most to the least particular."""
-    root = root_of(tree)
-    if root is not None:
-        tree = tree.below(root)
-        return _with_odd(tree, read_tiny_imagenet(tree, where))
     whole, tree = tree, tree.unwrapped()
-    if found := coco_files(tree, known):
-        return _with_odd(tree, read_coco(tree, found, where, masks=masks))
-    if annotations := voc_files(tree):
-        return _with_odd(tree, read_voc(tree, annotations, where, masks=masks))
-    if layout := find_yolo(tree, where):
-        return _with_odd(tree, read_yolo(tree, layout, where, masks=masks))
+    for open_layout in LAYOUTS.values():
+        if (opened := open_layout(tree, where, masks, known)) is not None:
+            return _with_odd(*opened)
     tables = find_tables(tree, where)
     if tables.used:
         return _twice_named(tables.beside(read_listed(tree, tables.used, where, masks=masks)))

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -173,21 +174,41 @@ class ImageSet(LabelledImages):
 
 @dataclass(frozen=True)
 class Splits:
-    """What a data source offers: a set to train on and one that is looked at once.
+    """What a data source offers: sets to train on, to choose by and to report on.
 
     Attributes:
-        train: the training set, validation slice included.
-        test: the reported split.
+        trainval: the whole training split, `train` and `validation` together, in its own order.
+            What is measured of the data that a run has is measured of it: statistics of pixels,
+            the commonest class, the fingerprint.
+        test: the reported split, which is looked at once.
         source: what the data is, in a line for people.
         notes: what in it is unlike expected or was left out, a line each; `source` has them too.
         storage: whether the images are in memory or streamed, and why, in a line for people.
+        validation_fraction: the part of `trainval` that is held out, in [0, 1).
+        seed: decides which images are.
     """
 
-    train: LabelledImages
+    trainval: LabelledImages
     test: LabelledImages
     source: str
     notes: tuple[str, ...] = ()
     storage: str = "images made in memory"
+    validation_fraction: float = 0.0
+    seed: int = 0
+
+    @cached_property
+    def train(self) -> LabelledImages:
+        """What weights are fitted to: all of `trainval` that is not held out."""
+        return self.trainval.subset(self._divided[0]) if self.validation_fraction else self.trainval
+
+    @cached_property
+    def validation(self) -> LabelledImages:
+        """What is held out of `trainval`, to choose an epoch and thresholds by; may be empty."""
+        return self.trainval.subset(self._divided[1])
+
+    @cached_property
+    def _divided(self) -> tuple[Tensor, Tensor]:
+        return hold_out(self.trainval.labels, self.validation_fraction, self.seed)
 
 
 def limited(splits: Splits, images: int, seed: int) -> Splits:
@@ -198,7 +219,7 @@ def limited(splits: Splits, images: int, seed: int) -> Splits:
         return data.subset(order[:images].sort().values)
 
     source = f"{splits.source}, limited to {images:,} training and {images:,} test images"
-    return replace(splits, train=part(splits.train), test=part(splits.test), source=source)
+    return replace(splits, trainval=part(splits.trainval), test=part(splits.test), source=source)
 
 
 def hold_out(labels: Shaped[Tensor, "N *K"], fraction: float, seed: int) -> tuple[Tensor, Tensor]:

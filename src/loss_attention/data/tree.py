@@ -16,8 +16,8 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from loss_attention.data.archives import ARCHIVES, Budget, Member, is_archive, open_archive
+from loss_attention.data.file_types import HEAD, is_image, may_be_meant, told_unread
 from loss_attention.data.files import find_files, head_of
-from loss_attention.data.formats import HEAD, is_image, may_be_meant, told_unread
 from loss_attention.data.records import Content, Problem
 from loss_attention.data.splits import SPLITS
 from loss_attention.errors import InputError, guarded, printable

@@ -11,13 +11,18 @@ from torch import nn
 from loss_attention.backbones.catalog import BackboneEntry, scaled
 from loss_attention.backbones.spatial import Backbone
 from loss_attention.errors import InputError
-from loss_attention.heads.baseline import BaselineHead
-from loss_attention.heads.capsule import PATCH_CHANNELS as CAPSULE_CHANNELS
-from loss_attention.heads.capsule import PRIMARY_CHANNELS, CapsuleHead
-from loss_attention.heads.loss_attention import LossAttention
-from loss_attention.heads.patches import PATCH_CHANNELS, PatchHead, PatchLayout
-from loss_attention.heads.pooling import ATTENTION_UNITS, AttentionPooling, MeanPooling
-from loss_attention.heads.routing import RoutingHead
+from loss_attention.heads.capsules import PATCH_CHANNELS as CAPSULE_CHANNELS
+from loss_attention.heads.capsules import PRIMARY_CHANNELS, CapsuleHead, RoutingHead
+from loss_attention.heads.patches import (
+    ATTENTION_UNITS,
+    PATCH_CHANNELS,
+    AttentionPooling,
+    BaselineHead,
+    LossAttention,
+    MeanPooling,
+    PatchHead,
+    PatchLayout,
+)
 from loss_attention.losses import Objective
 
 

@@ -1,4 +1,8 @@
-"""The convolutional patch head of the paper's Section IV-A, for any way of weighing patches."""
+"""The convolutional patch head of the paper's Section IV-A, for any way of weighing patches.
+
+The ways are the paper's own, by the classifier's logits (Eq. 5), and those that it compares with.
+After them, the published networks' own classifiers, which look at no patch: the paper's baselines.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from loss_attention.attention import scaled_lengths, weights_of_lengths
 from loss_attention.backbones.convolution import Conv2d
 from loss_attention.backbones.layered import Layered
 from loss_attention.geometry import PatchGrid
 from loss_attention.many_classes import LogitsOnDemand, PatchLogits, too_many
 from loss_attention.prediction import (
     EvidencePrediction,
+    ImagePrediction,
     ManyClassPrediction,
     PatchPrediction,
     full_precision,
@@ -141,3 +147,95 @@ def on_demand(
         bias_share = features.new_ones(features.shape[:2])
     # Views: Fabric hooks the tensors of each output, and would hook the parameters for good.
     return LogitsOnDemand(features, bias_share, weight.view_as(weight), bias.view_as(bias))
+
+
+ATTENTION_UNITS = 128
+
+
+class MeanPooling(nn.Module):
+    """The same weight, 1/M, for every patch."""
+
+    def forward(
+        self,
+        patches: Float[Tensor, "B M D"],
+        patch_logits: PatchLogits,  # noqa: ARG002 (other heads weigh by logits)
+    ) -> Float[Tensor, "B M"]:
+        """Return uniform weights, in float32 or better."""
+        batch, count, _ = patches.shape
+        dtype = torch.promote_types(patches.dtype, torch.float32)
+        return patches.new_full((batch, count), 1.0 / count, dtype=dtype)
+
+
+class AttentionPooling(nn.Module):
+    """Weights from a network of two layers on the patch features (Ilse et al. 2018, Eqs. 7 to 9).
+
+    `a_m = softmax over m of w^T tanh(V h_m)`; gated: `w^T (tanh(V h_m) * sigmoid(U h_m))`. V, U and
+    w have no bias, as printed there; w's would cancel in the softmax. The models' parameter counts
+    do not tell whether the paper had them: ungated, ours are 30.79 and 32.74 million either way
+    where its Table II prints 30.80 and 32.73.
+
+    Args:
+        channels: D, features of a patch.
+        units: hidden units; 128 in both papers.
+        gated: with the sigmoid gate U.
+    """
+
+    def __init__(self, channels: int, units: int, *, gated: bool) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(channels, units, bias=False)
+        self.gate = nn.Linear(channels, units, bias=False) if gated else None
+        self.score = nn.Linear(units, 1, bias=False)
+
+    def forward(
+        self,
+        patches: Float[Tensor, "B M D"],
+        patch_logits: PatchLogits,  # noqa: ARG002 (other heads weigh by logits)
+    ) -> Float[Tensor, "B M"]:
+        """Return the weights, in float32 or better."""
+        hidden = torch.tanh(self.hidden(patches))
+        if self.gate is not None:
+            hidden = hidden * torch.sigmoid(self.gate(patches))
+        return torch.softmax(full_precision(self.score(hidden).squeeze(2)), dim=1)
+
+
+class LossAttention(nn.Module):
+    """Weights from the lengths of the patches' class vectors; no parameters of its own."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(
+        self,
+        patches: Float[Tensor, "B M D"],  # noqa: ARG002 (other heads weigh by features)
+        patch_logits: PatchLogits,
+    ) -> Float[Tensor, "B M"]:
+        """Return Eq. 5's weights."""
+        return weights_of_lengths(scaled_lengths(patch_logits), self.threshold)
+
+
+class BaselineHead(nn.Module):
+    """Average over all places, then a linear layer, with two hidden layers where VGG has them.
+
+    Args:
+        in_channels: channels of the feature map.
+        num_classes: K.
+        hidden: width of the two hidden layers (ReLU, dropout 0.5); 0 for none.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, hidden: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(2 if hidden else 0):
+            layers += [nn.Linear(in_channels, hidden), nn.ReLU(inplace=True), nn.Dropout(0.5)]
+            in_channels = hidden
+        self.classifier = nn.Sequential(*layers, nn.Linear(in_channels, num_classes))
+
+    def forward(
+        self,
+        feature_map: Float[Tensor, "B C h w"],
+        image_size: tuple[int, int],  # noqa: ARG002 (patch heads need it for their grid)
+    ) -> ImagePrediction:
+        """Return the image's logits."""
+        logits: Tensor = self.classifier(feature_map.mean(dim=(2, 3)))
+        return ImagePrediction(full_precision(logits))

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from loss_attention.data.sample import Splits, limited
 from loss_attention.errors import InputError
-from loss_attention.jobs import load_data
+from loss_attention.run_data import load_data
 from loss_attention.training.recipe import Recipe, RunOptions
 
 KEPT = 3
@@ -73,7 +73,9 @@ class Shelf:
             if len(self._whole) > KEPT:
                 self._whole.popitem(last=False)
         self._whole.move_to_end(key)
-        found = self._whole[key]
+        found = replace(
+            self._whole[key], validation_fraction=recipe.validation_fraction, seed=recipe.seed
+        )
         if recipe.limit_images is None:
             return found
         return limited(found, recipe.limit_images, recipe.seed)

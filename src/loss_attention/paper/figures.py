@@ -18,7 +18,7 @@ from loss_attention.paper.scales import Scale
 from loss_attention.paper.tables import table_cells
 from loss_attention.paper.target import Target
 from loss_attention.paper.trainings import Trained, is_trained, run_path
-from loss_attention.showing import say
+from loss_attention.terminal import say
 
 if TYPE_CHECKING:
     from loss_attention.paper.figures_layout import Drawing

@@ -16,7 +16,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 from loss_attention.saving import make_folder, write_whole
-from loss_attention.showing import json_text
+from loss_attention.terminal import json_text
 
 FORMAT_VERSION = 1
 WIDTH = 7.16

@@ -15,7 +15,7 @@ from torch import Tensor
 from loss_attention.data.sample import LabelledImages
 from loss_attention.explanation import Explanation
 from loss_attention.geometry import box_area
-from loss_attention.metrics.boxes import relevant_boxes
+from loss_attention.metrics.localisation import relevant_boxes
 from loss_attention.paper.figures_captions import scores
 from loss_attention.paper.numbers import LOSS_ATTENTION
 from loss_attention.paper.trainings import Trained
@@ -37,7 +37,7 @@ def choose_samples(data: LabelledImages, most: int) -> tuple[Int[Tensor, " n"], 
     The class of an image is its only label, or the one with the largest box (without boxes, the
     first). Shown are the first image of each class, then the second, in the order of the set.
     """
-    from loss_attention.explain.gallery import choose_right_answers
+    from loss_attention.report.page import choose_right_answers
 
     matrix = data.label_matrix().bool()
     classes = torch.where(matrix.any(dim=1), matrix.int().argmax(dim=1), -1)
@@ -82,7 +82,7 @@ def figure4(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
         networks: by the method's name.
         facts: what the caption says of data, scale and seed.
     """
-    from loss_attention.explain.attributions import attribute
+    from loss_attention.attribution.maps import attribute
     from loss_attention.inference import evaluation_mode
     from loss_attention.paper.figures_pictures import HeatMaps, draw_heat_maps
 

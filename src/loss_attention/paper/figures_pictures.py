@@ -17,7 +17,10 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 from torch import Tensor
 
-from loss_attention.explain.drawing import (
+from loss_attention.explanation import Explanation
+from loss_attention.geometry import box_iou, paint_patches
+from loss_attention.paper.figures_layout import LETTERS, WIDTH, Drawing, bare, rounded, sheet
+from loss_attention.report.drawing import (
     BOX,
     OUTLINE,
     TRUTH,
@@ -27,9 +30,6 @@ from loss_attention.explain.drawing import (
     panel,
     resized,
 )
-from loss_attention.explanation import Explanation
-from loss_attention.geometry import box_iou, paint_patches
-from loss_attention.paper.figures_layout import LETTERS, WIDTH, Drawing, bare, rounded, sheet
 
 COLUMNS = 6
 PIXELS = 320

@@ -18,7 +18,7 @@ from loss_attention.paper.ledger import LEDGER_FILE, Ledger, Record
 from loss_attention.paper.scales import Scale
 from loss_attention.paper.trainings import Trained, is_trained, train
 from loss_attention.paper.workers import Setting, count_workers, train_side_by_side
-from loss_attention.showing import say_line
+from loss_attention.terminal import say_line
 from loss_attention.training.recipe import Accelerator, Recipe
 
 PAPER_IMAGE_CLASSES = 10

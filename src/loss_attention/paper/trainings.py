@@ -100,7 +100,7 @@ def _train(
         figures = Evaluation.from_json(evaluated)
     else:
         model.to(choose_device(asked.accelerator))
-        figures = evaluate_weights(model, splits, recipe, console or Console(quiet=True))
+        figures = evaluate_weights(model, splits, console or Console(quiet=True))
         model.cpu()
         run.write_json("evaluation.json", figures.to_json())
         # Only an unfinished run is continued, and the ledger has many runs.

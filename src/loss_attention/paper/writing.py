@@ -14,7 +14,7 @@ from loss_attention.paper.cells import EPOCH_SECONDS, Cell, training_key
 from loss_attention.paper.numbers import PaperTable
 from loss_attention.paper.reproduction import Reproduction, Result
 from loss_attention.saving import write_whole
-from loss_attention.showing import json_text, plain
+from loss_attention.terminal import json_text, plain
 
 MEASURED, NOT_MEASURED = "measured", "not measured"
 NOT_OURS = "cited"

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from loss_attention import __version__
 from loss_attention.data.naming import recorded
-from loss_attention.data.sample import LabelledImages, Splits, hold_out
+from loss_attention.data.sample import LabelledImages, Splits
 from loss_attention.errors import InputError, KilledError, guarded
 from loss_attention.heads.catalog import check_regulariser
 from loss_attention.interruption import StopRequest
@@ -79,26 +79,26 @@ def build_model(
     model = create_model(
         recipe.backbone,
         head=recipe.head,
-        num_classes=len(splits.train.class_names),
+        num_classes=len(splits.trainval.class_names),
         in_channels=recipe.in_channels,
         width=recipe.width,
         strided_layers=recipe.strided_layers,
         patch_kernel=recipe.patch_kernel,
         patch_stride=recipe.patch_stride,
         threshold=recipe.threshold,
-        class_names=splits.train.class_names,
-        image_size=splits.train.size,
-        multi_label=splits.train.multi_label,
+        class_names=splits.trainval.class_names,
+        image_size=splits.trainval.size,
+        multi_label=splits.trainval.multi_label,
         resize=recipe.resize,
     )
-    model.check_image_size(*splits.train.size)
-    if recipe.cutout >= min(splits.train.size):
-        height, width = splits.train.size
+    model.check_image_size(*splits.trainval.size)
+    if recipe.cutout >= min(splits.trainval.size):
+        height, width = splits.trainval.size
         raise InputError(
             f"--cutout {recipe.cutout} must be less than the images' {height} x {width} pixels"
         )
-    recipe_loss(recipe, multi_label=splits.train.multi_label)  # refuses what it cannot be
-    model.set_normalisation(*(statistics or channel_statistics(splits.train)))
+    recipe_loss(recipe, multi_label=splits.trainval.multi_label)  # refuses what it cannot be
+    model.set_normalisation(*(statistics or channel_statistics(splits.trainval)))
     return model
 
 
@@ -141,23 +141,23 @@ def begin_run(
     check_processes(accelerator, options)
     precision = choose_precision(recipe.precision, accelerator)
     model = build_model(recipe, splits)
-    kept, held_out = hold_out(splits.train.labels, recipe.validation_fraction, recipe.seed)
-    _check_steps(recipe, options, model, len(kept))
+    _check_division(recipe, splits)
+    _check_steps(recipe, options, model, len(splits.train))
     facts = {
         "package_version": __version__,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         # As chosen, so that resuming does the same.
         "options": asdict(options)
-        | {"accelerator": accelerator, "stream": "no" if splits.train.in_memory else "yes"},
+        | {"accelerator": accelerator, "stream": "no" if splits.trainval.in_memory else "yes"},
         "precision": precision,
         "data": recorded(recipe.data, run.path),
         "source": splits.source,
         "storage": splits.storage,
-        "data_fingerprint": splits.train.fingerprint(),
-        "classes": list(splits.train.class_names),
-        "multi_label": splits.train.multi_label,
-        "train_images": len(kept),
-        "validation_images": len(held_out),
+        "data_fingerprint": splits.trainval.fingerprint(),
+        "classes": list(splits.trainval.class_names),
+        "multi_label": splits.trainval.multi_label,
+        "train_images": len(splits.train),
+        "validation_images": len(splits.validation),
         "test_images": len(splits.test),
         "normalisation": {
             "mean": model.mean.flatten().tolist(),
@@ -170,6 +170,16 @@ def begin_run(
     }
     run.begin(recipe, facts)
     return model
+
+
+def _check_division(recipe: Recipe, splits: Splits) -> None:
+    """Raise `InputError` where the images that are held out are not those of the recipe."""
+    held = splits.validation_fraction, splits.seed
+    if held != (recipe.validation_fraction, recipe.seed):
+        raise InputError(
+            f"the data was loaded with `validation_fraction` and `seed` {held}, and the run's are "
+            f"{(recipe.validation_fraction, recipe.seed)}"
+        )
 
 
 def _check_steps(recipe: Recipe, options: RunOptions, model: PatchClassifier, images: int) -> None:
@@ -227,7 +237,7 @@ def continue_run(
     with run.locked():
         run.check()
         recipe, facts = run.recipe(), run.read_json("run.json")
-        if facts.get("data_fingerprint") != splits.train.fingerprint():
+        if facts.get("data_fingerprint") != splits.trainval.fingerprint():
             raise InputError(
                 f"the training data of {run.path} has changed since it began ({recipe.data}); "
                 "start a new run with it"
@@ -292,9 +302,8 @@ def _train(
         logging.getLogger(talkative).setLevel(logging.ERROR)
     options, recipe = run.options(), run.recipe()
     accelerator = choose_accelerator(options.accelerator, options.devices)
-    kept, held_out = hold_out(splits.train.labels, recipe.validation_fraction, recipe.seed)
-    images = splits.train.without_places()
-    train, validation = images.subset(kept), images.subset(held_out)
+    _check_division(recipe, splits)
+    train, validation = splits.train.without_places(), splits.validation.without_places()
     with guarded(str(run.path / FACTS_FILE)):
         precision, statistics = facts["precision"], _statistics(facts, recipe.in_channels)
     check_processes(accelerator, options)

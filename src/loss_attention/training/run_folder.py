@@ -34,7 +34,7 @@ from loss_attention.saving import (
     sealed,
     write_whole,
 )
-from loss_attention.showing import json_text
+from loss_attention.terminal import json_text
 from loss_attention.training.recipe import Recipe, RunOptions, from_file
 
 RECIPE_FILE = "recipe.yaml"

@@ -1,0 +1,1 @@
+"""Heat maps by any method, and how methods compare."""

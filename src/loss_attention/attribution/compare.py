@@ -1,0 +1,346 @@
+"""Methods of explanation side by side: where they point, how faithful they are, their cost.
+
+Models whose weights say nothing any more, to see whether a map depends on them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from loss_attention.attribution.maps import METHODS, attribute, find_method
+from loss_attention.attribution.measures import (
+    RANDOMISED_SHARES,
+    STAGES,
+    Boxed,
+    Mosaics,
+    Subject,
+    in_batches,
+    logit,
+    measure_method,
+    measure_time,
+    unit_range,
+)
+from loss_attention.attribution.peers import window_grid
+from loss_attention.data.sample import ImageSet, LabelledImages
+from loss_attention.errors import InputError
+from loss_attention.inference import for_inference
+from loss_attention.metrics.faithfulness import masking_falls, mean_fill
+from loss_attention.metrics.localisation import assemble, choose_mosaics
+from loss_attention.models import PatchClassifier
+
+FLOORS = tuple(name for name, method in METHODS.items() if method.floor)
+MOSAIC_SIDES = {"grid_2x2": 2, "grid_3x3": 3}
+MOSAIC_POOL = 1000
+"""Mosaics are made of the most confident of at most so many images."""
+
+
+Progress = Callable[[int, int, str], None]
+
+
+class Figure(NamedTuple):
+    """The mean over images, and its standard error (None for one image, or for a time)."""
+
+    value: float
+    error: float | None
+    images: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was measured of each method on the same images.
+
+    Attributes:
+        figures: by method and measure (`compare_measures.MEASURES`); a measure that the data or
+            the model does not allow is not there.
+        images: how many were explained.
+        boxed: how many of them have a box of their class.
+        mosaics: how many of each size.
+        left_out: why, for each method that this model does not allow.
+        seed: which the images were chosen by.
+    """
+
+    figures: Mapping[str, Mapping[str, Figure]]
+    images: int
+    boxed: int
+    mosaics: Mapping[str, int]
+    left_out: Mapping[str, str]
+    seed: int
+
+
+def compare(
+    model: PatchClassifier,
+    data: LabelledImages,
+    methods: Sequence[str] | None = None,
+    *,
+    train: LabelledImages | None = None,
+    images: int = 50,
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[Comparison, Subject]:
+    """Measure methods of explanation on the same model and images.
+
+    The explained class of an image is its label; of several, the one the model finds likeliest.
+
+    Args:
+        model: any model; it is left as it was.
+        data: the images to explain are drawn from these; those without a label are left out.
+        methods: names from `METHODS`; None: all that this model allows. The floors come on top.
+        train: where the cuts of the boxes around maps are chosen, best of images that the model
+            was not trained on; None: only the oracle is measured.
+        images: how many to explain.
+        batch_size: images at a time; decides speed and memory, not the result.
+        seed: which images are drawn, and how weights are randomised.
+        progress: called with the number of steps done and of all, and what comes next.
+
+    Returns:
+        The figures, and what they were measured on.
+
+    Raises:
+        InputError: an unknown method, one that this model does not allow, other classes than the
+            model's, or fewer than two images with a label.
+    """
+    if data.class_names != model.class_names:
+        raise InputError(
+            f"the model has the classes {', '.join(model.class_names[:3])}, ... and the data "
+            f"{', '.join(data.class_names[:3])}, ...; they must be the same in the same order"
+        )
+    if images < 2:
+        raise InputError(f"--images must be at least 2, got {images}")
+    if batch_size < 1:
+        raise InputError(f"--batch-size must be at least 1, got {batch_size}")
+    if len(_labelled(data)) < 2:
+        raise InputError("a comparison needs at least two images with a label")
+    for name in methods or ():
+        find_method(name)
+    original, model = model, for_inference(model)
+    with torch.no_grad():
+        sample = _drawn(data, images, seed).to(model.mean.device)
+        allowed, left_out = _allowed(model, sample.images[:2], methods)
+        steps = _Steps(len(allowed) * (len(STAGES) + 1), progress)
+        steps.begin("preparing")
+        shuffled = _randomised(original, sample, batch_size, seed)
+        subject = _subject(model, shuffled, sample, data, train, batch_size, seed)
+        figures = {}
+        for method in allowed:
+            steps.begin(method)
+            values = measure_method(subject, method, steps.done)
+            figures[method] = {name: _figure(value) for name, value in values.items()}
+            times = measure_time(subject, method)
+            figures[method] |= {name: Figure(value, None, 1) for name, value in times.items()}
+            steps.done()
+    mosaics = {name: len(found.images) for name, found in subject.mosaics.items()}
+    boxed = int(subject.boxed().sum())
+    return Comparison(figures, len(sample), boxed, mosaics, left_out, seed), subject
+
+
+class _Steps:
+    """Counts what has been measured, and says what comes next."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._count, self._total, self._progress, self._now = 0, total, progress, ""
+
+    def begin(self, what: str) -> None:
+        self._now = what
+        self._tell()
+
+    def done(self) -> None:
+        self._count += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            self._progress(self._count, self._total, self._now)
+
+
+def _allowed(
+    model: PatchClassifier, images: Tensor, methods: Sequence[str] | None
+) -> tuple[list[str], dict[str, str]]:
+    """Return the methods to measure, floors last, and why others cannot be, after trying each."""
+    names = [name for name in methods or METHODS if name not in FLOORS]
+    left_out = {}
+    for name in dict.fromkeys(names):
+        try:
+            attribute(model, images, name)
+        except InputError as error:
+            if methods is not None:
+                raise
+            left_out[name] = str(error)
+    return [name for name in dict.fromkeys(names) if name not in left_out] + list(FLOORS), left_out
+
+
+def _drawn(data: LabelledImages, images: int, seed: int) -> ImageSet:
+    """Return images with a label, drawn by the seed."""
+    places = _labelled(data)
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
+    return data.take(places[order[:images]])
+
+
+def _labelled(data: LabelledImages) -> Int[Tensor, " N"]:
+    has = data.labels.any(dim=1) if data.multi_label else torch.ones(len(data)).bool()
+    return has.cpu().nonzero().squeeze(1)
+
+
+def _subject(
+    model: PatchClassifier,
+    shuffled: dict[str, PatchClassifier],
+    sample: ImageSet,
+    data: LabelledImages,
+    train: LabelledImages | None,
+    batch_size: int,
+    seed: int,
+) -> Subject:
+    target = _explained(model, sample, batch_size)[0]
+    grid = window_grid(model, *sample.size)
+    falls = []
+    for raw, classes in in_batches(batch_size, sample.images, target):
+        part = unit_range(raw)
+        fill = mean_fill(part, model.mean)
+        windows = grid.windows(part.device)
+        falls.append(masking_falls(logit(model, classes), part, windows, fill))
+    return Subject(
+        model=model,
+        images=sample.images,
+        target=target,
+        boxes=_boxes_of(sample, target),
+        grid=grid,
+        falls=torch.cat(falls),
+        fitting=None if train is None else _fitting(model, train, len(sample), batch_size, seed),
+        mosaics=_make_mosaics(model, data, len(sample), batch_size, seed),
+        randomised=shuffled,
+        batch_size=batch_size,
+    )
+
+
+def _randomised(
+    model: PatchClassifier, sample: ImageSet, batch_size: int, seed: int
+) -> dict[str, PatchClassifier]:
+    """Return copies of a model with randomised weights, by measure."""
+    few = unit_range(sample.images[: max(2, batch_size)])
+    return {
+        name: for_inference(randomised(model, few, share, seed))
+        for name, share in RANDOMISED_SHARES.items()
+    }
+
+
+def _explained(
+    model: PatchClassifier, data: ImageSet, batch_size: int
+) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Int[Tensor, " N"]]:
+    """Return each image's label (the likeliest of several), its probability, and the prediction."""
+    logits = torch.cat([model(part).logits for (part,) in in_batches(batch_size, data.images)])
+    probabilities = logits.sigmoid() if data.multi_label else logits.softmax(dim=1)
+    own = logits.masked_fill(~data.label_matrix().bool(), -torch.inf).argmax(dim=1)
+    return own, probabilities.gather(1, own.unsqueeze(1)).squeeze(1), logits.argmax(dim=1)
+
+
+def _boxes_of(data: ImageSet, target: Int[Tensor, " N"]) -> Float[Tensor, "N G 4"] | None:
+    """Return the boxes of the target class, NaN in place of the others."""
+    if data.boxes is None or data.box_labels is None:
+        return None
+    others = data.box_labels != target.unsqueeze(1)
+    return data.boxes.masked_fill(others.unsqueeze(2), torch.nan)
+
+
+def _fitting(
+    model: PatchClassifier, train: LabelledImages, count: int, batch_size: int, seed: int
+) -> Boxed | None:
+    """Return images that have a box of the class that is explained."""
+    if train.boxes is None or train.box_labels is None:
+        return None
+    some = _drawn(train, 4 * count, seed).to(model.mean.device)
+    target = _explained(model, some, batch_size)[0]
+    boxes = _boxes_of(some, target)
+    assert boxes is not None
+    has = (~boxes.isnan().any(dim=2).all(dim=1)).nonzero().squeeze(1)[:count]
+    return Boxed(some.images[has], target[has], boxes[has]) if len(has) else None
+
+
+def _make_mosaics(
+    model: PatchClassifier, data: LabelledImages, count: int, batch_size: int, seed: int
+) -> dict[str, Mosaics]:
+    """Return mosaics of confidently and rightly classified images with one label, by measure.
+
+    A size is left out where too few classes have such an image, or the model takes no image so
+    large.
+    """
+    pool = _drawn(data, max(MOSAIC_POOL, count), seed).to(model.mean.device)
+    target, confidence, predicted = _explained(model, pool, batch_size)
+    usable = (predicted == target) & (pool.label_matrix().sum(dim=1) == 1)
+    confidence = confidence.masked_fill(~usable, -1.0).cpu()
+    mosaics = {}
+    for name, side in MOSAIC_SIDES.items():
+        cells = side * side
+        chosen = choose_mosaics(confidence, target.cpu(), cells, max(1, count // cells), seed)
+        if chosen is None:
+            continue
+        chosen = chosen.to(target.device)
+        pictures = assemble(pool.images[chosen], side)
+        try:
+            model(pictures[:1])
+        except InputError:  # a head that is made for one size only
+            continue
+        mosaics[name] = Mosaics(pictures, target[chosen], side)
+    return mosaics
+
+
+def _figure(values: Float[Tensor, " N"]) -> Figure:
+    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
+    return Figure(float(values.mean()), error, len(values))
+
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def randomised(
+    model: PatchClassifier, images: Float[Tensor, "B C H W"], share: float, seed: int = 0
+) -> PatchClassifier:
+    """Return a copy of a model with the weights of its last layers randomised.
+
+    The values of each weight tensor are shuffled, which keeps their scale and takes away what they
+    have learned; batch norms among those layers then count their statistics anew on the images, so
+    that what is left is a network with healthy activations that knows nothing. Adebayo et al. 2018,
+    "Sanity Checks for Saliency Maps", whose cascade goes from the classifier towards the image too.
+
+    Args:
+        model: left as it is.
+        images: in [0, 1]; at least two.
+        share: the part of the layers with weights that is randomised, counted from the classifier
+            towards the image; 1 for all.
+        seed: the same seed shuffles the same way.
+
+    Returns:
+        The copy, in evaluation mode.
+    """
+    copied = copy.deepcopy(model).eval()
+    layers = [module for module in copied.modules() if list(module.parameters(recurse=False))]
+    last = layers[len(layers) - max(1, round(share * len(layers))) :]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in last:
+            for parameter in layer.parameters(recurse=False):
+                order = torch.randperm(parameter.numel(), generator=generator)
+                flat = parameter.flatten()[order.to(parameter.device)]
+                parameter.copy_(flat.reshape(parameter.shape))
+        norms = [layer for layer in last if isinstance(layer, _NORMS)]
+        _count_anew(copied, norms, images)
+    return copied
+
+
+def _count_anew(
+    model: PatchClassifier, norms: list[nn.BatchNorm1d | nn.BatchNorm2d], images: Tensor
+) -> None:
+    """Set the running statistics of batch norms to those of the images."""
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches, here one
+        norm.train()
+    model(images)
+    for norm in norms:
+        norm.eval()

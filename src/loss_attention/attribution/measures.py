@@ -1,0 +1,365 @@
+"""What is measured of each method in a comparison: names, directions, ranges, and how."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from loss_attention.attribution.maps import attribute, attribute_classes, attribute_patches
+from loss_attention.geometry import PatchGrid
+from loss_attention.metrics.detection import BOX_IOUS, box_overlaps, spread_overlaps
+from loss_attention.metrics.faithfulness import (
+    Ends,
+    Score,
+    blurred_fill,
+    deletion_curve,
+    insertion_curve,
+    masking_agreement,
+    mean_fill,
+    patch_order,
+    pixel_order,
+    randomisation_similarity,
+)
+from loss_attention.metrics.localisation import (
+    framed,
+    pixels_in_boxes,
+    pointing_hits,
+    scaled_maps,
+    share_in_cell,
+    share_inside,
+)
+from loss_attention.models import PatchClassifier
+
+LEAST_REPEATS, REPEATS = 3, 50
+"""Of the timing, at least and at most; the median counts."""
+ENOUGH_SECONDS = 0.5
+"""A method is repeated for so long."""
+TIMED_IMAGES = 16
+
+
+class MeasureText(NamedTuple):
+    """A measure as it is shown."""
+
+    label: str
+    higher_is_better: bool
+    range: tuple[float, float | None]
+
+
+PLACES: dict[str, MeasureText] = {
+    "share_inside": MeasureText("positive share in the box", True, (0, 1)),
+    "pointing": MeasureText("pointing game", True, (0, 1)),
+    "spread_box": MeasureText("box IoU > 0.5, spread fitted", True, (0, 1)),
+    "box": MeasureText("box IoU > 0.5, cut fitted", True, (0, 1)),
+    "box_oracle": MeasureText("box IoU > 0.5, cut oracle", True, (0, 1)),
+    "max_box": MeasureText("MaxBoxAccV2, cuts fitted", True, (0, 1)),
+}
+CURVES: dict[str, MeasureText] = {
+    f"{way}_{fill}_{unit}": MeasureText(f"{way}, {fill} fill, {unit}", way == "insertion", (0, 1))
+    for unit in ("patches", "pixels")
+    for way in ("insertion", "deletion")
+    for fill in ("blurred", "mean")
+}
+MASKING: dict[str, MeasureText] = {
+    "masking": MeasureText("agreement with masking", True, (-1, 1)),
+}
+MOSAICS: dict[str, MeasureText] = {
+    "grid_2x2": MeasureText("grid pointing, 2 x 2", True, (0, 1)),
+    "grid_3x3": MeasureText("grid pointing, 3 x 3", True, (0, 1)),
+}
+RANDOMISED: dict[str, MeasureText] = {
+    "randomised_part": MeasureText("likeness, last third random", False, (-1, 1)),
+    "randomised": MeasureText("likeness, all layers random", False, (-1, 1)),
+}
+TIMES: dict[str, MeasureText] = {
+    "seconds": MeasureText("seconds an image", False, (0, None)),
+    "time_ratio": MeasureText("time / forward pass", False, (0, None)),
+}
+MEASURES = PLACES | CURVES | MASKING | MOSAICS | RANDOMISED | TIMES
+RANDOMISED_SHARES = {"randomised_part": 1 / 3, "randomised": 1.0}
+
+
+class Boxed(NamedTuple):
+    """Images with boxes, on the model's device."""
+
+    images: UInt8[Tensor, "N C H W"]
+    target: Int[Tensor, " N"]
+    boxes: Float[Tensor, "N G 4"]
+    """Of the target class; NaN for "no box"."""
+
+
+class Mosaics(NamedTuple):
+    """Mosaics, and the class of the image in each of their cells."""
+
+    images: UInt8[Tensor, "G C V U"]
+    target: Int[Tensor, "G cells"]
+    side: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What all methods are measured on; tensors are on the model's device.
+
+    Attributes:
+        model: in evaluation mode.
+        images: N of them.
+        target: the explained class of each.
+        boxes: those of the target class, NaN for "no box"; None where the data have none.
+        grid: the windows that are masked.
+        falls: how far the logit of each image falls when a window is masked, `(N, M)`.
+        fitting: other images with a box each, on which the cuts of the boxes are chosen; or None.
+        mosaics: by measure.
+        randomised: copies of the model by measure.
+        batch_size: images at a time.
+    """
+
+    model: PatchClassifier
+    images: UInt8[Tensor, "N C H W"]
+    target: Int[Tensor, " N"]
+    boxes: Float[Tensor, "N G 4"] | None
+    grid: PatchGrid
+    falls: Float[Tensor, "N M"]
+    fitting: Boxed | None
+    mosaics: dict[str, Mosaics]
+    randomised: dict[str, PatchClassifier]
+    batch_size: int
+
+    def boxed(self) -> Bool[Tensor, " N"]:
+        """Return which images have a box of their target class."""
+        if self.boxes is None:
+            return torch.zeros(len(self.images), dtype=torch.bool, device=self.images.device)
+        return ~self.boxes.isnan().any(dim=2).all(dim=1)
+
+
+Values = dict[str, Tensor]
+"""By measure, a value for each image (or cell of a mosaic) that it could be measured on."""
+
+
+class Explained(NamedTuple):
+    """What a method says of the images of a subject."""
+
+    method: str
+    maps: Float[Tensor, "N H W"]
+    windows: Float[Tensor, "N M"]
+    """Of each window: the method's own value, or the mean of its map there."""
+
+
+def measure_method(subject: Subject, method: str, done: Callable[[], None]) -> Values:
+    """Measure one method by everything but time.
+
+    Args:
+        subject: what to measure on.
+        method: one of `METHODS`.
+        done: called after each of the `STAGES`.
+    """
+    maps = maps_of(subject.model, subject.images, subject.target, method, subject.batch_size)
+    explained = Explained(method, maps, _window_scores(subject, method, maps))
+    values: Values = {}
+    for stage in STAGES:
+        values |= stage(subject, explained)
+        done()
+    return {name: value.double().cpu() for name, value in values.items()}
+
+
+def maps_of(
+    model: PatchClassifier, images: Tensor, target: Tensor, method: str, batch_size: int
+) -> Float[Tensor, "N H W"]:
+    """Return the heat maps of any number of images."""
+    parts = in_batches(batch_size, images, target)
+    return torch.cat([attribute(model, part, method, of).float() for part, of in parts])
+
+
+def in_batches(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Return tensors of equal length side by side, so many rows at a time."""
+    return zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
+
+
+def _places(subject: Subject, explained: Explained) -> Values:
+    """Measure how the maps lie on the boxes of their class."""
+    has = subject.boxed()
+    if subject.boxes is None or not has.any():
+        return {}
+    chosen, boxes = explained.maps[has], subject.boxes[has]
+    inside = pixels_in_boxes(boxes, *chosen.shape[1:])
+    found = box_overlaps(scaled_maps(chosen), boxes)
+    overlaps = found.largest
+    values = {
+        "share_inside": share_inside(chosen, inside),
+        "pointing": pointing_hits(chosen, inside),
+        "box_oracle": framed(overlaps[:, _best_cut(framed(overlaps))]),
+    }
+    if subject.fitting is not None:
+        images, target, truth = subject.fitting
+        known = maps_of(subject.model, images, target, explained.method, subject.batch_size)
+        fitted = box_overlaps(scaled_maps(known), truth)
+        values["box"] = framed(overlaps[:, _best_cut(framed(fitted.largest))])
+        right = [found.best[:, _best_cut(fitted.best >= iou)] >= iou for iou in BOX_IOUS]
+        values["max_box"] = torch.stack(right).double().mean(dim=0)
+        reach = _best_cut(framed(spread_overlaps(known, truth)))
+        values["spread_box"] = framed(spread_overlaps(chosen, boxes)[:, reach])
+    return values
+
+
+def _best_cut(right: Bool[Tensor, "N T"]) -> int:
+    """Return the threshold, or reach, at which most boxes are right, the lowest of equal ones."""
+    hits = right.sum(dim=0).tolist()
+    return int(hits.index(max(hits)))
+
+
+def _curves(subject: Subject, explained: Explained) -> Values:
+    """Measure the areas of insertion and deletion curves, of the class's probability."""
+    areas: dict[str, list[Tensor]] = {name: [] for name in CURVES}
+    tensors = (subject.images, subject.target, explained.maps, explained.windows)
+    for raw, target, maps, windows in in_batches(subject.batch_size, *tensors):
+        images = unit_range(raw)
+        score = probability(subject.model, target)
+        whole = score(images)
+        orders = {"patches": patch_order(windows, subject.grid), "pixels": pixel_order(maps)}
+        fills = {"blurred": blurred_fill(images), "mean": mean_fill(images, subject.model.mean)}
+        for name, fill in fills.items():
+            ends = Ends(whole, score(fill))
+            for unit, order in orders.items():
+                for way, curve in (("insertion", insertion_curve), ("deletion", deletion_curve)):
+                    area = curve(score, images, fill, order, ends).area
+                    areas[f"{way}_{name}_{unit}"].append(area)
+    return {name: torch.cat(found) for name, found in areas.items()}
+
+
+def _masking(subject: Subject, explained: Explained) -> Values:
+    """Measure how the scores of windows go along with what masking each does to the logit."""
+    return {"masking": masking_agreement(explained.windows, subject.falls)}
+
+
+def _window_scores(
+    subject: Subject, method: str, maps: Float[Tensor, "N H W"]
+) -> Float[Tensor, "N M"]:
+    """Return what a method says of each window: its own value, or the mean of its map there."""
+    scores = []
+    for images, target, part in in_batches(
+        subject.batch_size, subject.images, subject.target, maps
+    ):
+        own = attribute_patches(subject.model, images, method, target)
+        scores.append(window_means(part, subject.grid) if own is None else own)
+    return torch.cat(scores)
+
+
+def window_means(maps: Float[Tensor, "N H W"], grid: PatchGrid) -> Float[Tensor, "N M"]:
+    """Return the mean of each map over each window, as far as it lies in the image."""
+    return torch.stack(
+        [
+            maps[:, y0:y1, x0:x1].mean(dim=(1, 2))
+            for x0, y0, x1, y1 in grid.windows().int().tolist()
+        ],
+        dim=1,
+    )
+
+
+def _mosaics(subject: Subject, explained: Explained) -> Values:
+    """Measure how much of a map of a mosaic lies in the cell of its class, asked for each cell."""
+    values = {}
+    for name, (images, target, side) in subject.mosaics.items():
+        cell = torch.arange(side**2, device=target.device)
+        shares = []
+        for part, of in in_batches(max(1, subject.batch_size // side**2), images, target):
+            maps = attribute_classes(subject.model, part, explained.method, of).float()
+            shares.append(share_in_cell(maps.flatten(0, 1), cell.repeat(len(part)), side))
+        values[name] = torch.cat(shares)
+    return values
+
+
+def _randomised(subject: Subject, explained: Explained) -> Values:
+    """Measure how much a map stays as it was when the weights are randomised."""
+    asked = (subject.images, subject.target, explained.method, subject.batch_size)
+    return {
+        name: randomisation_similarity(explained.maps, maps_of(model, *asked))
+        for name, model in subject.randomised.items()
+    }
+
+
+STAGES: tuple[Callable[[Subject, Explained], Values], ...] = (
+    _places,
+    _curves,
+    _masking,
+    _mosaics,
+    _randomised,
+)
+
+
+def measure_time(subject: Subject, method: str) -> dict[str, float]:
+    """Return seconds an image, and their ratio to those of a plain forward pass.
+
+    Both are medians of runs that take turns, so that whatever else the machine does meets both.
+    """
+    images, target = subject.images[:TIMED_IMAGES], subject.target[:TIMED_IMAGES]
+
+    def plain() -> None:
+        with torch.inference_mode():
+            subject.model(images)
+
+    def explain() -> None:
+        attribute(subject.model, images, method, target)
+
+    jobs = [plain, explain]
+    first = take_turns(jobs, 1, images.device, warm_up=0)[1][0]
+    repeats = min(max(int(ENOUGH_SECONDS / first), LEAST_REPEATS), REPEATS)
+    seconds = take_turns(jobs, repeats, images.device, warm_up=0)
+    forward, explained = map(statistics.median, seconds)
+    return {"seconds": explained / len(images), "time_ratio": explained / forward}
+
+
+def take_turns(
+    jobs: Sequence[Callable[[], object]], repeats: int, device: torch.device, warm_up: int = 1
+) -> list[list[float]]:
+    """Return the seconds of each job at each turn, after some turns that do not count.
+
+    Every second turn goes the other way round, so that none always finds what another has warmed.
+    """
+    seconds: list[list[float]] = [[] for _ in jobs]
+    for turn in range(warm_up + repeats):
+        for job, taken in list(zip(jobs, seconds, strict=True))[:: -1 if turn % 2 else 1]:
+            _wait_for(device)
+            start = time.perf_counter()
+            job()
+            _wait_for(device)
+            taken.append(time.perf_counter() - start)
+    return [taken[warm_up:] for taken in seconds]
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def unit_range(images: UInt8[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
+    """Return images in [0, 1]."""
+    return images / 255
+
+
+def logit(model: PatchClassifier, target: Int[Tensor, " B"]) -> Score:
+    """Return the function from N times B images to the logits of their explained classes."""
+
+    def score(images: Tensor) -> Tensor:
+        return _of_target(model(images).logits, target)
+
+    return score
+
+
+def probability(model: PatchClassifier, target: Int[Tensor, " B"]) -> Score:
+    """Return the function from N times B images to the probabilities of their explained classes."""
+
+    def score(images: Tensor) -> Tensor:
+        logits: Tensor = model(images).logits
+        return _of_target(logits.sigmoid() if model.multi_label else logits.softmax(dim=1), target)
+
+    return score
+
+
+def _of_target(values: Float[Tensor, "N K"], target: Int[Tensor, " B"]) -> Float[Tensor, " N"]:
+    index = target.repeat(len(values) // len(target)).unsqueeze(1)
+    return values.gather(1, index).squeeze(1)

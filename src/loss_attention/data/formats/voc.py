@@ -1,0 +1,434 @@
+"""Pascal VOC XML: a file an image, with the objects in it. An image may have several classes.
+
+The splits are those of `ImageSets/Main` (trainval and test, else train and val), or else are named
+by folders. Boxes count pixels from 1 and inclusively, as VOC does; objects marked difficult count
+like others. Masks are those of `SegmentationObject`, which tell the objects of a file apart, else
+of `SegmentationClass`.
+
+A file's image is that of its name. Where there is none, it is the one that its `<filename>` says;
+many tools copy that element along unchanged, so it decides only where it has to.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+
+from loss_attention.data.file_types import is_image
+from loss_attention.data.masks import NumberedMask
+from loss_attention.data.records import Box, Findings, Part, Record, Source, count, stated_size
+from loss_attention.data.splits import by_split, split_of
+from loss_attention.data.tree import Tree
+from loss_attention.errors import InputError, guarded, printable, quoted
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+_OBJECT_MASKS, _CLASS_MASKS = "SegmentationObject", "SegmentationClass"
+
+
+def open_voc(tree: Tree, where: str, masks: bool, _known: str | None) -> tuple[Tree, Source] | None:
+    """Return the images of XML files, if there are any that describe images."""
+    files = [name for name in tree.names if name.lower().endswith(".xml")]
+    if not any(_describes_image(tree, name) for name in files):
+        return None
+    return tree, read_voc(tree, files, where, masks=masks)
+
+
+def read_voc(tree: Tree, files: list[str], where: str, *, masks: bool) -> Source:
+    """Return the images of XML files.
+
+    Raises:
+        InputError: lists of splits that list nothing.
+    """
+    findings = Findings()
+    by_stem = _by_stem(files)
+    lists = split_lists(tree, frozenset(by_stem), where)
+    notes = []
+    if lists:
+        found = _listed_files(lists, by_stem, findings)
+        left = len(files) - len({file for file, _ in found})
+        if left:
+            notes.append(f"{count(left, 'XML file')} in no list of ImageSets/Main left out")
+    else:
+        found = [(file, split_of(PurePosixPath(file).parent)) for file in files]
+    described = {file: read_xml(tree, file) for file in dict.fromkeys(file for file, _ in found)}
+    images = _Images(tree, files, described)
+    records = {file: _record(tree, one, images, findings, masks) for file, one in described.items()}
+    parts = []
+    for split, own in by_split(found, str, where).items():
+        parts.append(Part(split, [record for file in own if (record := records[file])]))
+    if not lists:
+        findings.unlisted(images.unused(), "any XML file")
+    return findings.finish(
+        Source(where, tuple(parts), multi_label=True, notes=tuple(notes)),
+    )
+
+
+def _listed_files(
+    lists: Mapping[str, Sequence[Listed]], by_stem: Mapping[str, Sequence[str]], findings: Findings
+) -> list[tuple[str, str]]:
+    """Return the files that lists name, with their split; note what is missing."""
+    found = []
+    for split, listed in lists.items():
+        for one in listed:
+            path = f"{one.root}Annotations/{one.path}"
+            own = [file for file in by_stem.get(one.stem, []) if file.startswith(one.root)]
+            file = _nearest(path, {PurePosixPath(path).stem: own or by_stem.get(one.stem, [])})
+            if file is None:
+                what = f"the image {one.path} has no annotation in {path}.xml"
+                findings.add(one.path, what)
+            else:
+                found.append((file, split))
+    return list(dict.fromkeys(found))
+
+
+class _Images:
+    """The images of a tree and their masks, found by the XML file that describes them."""
+
+    def __init__(
+        self, tree: Tree, files: Sequence[str], described: Mapping[str, Described]
+    ) -> None:
+        self._tree, self._files, self._described = tree, _by_stem(files), described
+        self._by_stem: dict[str, list[str]] = {}
+        self._masks: dict[str, dict[str, list[str]]] = {_OBJECT_MASKS: {}, _CLASS_MASKS: {}}
+        self._used: dict[str, str] = {}
+        for name in tree.names:
+            path = PurePosixPath(name)
+            if is_image(name):
+                home = self._masks.get(path.parent.name, self._by_stem)
+                home.setdefault(path.stem, []).append(name)
+
+    def of(self, one: Described) -> str:
+        """Return the image of an XML file: of its name, or which it says.
+
+        Raises:
+            InputError: there is none, or it cannot be told which.
+        """
+        own, said = self._own(one.file), self._said(one)
+        home = None if said is None else _nearest(said, self._files)
+        if said is None or said == own:
+            image = own
+        elif home == one.file:  # two images of the file's name, such as a.jpg and a.png
+            image = said
+        elif home is None:
+            if own is not None:
+                raise InputError(
+                    f"{one.file} is of {own} by its name, and of {said} by its filename"
+                )
+            image = said
+        else:
+            # The image said has a file of its own name: a copy keeps the filename of the first.
+            theirs = self._described.get(home)
+            agreed = theirs is None or self._said(theirs) in (said, None)
+            if own is not None and not agreed:
+                raise InputError(
+                    f"{one.file} is of {own} by its name, and of {said} by its filename"
+                )
+            image = own if agreed else said
+        if image is None:
+            wanted = one.filename or PurePosixPath(one.file).stem
+            raise InputError(f"{one.file}: its image {wanted} is missing")
+        other = self._used.setdefault(image, one.file)
+        if other != one.file:
+            raise InputError(f"{one.file}: its image {image} is that of {other} too")
+        return image
+
+    def _own(self, file: str) -> str | None:
+        """Return the image of an XML file's name, of several the nearest by folder.
+
+        An image that another file of that name is nearer to belongs to that one.
+        """
+        found = _nearest(file, self._by_stem)
+        return found if found is not None and _nearest(found, self._files) == file else None
+
+    def _said(self, one: Described) -> str | None:
+        """Return the image that a file's `<filename>` says, with or without folders and suffix."""
+        said = one.filename.replace("\\", "/")
+        if "/" in said:
+            found = self._tree.find(said, (str(PurePosixPath(one.file).parent), ""))
+            if found is not None and found in self._by_stem.get(PurePosixPath(found).stem, []):
+                return found
+        name = said.rpartition("/")[2]
+        path = PurePosixPath(name)
+        stem = path.stem if is_image(name) else name
+        images = self._by_stem.get(stem, [])
+        exact = [image for image in images if PurePosixPath(image).name == name]
+        beside = PurePosixPath(one.file).with_name(f"{stem}.xml") if stem.strip(".") else None
+        return None if beside is None else _nearest(str(beside), {stem: exact or images})
+
+    def mask_of(self, image: str) -> tuple[str, bool] | None:
+        """Return the mask of an image, and whether it tells its objects apart."""
+        for kind, by_stem in self._masks.items():
+            found = _nearest(image, by_stem)
+            if found is not None:
+                return found, kind == _OBJECT_MASKS
+        return None
+
+    def unused(self) -> Iterator[str]:
+        """Yield the images in the folders of those found that no file describes."""
+        folders = {PurePosixPath(name).parent for name in self._used}
+        for names in self._by_stem.values():
+            for name in names:
+                if name not in self._used and PurePosixPath(name).parent in folders:
+                    yield name
+
+
+def _nearest(file: str, by_stem: Mapping[str, Sequence[str]]) -> str | None:
+    """Return the file of another's name, of several the one nearest to it by folder."""
+    home = PurePosixPath(file).parent.parts
+    return max(
+        by_stem.get(PurePosixPath(file).stem, []),
+        key=lambda name: _common(home, PurePosixPath(name).parent.parts),
+        default=None,
+    )
+
+
+def _by_stem(files: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for file in files:
+        found.setdefault(PurePosixPath(file).stem, []).append(file)
+    return found
+
+
+def _common(a: tuple[str, ...], b: tuple[str, ...]) -> int:
+    """Return how many folders two paths share, counted from the top and from the bottom.
+
+    From the bottom, as in Annotations/train and JPEGImages/train.
+    """
+    both = (zip(a, b, strict=False), zip(a[::-1], b[::-1], strict=False))
+    return sum(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], one)) for one in both)
+
+
+def _record(
+    tree: Tree, one: Described, images: _Images, findings: Findings, masks: bool
+) -> Record | None:
+    """Return the record of a file's image, None where there is none; note what is wrong with it."""
+    try:
+        image = images.of(one)
+    except InputError as error:
+        for fault in (*one.faults, str(error)):
+            findings.add(one.file, fault)
+        return None
+    for fault in one.faults:
+        findings.add(image, fault)
+    origin = f"{one.file} object"
+    labels = tuple(box.label for box in one.boxes)
+    drawn = images.mask_of(image) if masks else None
+    mask = None
+    if drawn is not None:
+        picture, apart = drawn
+        mask = NumberedMask(image, picture, tree.file(picture), labels if apart else None)
+    boxes = findings.boxes(image, origin, one.boxes)
+    label = sorted(set(labels))
+    return Record(image, tree.content(image), label, boxes, mask, one.size, origin)
+
+
+_LIST = re.compile(
+    r"(?P<root>(.*/)?)ImageSets/Main/((?P<of>.+)_)?(?P<split>train|val|trainval|test)\.txt"
+)
+# In the list of a class, a number says whether an image shows it (1), does not (-1), or hardly (0).
+_COLUMNS = re.compile(r"(?P<path>.*\S)\s+[-+]?[01]")
+
+
+class Listed(NamedTuple):
+    """An image that a list names: the folder that holds the list, what it says, and its stem."""
+
+    root: str
+    path: str
+    stem: str
+
+
+def split_lists(tree: Tree, stems: Collection[str], where: str) -> dict[str, list[Listed]]:
+    """Return the images of each split; none where there are no lists.
+
+    Of a year without lists of its own, those of its classes together list all images.
+
+    Args:
+        tree: that may hold lists, also of several years.
+        stems: of the XML files, to tell names with spaces from columns.
+        where: what the data is called in errors.
+
+    Raises:
+        InputError: there are lists, and nothing is in them.
+    """
+    matches = [match for name in tree.names if (match := _LIST.fullmatch(name))]
+    plain = {match["root"] for match in matches if match["of"] is None}
+    lists: dict[str, list[Listed]] = {}
+    for match in matches:
+        if match["of"] is None or match["root"] not in plain:
+            lists.setdefault(match["split"], []).extend(
+                Listed(match["root"], path, _stem(path, stems))
+                for path in _paths(tree.text(match[0]), stems)
+            )
+    if lists and not any(lists.values()):
+        raise InputError(f"{where}: {matches[0][0]} and the lists beside it are empty")
+    if lists.get("trainval") and lists.get("test"):
+        return {"train": lists["trainval"], "test": lists["test"]}
+    train = lists.get("train") or lists.get("trainval") or []
+    named = {"train": train, "validation": lists.get("val", []), "test": lists.get("test", [])}
+    if not lists.get("train"):
+        named["validation"] = []  # part of trainval
+    return {split: listed for split, listed in named.items() if listed}
+
+
+def _paths(text: str, stems: Collection[str]) -> list[str]:
+    """Return what a list names: a line each, or the first column, or several in a line."""
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    columns = [_COLUMNS.fullmatch(line) for line in lines]
+    of_a_class = all(columns)
+    paths = []
+    for line, match in zip(lines, columns, strict=True):
+        first = match["path"] if match else line
+        is_column = _stem(first, stems) in stems or of_a_class
+        paths.append(first if is_column and _stem(line, stems) not in stems else line)
+    words = text.split()
+    if not of_a_class and any(_stem(path, stems) not in stems for path in paths):
+        return words if all(_stem(word, stems) in stems for word in words) else paths
+    return paths
+
+
+def _stem(path: str, stems: Collection[str]) -> str:
+    """Return the stem that a path in a list means; it may have folders, and a suffix."""
+    name = path.replace("\\", "/").rpartition("/")[2]
+    suffixed = is_image(name) or name.lower().endswith(".xml")
+    return PurePosixPath(name).stem if suffixed and name not in stems else name
+
+
+MOST_BYTES = 2**26
+"""A larger file is refused: it takes some hundred bytes an object."""
+
+_ANNOTATION = re.compile(rb"<([\w.-]+:)?annotation", re.IGNORECASE)
+_ENCODING = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([^"'>]*)["']""")
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (b"<\0", "utf-16-le"),
+    (b"\0<", "utf-16-be"),
+)
+_WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
+"""What is written under these names most often needs the larger set of characters."""
+_NOT_OF_FILES = ("idna", "punycode", "raw_unicode_escape", "unicode_escape", "undefined", "utf_7")
+
+
+class Described(NamedTuple):
+    """What an XML file says of its image; `faults` are lines on what is malformed in it."""
+
+    file: str
+    filename: str = ""
+    size: tuple[int, int] | None = None
+    boxes: tuple[Box, ...] = ()
+    faults: tuple[str, ...] = ()
+
+
+def _describes_image(tree: Tree, file: str) -> bool:
+    """Return whether an XML file looks as if it describes an image."""
+    with guarded(printable(f"{tree.path}: {file}")):
+        start = tree.read(file)[:4000]
+    return bool(_ANNOTATION.search(start.replace(b"\0", b"")))
+
+
+def read_xml(tree: Tree, file: str) -> Described:
+    """Return what a file says; what is malformed is among its faults."""
+    findings, filename, size = Findings(), "", None
+    boxes: list[Box] = []
+    with findings.noting(file, file):
+        root = _parsed(tree.read(file, MOST_BYTES), file)
+        filename = (root.findtext("filename") or "").strip()
+        objects = root.findall("object")
+        if len(list(root.iter("object"))) > len(objects):
+            raise InputError(f"{file} holds an object within another element than annotation")
+        for row, element in enumerate(objects, start=1):
+            with findings.noting(file, f"{file} object {row}"):
+                boxes.append(_box(element, row, f"{file} object {row}"))
+        width, height = (root.findtext(f"size/{side}", "").strip() for side in ("width", "height"))
+        size = stated_size(width, height, file)
+    faults = tuple(problem.what for problem in findings.problems)
+    return Described(file, filename, size, tuple(boxes), faults)
+
+
+def _parsed(content: bytes, file: str) -> Element:
+    """Return the root of a file, without namespaces.
+
+    Raises:
+        InputError: it is no XML, or holds a document type or entities, which are never expanded.
+    """
+    from xml.etree.ElementTree import ParseError
+
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import fromstring
+
+    text = _text(content, file)
+    try:
+        root: Element = fromstring(text, forbid_dtd=True)
+    except DefusedXmlException as error:
+        raise InputError(
+            f"{file} holds a DOCTYPE or entities, which are refused; remove them"
+        ) from error
+    except ParseError as error:
+        raise InputError(f"{file} is no XML: {error}") from error
+    for element in root.iter():
+        element.tag = str(element.tag).rpartition("}")[2]
+    if root.tag != "annotation":
+        raise InputError(f"{file} holds {quoted(root.tag)}, not VOC's annotation")
+    return root
+
+
+def _text(content: bytes, file: str) -> str:
+    """Decode a file as it says itself; the parser knows few encodings."""
+    marked = next((name for mark, name in _MARKS if content.startswith(mark)), None)
+    declared = _ENCODING.match(content)
+    encoding = marked or (declared[1].decode("latin-1").strip() if declared else "utf-8")
+    try:
+        name = codecs.lookup(encoding).name.replace("-", "_")
+        if name in _NOT_OF_FILES or (not marked and name.startswith(("utf_16", "utf_32"))):
+            raise LookupError
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError:
+            return content.decode(_WIDER.get(name, encoding))
+    except UnicodeDecodeError as error:
+        what = "declares no other encoding" if encoding == "utf-8" else "declares that encoding"
+        raise InputError(f"{file} is no text of {quoted(encoding)}, and {what}") from error
+    except (LookupError, ValueError) as error:
+        raise InputError(
+            f"{file} declares the encoding {quoted(encoding)}, which it is not in"
+        ) from error
+
+
+def _box(element: Element, row: int, place: str) -> Box:
+    name = _only(element, "name", place)
+    label = "" if name is None else " ".join("".join(name.itertext()).split())
+    if not label:
+        raise InputError(f"{place} has no name")
+    corners = _only(element, "bndbox", place)
+    sides = [
+        None if corners is None else _only(corners, side, place)
+        for side in ("xmin", "ymin", "xmax", "ymax")
+    ]
+    try:
+        x0, y0, x1, y1 = (_number("" if side is None else side.text or "") for side in sides)
+    except ValueError as error:
+        raise InputError(f"{place} has no bndbox of four numbers") from error
+    return Box(label, x0 - 1, y0 - 1, x1, y1, row)
+
+
+def _only(element: Element, tag: str, place: str) -> Element | None:
+    """Return the one element of a name directly within another: parts have boxes of their own."""
+    found: Sequence[Element] = element.findall(tag)
+    if len(found) > 1:
+        raise InputError(f"{place} has more than one {tag}")
+    return found[0] if found else None
+
+
+def _number(text: str) -> float:
+    if "_" in text:
+        raise ValueError("Python's way of writing numbers, and nobody else's")
+    return float(text)

@@ -1,0 +1,296 @@
+"""Capsules of the paper's Section IV-B: vectors at each place, weighed by Eq. 6.
+
+After them, capsules under dynamic routing (Sabour et al. 2017), which the paper compares with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from loss_attention.attention import (
+    capsule_weights,
+    capsule_weights_of_lengths,
+    scaled_lengths,
+)
+from loss_attention.backbones.convolution import Conv2d
+from loss_attention.backbones.layered import Layered
+from loss_attention.geometry import PatchGrid
+from loss_attention.heads.patches import PatchLayout, on_demand
+from loss_attention.many_classes import too_many
+from loss_attention.prediction import (
+    CapsulePrediction,
+    ManyClassPrediction,
+    RoutedPrediction,
+    full_precision,
+    of_class,
+)
+
+PRIMARY_CHANNELS, PRIMARY_DIMENSION = 32, 16
+PATCH_CHANNELS, PATCH_DIMENSION = 64, 128
+
+
+class Capsules(Layered):
+    """A layer of convolutional capsules, all of them in one convolution.
+
+    The papers convolve once for each capsule dimension, to `channels` maps; output `c * D + d` of
+    the one convolution here is output c of the convolution for dimension d, so that the vector of
+    a capsule lies together. The convolution has a bias, also where batch norm follows and takes
+    its effect away: the published parameter counts include it.
+
+    Args:
+        in_channels: channels of its input.
+        channels: C, capsules at each place.
+        dimension: D, of each.
+        kernel: side of the convolution.
+        stride: of the convolution.
+        normalised: batch norm and ReLU follow, over each of the `C * D` outputs by itself.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        dimension: int,
+        *,
+        kernel: int,
+        stride: int,
+        normalised: bool,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [Conv2d(in_channels, channels * dimension, kernel, stride)]
+        if normalised:
+            layers += [nn.BatchNorm2d(channels * dimension), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers)
+        self.shape = (channels, dimension)
+
+    def paths(self) -> list[Sequence[nn.Module]]:
+        """Return the convolution and what follows it."""
+        return [[self.layers]]
+
+    def forward(self, maps: Float[Tensor, "B N h w"]) -> Float[Tensor, "B C D rows columns"]:
+        """Return the vector of each capsule."""
+        outputs: Tensor = self.layers(maps)
+        return outputs.view(len(outputs), *self.shape, *outputs.shape[2:])
+
+
+class CapsuleHead(Layered):
+    """Two layers of capsules, one classifier for all capsules and the image, weights of Eq. 6.
+
+    The first layer's capsules become their length less a bias b of each channel, and 0 where that
+    is negative (Eq. 11, whose root is over squares). The second layer's, `h_cm`, go through the
+    classifier: `p_cm = W h_cm + bias`. As the capsule weights of Eq. 6c sum to 1, the image's
+    class vector of Eq. 6e is the weighted sum of the `p_cm`.
+
+    Args:
+        in_channels: channels of the feature map.
+        num_classes: K.
+        layout: how the patches lie on the feature map.
+        threshold: the paper's xi.
+        primary_channels: capsules of the first layer at each place, of dimension 16.
+        channels: C, capsules of each patch, of dimension 128.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        layout: PatchLayout,
+        threshold: float,
+        primary_channels: int,
+        channels: int,
+    ) -> None:
+        super().__init__()
+        self.primary = Capsules(
+            in_channels,
+            primary_channels,
+            PRIMARY_DIMENSION,
+            kernel=layout.kernel,
+            stride=layout.stride,
+            normalised=True,
+        )
+        # Eq. 11's b: at 0 no place is dropped before training says which are trivial.
+        self.trivial_length = nn.Parameter(torch.zeros(primary_channels))
+        self.patch_capsules = Capsules(
+            primary_channels, channels, PATCH_DIMENSION, kernel=1, stride=1, normalised=True
+        )
+        self.classifier = nn.Linear(PATCH_DIMENSION, num_classes)
+        self.layout = layout
+        self.threshold = threshold
+
+    def paths(self) -> list[Sequence[nn.Module]]:
+        """Return both layers of capsules: between them, vectors become lengths."""
+        return [[self.primary], [self.patch_capsules]]
+
+    def forward(
+        self, feature_map: Float[Tensor, "B N h w"], image_size: tuple[int, int]
+    ) -> CapsulePrediction | ManyClassPrediction:
+        """Return the prediction for feature maps of images of `(height, width)` pixels."""
+        lengths = torch.linalg.vector_norm(self.primary(feature_map), dim=2)
+        capsules: Tensor = self.patch_capsules(
+            F.relu(lengths - self.trivial_length.reshape(-1, 1, 1).to(lengths.dtype))
+        )
+        rows, columns = capsules.shape[3:]
+        grid = self.layout.grid(rows, columns, image_size)
+        # Full precision from here on: the evidence has to add up.
+        with torch.autocast(capsules.device.type, enabled=False):
+            # (B, M, C, D): with channels last in memory, this order needs no copy.
+            vectors = capsules.flatten(3).permute(0, 3, 1, 2).to(self.classifier.weight.dtype)
+            if too_many(vectors.shape[:3].numel() * self.classifier.out_features):
+                return self._of_many_classes(vectors, grid)
+            logits_of_all: Tensor = full_precision(self.classifier(vectors)).transpose(1, 2)
+            patch_weights, weights = capsule_weights(logits_of_all, self.threshold)
+            return CapsulePrediction(
+                logits=torch.einsum("bcm,bcmk->bk", weights, logits_of_all),
+                patch_logits=logits_of_all.sum(dim=1),
+                patch_weights=patch_weights,
+                grid=grid,
+                selection=self.layout.selection,
+                capsule_logits=logits_of_all,
+                capsule_weights=weights,
+            )
+
+    def _of_many_classes(
+        self, vectors: Float[Tensor, "B M C D"], grid: PatchGrid
+    ) -> ManyClassPrediction:
+        """Return the prediction where there are too many class vectors to hold."""
+        vectors = full_precision(vectors)
+        channels = vectors.shape[2]
+        lengths = scaled_lengths(on_demand(vectors.flatten(1, 2), self.classifier))
+        patch_weights, weights = capsule_weights_of_lengths(
+            lengths.reshape(vectors.shape[:3]).transpose(1, 2), self.threshold
+        )
+        # Sums of class vectors are the classifier's answers to sums of vectors and of biases.
+        evidence = torch.einsum("bcm,bmcd->bmd", weights, vectors)
+        lazy_evidence = on_demand(evidence, self.classifier, weights.sum(dim=1))
+        biases = vectors.new_full(vectors.shape[:2], channels)
+        return ManyClassPrediction(
+            logits=lazy_evidence.total(),
+            lazy_patch_logits=on_demand(vectors.sum(dim=2), self.classifier, biases),
+            lazy_evidence=lazy_evidence,
+            patch_weights=patch_weights,
+            grid=grid,
+            selection=self.layout.selection,
+        )
+
+
+CLASS_DIMENSION = 16
+ROUNDS = 3
+# With 1152 capsules and 10 classes, class capsules then begin neither near 0 nor near 1.
+INITIAL_DEVIATION = 0.1
+# Added to squared lengths, so that the gradient at length 0 is 0.
+SMALLEST = 1e-12
+
+
+class RoutingHead(Layered):
+    """Primary capsules vote for class capsules, and votes that agree get more say.
+
+    The primary capsules are a convolution of the feature map (no batch norm or ReLU: Sabour et
+    al.'s squashing is what is not linear here). Each has a matrix of its own for each class, so
+    the number of patches is fixed when the head is made. The class capsules' lengths decide; see
+    `RoutedPrediction` for how logits and probabilities are read from them.
+
+    Args:
+        in_channels: channels of the feature map.
+        num_classes: K.
+        layout: how the patches lie on the feature map.
+        positions: M, the number of patches.
+        channels: C, primary capsules of each patch, of dimension 16.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        layout: PatchLayout,
+        positions: int,
+        channels: int,
+    ) -> None:
+        super().__init__()
+        self.primary = Capsules(
+            in_channels,
+            channels,
+            PRIMARY_DIMENSION,
+            kernel=layout.kernel,
+            stride=layout.stride,
+            normalised=False,
+        )
+        # Capsule c of patch m has a matrix for each class, side by side: transforms[c * M + m].
+        self.transforms = nn.Parameter(
+            torch.empty(channels * positions, PRIMARY_DIMENSION, num_classes * CLASS_DIMENSION)
+        )
+        if not self.transforms.is_meta:  # without values, and torch would import for a second
+            nn.init.normal_(self.transforms, std=INITIAL_DEVIATION)
+        self.layout = layout
+        self.classes = num_classes
+
+    def paths(self) -> list[Sequence[nn.Module]]:
+        """Return the primary capsules."""
+        return [[self.primary]]
+
+    def forward(
+        self, feature_map: Float[Tensor, "B N h w"], image_size: tuple[int, int]
+    ) -> RoutedPrediction:
+        """Return the prediction for feature maps of images of `(height, width)` pixels."""
+        capsules: Tensor = self.primary(feature_map)
+        batch, channels, _, rows, columns = capsules.shape
+        grouped = (channels, rows * columns, batch, self.classes)
+        # Full precision from here on, like the other heads.
+        with torch.autocast(capsules.device.type, enabled=False):
+            # (I, B, D) for the I = C * M capsules: one matrix product for each.
+            vectors = full_precision(capsules).permute(1, 3, 4, 0, 2).flatten(0, 2)
+            votes = squash(vectors) @ full_precision(self.transforms)
+            votes = votes.view(*votes.shape[:2], self.classes, CLASS_DIMENSION)
+            log_coefficients, inputs = route(votes)
+            squared = inputs.square().sum(dim=2)
+            direction = inputs * (squared + SMALLEST).rsqrt().unsqueeze(2)
+            along = log_coefficients.exp() * torch.einsum("ibkd,bkd->ibk", votes, direction)
+            # In logarithms: a class that gets next to nothing everywhere still has its shares.
+            by_patch = log_coefficients.view(grouped).logsumexp(dim=0)
+            class_weights = by_patch.softmax(dim=0).transpose(0, 1)
+            logits = (squared + SMALLEST).log()
+            return RoutedPrediction(
+                logits=logits,
+                votes=along.view(grouped).sum(dim=0).transpose(0, 1),
+                class_weights=class_weights,
+                patch_weights=of_class(class_weights, logits.argmax(dim=1)),
+                grid=self.layout.grid(rows, columns, image_size),
+                selection=self.layout.selection,
+            )
+
+
+def squash(vectors: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
+    """Return `|s|^2 / (1 + |s|^2) * s / |s|` (their Eq. 1): the direction, a length below 1."""
+    squared = vectors.square().sum(dim=-1, keepdim=True)
+    return vectors * (squared / (1 + squared) * (squared + SMALLEST).rsqrt())
+
+
+def route(
+    votes: Float[Tensor, "I B K D"], rounds: int = ROUNDS
+) -> tuple[Float[Tensor, "I B K"], Float[Tensor, "B K D"]]:
+    """Route by agreement (their Procedure 1).
+
+    Gradients flow through all rounds, as the procedure is printed.
+
+    Args:
+        votes: `u_ik`, what each of the I capsules of an image predicts for each class capsule.
+        rounds: at least 1; 3 in both papers.
+
+    Returns:
+        The logarithm of the last round's coefficients `c_ik`, which sum to 1 over the classes for
+        each capsule, and the input `s_k = sum over i of c_ik u_ik` of each class capsule, which
+        squashing makes its output.
+    """
+    agreement = votes.new_zeros(votes.shape[:3])
+    for turn in range(rounds):
+        log_coefficients = agreement.log_softmax(dim=2)
+        inputs = torch.einsum("ibk,ibkd->bkd", log_coefficients.exp(), votes)
+        if turn < rounds - 1:
+            agreement = agreement + torch.einsum("ibkd,bkd->ibk", votes, squash(inputs))
+    return log_coefficients, inputs

@@ -1,0 +1,579 @@
+"""Explain image files: a picture and a JSON for each, in pixels of the original image.
+
+By the model itself, whose JSON has its patches, box and objects; or by a method of `attribution`.
+
+An explanation has one box an image. Where patches that speak for a class lie apart they may be of
+several objects: `metrics/detection.py` defines them, and `evaluate` measures how good they are
+("AP50 of several boxes"), with a threshold that it chooses on held-out images.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from torch import Tensor
+
+from loss_attention.attribution.maps import attribute, find_method
+from loss_attention.data.decoding import UnreadableImage, fitted, read_image, to_tensor
+from loss_attention.data.files import Listed, list_images
+from loss_attention.data.placement import Resize, place, to_original
+from loss_attention.errors import InputError, printable
+from loss_attention.explanation import Explanation, Quantity, class_index
+from loss_attention.heads.catalog import HEADS
+from loss_attention.metrics.detection import group_boxes
+from loss_attention.models import PatchClassifier
+from loss_attention.report.drawing import LONGEST, Marks, marks_of, overlay, resized
+from loss_attention.saving import make_folder, write_whole
+from loss_attention.terminal import json_text
+
+THRESHOLD = 0.5
+"""Where no run says what was best on held-out images."""
+LEAST_PROBABILITY = 0.5
+DRAWN_SHARE = 0.1
+"""Objects with a smaller share of the evidence are listed, not drawn."""
+LONGEST_NAME = 200
+
+
+@dataclass
+class ExplainSummary:
+    """What became of each file.
+
+    Attributes:
+        written: the JSON files, one for each explained image.
+        unreadable: a line for each file that is no image.
+        unread: a line for each kind of file in the folders that may be meant as images and is not
+            read.
+    """
+
+    written: list[Path] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be explained of every image, and how; see `explain_files`."""
+
+    target: int | None
+    method: str | None
+    object_threshold: float
+
+
+@dataclass(frozen=True)
+class _Job:
+    """An image file and where what is written for it goes."""
+
+    source: Path
+    picture: Path
+    description: Path
+
+
+def explain_files(
+    model: PatchClassifier,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    batch_size: int = 64,
+    target: str | None = None,
+    method: str | None = None,
+    object_threshold: float = THRESHOLD,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> ExplainSummary:
+    """Explain image files and folders of them.
+
+    Args:
+        model: a trained model with patches; images are resized to the size that it was trained at.
+        paths: image files, and folders whose images are taken, sub-folders included.
+        out: where NAME.png and NAME.json go; see `output_names` for NAME. What lies in it is not
+            explained, even where it is inside one of the folders.
+        batch_size: images at a time.
+        target: name of the class to explain; None: the predicted one of each image.
+        method: one of `attributions.METHODS`; None: what the model itself says of its patches.
+        object_threshold: see `find_objects`.
+        overwrite: replace explanations that are there already.
+        progress: called with the number of files done and of all files.
+
+    Raises:
+        InputError: before anything is written: a model without patches or image size, an unknown
+            class, a path that is not there, a folder without images, an output that exists or
+            would replace an image. Later: a full disk, weights that give no finite logits.
+    """
+    if method is None and HEADS[model.config["head"]].pooled_backbone:
+        raise InputError(
+            f"a model with the head {model.config['head']} has no patches, so it has no evidence "
+            "to show; train with --head loss-attention, or try --method cam or --method grad-cam"
+        )
+    if model.image_size is None:
+        raise InputError("this model does not say the image size that it was trained at")
+    if method is not None:
+        check_method(model, model.image_size, method)
+    asked = _Asked(_class_index(model, target), method, object_threshold)
+    summary = ExplainSummary()
+    sources = _sources(paths, out, summary)
+    jobs = [
+        _Job(source, out / f"{name}.png", out / f"{name}.json")
+        for source, name in zip(sources, output_names(sources), strict=True)
+    ]
+    _refuse_to_replace(jobs, overwrite=overwrite)
+    make_folder(out)
+    for start in range(0, len(jobs), batch_size):
+        _explain_batch(model, jobs[start : start + batch_size], asked, summary)
+        if progress is not None:
+            progress(min(start + batch_size, len(jobs)), len(jobs))
+    return summary
+
+
+def output_names(sources: Sequence[Path]) -> list[str]:
+    """Return a name for each file, all different, even where upper and lower case are one.
+
+    It is the file's name without its ending; with the ending, or with the folder too, where that
+    is needed to tell files apart; and numbered where nothing else helps.
+
+    Example:
+        >>> output_names([Path("x/a.jpg"), Path("x/a.png"), Path("x/b.png"), Path("y/b.png")])
+        ['a.jpg', 'a.png', 'x-b.png', 'y-b.png']
+    """
+    ways: tuple[Callable[[Path], str], ...] = (
+        lambda path: path.stem,
+        lambda path: path.name,
+        lambda path: f"{path.parent.name}-{path.name}",
+    )
+    tries = [[_cut(way(path)) for way in ways] for path in sources]
+    counts = [Counter(row[way].casefold() for row in tries) for way in range(len(ways))]
+    names, taken = [], set[str]()
+    for row in tries:
+        alone = (
+            name for name, count in zip(row, counts, strict=True) if count[name.casefold()] < 2
+        )
+        base = next(alone, row[-1])
+        numbered = (f"{base}-{number}" for number in itertools.count(2))
+        name = next(n for n in itertools.chain([base], numbered) if n.casefold() not in taken)
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _cut(name: str) -> str:
+    """Cut a name: file systems take up to 255 bytes; an ending and a number come on top."""
+    coded = os.fsencode(name)
+    return name if len(coded) <= LONGEST_NAME else coded[:LONGEST_NAME].decode(errors="ignore")
+
+
+def _explain_batch(
+    model: PatchClassifier,
+    jobs: Sequence[_Job],
+    asked: _Asked,
+    summary: ExplainSummary,
+) -> None:
+    assert model.image_size is not None
+    readable: list[tuple[_Job, Image.Image, tuple[int, int]]] = []
+    inputs: list[Tensor] = []
+    for job in jobs:
+        try:
+            image = read_image(job.source, model.config["in_channels"])
+        except UnreadableImage as error:
+            summary.unreadable.append(str(error))
+            continue
+        inputs.append(to_tensor(image, model.image_size, model.resize))
+        # A batch of photos in full size would fill the memory.
+        shown = _as_seen(resized(image, 1, LONGEST), model.image_size, model.resize)
+        readable.append((job, shown, image.size))
+    if not readable:
+        return
+    described_with_marks = _explained(
+        model,
+        torch.stack(inputs).to(model.mean.device),
+        [size for _, _, size in readable],
+        asked,
+    )
+    for (job, image, _), (described, marks) in zip(readable, described_with_marks, strict=True):
+        picture = overlay(
+            image,
+            marks,
+            prediction=described["prediction"],
+            probability=described["probability"],
+            target=described["target"],
+        )
+        drawn = io.BytesIO()
+        picture.save(drawn, "PNG")
+        write_whole(job.picture, drawn.getvalue())
+        text = json_text({"file": str(job.source)} | described)
+        write_whole(job.description, text + "\n")
+        summary.written.append(job.description)
+
+
+def _explained(
+    model: PatchClassifier,
+    images: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    asked: _Asked,
+) -> list[tuple[dict[str, Any], Marks]]:
+    """Return the JSON of each image of a batch and what to draw for it."""
+    names = model.class_names
+    if asked.method is not None:
+        by_method = explain_by(model, images, asked.target, asked.method)
+        return [
+            (describe_attribution(by_method, index, names, size), by_method.marks(index))
+            for index, size in enumerate(sizes)
+        ]
+    own, threshold = model.explain(images, asked.target), asked.object_threshold
+    objects = find_objects(own, threshold)
+    written = []
+    for index, size in enumerate(sizes):
+        found = None if objects is None else objects[index]
+        described = describe(own, index, names, size, model.resize, found, threshold)
+        marks = _with_objects(marks_of(own, index), found or (), int(own.target[index]))
+        written.append((described, marks))
+    return written
+
+
+def _with_objects(marks: Marks, objects: Sequence[FoundObject], target: int) -> Marks:
+    """Add the boxes of what was found of the explained class, but for the faintest."""
+    boxes = [one.box for one in objects if one.class_index == target and one.share >= DRAWN_SHARE]
+    return replace(marks, objects=np.array(boxes, np.float32).reshape(-1, 4))
+
+
+def _as_seen(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image.Image:
+    """Return a picture with the border that the model sees it with, in the picture's own size."""
+    if resize == "squash":  # the heat map is stretched to the picture instead
+        return image
+    scale = max(image.height / size[0], image.width / size[1])
+    return fitted(image, (round(size[0] * scale), round(size[1] * scale)), resize)
+
+
+def _class_index(model: PatchClassifier, target: str | None) -> int | None:
+    return None if target is None else class_index(target, model.class_names)
+
+
+def _sources(paths: Sequence[Path], out: Path, summary: ExplainSummary) -> list[Path]:
+    """Return the image files that the paths name, each once, in order; note what is none."""
+    sources: dict[Path, Path] = {}
+    results = out.resolve()
+    for path in paths:
+        if path.is_dir():
+            there = list_images(path)
+            summary.unreadable += there.odd
+            summary.unread += there.unread
+            found = [file for file in there.images if results not in file.resolve().parents]
+            if not found:
+                raise InputError(_no_images(path, there, results))
+        elif path.is_file():
+            found = [path]
+        elif path.exists():
+            raise InputError(f"{printable(str(path))} is neither a file nor a folder")
+        else:
+            raise InputError(f"there is no file or folder {printable(str(path))}")
+        for file in found:
+            sources.setdefault(file.resolve(), file)
+    return list(sources.values())
+
+
+def _no_images(path: Path, there: Listed, results: Path) -> str:
+    folder = printable(str(path))
+    if there.images and results in (path.resolve(), *path.resolve().parents):
+        return f"the images of {folder} are in the --out folder itself; name another"
+    lines = [*there.odd, *there.unread]
+    return f"the folder {folder} holds no images" + (f" ({'; '.join(lines)})" if lines else "")
+
+
+def _refuse_to_replace(jobs: Sequence[_Job], *, overwrite: bool) -> None:
+    """Raise `InputError` for a file in the way: an image always, an explanation unless allowed."""
+    images = {job.source.resolve() for job in jobs}
+    for path in (path for job in jobs for path in (job.picture, job.description)):
+        if path.resolve() in images:
+            raise InputError(f"{path} is one of the images; name another --out")
+        if path.exists() and not overwrite:
+            raise InputError(
+                f"{path} exists already; name another --out, or replace it with --overwrite"
+            )
+
+
+EVIDENCE_UNITS = (
+    "evidence and logits: in units of the logits; the evidence of a class summed over patches is "
+    "its logit."
+)
+MANY_CLASSES_UNITS = (
+    "evidence: null, as there are too many classes to list it for each. target_evidence and "
+    "logits: in units of the logits; target_evidence summed over patches is the logit of the "
+    "target class."
+)
+NO_EVIDENCE_UNITS = (
+    "evidence: null, as no sum over patches is what this model decides on; the patch weights, "
+    "which the picture shows, are those of the target class and sum to 1. logits: log-odds of the "
+    "lengths of the class capsules."
+)
+BOX_UNITS = (
+    "boxes and windows: [x0, y0, x1, y1] in pixels of the upright original image, x1 and y1 "
+    "exclusive."
+)
+OBJECT_UNITS = (
+    "objects: connected patches with more than threshold times the greatest evidence for the class "
+    "in the image; score is the probability of the class times share, which is theirs of its "
+    "positive evidence."
+)
+
+
+def describe(
+    explanation: Explanation,
+    index: int,
+    class_names: Sequence[str],
+    original: tuple[int, int],
+    resize: Resize = "squash",
+    objects: Sequence[FoundObject] | None = None,
+    object_threshold: float = THRESHOLD,
+) -> dict[str, Any]:
+    """Return the JSON of one explained image.
+
+    Args:
+        explanation: of its batch.
+        index: which image of the batch.
+        class_names: of the model.
+        original: width and height of the upright original image, in pixels.
+        resize: how it was brought to the model's size.
+        objects: what was found in it; None: nothing was looked for.
+        object_threshold: what they were looked for with.
+    """
+    grid = explanation.grid
+    placement = torch.tensor([place(original, (grid.height, grid.width), resize)]).float()
+
+    def originally(boxes: Float[Tensor, "N 4"]) -> list[Any]:
+        return _rounded(to_original(boxes.cpu().unsqueeze(0), placement)[0])
+
+    found = [
+        {
+            "class": class_names[one.class_index],
+            "score": one.score,
+            "share": one.share,
+            "box": [x0, y0, x1, y1],
+        }
+        for one in objects or ()
+        for x0, y0, x1, y1 in originally(torch.tensor([one.box]))
+        if x0 < x1 and y0 < y1  # what lies on the border alone is nowhere in the original
+    ]
+    box = explanation.boxes[index].cpu()
+    evidence, of_target = explanation.evidence, explanation.target_evidence
+    units = EVIDENCE_UNITS
+    if evidence is None:
+        units = NO_EVIDENCE_UNITS if of_target is None else MANY_CLASSES_UNITS
+    return {
+        **describe_decision(explanation, index, class_names, original),
+        "box": None if box.isnan().any() else originally(box.unsqueeze(0))[0],
+        "objects": None if objects is None else {"threshold": object_threshold, "found": found},
+        "selected_patches": explanation.selected[index].nonzero().squeeze(1).tolist(),
+        "patch_weights": explanation.patch_weights[index].tolist(),
+        "evidence": None if evidence is None else evidence[index].tolist(),
+        "target_evidence": None if of_target is None else of_target[index].tolist(),
+        "heat_map": {"shows": explanation.shown.name, "unit": explanation.shown.unit},
+        "grid": {
+            "rows": grid.rows,
+            "columns": grid.columns,
+            "windows": originally(grid.windows()),
+        },
+        "units": " ".join([units, BOX_UNITS, *([] if objects is None else [OBJECT_UNITS])]),
+    }
+
+
+def _rounded(values: Float[Tensor, "*N 4"]) -> list[Any]:
+    """Round pixels to hundredths, which is all that a resized image can say."""
+    rounded: list[Any] = (values.double() * 100).round().div(100).tolist()
+    return rounded
+
+
+UNITS = (
+    "logits: the model's own. heat_map: in its unit, a row of values for each row of pixels of the "
+    "image in the size that the model saw it in; it need not add up to the logit."
+)
+
+
+class Decided(Protocol):
+    """What was decided of a batch and for which class it is explained."""
+
+    @property
+    def logits(self) -> Float[Tensor, "B K"]: ...  # noqa: D102
+    @property
+    def probabilities(self) -> Float[Tensor, "B K"]: ...  # noqa: D102
+    @property
+    def target(self) -> Int[Tensor, " B"]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Heat maps of a batch by a named method.
+
+    Attributes:
+        logits: shape `(B, K)`.
+        probabilities: shape `(B, K)`: softmax, or sigmoid for a multi-label model.
+        target: the explained class of each image, shape `(B,)`.
+        heat_maps: shape `(B, H, W)`.
+        shown: what they show, and its unit.
+        method: its name.
+    """
+
+    logits: Float[Tensor, "B K"]
+    probabilities: Float[Tensor, "B K"]
+    target: Int[Tensor, " B"]
+    heat_maps: Float[Tensor, "B H W"]
+    shown: Quantity
+    method: str
+
+    def marks(self, index: int) -> Marks:
+        """Return what to draw for one image."""
+        return Marks(self.heat_maps[index].float().cpu().numpy(), shown=self.shown)
+
+
+def explain_by(
+    model: PatchClassifier, images: UInt8[Tensor, "B C H W"], target: int | None, method: str
+) -> Attribution:
+    """Explain a batch by a named method.
+
+    Raises:
+        InputError: an unknown method, or one that this model does not allow.
+    """
+    chosen = find_method(method)
+    with torch.inference_mode():
+        logits = model(images).logits
+    of = logits.argmax(dim=1) if target is None else torch.full((len(images),), target)
+    of = of.to(logits.device)
+    return Attribution(
+        logits=logits,
+        probabilities=logits.sigmoid() if model.multi_label else logits.softmax(dim=1),
+        target=of,
+        heat_maps=attribute(model, images, method, of),
+        shown=chosen.shown,
+        method=method,
+    )
+
+
+def check_method(model: PatchClassifier, size: tuple[int, int], method: str) -> None:
+    """Raise `InputError` for an unknown method, or one that this model does not allow."""
+    attribute(model, model.mean.expand(1, -1, *size), method, 0)
+
+
+def describe_decision(
+    decided: Decided, index: int, class_names: Sequence[str], original: tuple[int, int]
+) -> dict[str, Any]:
+    """Return the part of an image's JSON that says what was decided, and what is explained.
+
+    Args:
+        decided: of its batch.
+        index: which image of the batch.
+        class_names: of the model.
+        original: width and height of the upright original image, in pixels.
+    """
+    logits = decided.logits[index]
+    if not logits.isfinite().all():
+        raise InputError("the model's logits are not finite numbers: its weights are damaged")
+    predicted = int(logits.argmax())
+    return {
+        "width": original[0],
+        "height": original[1],
+        "prediction": class_names[predicted],
+        "probability": float(decided.probabilities[index, predicted]),
+        "target": class_names[int(decided.target[index])],
+        "classes": list(class_names),
+        "logits": logits.tolist(),
+        "probabilities": decided.probabilities[index].tolist(),
+    }
+
+
+def describe_attribution(
+    attribution: Attribution, index: int, class_names: Sequence[str], original: tuple[int, int]
+) -> dict[str, Any]:
+    """Return the JSON of one image; the arguments are those of `describe_decision`."""
+    rows = attribution.heat_maps[index].tolist()
+    return {
+        **describe_decision(attribution, index, class_names, original),
+        "method": attribution.method,
+        "heat_map": {
+            "shows": attribution.shown.name,
+            "unit": attribution.shown.unit,
+            "values": [[float(f"{value:.5g}") for value in row] for row in rows],
+        },
+        "units": UNITS,
+    }
+
+
+@dataclass(frozen=True)
+class FoundObject:
+    """A connected group of patches that speak for a class.
+
+    Attributes:
+        class_index: of the class.
+        score: in [0, 1]: the image's probability of the class times `share`.
+        share: the group's share of the class's positive evidence in the image, in (0, 1].
+        box: the smallest rectangle around its windows, `(x0, y0, x1, y1)` in pixels of the input.
+    """
+
+    class_index: int
+    score: float
+    share: float
+    box: tuple[float, float, float, float]
+
+
+def find_objects(
+    explanation: Explanation,
+    threshold: float = THRESHOLD,
+    *,
+    least_probability: float = LEAST_PROBABILITY,
+) -> list[list[FoundObject]] | None:
+    """Find the objects of each image of an explained batch.
+
+    They are looked for of the explained class, and of every likely class where the explanation
+    holds evidence for all classes. (`evaluate` asks for the ten likeliest, as average precision
+    ranks unlikely ones too.)
+
+    Args:
+        explanation: of the batch.
+        threshold: in [0, 1): patches with more than this share of the class's greatest evidence in
+            the image belong to an object.
+        least_probability: a class that is more probable than this is likely.
+
+    Returns:
+        A list for each image, the highest score first; None where the head has no exact evidence.
+
+    Raises:
+        ValueError: a threshold that is not in [0, 1).
+    """
+    if not 0 <= threshold < 1:
+        raise InputError(f"threshold must be at least 0 and below 1, got {threshold}")
+    if explanation.target_evidence is None:
+        return None
+    images, classes, values = _questions(explanation, least_probability)
+    probabilities = explanation.probabilities[images, classes].tolist()
+    # Scores of 1 make shares of them, even where a probability is too small for its number format.
+    found = group_boxes(values, torch.ones(len(values)), explanation.grid, threshold)
+    objects: list[list[FoundObject]] = [[] for _ in explanation.target]
+    for question, (x0, y0, x1, y1), share in zip(
+        found.question.tolist(), found.boxes.tolist(), found.scores.tolist(), strict=True
+    ):
+        score, box = probabilities[question] * share, (x0, y0, x1, y1)
+        objects[int(images[question])].append(
+            FoundObject(int(classes[question]), score, share, box)
+        )
+    return [sorted(some, key=lambda one: (-one.score, -one.share)) for some in objects]
+
+
+def _questions(
+    explanation: Explanation, least_probability: float
+) -> tuple[Int[Tensor, " Q"], Int[Tensor, " Q"], Float[Tensor, "Q M"]]:
+    """Return the images and the classes to look for there, and each patch's evidence for them."""
+    target, evidence = explanation.target, explanation.evidence
+    if evidence is None:
+        assert explanation.target_evidence is not None
+        return torch.arange(len(target)), target, explanation.target_evidence
+    asked = explanation.probabilities > least_probability
+    asked = asked.scatter(1, target.unsqueeze(1), value=True)
+    images, classes = asked.nonzero(as_tuple=True)
+    return images, classes, evidence[images, :, classes]

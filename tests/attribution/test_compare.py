@@ -1,0 +1,297 @@
+"""The comparison of methods: what is measured, and on what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from attribution.colour_scenes import CLASSES, COLOURS, SIZE, colour_model, make_model, scenes
+
+from loss_attention.attribution import compare as compare_module
+from loss_attention.attribution import measures, peers
+from loss_attention.attribution.compare import FLOORS, Figure, compare
+from loss_attention.attribution.maps import METHODS, attribute
+from loss_attention.attribution.measures import MEASURES, Boxed, window_means
+from loss_attention.data.sample import ImageSet
+from loss_attention.errors import InputError
+from loss_attention.geometry import PatchGrid
+from loss_attention.metrics import faithfulness as curves
+from loss_attention.metrics.detection import REACHES
+from loss_attention.metrics.faithfulness import masking_agreement
+from loss_attention.report.tables import comparison_markdown
+
+
+def test_a_model_that_is_right_by_construction(compared) -> None:
+    comparison, _ = compared
+    assert list(comparison.figures) == ["evidence", *FLOORS]
+    assert comparison.images == comparison.boxed == 12
+    assert comparison.mosaics == {"grid_2x2": 3, "grid_3x3": 1}
+    own, uniform = (comparison.figures[name] for name in ("evidence", "uniform"))
+    places = (
+        "share_inside",
+        "pointing",
+        "spread_box",
+        "box",
+        "box_oracle",
+        "max_box",
+        "grid_2x2",
+        "grid_3x3",
+    )
+    for measure in places:
+        assert own[measure].value == pytest.approx(1.0)
+    # Under mean pooling, what a patch adds is what is lost without it.
+    assert own["masking"].value == pytest.approx(1.0)
+    assert uniform["share_inside"].value == pytest.approx(0.25)
+    assert uniform["masking"].value == 0
+    assert uniform["grid_2x2"].value == pytest.approx(1 / 4)
+    assert uniform["grid_3x3"].value == pytest.approx(1 / 9)
+    for unit in ("patches", "pixels"):
+        for fill in ("blurred", "mean"):
+            noise = comparison.figures["random"]
+            assert own[f"insertion_{fill}_{unit}"].value > noise[f"insertion_{fill}_{unit}"].value
+            assert own[f"deletion_{fill}_{unit}"].value < noise[f"deletion_{fill}_{unit}"].value
+    for floor in FLOORS:  # they do not heed the weights
+        assert comparison.figures[floor]["randomised"].value == 1.0
+    assert own["randomised"].value < 0.9
+    for figures in comparison.figures.values():
+        assert set(figures) == set(MEASURES)
+        assert figures["time_ratio"].value > 0
+        for name, figure in figures.items():
+            low, high = MEASURES[name].range
+            assert low <= figure.value <= (math.inf if high is None else high)
+
+
+def test_the_images_do_not_depend_on_the_batch_size(compared) -> None:
+    comparison, subject = compared
+    again, other = compare(
+        colour_model(), scenes(40), ["evidence"], train=scenes(20, seed=1), images=12, batch_size=64
+    )
+    assert subject.images.equal(other.images)
+    for method, figures in comparison.figures.items():
+        for name, figure in figures.items():
+            if name not in ("seconds", "time_ratio", "randomised", "randomised_part"):
+                assert again.figures[method][name].value == pytest.approx(figure.value, abs=1e-6)
+    moved = compare(colour_model(), scenes(40), ["evidence"], images=12, seed=1)[1]
+    assert not subject.images.equal(moved.images)
+    assert moved.fitting is None
+
+
+def test_few_images_to_fit_boxes_on_are_no_fault() -> None:
+    """A small set holds one image out, or none with a label; what is compared is the test set."""
+    for count in (1, 2):
+        held_out = scenes(count, seed=1)
+        found, subject = compare(colour_model(), scenes(9), ["evidence"], train=held_out, images=2)
+        assert subject.fitting is not None
+        assert len(subject.fitting.images) == count
+        assert "box" in found.figures["evidence"]
+    unlabelled = replace(scenes(2, seed=1), labels=torch.zeros(2, 9, dtype=torch.uint8))
+    assert compare_module._fitting(make_model(), unlabelled, 2, 2, seed=0) is None
+
+
+def test_the_standard_error_is_that_of_the_mean() -> None:
+    figure = compare_module._figure(torch.tensor([0.0, 1.0, 1.0, 2.0], dtype=torch.float64))
+    assert figure == Figure(1.0, pytest.approx(np.std([0, 1, 1, 2], ddof=1) / 2), 4)
+    assert compare_module._figure(torch.ones(1).double()).error is None
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = colour_model().train()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    compare(model, scenes(12), ["layer-cam"], images=3)
+    assert model.training
+    assert all(value.equal(state[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_progress_says_what_comes_next() -> None:
+    told = []
+    compare(
+        colour_model(), scenes(12), ["cam"], images=3, progress=lambda *words: told.append(words)
+    )
+    assert told[:2] == [(0, 24, "preparing"), (0, 24, "cam")]
+    assert told[-1] == (24, 24, FLOORS[-1])
+    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
+    assert list(dict.fromkeys(now for _, _, now in told)) == ["preparing", "cam", *FLOORS]
+
+
+def test_data_without_boxes_and_with_few_classes() -> None:
+    data = replace(scenes(20), boxes=None, box_labels=None)
+    few = data.subset((data.labels < 5).nonzero().squeeze(1))
+    comparison, _ = compare(colour_model(), few, ["evidence"], images=4)
+    assert comparison.boxed == 0
+    assert set(comparison.mosaics) == {"grid_2x2"}
+    absent = {"share_inside", "pointing", "spread_box", "box", "box_oracle", "max_box", "grid_3x3"}
+    assert set(comparison.figures["evidence"]) == set(MEASURES) - absent
+    text = comparison_markdown(comparison)
+    assert "No grid pointing, 3 x 3: too few classes" in text
+    free = {**comparison.figures, "edges": {"seconds": Figure(0.00009, None, 1)}}
+    assert "| < 0.0001 |" in comparison_markdown(replace(comparison, figures=free))
+
+
+def test_mosaics_are_of_rightly_classified_images() -> None:
+    data = scenes(36)
+    # No image of the first four classes is called what its label says.
+    labels = torch.where(data.labels < 4, (data.labels + 1) % 4, data.labels)
+    _, subject = compare(colour_model(), replace(data, labels=labels), ["cam"], images=8)
+    images, target, side = subject.mosaics["grid_2x2"]
+    assert target.shape == (len(images), side**2) == (2, 4)
+    assert target.min() >= 4
+    assert "grid_3x3" not in subject.mosaics
+    for mosaic, labels in zip(images, target, strict=True):
+        for cell, label in enumerate(labels):
+            y, x = SIZE * (cell // side), SIZE * (cell % side)
+            colour = mosaic[:, y : y + SIZE, x : x + SIZE].flatten(1).amax(dim=1)
+            assert colour.tolist() == (255 * COLOURS[label]).round().tolist()
+
+
+def test_patches_have_their_own_values_and_pixels_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With overlapping windows the two are not the same."""
+    monkeypatch.setattr(measures, "REPEATS", 1)
+    model = colour_model(stride=2)
+    comparison, subject = compare(model, scenes(12), ["evidence"], images=6)
+    images, target = subject.images / 255, subject.target
+    with torch.no_grad():
+        prediction = model(images)
+        own = prediction.evidence[torch.arange(6), :, target]
+        fill, score = torch.zeros_like(images), measures.probability(model, target)
+        orders = {
+            "patches": curves.patch_order(own, prediction.grid),
+            "pixels": curves.pixel_order(attribute(model, images, "evidence", target)),
+        }
+        areas = {
+            unit: curves.deletion_curve(score, images, fill, order).area.mean().item()
+            for unit, order in orders.items()
+        }
+    found = comparison.figures["evidence"]
+    assert found["masking"].value == pytest.approx(
+        masking_agreement(own, subject.falls).mean().item(), abs=1e-6
+    )
+    means = window_means(attribute(model, images, "evidence", target), prediction.grid)
+    assert abs(masking_agreement(means, subject.falls).mean() - found["masking"].value) > 1e-3
+    assert areas["patches"] != pytest.approx(areas["pixels"], abs=1e-3)
+    for unit, area in areas.items():
+        assert found[f"deletion_mean_{unit}"].value == pytest.approx(area, abs=1e-6)
+
+
+def test_the_cut_is_chosen_on_the_training_images(compared, monkeypatch) -> None:
+    """Maps whose right box lies under a high cut in training, and a low one in the test images."""
+    _, subject = compared
+    box = torch.tensor([0.0, 0.0, 6.0, 6.0]).expand(12, 1, 4)
+    small, large = torch.zeros(12, SIZE, SIZE), torch.full((12, SIZE, SIZE), 0.5)
+    small[:, :6, :6], small[:, :2, :2] = 0.5, 1.0  # right below a cut of a half
+    large[:, :6, :6] = 1.0  # right from there on
+    fitting = Boxed(subject.images, subject.target, box)
+    shown = measures.Explained("cam", small, torch.zeros(12, 1))
+    monkeypatch.setattr(measures, "maps_of", lambda *_: large)
+    found = measures._places(replace(subject, boxes=box, fitting=fitting), shown)
+    assert found["box"].tolist() == [False] * 12
+    assert found["box_oracle"].tolist() == [True] * 12
+    assert found["max_box"].tolist() == [0] * 12  # 4 pixels of 36
+    monkeypatch.setattr(measures, "maps_of", lambda *_: small)
+    found = measures._places(replace(subject, boxes=box, fitting=fitting), shown)
+    assert found["box"].tolist() == [True] * 12
+    assert found["max_box"].tolist() == [1] * 12
+    small[:, 4:6] = 0.0  # 24 pixels of 36 are enough for an IoU of 0.3 and of 0.5
+    shown = measures.Explained("cam", small, torch.zeros(12, 1))
+    found = measures._places(replace(subject, boxes=box, fitting=fitting), shown)
+    assert found["max_box"].tolist() == pytest.approx([2 / 3] * 12)
+
+
+def test_an_iou_of_exactly_one_half_frames_nothing_and_is_enough_for_max_box(
+    compared, monkeypatch
+) -> None:
+    """As in `evaluate`: above 0.5 is the paper's bound, at least 0.5 that of MaxBoxAccV2."""
+    _, subject = compared
+    box = torch.tensor([0.0, 0.0, 6.0, 6.0]).expand(12, 1, 4)
+    half, more = torch.zeros(12, SIZE, SIZE), torch.zeros(12, SIZE, SIZE)
+    half[:, :6, :3] = 1.0  # 18 of 36 pixels
+    more[:, :6, :4] = 1.0
+    fitting = Boxed(subject.images, subject.target, box)
+    for maps, overlap, right, parts in ((half, 0.5, False, 2 / 3), (more, 2 / 3, True, 2 / 3)):
+        reaches = torch.full((12, len(REACHES)), overlap)
+        monkeypatch.setattr(measures, "maps_of", lambda *_, maps=maps: maps)
+        monkeypatch.setattr(measures, "spread_overlaps", lambda *_, r=reaches: r)
+        shown = measures.Explained("cam", maps, torch.zeros(12, 1))
+        found = measures._places(replace(subject, boxes=box, fitting=fitting), shown)
+        for name in ("box", "box_oracle", "spread_box"):
+            assert found[name].tolist() == [right] * 12, name
+        assert found["max_box"].tolist() == pytest.approx([parts] * 12)
+
+
+def test_several_labels() -> None:
+    """The explained class is the likeliest of the labels, and its boxes alone count."""
+    one = scenes(12)
+    labels = one.label_matrix()
+    labels[0] = 0  # no label: left out
+    labels[1, :] = 1
+    box_labels = torch.cat([one.box_labels, torch.full((12, 1), 8)], dim=1)
+    boxes = torch.cat([one.boxes, torch.tensor([0.0, 0.0, 12.0, 12.0]).expand(12, 1, 4)], dim=1)
+    data = ImageSet(one.images, labels, CLASSES, boxes, box_labels)
+    model = colour_model()
+    model.multi_label = True
+    comparison, subject = compare(model, data, ["cam"], images=12)
+    assert comparison.images == 11
+    assert sorted(subject.target.tolist()) == sorted(one.labels[1:].tolist())
+    assert comparison.figures["cam"]["share_inside"].value == pytest.approx(1.0)
+    # Only where the class is the last one, the box of the whole image is one of its boxes.
+    whole = int((subject.target == 8).sum())
+    uniform = comparison.figures["uniform"]["share_inside"].value
+    assert uniform == pytest.approx((whole + 0.25 * (11 - whole)) / 11)
+
+
+def test_methods_that_a_model_does_not_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measures, "REPEATS", 1)
+    monkeypatch.setattr(peers, "INTEGRATION_STEPS", 2)
+    data = scenes(12)
+    model = make_model("baseline")
+    with pytest.raises(InputError, match="no exact evidence"):
+        compare(model, data, ["evidence", "grad-cam"], images=2)
+    with pytest.raises(InputError, match="unknown method 'gradcam'; did you mean 'grad-cam'"):
+        compare(model, data, ["gradcam"], images=2)
+    with pytest.raises(InputError, match="--images must be at least 2, got 1"):
+        compare(model, data, images=1)
+    with pytest.raises(InputError, match="same in the same order"):
+        compare(model, replace(data, class_names=tuple("ihgfedcba")), images=2)
+    comparison, _ = compare(model, data, images=2)
+    absent = {"evidence", "contrast", "cam"}
+    assert set(comparison.left_out) == absent
+    assert list(comparison.figures) == [
+        name for name in METHODS if name not in {*absent, *FLOORS}
+    ] + list(FLOORS)
+    assert "Not possible with this model: evidence (" in comparison_markdown(comparison)
+
+
+def test_a_head_made_for_one_size_has_no_mosaics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measures, "REPEATS", 1)
+    model = make_model("capsule-dynamic-routing", image_size=(SIZE, SIZE))
+    data = scenes(18)
+    with torch.no_grad():  # labels that make every image rightly classified, in several classes
+        labels = model(data.images).logits.argmax(dim=1)
+    monkeypatch.setattr(
+        compare_module, "choose_mosaics", lambda _c, _t, cells, _n, _s: torch.arange(cells)[None]
+    )
+    comparison, _ = compare(model, replace(data, labels=labels), ["layer-cam"], images=2)
+    assert comparison.mosaics == {}
+    assert "grid_2x2" not in comparison.figures["layer-cam"]
+    assert "masking" in comparison.figures["layer-cam"]
+
+
+def test_window_means_by_hand() -> None:
+    grid = PatchGrid(rows=1, columns=2, window=3, stride=2, height=3, width=4)
+    maps = torch.arange(12.0).reshape(1, 3, 4)
+    assert window_means(maps, grid).tolist() == [[5.0, 6.5]]  # the second is clipped to 2 columns
+
+
+def test_jobs_are_timed_in_turns_that_change_direction() -> None:
+    done: list[str] = []
+
+    def job(name: str) -> Callable[[], None]:
+        return lambda: done.append(name)
+
+    seconds = measures.take_turns([job("a"), job("b")], 3, torch.device("cpu"), warm_up=1)
+    assert "".join(done) == "abbaabba"
+    assert [len(taken) for taken in seconds] == [3, 3]

@@ -1,0 +1,83 @@
+"""How a comparison is written down: as JSON, Markdown, a table for the terminal and a picture."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from loss_attention.attribution.compare import FLOORS, Figure
+from loss_attention.attribution.measures import MEASURES
+from loss_attention.report.drawing import maps_picture
+from loss_attention.report.tables import (
+    comparison_json,
+    comparison_markdown,
+    show_comparison,
+)
+
+
+def test_json_and_markdown_say_the_same(compared) -> None:
+    comparison, _ = compared
+    values = comparison_json(comparison)
+    text = comparison_markdown(comparison)
+    for method, entry in values["methods"].items():
+        assert entry["floor"] == (method in FLOORS)
+        for name, figure in entry["figures"].items():
+            assert name in values["measures"]
+            assert figure["value"] == comparison.figures[method][name].value
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in rows[0][1:]] == [
+        "evidence",
+        "floor: uniform",
+        "floor: random",
+        "floor: edges",
+    ]
+    assert len(rows) == 2 + len(MEASURES)
+    inside = next(row for row in rows if "positive share" in row[0])
+    assert inside[0].strip().endswith("\N{UPWARDS ARROW}")
+    assert inside[1].strip() == "1.000 ± 0.000"
+    assert "3 of 2 x 2, 1 of 3 x 3" in text
+
+
+@pytest.mark.parametrize("width", [60, 70, 200])
+def test_the_table_fits_the_terminal(compared, width: int) -> None:
+    comparison, _ = compared
+    out = io.StringIO()
+    show_comparison(comparison, Console(file=out, width=width))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    shown = [line for line in lines if "grid pointing, 3 x 3" in line]
+    assert len(shown) == (1 if width == 200 else 2)
+    assert sum(line.count("0.111") for line in shown) >= 1
+    assert "…" not in out.getvalue()
+
+
+@pytest.mark.parametrize("width", range(76, 92))  # among them those that just hold a table
+def test_methods_of_any_speed_keep_their_names_in_a_narrow_terminal(compared, width: int) -> None:
+    comparison, _ = compared
+    instant = {"seconds": Figure(1e-6, None, 3)}  # "< 0.0001" is the widest cell there is
+    names = ("layer-cam", *FLOORS)
+    figures = dict.fromkeys(("evidence", *names), comparison.figures["evidence"] | instant)
+    out = io.StringIO()
+    show_comparison(replace(comparison, figures=figures), Console(file=out, width=width))
+    shown = out.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    for name in names:
+        assert name in shown
+    assert shown.count("< 0.0001") == len(figures)
+
+
+def test_the_picture_has_a_row_an_image_and_a_column_a_method(compared) -> None:
+    _, subject = compared
+    one = Image.open(io.BytesIO(maps_picture(subject, ["evidence"], images=1)))
+    more = Image.open(io.BytesIO(maps_picture(subject, ["evidence", "edges", "random"], images=3)))
+    assert more.width == 2 * one.width
+    assert more.height > 2.5 * one.height
+    # Red where the evidence is: in the panel of the method, not in that of the image.
+    pixels = np.asarray(one.convert("RGB")).astype(int)
+    red = (pixels[..., 0] > 120) & (pixels[..., 1:].max(axis=2) < 90)
+    assert red[:, one.width // 2 :].mean() > 0.05

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from rich.console import Console
+
+from loss_attention.evaluation import Evaluation, Measure
+from loss_attention.report.tables import evaluation_markdown, show_evaluations
+
+FLOORS = ("whole image", "best centred box", "uniform weights", "random weights", "edge detector")
+
+
+def evaluation(*measures: Measure, images: int = 2000, boxed: int = 2000, **more) -> Evaluation:
+    return Evaluation("test", images, boxed, measures, **more)
+
+
+ACCURACY = Measure("accuracy", "accuracy", 0.9954, {"majority class": 0.1085}, group="classes")
+ERROR = Measure(
+    "calibration_error",
+    "calibration error",
+    0.0123,
+    {"class shares": 0.001},
+    higher_is_better=False,
+    group="classes",
+)
+BOX_AP = Measure("box_ap", "box AP", 0.75, dict.fromkeys(FLOORS, 0.25), group="boxes")
+RECALL = Measure("patch_recall", "patch recall", 0.5, {"uniform weights": 0.625}, group="patches")
+
+
+def rendered(evaluations: dict[str, Evaluation], width: int = 80) -> list[str]:
+    console = Console(width=width, color_system=None, legacy_windows=False)
+    with console.capture() as capture:
+        show_evaluations(evaluations, console)
+    return capture.get().splitlines()
+
+
+def cells(lines: list[str], separator: str = "│") -> list[list[str]]:
+    return [
+        [cell.strip(" *") for cell in line.strip(separator).split(separator)]
+        for line in lines
+        if line.startswith(separator) and "---" not in line
+    ]
+
+
+def test_floors_stand_beside_their_measure() -> None:
+    lines = rendered({"digits": evaluation(ACCURACY, ERROR, BOX_AP)})
+    assert cells(lines) == [
+        ["accuracy", "0.995", "0.108 (majority class)"],
+        ["calibration error ↓", "0.012", "0.001 (class shares)"],
+        ["box AP", "0.750", *["0.250"] * 5],
+    ]
+    heads = [line for line in lines if "figure" in line]
+    assert [" ".join(head.split()).strip("┃ ") for head in heads] == [
+        "measure ┃ figure ┃ floor",
+        "measure ┃ figure ┃ whole ┃ centred ┃ uniform ┃ random ┃ edges",
+    ]
+    titles = [line.strip() for line in lines if line.strip() in ("classes", "boxes")]
+    assert titles == ["classes", "boxes"]
+
+
+def test_each_model_has_a_line() -> None:
+    other = Measure("accuracy", "accuracy", 0.5, {"majority class": None}, group="classes")
+    evaluations = {"a": evaluation(ACCURACY, BOX_AP), "b": evaluation(other)}
+    lines = rendered(evaluations)
+    assert cells(lines) == [
+        ["accuracy", "", ""],
+        ["a", "0.995", "0.108"],
+        ["b", "0.500", "n/a"],
+        ["box AP", "", "", "", "", "", ""],
+        ["a", "0.750", *["0.250"] * 5],
+        ["b", "-", *["-"] * 5],
+    ]
+    text = " ".join(line.strip() for line in lines)
+    assert "n/a: nothing to count, or nothing to choose or fit it by." in text
+    assert "-: the model has no patches or no exact evidence, or the data no boxes." in text
+
+
+def test_markdown_has_the_same_figures() -> None:
+    one = {"a": evaluation(ACCURACY, ERROR, RECALL, BOX_AP)}
+    markdown = evaluation_markdown(one).splitlines()
+    assert markdown[0] == "2,000 test images"
+    table = cells(markdown, "|")
+    assert [row for row in table if row[1] != "figure"] == cells(rendered(one))
+    assert ["boxes", "figure", *FLOORS] in table
+    assert any("No selection has a higher recall" in line for line in markdown)
+    two = cells(evaluation_markdown({**one, "b": evaluation(BOX_AP)}).splitlines(), "|")
+    assert ["box AP", "b", "0.750", *["0.250"] * 5] in two
+    assert ["boxes", "model", "figure", *FLOORS] in two
+
+
+def test_notes_explain_only_what_is_there() -> None:
+    text = evaluation_markdown({"digits": evaluation(ACCURACY)})
+    assert "All measures: 0 to 1, higher is better." in text
+    assert "Floors: what an answer scores" in text
+    for absent in ("n/a", "recall", "↓", "threshold"):
+        assert absent not in text
+    more = evaluation_markdown({"digits": evaluation(ERROR, thresholds={"map_box_ap": 0.4})})
+    assert "higher is better, ↓ lower" in more
+    assert "threshold chosen on held-out images" in more
+
+
+def test_it_says_which_images_the_figures_are_of() -> None:
+    some = evaluation(BOX_AP, images=5000, boxed=4000)
+    assert rendered({"a": some})[0].startswith("5,000 test images, 4,000 of them")
+    assert evaluation_markdown({"a": some}).startswith(
+        "5,000 test images, 4,000 of them with boxes\n"
+    )
+    both = evaluation_markdown({"a": some, "b": evaluation(ACCURACY)})
+    assert both.startswith("a: 5,000 test images, 4,000 of them with boxes; b: 2,000 test images\n")
+
+
+def test_a_name_is_not_markup() -> None:
+    names = {"[bold]x|y": evaluation(ACCURACY), "plain": evaluation(ACCURACY)}
+    assert any("[bold]x|y" in line for line in rendered(names))
+    assert "[bold]x&#124;y" in evaluation_markdown(names)
+
+
+def test_many_models_and_five_floors_fit_eighty_columns() -> None:
+    long = Measure("x", "mean AP, 11 points (VOC 2007)", 1.0, {"constant scores": 0.0}, group="c")
+    names = ("capsule-loss-attention", "mean-pooling", "baseline", "gated-attention")
+    lines = rendered({name: evaluation(ACCURACY, long, BOX_AP) for name in names})
+    assert max(map(len, lines)) <= 80
+    assert all(any(name in line for line in lines) for name in names)
+    assert any("mean AP, 11 points (VOC 2007)" in line for line in lines)
+
+
+def test_what_needs_a_threshold_and_has_none_says_why() -> None:
+    unfitted = Measure("map_box_ap", "box AP of the heat map", None, dict.fromkeys(FLOORS))
+    why = "no held-out images (--validation-fraction) to choose a threshold on"
+    assert why in evaluation_markdown({"digits": evaluation(BOX_AP, unfitted)})
+    assert why not in evaluation_markdown({"digits": evaluation(BOX_AP)})
+    assert why not in evaluation_markdown({"boxless": evaluation(unfitted, boxed=0)})
