@@ -105,7 +105,7 @@ def _resumed(run: RunFolder, data: str | None, console: Console) -> FinishedRun:
     path, options = run.path, run.options()
     accelerator = options.accelerator
     if not count_devices("cpu" if accelerator == "auto" else accelerator):
-        if not run.read_json("run.json").get("finished"):
+        if not run.facts().get("finished"):
             raise InputError(f"{path} began on a GPU and torch finds none here: resume it on one")
         accelerator = "auto"  # the whole run has come here from another machine
     splits = own_data(run, console, data=data)
@@ -341,7 +341,7 @@ def _finish(
     model: PatchClassifier | None = None,
 ) -> FinishedRun:
     """Train what is left of a run, and evaluate its best weights on the test split, once."""
-    facts, stop = run.read_json("run.json"), StopRequest()
+    facts, stop = run.facts(), StopRequest()
     if facts.get("finished"):
         say_line(console, f"{run.path} is finished ({run.recipe().epochs} epochs)")
     else:

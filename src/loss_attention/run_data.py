@@ -171,7 +171,7 @@ def located(run: RunFolder) -> tuple[Recipe, bool]:
         InputError: it lies nowhere.
     """
     recipe = run.recipe()
-    found = find_again(recipe.data, run.read_json("run.json"), run.path)
+    found = find_again(recipe.data, run.facts(), run.path)
     return replace(recipe, data=found.data), found.certain
 
 
@@ -191,7 +191,7 @@ def check_own(
     Raises:
         InputError: it was found elsewhere, and is other data.
     """
-    wanted = run.read_json("run.json").get("data_fingerprint")
+    wanted = run.facts().get("data_fingerprint")
     if splits.trainval.fingerprint() == wanted:
         return
     if not certain:
@@ -222,7 +222,7 @@ def _has_moved(run: RunFolder, other: OtherData) -> bool:
             splits = load_data(recipe, Console(quiet=True), run.options())
         except InputError:
             return False
-        return splits.trainval.fingerprint() == run.read_json("run.json").get("data_fingerprint")
+        return splits.trainval.fingerprint() == run.facts().get("data_fingerprint")
     return False
 
 
@@ -232,7 +232,7 @@ def is_own(run: RunFolder, other: OtherData) -> bool:
     Raises:
         InputError: it is, and only a part of it is asked for.
     """
-    record: Any = run.read_json("run.json").get("data")
+    record: Any = run.facts().get("data")
     path = record.get("path") if isinstance(record, dict) else None
     # Where a path was kept, what was written need not lead there from here.
     own = path if isinstance(path, str) else run.recipe().data
@@ -293,7 +293,7 @@ def load_other(
         say_line(
             console, f"{other.data}: brought to {_by(found.images.size)} pixels, as in training"
         )
-    own = run.read_json("run.json").get("data")
+    own = run.facts().get("data")
     path = own.get("path") if isinstance(own, dict) else None
     if isinstance(path, str) and lies_within(other.data, path):
         say_line(console, f"{other.data}: part of the run's own data, some of it was trained on")

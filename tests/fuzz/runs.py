@@ -83,8 +83,8 @@ def _forget_the_clock(run: RunFolder) -> None:
     assert state is not None
     state["position"] |= {"seconds": 1.0, "history": history}
     run.save_state(state)
-    facts = run.read_json("run.json")
-    run.write_json("run.json", facts | {"train_seconds": 1.0, "command": "", "hardware": {}})
+    facts = run.facts()
+    run.write_facts(facts | {"train_seconds": 1.0, "command": "", "hardware": {}})
 
 
 def run_seeds(*changed: str) -> list[Seed]:

@@ -106,7 +106,7 @@ def make_run(path: Path, head: str = "loss-attention", **changes) -> Path:
         "command": "loss-attention train trial",
         "finished": True,
     }
-    run.write_json("run.json", facts | changes)
+    run.write_facts(facts | changes)
     run.write(METRICS_FILE, metrics_text([epoch_line(epoch) for epoch in (1, 2, 3)]))
     return path
 

@@ -60,7 +60,7 @@ def test_the_average_is_validated(tmp_path: Path) -> None:
     assert continue_run(run, splits)
     _, held_out = hold_out(splits.trainval.labels, 0.3, recipe.seed)
     loss, accuracy = validate(load(run.path), splits.trainval.subset(held_out), 256)
-    best = run.metrics()[run.read_json("run.json")["best_epoch"] - 1]
+    best = run.metrics()[run.facts()["best_epoch"] - 1]
     assert (best["validation_loss"], best["validation_accuracy"]) == pytest.approx((loss, accuracy))
 
 

@@ -239,7 +239,7 @@ def test_a_page_that_nobody_reads_is_named(whole: Path, tmp_path: Path) -> None:
 )
 def test_malformed_facts_are_one_line(facts: dict[str, Any], tmp_path: Path) -> None:
     run = new_run(tmp_path, tiny_recipe())
-    run.write_json("run.json", {"format_version": 2, **facts})
+    run.write_facts({"format_version": 2, **facts})
     with pytest.raises(InputError, match=r"run\.json") as caught:
         RunFolder.open(tmp_path).options()
     assert "\n" not in str(caught.value)
@@ -332,7 +332,7 @@ def test_stopped_and_resumed_has_the_seconds_of_all_parts(
     assert continue_run(run, tiny_splits())
     lines = run.metrics()
     assert lines[1]["seconds"] > position["epoch_seconds"]
-    total = run.read_json("run.json")["train_seconds"]
+    total = run.facts()["train_seconds"]
     assert total > spent
     assert total >= sum(line["seconds"] for line in lines)
 

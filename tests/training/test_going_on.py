@@ -51,7 +51,7 @@ def test_after_a_divergence_a_lower_rate_goes_on_from_the_last_checkpoint(
     assert "learning rate 0.005 in place of 0.05 from epoch 2 on" in capsys.readouterr().out
     folder = RunFolder.open(out)  # the digest is that of the recipe as it is now
     assert folder.recipe().learning_rate == 0.005
-    (change,) = folder.read_json("run.json")["changes"]
+    (change,) = folder.facts()["changes"]
     assert change == {"learning_rate": [0.05, 0.005], "epoch": 1, "step": 0}
     assert [line["learning_rate"] for line in folder.metrics()] == pytest.approx(
         [0.05, 0.0025, 0.0]  # half a cosine from the peak down

@@ -71,7 +71,7 @@ def assert_one_run(folder: Path, alone: Path) -> None:
     for line, other in zip(ours.metrics(), theirs.metrics(), strict=True):
         for key in ("loss", "accuracy", "validation_loss", "validation_accuracy"):
             assert line[key] == pytest.approx(other[key], abs=1e-4)
-    assert ours.read_json("run.json")["hardware"]["processes"] == 2
+    assert ours.facts()["hardware"]["processes"] == 2
 
 
 @pytest.mark.parametrize("said", [of_torchrun, of_srun])
@@ -153,7 +153,7 @@ def test_a_process_that_does_not_write_leaves_no_trace(tmp_path: Path) -> None:
         run.write("metrics.jsonl", "")
         run.settle()
         assert run.recipe() == tiny_recipe()
-        assert run.read_json("run.json") == {"finished": False}
+        assert run.facts() == {"finished": False}
     assert not list(tmp_path.iterdir())
 
 

@@ -50,7 +50,7 @@ def test_opening_what_is_no_run(tmp_path):
 
 def test_a_run_of_a_newer_version_says_upgrade(tmp_path):
     run = new_run(tmp_path, tiny_recipe())
-    run.write_json("run.json", {"format_version": 99})
+    run.write_facts({"format_version": 99})
     with pytest.raises(InputError, match=r"newer loss-attention \(format 99.*upgrade"):
         RunFolder.open(tmp_path)
 
@@ -67,7 +67,7 @@ def test_a_run_of_a_newer_version_says_upgrade(tmp_path):
     ],
 )
 def test_facts_that_cannot_be_say_what_is_wrong(facts, message, tmp_path):
-    new_run(tmp_path, tiny_recipe()).write_json("run.json", facts)
+    new_run(tmp_path, tiny_recipe()).write_facts(facts)
     with pytest.raises(InputError, match=message) as caught:
         RunFolder.open(tmp_path).options()
     assert "\n" not in str(caught.value)

@@ -62,7 +62,7 @@ def test_training_and_evaluation_are_those_in_memory(
     folder = trained(tmp_path / "run", splits)
     assert multiprocessing.active_children() == []
     assert_same_run(folder, in_memory)
-    facts = [RunFolder(path).read_json("run.json") for path in (folder, in_memory)]
+    facts = [RunFolder(path).facts() for path in (folder, in_memory)]
     assert [one["options"]["stream"] for one in facts] == ["yes", "no"]
     assert facts[0]["storage"] == splits.storage
     assert facts[0]["normalisation"] == facts[1]["normalisation"]

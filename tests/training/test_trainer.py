@@ -154,7 +154,7 @@ def test_the_best_epoch_is_kept_and_noted(tmp_path):
     lines = metrics(tmp_path)
     scores = [(line["validation_accuracy"], -line["validation_loss"]) for line in lines]
     best = max(range(len(scores)), key=lambda i: (scores[i], i))
-    assert run.read_json("run.json")["best_epoch"] == best + 1
+    assert run.facts()["best_epoch"] == best + 1
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     _, held = hold_out(splits.trainval.labels, 0.3, 0)
     validation = splits.trainval.subset(held)
@@ -175,7 +175,7 @@ def test_without_a_validation_slice_the_last_epoch_is_kept(tmp_path):
     assert state is not None
     best = load(tmp_path).state_dict()
     assert all(torch.equal(best[name], state["model"][name]) for name in best)
-    assert run.read_json("run.json")["best_epoch"] == 4
+    assert run.facts()["best_epoch"] == 4
 
 
 def test_a_loss_that_becomes_nan_stops_at_its_step_and_keeps_the_last_checkpoint(

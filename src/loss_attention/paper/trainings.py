@@ -67,7 +67,7 @@ def train(
         RunStopped: stopped by a signal, with everything saved.
     """
     stop, run = stop or StopRequest(), RunFolder(run_path(out, recipe))
-    begun = (run.path / "run.json").exists()
+    begun = run.begun
     # A folder without run.json was cut short before its first step: nothing to lose there.
     with run.locked() if begun else run.claimed(overwrite=run.path.exists()):
         return _train(recipe, run, shelf, RunOptions(accelerator=accelerator), console, stop)
@@ -81,7 +81,7 @@ def _train(
     console: Console | None,
     stop: StopRequest,
 ) -> Trained:
-    begun = (run.path / "run.json").exists()
+    begun = run.begun
     options = RunFolder.open(run.path).options() if begun else asked
     splits, wanted = shelf.splits(recipe, options), located(recipe, shelf.data_root)
     model = None
@@ -91,7 +91,7 @@ def _train(
         raise InputError(
             f"{run.path} holds a run with other settings; name another folder with --out"
         )
-    unfinished = not run.read_json("run.json").get("finished")
+    unfinished = not run.facts().get("finished")
     if unfinished and not continue_run(run, splits, console, model=model, stop=stop):
         raise RunStopped("stopped; the same command continues", stop.number)
     model = load_weights(run)
@@ -109,7 +109,7 @@ def _train(
 
 
 def _record(recipe: Recipe, run: RunFolder, figures: Evaluation) -> Record:
-    facts, history = run.read_json("run.json"), run.metrics()
+    facts, history = run.facts(), run.metrics()
     measures = {measure.name: measure.value for measure in figures.measures}
     seconds = [facts["train_images"] / line["images_per_second"] for line in history]
     measures[EPOCH_SECONDS] = sum(seconds) / len(seconds)

@@ -236,7 +236,7 @@ def continue_run(
     """
     with run.locked():
         run.check()
-        recipe, facts = run.recipe(), run.read_json("run.json")
+        recipe, facts = run.recipe(), run.facts()
         if facts.get("data_fingerprint") != splits.trainval.fingerprint():
             raise InputError(
                 f"the training data of {run.path} has changed since it began ({recipe.data}); "
@@ -269,7 +269,7 @@ def change_learning_rate(run: RunFolder, rate: float, say: Callable[[str], None]
     Raises:
         InputError: the run is finished, or no run can have that rate.
     """
-    facts, recipe = run.read_json("run.json"), run.recipe()
+    facts, recipe = run.facts(), run.recipe()
     if facts.get("finished"):
         raise InputError(f"{run.path} is finished: --learning-rate changes what is still to train")
     changed = replace(recipe, learning_rate=rate)

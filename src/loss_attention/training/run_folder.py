@@ -119,7 +119,7 @@ class RunFolder:
         if not self.writes:  # the process that writes checks it, and may be changing it
             return
         self._require()
-        facts = self.read_json(FACTS_FILE)
+        facts = self.facts()
         if not facts:
             raise InputError(
                 f"{self.path} has no run.json: its run ended before it began, or the file was lost;"
@@ -201,7 +201,7 @@ class RunFolder:
         write_whole(self.path / RECIPE_FILE, text)
         if facts:
             vouched = {RECIPE_FILE: [digest_of(text)]}
-            self.write_json(FACTS_FILE, {"format_version": FORMAT_VERSION, **facts, FILES: vouched})
+            self.write_facts({"format_version": FORMAT_VERSION, **facts, FILES: vouched})
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -241,7 +241,7 @@ class RunFolder:
 
     def options(self) -> RunOptions:
         """Return what the run runs on, as it was chosen when it began."""
-        values = self.read_json(FACTS_FILE).get("options", {})
+        values = self.facts().get("options", {})
         return from_file(RunOptions, values, self.path / FACTS_FILE)
 
     def write(self, name: str, content: str | bytes) -> None:
@@ -263,42 +263,53 @@ class RunFolder:
         """
         if not self.writes:
             return
-        facts = self.read_json(FACTS_FILE)
+        facts = self.facts()
         if facts:
             known = {name: [digest_of(content)] for name, content in files.items()}
             for name, digests in known.items():
                 before = [one for one in known_digests(facts, name) if one not in digests]
                 digests += before[: MOST_DIGESTS - 1]
-            self.note(**news, **{FILES: facts.get(FILES, {}) | known})
+            news |= {"format_version": FORMAT_VERSION, FILES: facts.get(FILES, {}) | known}
+            self.write_facts(facts | news)
         for name, content in files.items():
             kept = name == STATE_FILE and self._sound
             previous = self.path / PREVIOUS_STATE_FILE if kept else None
             write_whole(self.path / name, content, previous=previous)
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file, whole or not at all; run.json with its digest."""
-        if not self.writes:
-            return
-        if name == FACTS_FILE:
-            write_whole(self.path / name, json_text(sealed(value), indent=2) + "\n")
-        else:
-            self.write(name, json_text(value, indent=2) + "\n")
+        """Write a JSON file, whole or not at all."""
+        self.write(name, json_text(value, indent=2) + "\n")
 
     def note(self, **facts: Any) -> None:
         """Put facts into run.json beside those that are there."""
-        known = self.read_json(FACTS_FILE) | {"format_version": FORMAT_VERSION}
-        self.write_json(FACTS_FILE, known | facts)
+        if self.writes:
+            self.write_facts(self.facts() | {"format_version": FORMAT_VERSION} | facts)
+
+    def write_facts(self, facts: Mapping[str, Any]) -> None:
+        """Write run.json anew, with its digest, whole or not at all."""
+        write_whole(self.path / FACTS_FILE, json_text(sealed(facts), indent=2) + "\n")
+
+    @property
+    def begun(self) -> bool:
+        """Whether its run began: there is a run.json."""
+        return (self.path / FACTS_FILE).exists()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what run.json says; nothing where there is none.
+
+        Raises:
+            InputError: it is not what the run wrote, or of a newer version.
+        """
+        if self._begun is not None:
+            return self._begun[1]
+        return checked_facts(read_facts(self.path), self.path / FACTS_FILE)
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Return the object in a JSON file; an empty one where there is no such file.
+        """Return the object in another JSON file; an empty one where there is no such file.
 
         Raises:
             InputError: the file holds no JSON object, or is not what the run wrote.
         """
-        if name == FACTS_FILE and self._begun is not None:
-            return self._begun[1]
-        if name == FACTS_FILE:
-            return checked_facts(read_facts(self.path), self.path / name)
         path = self.path / name
         if not path.exists():
             return {}
@@ -392,7 +403,7 @@ class RunFolder:
         if not self.writes:
             return
         remove_leftovers(self.path)
-        facts = self.read_json(FACTS_FILE)
+        facts = self.facts()
         files = dict(facts.get(FILES, {}))
         for name in (RECIPE_FILE, WEIGHTS_FILE, STATE_FILE, METRICS_FILE):
             kept = [PREVIOUS_STATE_FILE] if name == STATE_FILE else []
