@@ -138,7 +138,7 @@ def grow(arguments: Arguments) -> list[Path]:
     from loss_attention.training.environment import (
         choose_accelerator,
         choose_precision,
-        count_gpus,
+        count_devices,
         hardware,
         versions,
     )
@@ -150,7 +150,7 @@ def grow(arguments: Arguments) -> list[Path]:
     make_folder(folder)
     base = Point(width=0.125, batch=4, accelerator=accelerator, precision=machine["precision"])
     chosen = quick_sweeps(base) if arguments.quick else sweeps(base)
-    if accelerator == "cuda" and count_gpus() < max(chosen["processes"].points[MAIN]):
+    if accelerator == "cuda" and count_devices("cuda") < max(chosen["processes"].points[MAIN]):
         del chosen["processes"]  # each would have a GPU of its own
     figures: dict[str, Any] = {
         "command": f"python benchmarks/growth.py{' --quick' if arguments.quick else ''}",

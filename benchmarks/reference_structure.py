@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loss_attention.backbones.catalog import RESNET_WIDTHS, scaled
-from loss_attention.data.augmentation import Shifts
 from loss_attention.heads import capsules, patches
 from loss_attention.models import PatchClassifier
+from loss_attention.training.sampling import Shifts
 
 BLOCKS = (2, 2, 2, 2)
 KERNEL, STRIDE = 9, 4

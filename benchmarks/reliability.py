@@ -208,7 +208,7 @@ def _pictures(folder: Path, count: int) -> Path:
 
 def _stopped_run(words: list[str], run: Path) -> None:
     """Train to the middle of the third epoch."""
-    from loss_attention.training.loop import Trainer
+    from loss_attention.training.trainer import Trainer
 
     step = Trainer.train_step
 

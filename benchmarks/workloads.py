@@ -22,15 +22,15 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from loss_attention.attribution.measures import take_turns
-from loss_attention.data.augmentation import draw_shifts
 from loss_attention.data.sample import ImageSet, Splits
 from loss_attention.evaluation import validate
 from loss_attention.models import PatchClassifier
-from loss_attention.recipes import paper_recipe
-from loss_attention.training.job import build_model
-from loss_attention.training.loop import Trainer
-from loss_attention.training.recipe import Recipe
+from loss_attention.training.job import build_model, make_trainer
+from loss_attention.training.processes import make_fabric
+from loss_attention.training.recipe import Recipe, RunOptions
+from loss_attention.training.recipes import paper_recipe
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.sampling import draw_shifts
 
 GAMMA = 0.1
 """The regulariser's full weight: a step early in training has less to compute."""
@@ -100,12 +100,7 @@ class Workload(Protocol):
 
 def fabric_for(setting: Setting, processes: int = 1) -> Fabric:
     """Return what trains as the recipe would, in so many processes; not launched yet."""
-    return Fabric(
-        accelerator=setting.accelerator,
-        devices=processes,
-        strategy="auto" if processes == 1 else "ddp_spawn",
-        precision="bf16-mixed" if setting.precision == "bf16" else "32-true",
-    )
+    return make_fabric(setting.accelerator, setting.precision, RunOptions(devices=processes))
 
 
 class Ours:
@@ -121,7 +116,8 @@ class Ours:
         model = setting.model()
         model.backbone.checkpoint_activations = setting.checkpoint_activations
         nowhere = RunFolder(Path("nothing is saved"))
-        self.trainer = Trainer(fabric, setting.recipe(), model, splits.train, splits.test, nowhere)
+        recipe, train = setting.recipe(), splits.train
+        self.trainer = make_trainer(fabric, recipe, model, train, splits.test, nowhere)
         self.trainer.network.train()
         self.batches = _batches(setting)
 

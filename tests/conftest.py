@@ -30,7 +30,6 @@ CHECKED_ROOMS = (
     "attention",
     "attribution",
     "backbones",
-    "data.augmentation",
     "data.digits",
     "data.placement",
     "data.sample",
@@ -43,8 +42,8 @@ CHECKED_ROOMS = (
     "metrics",
     "models",
     "prediction",
-    "training.batches",
-    "training.schedule",
+    "training.optimisation",
+    "training.sampling",
 )
 # An int passes for a float, as it does for mypy.
 _CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
@@ -63,6 +62,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Have `--fuzz 5000` try more inputs of each kind; see `tests/fuzz/`."""
     what = f"changed inputs of each kind that tests/fuzz tries (default {FUZZED})"
     parser.addoption("--fuzz", type=int, default=FUZZED, metavar="COUNT", help=what)
+    parser.addoption("--slow", action="store_true", help="run what is marked as slow too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave slow tests out, unless told otherwise."""
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
 
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -23,7 +23,7 @@ from loss_attention.attribution import measures
 from loss_attention.cli import main
 from loss_attention.report import drawing
 from loss_attention.terminal import counted, json_text, markdown, say
-from loss_attention.training.progress import TrainingProgress
+from loss_attention.training.bookkeeping import TrainingLog
 
 CLASSES = (
     "[b]x[red] $a_{",
@@ -216,7 +216,8 @@ def test_bars_hold_no_markup() -> None:
     for console in (Console(file=io.StringIO(), force_terminal=True), Console(file=io.StringIO())):
         with counted("reading", console) as tick:
             tick(1, 2, name)
-        with TrainingProgress(console, name, 1, 1, 0) as bar:
+        bar = TrainingLog(name, 1, console)
+        with bar.opened(1, 0):
             bar.show(1, 0.5, 0.5, 1.0)
         shown = console.file.getvalue()  # type: ignore[attr-defined]
         assert "\x1b[1m|" not in shown

@@ -18,7 +18,6 @@ SOURCE = Path(loss_attention.__file__).parent
 # The floor of each room; docs/architecture.md draws the same house.
 LEVELS = {
     "errors": 0,
-    "digests": 0,
     "interruption": 0,
     "saving": 0,
     "terminal": 0,
@@ -40,7 +39,6 @@ LEVELS = {
     "training": 5,
     "attribution": 6,
     "paper": 6,
-    "recipes": 6,
     "report": 6,
     "runs": 6,
     "cli": 7,

@@ -24,9 +24,9 @@ from loss_attention import interruption, run_data, runs
 from loss_attention.cli import main
 from loss_attention.interruption import SIGNALS, StopRequest, ending_on_signals
 from loss_attention.models import load
-from loss_attention.training import loop
-from loss_attention.training.loop import Trainer
+from loss_attention.training import bookkeeping
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.trainer import Trainer
 
 GUARD = 300
 """Seconds; against hanging alone."""
@@ -100,7 +100,7 @@ def test_a_signal_saves_and_resuming_ends_alike(
     if moment == "training":
         monkeypatch.setattr(Trainer, "train_step", signalling(Trainer.train_step, number, 2))
     else:
-        monkeypatch.setattr(loop, "validate", signalling(loop.validate, number))
+        monkeypatch.setattr(bookkeeping, "validate", signalling(bookkeeping.validate, number))
     code, said = ended(capsys, *words(images, out))
     assert code == (130 if number == signal.SIGINT else 75)
     assert said == f"loss-attention: stopped; continue with: loss-attention resume {out}\n"

@@ -86,6 +86,10 @@ class StopRequest:
         """Tell other processes too, by a `shared_byte`."""
         self._shared = shared
 
+    def hear(self, number: int | None) -> None:
+        """Take over what another process of the run was told: to stop, by which signal if any."""
+        self._asked, self._number = True, self._number or number
+
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Catch the signals inside this context; they act as before outside it.

@@ -19,13 +19,13 @@ from loss_attention.backbones.layered import Layered
 from loss_attention.backbones.receptive_field import ReceptiveField
 from loss_attention.data.memory import free_memory
 from loss_attention.data.sample import Resize
-from loss_attention.digests import check_file
 from loss_attention.errors import InputError, guarded, printable, quoted
 from loss_attention.explanation import Explanation, Target, explain_prediction, explained_class
 from loss_attention.heads.catalog import HEADS, HeadOptions
 from loss_attention.images import Pictures, as_images
 from loss_attention.model_config import check_config
 from loss_attention.prediction import ImagePrediction
+from loss_attention.saving import check_file
 from loss_attention.weights_file import (
     FORMAT_VERSION,
     METADATA_KEY,

@@ -183,7 +183,7 @@ def _located(run: RunFolder) -> tuple[Recipe, bool]:
         InputError: it lies nowhere.
     """
     recipe = run.recipe()
-    found = find_again(recipe.data, run.read_json("run.json"), run.path)
+    found = find_again(recipe.data, run.facts(), run.path)
     return replace(recipe, data=found.data), found.certain
 
 
@@ -195,7 +195,7 @@ def _check_own(
     Where it lies as it lay, for `certain`, a difference is said and no error: a later version may
     also read the same files otherwise.
     """
-    wanted = run.read_json("run.json").get("data_fingerprint")
+    wanted = run.facts().get("data_fingerprint")
     if splits.trainval.fingerprint() == wanted:
         return
     if not certain:
@@ -226,7 +226,7 @@ def _has_moved(run: RunFolder, other: OtherData) -> bool:
             splits = load_data(recipe, Console(quiet=True), run.options())
         except InputError:
             return False
-        return splits.trainval.fingerprint() == run.read_json("run.json").get("data_fingerprint")
+        return splits.trainval.fingerprint() == run.facts().get("data_fingerprint")
     return False
 
 
@@ -248,7 +248,7 @@ def _is_own(run: RunFolder, other: OtherData) -> bool:
 
 def _own_path(run: RunFolder) -> str | None:
     """Return the path that a run keeps of its data; None: it has none."""
-    record = run.read_json("run.json").get("data")
+    record = run.facts().get("data")
     path = record.get("path") if isinstance(record, dict) else None
     return path if isinstance(path, str) else None
 

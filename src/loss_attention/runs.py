@@ -17,6 +17,7 @@ from loss_attention.interruption import Interrupted, RunStopped, StopRequest
 from loss_attention.models import PatchClassifier, load
 from loss_attention.report.page import write_report
 from loss_attention.report.tables import show_evaluations
+from loss_attention.saving import FACTS_FILE
 from loss_attention.terminal import counted, say, say_line
 from loss_attention.training.environment import (
     choose_device,
@@ -77,9 +78,9 @@ def written_to(run: RunFolder | None, out: Path) -> AbstractContextManager[None]
 
 
 @contextlib.contextmanager
-def opened_to_write(path: Path, console: Console) -> Iterator[RunFolder]:
+def opened_to_write(path: Path, console: Console, *, writes: bool = True) -> Iterator[RunFolder]:
     """Open a run that is going to be written to, and say which of its pages are not as written."""
-    with RunFolder.opened_to_write(path) as run:
+    with RunFolder.opened_to_write(path, writes=writes) as run:
         for line in run.changed_pages():
             say_line(console, line)
         yield run
@@ -157,14 +158,21 @@ def measure(
 
 
 def finish(
-    run: RunFolder, splits: Splits, console: Console, accelerator: Accelerator
+    run: RunFolder,
+    splits: Splits,
+    console: Console,
+    accelerator: Accelerator,
+    model: PatchClassifier | None = None,
 ) -> FinishedRun:
-    """Train what is left of a run, and evaluate its best weights on the test split, once."""
-    facts, stop = run.read_json("run.json"), StopRequest()
+    """Train what is left of a run, and evaluate its best weights on the test split, once.
+
+    Of the processes that torchrun or srun started, the first one alone comes back.
+    """
+    facts, stop = run.facts(), StopRequest()
     if facts.get("finished"):
         say_line(console, f"{run.path} is finished ({run.recipe().epochs} epochs)")
     else:
-        with guarded(str(run.path / "run.json")):
+        with guarded(str(run.path / FACTS_FILE)):
             line = (
                 f"{facts['train_images']:,} training, {facts['validation_images']:,} validation "
                 f"and {facts['test_images']:,} test images; "
@@ -172,8 +180,10 @@ def finish(
                 f"{shown_precision(facts['precision'])} on {facts['hardware']['device']}"
             )
         say(console, line)
-        if not continue_run(run, splits, console, stop=stop) or stop.requested:
+        if not continue_run(run, splits, console, model=model, stop=stop) or stop.requested:
             raise _stopped(run, stop.number)
+    if not run.writes:
+        raise SystemExit(0)
     model = load_weights(run).to(choose_device(accelerator))
     evaluation = measure(model, splits.test, splits, console)
     run.write_json("evaluation.json", evaluation.to_json())

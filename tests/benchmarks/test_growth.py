@@ -57,7 +57,7 @@ def test_one_gpu_is_no_place_for_two_processes(tmp_path: Path, monkeypatch) -> N
         "choose_accelerator": "cuda",
         "choose_precision": "bf16",
         "hardware": machine,
-        "count_gpus": 1,
+        "count_devices": 1,
     }.items():
         monkeypatch.setattr(environment, name, lambda *_, answer=answer: answer)
     monkeypatch.setattr("bench_figures.machine_slug", lambda _: "box")

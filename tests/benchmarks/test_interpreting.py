@@ -13,8 +13,8 @@ from measuring import Finished
 
 from loss_attention.cli.options import Flat, parse
 from loss_attention.errors import InputError
-from loss_attention.recipes import recipe
 from loss_attention.training.recipe import Recipe
+from loss_attention.training.recipes import recipe
 
 PART = 0.01
 ONE = replace(recipe("digits"), limit_images=80, epochs=1)

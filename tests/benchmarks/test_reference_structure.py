@@ -15,9 +15,9 @@ from reference_structure import (
 from torch import Tensor, nn
 
 import loss_attention as la
-from loss_attention.data.augmentation import crop_and_flip, draw_shifts
 from loss_attention.models import PatchClassifier
 from loss_attention.prediction import PatchPrediction
+from loss_attention.training.sampling import crop_and_flip, draw_shifts
 
 WIDTH, SIDE, BATCH = 0.1, 16, 4
 

@@ -230,7 +230,7 @@ def test_help_loads_no_torch():
 STOPPED = """
 import os, signal, sys
 from loss_attention.cli import main
-from loss_attention.training.loop import Trainer
+from loss_attention.training.trainer import Trainer
 
 train_step, done = Trainer.train_step, 0
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from training.tiny import tiny_recipe, tiny_splits
+from training.tiny import start_run, tiny_recipe, tiny_splits
 from typed import exit_code
 
 from loss_attention import run_data, runs
@@ -19,7 +19,7 @@ from loss_attention.data.memory import Storage
 from loss_attention.data.outside import Outside
 from loss_attention.data.sample import ImageSet, Splits, hold_out
 from loss_attention.report import drawing
-from loss_attention.training.job import continue_run, start_run
+from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
 

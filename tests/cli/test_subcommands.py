@@ -14,16 +14,16 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from training.tiny import tiny_recipe, tiny_splits
+from training.tiny import start_run, tiny_recipe, tiny_splits
 
 import loss_attention as la
 from loss_attention import run_data, runs
 from loss_attention.cli import subcommands
-from loss_attention.digests import sealed
 from loss_attention.errors import InputError
+from loss_attention.saving import sealed
 from loss_attention.training import environment
 from loss_attention.training.environment import choose_device
-from loss_attention.training.job import build_model, continue_run, start_run
+from loss_attention.training.job import build_model, continue_run
 from loss_attention.training.recipe import RunOptions
 
 CPU = RunOptions(accelerator="cpu")

@@ -20,8 +20,8 @@ from loss_attention.data.sample import Splits
 from loss_attention.errors import InputError
 from loss_attention.models import load
 from loss_attention.training.job import continue_run
-from loss_attention.training.loop import Trainer
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.trainer import Trainer
 
 Entry = Callable[[Path], None]
 """Takes where the input lies; what it raises is judged."""

@@ -14,12 +14,13 @@ from fuzz.documents import json_lines, json_value, yaml_value
 from fuzz.hostile import Mutator, one_of, recoded
 from fuzz.layouts import Seed
 from fuzz.stores import checkpoint, safetensors
+from training.tiny import start_run
 
 from loss_attention.data.sample import ImageSet, Splits
 from loss_attention.models import WEIGHTS_FILE, create_model
-from loss_attention.training.job import continue_run, start_run
+from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import Recipe, RunOptions
-from loss_attention.training.run_folder import STATE_FILE, RunFolder
+from loss_attention.training.run_folder import METRICS_FILE, STATE_FILE, RunFolder, metrics_text
 
 RECIPE = Recipe(
     name="small",
@@ -77,13 +78,13 @@ def run_files() -> dict[str, bytes]:
 def _forget_the_clock(run: RunFolder) -> None:
     """Write the same seconds into every run: the same number is to give the same case."""
     history = [line | {"seconds": 1.0} for line in run.metrics()]
-    run.write_metrics(history)
+    run.write(METRICS_FILE, metrics_text(history))
     state = run.load_state()
     assert state is not None
     state["position"] |= {"seconds": 1.0, "history": history}
     run.save_state(state)
-    facts = run.read_json("run.json")
-    run.write_json("run.json", facts | {"train_seconds": 1.0, "command": "", "hardware": {}})
+    facts = run.facts()
+    run.write_facts(facts | {"train_seconds": 1.0, "command": "", "hardware": {}})
 
 
 def run_seeds(*changed: str) -> list[Seed]:
@@ -135,7 +136,7 @@ def resealed(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> dict[st
     except (ValueError, RecursionError):  # no checksum of its own that could be right
         return {**after, "run.json": text}
     if isinstance(facts, dict) and "digest" in facts:
-        from loss_attention.digests import sealed
+        from loss_attention.saving import sealed
 
         text = json.dumps(sealed(facts)).encode()
     return {**after, "run.json": text}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from training.tiny import tiny_recipe, tiny_splits
+from training.tiny import start_run, tiny_recipe, tiny_splits
 
 from loss_attention.data.digits import multi_digits
 from loss_attention.data.sample import hold_out
@@ -18,8 +18,8 @@ from loss_attention.errors import InputError
 from loss_attention.evaluation import evaluate
 from loss_attention.heads.catalog import HEADS
 from loss_attention.models import load
-from loss_attention.training.job import RunOptions, continue_run, start_run
-from loss_attention.training.loop import Trainer
+from loss_attention.training.job import RunOptions, continue_run
+from loss_attention.training.trainer import Trainer
 
 CPU = RunOptions(accelerator="cpu")
 

@@ -13,7 +13,7 @@ from loss_attention.cli import main
 from loss_attention.errors import InputError
 from loss_attention.paper import trainings
 from loss_attention.paper.trainings import LEDGER_FILE, Ledger
-from loss_attention.training.loop import Trainer
+from loss_attention.training.trainer import Trainer
 
 TABLES = tuple(f"table{number}" for number in range(1, 8))
 FIGURES = tuple(f"figure{number}" for number in range(4, 8))

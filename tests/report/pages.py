@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from training.tiny import new_run
 
 import loss_attention as la
 from loss_attention.data.sample import ImageSet
 from loss_attention.evaluation import evaluate
 from loss_attention.report.page import write_report
 from loss_attention.training.recipe import Recipe
-from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.run_folder import METRICS_FILE, metrics_text
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 
@@ -89,7 +90,7 @@ def make_set(
 
 
 def make_run(path: Path, head: str = "loss-attention", **changes) -> Path:
-    run = RunFolder.create(path, Recipe("trial", "somewhere", head=head, backbone="vgg11_bn"))
+    run = new_run(path, Recipe("trial", "somewhere", head=head, backbone="vgg11_bn"))
     facts = {
         "format_version": 1,
         "package_version": "0.1.0",
@@ -105,8 +106,8 @@ def make_run(path: Path, head: str = "loss-attention", **changes) -> Path:
         "command": "loss-attention train trial",
         "finished": True,
     }
-    run.write_json("run.json", facts | changes)
-    run.write_metrics([epoch_line(epoch) for epoch in (1, 2, 3)])
+    run.write_facts(facts | changes)
+    run.write(METRICS_FILE, metrics_text([epoch_line(epoch) for epoch in (1, 2, 3)]))
     return path
 
 

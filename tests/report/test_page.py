@@ -14,7 +14,7 @@ from report.pages import Page, epoch_line, make_model, make_run, make_set, repor
 from loss_attention.evaluation import evaluate
 from loss_attention.report.page import MOST_EPOCHS, write_report
 from loss_attention.saving import SaveError
-from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.run_folder import METRICS_FILE, RunFolder, metrics_text
 
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=y>', "{{ 7 * 7 }} & so")
 
@@ -225,7 +225,7 @@ def test_runs_of_any_length(tmp_path, epochs):
     lines = [epoch_line(epoch) for epoch in range(1, epochs + 1)]
     for line in lines[:1]:  # a run without validation has no such figures, and a bad start none
         line |= {"validation_loss": None, "validation_accuracy": None, "loss": math.inf}
-    RunFolder(run).write_metrics(lines)
+    RunFolder(run).write(METRICS_FILE, metrics_text(lines))
     data = make_set(("ant", "bee"), count=2)
     model = make_model("loss-attention", data.class_names)
     page = Page(write_report(run, model, data, evaluate(model, data)))

@@ -14,14 +14,14 @@ from typing import Any, ClassVar
 
 import torch
 from lightning_fabric import Fabric
-from training.tiny import tiny_recipe, tiny_splits
+from training.tiny import start_run, tiny_recipe, tiny_splits
 
 from loss_attention.data.sample import ImageSet
 from loss_attention.interruption import StopRequest
-from loss_attention.training import job
-from loss_attention.training.job import RunOptions, continue_run, start_run
-from loss_attention.training.loop import Trainer
+from loss_attention.training import processes
+from loss_attention.training.job import RunOptions, continue_run
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.trainer import Trainer
 
 EPOCHS, STEPS = 12, 12 * 6
 
@@ -42,7 +42,7 @@ def to_the_end(folder: Path) -> None:
 def to_the_end_in_two(told: Connection, folder: Path) -> None:
     """Likewise, in two processes that are forked and not spawned: they need not import torch."""
     torch.set_num_threads(1)
-    job.Fabric = partial(forking, job.Fabric)  # type: ignore[misc, assignment]
+    processes.Fabric = partial(forking, processes.Fabric)  # type: ignore[misc, assignment]
     run = begun(folder, devices=2)
     told.send(continue_run(run, tiny_splits()))
 

@@ -10,10 +10,10 @@ from lightning_fabric import Fabric
 from torch import nn
 from training.tiny import tiny_recipe, tiny_splits
 
-from loss_attention.training.batches import process_part
-from loss_attention.training.job import build_model
-from loss_attention.training.loop import Trainer
+from loss_attention.training.job import build_model, make_trainer
+from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.sampling import process_part
 
 
 class FrozenBatchNorm(nn.BatchNorm2d):
@@ -37,14 +37,14 @@ class OneEpoch:
             for module in model.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.__class__ = FrozenBatchNorm
-        trainer = Trainer(
+        trainer = make_trainer(
             fabric,
             recipe,
             model,
             splits.trainval,
             splits.validation,
             RunFolder(self.folder),
-            accumulate=self.accumulate,
+            RunOptions(accumulate=self.accumulate),
         )
         parts: list[torch.Tensor] = []
         model.register_forward_pre_hook(

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from training.stored import load_stored
-from training.tiny import tiny_recipe
+from training.tiny import start_run, tiny_recipe
 
 from loss_attention.data.sample import ImageSet
 from loss_attention.data.streaming import StreamedSet
-from loss_attention.training.job import build_model, continue_run, start_run
-from loss_attention.training.loop import Trainer
+from loss_attention.training.job import build_model, continue_run, make_trainer
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.trainer import Trainer
 
 
 class StreamedEpoch:
@@ -32,7 +32,8 @@ class StreamedEpoch:
         recipe, splits = tiny_recipe(epochs=1), load_stored(self.data, workers=1)
         model = build_model(recipe, splits)
         nothing = splits.trainval.subset(torch.arange(0))
-        trainer = Trainer(fabric, recipe, model, splits.trainval, nothing, RunFolder(self.folder))
+        run = RunFolder(self.folder)
+        trainer = make_trainer(fabric, recipe, model, splits.trainval, nothing, run)
         seen: list[str] = []
         take = StreamedSet.take
 

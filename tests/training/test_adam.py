@@ -7,14 +7,12 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
-from training.tiny import run_stopped_at, tiny_recipe, tiny_splits
+from training.tiny import new_run, run_stopped_at, start_run, tiny_recipe, tiny_splits
 
 from loss_attention.losses import single_label_loss
 from loss_attention.models import load
-from loss_attention.training.job import build_model, continue_run, start_run
-from loss_attention.training.loop import Trainer
+from loss_attention.training.job import build_model, continue_run, make_trainer
 from loss_attention.training.recipe import RunOptions
-from loss_attention.training.run_folder import RunFolder
 
 ADAM = {
     "optimizer": "adam",
@@ -28,10 +26,10 @@ ADAM = {
 def trainer_in(folder, **changes):
     recipe, splits = tiny_recipe(**{**ADAM, **changes}), tiny_splits()
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
-    run = RunFolder.create(folder, recipe)
+    run = new_run(folder, recipe)
     empty = splits.trainval.subset(torch.empty(0, dtype=torch.int64))
     model = build_model(recipe, splits)
-    return Trainer(fabric, recipe, model, splits.trainval, empty, run)
+    return make_trainer(fabric, recipe, model, splits.trainval, empty, run)
 
 
 def test_each_step_gets_the_rate_and_betas_of_its_epoch(tmp_path):

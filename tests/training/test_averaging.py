@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from training.test_resume import assert_same_run
-from training.tiny import run_stopped_at, tiny_recipe, tiny_splits
+from training.tiny import run_stopped_at, start_run, tiny_recipe, tiny_splits
 
 import loss_attention as la
 from loss_attention.data.sample import hold_out
 from loss_attention.evaluation import validate
 from loss_attention.models import load
-from loss_attention.training.averaging import WeightAverage
-from loss_attention.training.job import continue_run, start_run
+from loss_attention.training.job import continue_run
+from loss_attention.training.optimisation import WeightAverage
 from loss_attention.training.recipe import RunOptions
 
 CPU = RunOptions(accelerator="cpu")
@@ -60,7 +60,7 @@ def test_the_average_is_validated(tmp_path: Path) -> None:
     assert continue_run(run, splits)
     _, held_out = hold_out(splits.trainval.labels, 0.3, recipe.seed)
     loss, accuracy = validate(load(run.path), splits.trainval.subset(held_out), 256)
-    best = run.metrics()[run.read_json("run.json")["best_epoch"] - 1]
+    best = run.metrics()[run.facts()["best_epoch"] - 1]
     assert (best["validation_loss"], best["validation_accuracy"]) == pytest.approx((loss, accuracy))
 
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from loss_attention.errors import InputError
-from loss_attention.training.augmenting import FIRST_SIDES, HOLES
-from loss_attention.training.batches import (
+from loss_attention.training.sampling import (
+    FIRST_SIDES,
+    HOLES,
     check_batches,
     epoch_batches,
     noise_seed,

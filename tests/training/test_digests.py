@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from training.tiny import run_stopped_at, tiny_recipe, tiny_splits
+from training.tiny import new_run, run_stopped_at, start_run, tiny_recipe, tiny_splits
 
 from loss_attention.errors import InputError
 from loss_attention.models import load
-from loss_attention.training.job import continue_run, start_run
-from loss_attention.training.loop import Trainer
+from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.trainer import Trainer
 
 CPU = RunOptions(accelerator="cpu")
 
@@ -238,8 +238,8 @@ def test_a_page_that_nobody_reads_is_named(whole: Path, tmp_path: Path) -> None:
     ],
 )
 def test_malformed_facts_are_one_line(facts: dict[str, Any], tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path, tiny_recipe())
-    run.write_json("run.json", {"format_version": 2, **facts})
+    run = new_run(tmp_path, tiny_recipe())
+    run.write_facts({"format_version": 2, **facts})
     with pytest.raises(InputError, match=r"run\.json") as caught:
         RunFolder.open(tmp_path).options()
     assert "\n" not in str(caught.value)
@@ -250,7 +250,7 @@ def test_malformed_facts_are_one_line(facts: dict[str, Any], tmp_path: Path) -> 
     "text", ["[" * 100_000, "[]", "\udcff", '{"a": 1', "3", "null", '{"finished": 1e999}']
 )
 def test_a_run_json_that_is_none(text: str, tmp_path: Path) -> None:
-    RunFolder.create(tmp_path, tiny_recipe())
+    new_run(tmp_path, tiny_recipe())
     (tmp_path / "run.json").write_text(text, errors="surrogateescape")
     with pytest.raises(InputError, match=r"run\.json") as caught:
         RunFolder.open(tmp_path)
@@ -300,7 +300,7 @@ def test_stopped_and_resumed_has_the_seconds_of_all_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clock that gains a second at each look: no wall time in this test."""
-    import loss_attention.training.loop as loop
+    import loss_attention.training.trainer as loop
 
     now = 0.0
 
@@ -332,7 +332,7 @@ def test_stopped_and_resumed_has_the_seconds_of_all_parts(
     assert continue_run(run, tiny_splits())
     lines = run.metrics()
     assert lines[1]["seconds"] > position["epoch_seconds"]
-    total = run.read_json("run.json")["train_seconds"]
+    total = run.facts()["train_seconds"]
     assert total > spent
     assert total >= sum(line["seconds"] for line in lines)
 

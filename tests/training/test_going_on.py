@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 import torch
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
-from training.tiny import tiny_recipe, tiny_splits
+from training.tiny import start_run, tiny_recipe, tiny_splits
 from typed import SMALL, exit_code, make_folder, run
 
 from loss_attention.errors import InputError, KilledError, ReportedError
 from loss_attention.interruption import StopRequest
 from loss_attention.saving import SaveError
 from loss_attention.training import job
-from loss_attention.training.job import change_learning_rate, continue_run, start_run
-from loss_attention.training.loop import DivergedError, Trainer
+from loss_attention.training.job import change_learning_rate, continue_run
 from loss_attention.training.processes import launch_processes
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.trainer import DivergedError, Trainer
 
 CPU = RunOptions(accelerator="cpu")
 
@@ -50,7 +50,7 @@ def test_after_a_divergence_a_lower_rate_goes_on_from_the_last_checkpoint(
     assert "learning rate 0.005 in place of 0.05 from epoch 2 on" in capsys.readouterr().out
     folder = RunFolder.open(out)  # the digest is that of the recipe as it is now
     assert folder.recipe().learning_rate == 0.005
-    (change,) = folder.read_json("run.json")["changes"]
+    (change,) = folder.facts()["changes"]
     assert change == {"learning_rate": [0.05, 0.005], "epoch": 1, "step": 0}
     assert [line["learning_rate"] for line in folder.metrics()] == pytest.approx(
         [0.05, 0.0025, 0.0]  # half a cosine from the peak down
@@ -155,9 +155,9 @@ def test_statistics_of_each_process_are_its_own_after_resuming(tmp_path: Path) -
     fabric.launch()
     splits = tiny_splits()
     model = job.build_model(tiny_recipe(), splits)
-    trainer = Trainer(fabric, tiny_recipe(), model, splits.trainval, splits.trainval, run)
-    flat = torch.cat([one.flatten() for one in trainer._statistics()])
+    trainer = job.make_trainer(fabric, tiny_recipe(), model, splits.trainval, splits.trainval, run)
+    flat = torch.cat([one.flatten() for one in trainer.statistics.tensors])
     mine = torch.arange(len(flat)).to(flat)
     trainer.restore(state | {"statistics": torch.stack([mine, -mine])})
-    assert torch.equal(torch.cat([one.flatten() for one in trainer._statistics()]), mine)
+    assert torch.equal(torch.cat([one.flatten() for one in trainer.statistics.tensors]), mine)
     assert json.loads(json.dumps(trainer.position.best_epoch)) == 1

@@ -5,13 +5,13 @@ import pytest
 import torch
 from heads.used import NARROW
 from torch import nn
-from training.tiny import run_stopped_at, tiny_recipe, tiny_splits
+from training.tiny import run_stopped_at, start_run, tiny_recipe, tiny_splits
 
 from loss_attention.backbones.catalog import BACKBONES
 from loss_attention.heads.catalog import HEADS
 from loss_attention.models import create_model, load
-from loss_attention.training.job import continue_run, start_run
-from loss_attention.training.muon import Muon, orthogonalised, scale_free_filters
+from loss_attention.training.job import continue_run
+from loss_attention.training.optimisation import Muon, orthogonalised, scale_free_filters
 from loss_attention.training.recipe import RunOptions
 
 MUON = {"optimizer": "muon", "schedule": "one-cycle", "nesterov": True, "epochs": 3}

@@ -9,11 +9,11 @@ import pytest
 import torch
 from apart import apart, ended, heard
 from training import killable
-from training.tiny import tiny_recipe, tiny_splits
+from training.tiny import start_run, tiny_recipe, tiny_splits
 
 from loss_attention.errors import InputError
 from loss_attention.models import load
-from loss_attention.training.job import RunOptions, continue_run, start_run
+from loss_attention.training.job import RunOptions, continue_run
 from loss_attention.training.run_folder import RunFolder
 
 
@@ -89,7 +89,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 def test_ctrl_c_stops_two_processes_and_resuming_ends_like_an_uninterrupted_run(tmp_path):
     folder, whole = tmp_path / "run", tmp_path / "whole"
     in_two_processes(whole)
-    facts = RunFolder(whole).read_json("run.json")
+    facts = RunFolder(whole).facts()
     assert facts["finished"]
     assert facts["hardware"]["processes"] == 2
     # To the waiting process alone, which passes it on.

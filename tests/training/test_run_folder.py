@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 import torch
-from training.tiny import tiny_recipe
+from training.tiny import new_run, tiny_recipe
 
 from loss_attention.errors import InputError
 from loss_attention.saving import SaveError
@@ -13,16 +13,16 @@ from loss_attention.training.run_folder import RunFolder
 
 
 def test_a_run_is_never_overwritten_unasked(tmp_path):
-    RunFolder.create(tmp_path / "run", tiny_recipe())
+    new_run(tmp_path / "run", tiny_recipe())
     with pytest.raises(InputError, match=r"exists already: continue it with .*resume.*--overwrite"):
-        RunFolder.create(tmp_path / "run", tiny_recipe())
+        new_run(tmp_path / "run", tiny_recipe())
 
 
 def test_overwriting_removes_what_a_run_writes_and_nothing_else(tmp_path):
-    run = RunFolder.create(tmp_path, tiny_recipe())
+    run = new_run(tmp_path, tiny_recipe())
     run.write("model.safetensors", b"old")
     (tmp_path / "notes.txt").write_text("mine")
-    RunFolder.create(tmp_path, tiny_recipe(epochs=9), overwrite=True)
+    new_run(tmp_path, tiny_recipe(epochs=9), overwrite=True)
     assert not (tmp_path / "model.safetensors").exists()
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert run.recipe().epochs == 9
@@ -31,14 +31,14 @@ def test_overwriting_removes_what_a_run_writes_and_nothing_else(tmp_path):
 def test_a_folder_that_is_no_run_is_never_touched(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match="is not a run folder"):
-        RunFolder.create(tmp_path, tiny_recipe(), overwrite=True)
+        new_run(tmp_path, tiny_recipe(), overwrite=True)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
 def test_out_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "x").write_text("file")
     with pytest.raises(InputError, match="is a file"):
-        RunFolder.create(tmp_path / "x", tiny_recipe(), overwrite=True)
+        new_run(tmp_path / "x", tiny_recipe(), overwrite=True)
 
 
 def test_opening_what_is_no_run(tmp_path):
@@ -49,8 +49,8 @@ def test_opening_what_is_no_run(tmp_path):
 
 
 def test_a_run_of_a_newer_version_says_upgrade(tmp_path):
-    run = RunFolder.create(tmp_path, tiny_recipe())
-    run.write_json("run.json", {"format_version": 99})
+    run = new_run(tmp_path, tiny_recipe())
+    run.write_facts({"format_version": 99})
     with pytest.raises(InputError, match=r"newer loss-attention \(format 99.*upgrade"):
         RunFolder.open(tmp_path)
 
@@ -67,21 +67,21 @@ def test_a_run_of_a_newer_version_says_upgrade(tmp_path):
     ],
 )
 def test_facts_that_cannot_be_say_what_is_wrong(facts, message, tmp_path):
-    RunFolder.create(tmp_path, tiny_recipe()).write_json("run.json", facts)
+    new_run(tmp_path, tiny_recipe()).write_facts(facts)
     with pytest.raises(InputError, match=message) as caught:
         RunFolder.open(tmp_path).options()
     assert "\n" not in str(caught.value)
 
 
 def test_damaged_metrics_say_so(tmp_path):
-    run = RunFolder.create(tmp_path, tiny_recipe())
+    run = new_run(tmp_path, tiny_recipe())
     run.write("metrics.jsonl", '{"epoch": 1}\n{"epo')
     with pytest.raises(InputError, match=r"metrics\.jsonl cannot be read"):
         run.metrics()
 
 
 def test_a_failing_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, monkeypatch):
-    run = RunFolder.create(tmp_path, tiny_recipe())
+    run = new_run(tmp_path, tiny_recipe())
     run.write("model.safetensors", b"good")
 
     def full(_):
@@ -139,7 +139,7 @@ def test_a_truncated_checkpoint_is_one_clear_line(tmp_path):
 
 
 def test_leftovers_of_a_kill_are_removed(tmp_path):
-    run = RunFolder.create(tmp_path, tiny_recipe())
+    run = new_run(tmp_path, tiny_recipe())
     (tmp_path / ".loss-attention-0123456789abcdef.tmp").write_text("half")
     for mine in (".hidden", ".recipe.yaml.swp", ".state.pt.original", ".loss-attention-notes.tmp"):
         (tmp_path / mine).write_text("mine")

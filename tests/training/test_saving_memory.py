@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from training.test_processes import one_epoch
-from training.tiny import tiny_recipe, tiny_splits
+from training.tiny import start_run, tiny_recipe, tiny_splits
 
 from loss_attention.errors import InputError
-from loss_attention.training.job import RunOptions, continue_run, start_run
-from loss_attention.training.loop import Trainer
+from loss_attention.training.job import RunOptions, continue_run
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.trainer import Trainer
 
 
 def assert_same_epoch(found, expected, *, rtol=1e-4):

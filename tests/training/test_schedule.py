@@ -2,8 +2,8 @@ import math
 
 import pytest
 
+from loss_attention.training.optimisation import adam_betas, learning_rate, regulariser_weight
 from loss_attention.training.recipe import Recipe
-from loss_attention.training.schedule import adam_betas, learning_rate, regulariser_weight
 
 
 def recipe(**changes):

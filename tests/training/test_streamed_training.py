@@ -18,7 +18,7 @@ from training.several import in_processes
 from training.stored import load_stored, store_tiny
 from training.stream_epoch import StreamedEpoch, train_in_a_group_of_its_own
 from training.test_resume import assert_same_run
-from training.tiny import tiny_recipe
+from training.tiny import start_run, tiny_recipe
 
 from loss_attention.cli import subcommands
 from loss_attention.data.sample import Splits
@@ -26,10 +26,10 @@ from loss_attention.data.streaming import Reader
 from loss_attention.errors import InputError
 from loss_attention.evaluation import evaluate
 from loss_attention.models import load
-from loss_attention.training.job import continue_run, start_run
-from loss_attention.training.loop import Trainer
+from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.trainer import Trainer
 
 CPU = RunOptions(accelerator="cpu", checkpoint_every_steps=2)
 
@@ -62,7 +62,7 @@ def test_training_and_evaluation_are_those_in_memory(
     folder = trained(tmp_path / "run", splits)
     assert multiprocessing.active_children() == []
     assert_same_run(folder, in_memory)
-    facts = [RunFolder(path).read_json("run.json") for path in (folder, in_memory)]
+    facts = [RunFolder(path).facts() for path in (folder, in_memory)]
     assert [one["options"]["stream"] for one in facts] == ["yes", "no"]
     assert facts[0]["storage"] == splits.storage
     assert facts[0]["normalisation"] == facts[1]["normalisation"]

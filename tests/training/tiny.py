@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from loss_attention.data.sample import ImageSet, Splits
-from loss_attention.training.job import continue_run, start_run
-from loss_attention.training.loop import Trainer
+from loss_attention.training.job import begin_run, continue_run
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
+from loss_attention.training.trainer import Trainer
 
 CLASSES = ("left", "right")
 
@@ -54,6 +54,24 @@ def tiny_recipe(**changes: Any) -> Recipe:
         precision="32",
     )
     return replace(recipe, **changes)
+
+
+def new_run(path: Path, recipe: Recipe, *, overwrite: bool = False) -> RunFolder:
+    """A run's folder with a recipe and nothing else in it."""
+    run = RunFolder(path)
+    with run.claimed(overwrite=overwrite):
+        run.begin(recipe, {})
+    return run
+
+
+def start_run(
+    path: Path, recipe: Recipe, splits: Splits, options: RunOptions, *, overwrite: bool = False
+) -> RunFolder:
+    """The folder of a new run, as `train` begins it."""
+    run = RunFolder(path)
+    with run.claimed(overwrite=overwrite):
+        begin_run(run, recipe, splits, options)
+    return run
 
 
 def run_stopped_at(

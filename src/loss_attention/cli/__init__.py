@@ -15,7 +15,7 @@ from loss_attention.cli import subcommands
 from loss_attention.cli.options import as_options, fail, make_console, option_names, parse
 from loss_attention.errors import InputError, ReportedError, unknown_name
 from loss_attention.interruption import KEYBOARD, ending_on_signals
-from loss_attention.recipes import RECIPES, recipe
+from loss_attention.training.recipes import RECIPES, recipe
 
 
 class Subcommand(NamedTuple):

@@ -18,9 +18,9 @@ import tyro
 from loss_attention.cli.options import Device, Flat, Run, fail
 from loss_attention.errors import InputError, printable
 from loss_attention.interruption import Interrupted, RunStopped
-from loss_attention.recipes import RECIPES
-from loss_attention.recipes import recipe as find_recipe
 from loss_attention.training.recipe import Recipe, RunOptions
+from loss_attention.training.recipes import RECIPES
+from loss_attention.training.recipes import recipe as find_recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,14 +51,16 @@ def train(
         raise InputError(f"the recipe {recipe.name} needs --data: a folder of images, or a hub id")
     from loss_attention import run_data, runs
     from loss_attention.training.job import begin_run
+    from loss_attention.training.processes import leads
     from loss_attention.training.run_folder import RunFolder
 
-    run = RunFolder(out or Path("runs") / recipe.name)
+    run = RunFolder(out or Path("runs") / recipe.name, writes=leads(hardware))
+    console.quiet = not run.writes
     with run.claimed(overwrite=overwrite):
         splits = run_data.load_data(recipe, console, hardware)
-        begin_run(run, recipe, splits, hardware)
+        model = begin_run(run, recipe, splits, hardware)
         with runs.resumable(run):
-            runs.finish(run, splits, console, hardware.accelerator).report(console)
+            runs.finish(run, splits, console, hardware.accelerator, model).report(console)
     return 0
 
 
@@ -77,15 +79,22 @@ def resume(
     from loss_attention import run_data, runs
     from loss_attention.data.loading import recorded
     from loss_attention.terminal import say_line
-    from loss_attention.training.environment import count_gpus
+    from loss_attention.training.environment import count_devices
     from loss_attention.training.job import change_learning_rate
+    from loss_attention.training.processes import leads
+    from loss_attention.training.run_folder import RunFolder
 
-    with runs.opened_to_write(run, console) as folder, runs.resumable(folder):
+    writes = leads(RunFolder.open(run).options())
+    console.quiet = not writes
+    with (
+        runs.opened_to_write(run, console, writes=writes) as folder,
+        runs.resumable(folder),
+    ):
         if learning_rate is not None:
             change_learning_rate(folder, learning_rate, partial(say_line, console))
         accelerator = folder.options().accelerator
-        if accelerator == "cuda" and not count_gpus():
-            if not folder.read_json("run.json").get("finished"):
+        if not count_devices("cpu" if accelerator == "auto" else accelerator):
+            if not folder.facts().get("finished"):
                 raise InputError(
                     f"{run} began on a GPU and torch finds none here: resume it on one"
                 )
@@ -181,8 +190,11 @@ def demo(
     from loss_attention.report.tables import show_evaluations
     from loss_attention.terminal import say_line
     from loss_attention.training.job import begin_run
+    from loss_attention.training.processes import cluster_of
     from loss_attention.training.run_folder import RunFolder
 
+    if hardware.num_nodes > 1 or cluster_of(hardware) is not None:
+        raise InputError("the demo trains on one machine, without torchrun or srun")
     recipe = replace(find_recipe("digits"), name="demo", limit_images=limit_images)
     recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
     recipes = {
@@ -197,8 +209,7 @@ def demo(
             held.enter_context(folder.locked() if begun else folder.claimed())
             if not finished:
                 splits = run_data.load_data(recipe, console, hardware)
-            if not begun:
-                begin_run(folder, recipes[label], splits, hardware)
+            model = None if begun else begin_run(folder, recipes[label], splits, hardware)
             folder.check()
             if folder.recipe() != recipes[label]:
                 raise InputError(
@@ -206,7 +217,7 @@ def demo(
                 )
             say_line(console, f"{label} in {folder.path}", "bold")
             try:
-                finished[label] = runs.finish(folder, splits, console, hardware.accelerator)
+                finished[label] = runs.finish(folder, splits, console, hardware.accelerator, model)
             except (Interrupted, RunStopped) as stop:
                 how = f"continue with: loss-attention demo --out {out}"
                 raise RunStopped(f"stopped; {how}", stop.number) from stop

@@ -26,8 +26,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
-from loss_attention.data.sending import sent
 from loss_attention.errors import InputError
+
+PINNED = ("cuda", "xpu")
+"""Kinds of devices that take copies from pinned memory while the host goes on."""
 
 # Not `Self`, which beartype does not know in functions.
 Images = TypeVar("Images", bound="LabelledImages")
@@ -411,3 +413,14 @@ def _maps(
     inner = placements[:, 4:] - placements[:, 2:4]
     scale = inner / placements[:, :2]
     return scale.repeat(1, 2).unsqueeze(1), placements[:, 2:4].repeat(1, 2).unsqueeze(1)
+
+
+def sent(tensor: Shaped[Tensor, "*N"], device: torch.device) -> Shaped[Tensor, "*N"]:
+    """Return a tensor on a device; to a GPU through pinned memory, so that the host goes on.
+
+    A plain `.to(device)` of what was just made on the CPU, and indexing a tensor of a GPU by one of
+    the CPU, both make the host wait until the GPU has done all that it was given.
+    """
+    if device.type in PINNED and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

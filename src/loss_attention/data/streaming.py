@@ -1,7 +1,7 @@
 """A set of images that stay where they are stored and are decoded on demand.
 
 Labels, boxes and names are in memory. Any image can be had at any time, in any order: so which
-images a step sees stays the pure function of `training/batches.py` that it is in memory. Processes
+images a step sees stays the pure function of `training/sampling.py` that it is in memory. Processes
 decode batches ahead of whoever asks for them.
 
 A million records as Python objects take most of a gigabyte, once more in every process that looks
@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from loss_attention.data.masks import Mask
 from loss_attention.data.records import Content, Encoded, Part
-from loss_attention.data.sample import ImageSet, LabelledImages, are_originals
+from loss_attention.data.sample import PINNED, ImageSet, LabelledImages, are_originals
 from loss_attention.data.stacking import Form, Stack, stack_few, stack_images
 from loss_attention.errors import InputError, KilledError
 from loss_attention.interruption import blocked_signals, leave_signals_to_the_parent
@@ -76,10 +76,11 @@ class EncodedImages:
             return Batch(empty, None, None)
         images, placements, masks, _ = self.reader.read(self.numbers)
         # From pinned memory the copy goes on beside whatever the GPU does.
+        ahead = self.device.type in PINNED
         return Batch(
-            images.to(self.device, non_blocking=True),
-            None if placements is None else placements.to(self.device, non_blocking=True),
-            None if masks is None else masks.to(self.device, non_blocking=True),
+            images.to(self.device, non_blocking=ahead),
+            None if placements is None else placements.to(self.device, non_blocking=ahead),
+            None if masks is None else masks.to(self.device, non_blocking=ahead),
         )
 
 
@@ -206,7 +207,7 @@ class Reader:
             sampler=self._coming,
             num_workers=workers,
             persistent_workers=True,
-            pin_memory=device.type == "cuda",
+            pin_memory=device.type in PINNED,
             worker_init_fn=_begin,
             generator=torch.Generator(),  # or it would draw from the one of the training
         )

@@ -34,9 +34,9 @@ from loss_attention.paper.numbers import CONV, LOSS_ATTENTION, PAPER_TABLES, RES
 from loss_attention.paper.reproduction import Reproduction, Target
 from loss_attention.paper.tables import BACKBONES, MEASURES, Cell, Scale, table_cells, training_key
 from loss_attention.paper.trainings import Record, Trained, is_trained, run_path
-from loss_attention.recipes import paper_recipe
 from loss_attention.report.page import choose_right_answers
 from loss_attention.terminal import say
+from loss_attention.training.recipes import paper_recipe
 
 _WORDS = {
     "mean_average_precision": "mean average precision",

@@ -250,7 +250,7 @@ def train(
         RunStopped: stopped by a signal, with everything saved.
     """
     stop, run = stop or StopRequest(), RunFolder(run_path(out, recipe))
-    begun = (run.path / "run.json").exists()
+    begun = run.begun
     # A folder without run.json was cut short before its first step: nothing to lose there.
     with run.locked() if begun else run.claimed(overwrite=run.path.exists()):
         return _train(recipe, run, shelf, RunOptions(accelerator=accelerator), console, stop)
@@ -264,17 +264,18 @@ def _train(
     console: Console | None,
     stop: StopRequest,
 ) -> Trained:
-    begun = (run.path / "run.json").exists()
+    begun = run.begun
     options = RunFolder.open(run.path).options() if begun else asked
     splits, wanted = shelf.splits(recipe, options), located(recipe, shelf.data_root)
+    model = None
     if not begun:
-        begin_run(run, wanted, splits, options)
+        model = begin_run(run, wanted, splits, options)
     elif replace(run.recipe(), data=wanted.data) != wanted:
         raise InputError(
             f"{run.path} holds a run with other settings; name another folder with --out"
         )
-    unfinished = not run.read_json("run.json").get("finished")
-    if unfinished and not continue_run(run, splits, console, stop=stop):
+    unfinished = not run.facts().get("finished")
+    if unfinished and not continue_run(run, splits, console, model=model, stop=stop):
         raise RunStopped("stopped; the same command continues", stop.number)
     model = load_weights(run)
     evaluated = run.read_json("evaluation.json")
@@ -291,7 +292,7 @@ def _train(
 
 
 def _record(recipe: Recipe, run: RunFolder, figures: Evaluation) -> Record:
-    facts, history = run.read_json("run.json"), run.metrics()
+    facts, history = run.facts(), run.metrics()
     measures = {measure.name: measure.value for measure in figures.measures}
     seconds = [facts["train_images"] / line["images_per_second"] for line in history]
     measures[EPOCH_SECONDS] = sum(seconds) / len(seconds)

@@ -100,7 +100,7 @@ def write_report(
     if results is None:
         raise ValueError("the report needs an evaluation with its results image by image")
     folder = RunFolder(run)
-    recipe, facts = asdict(folder.recipe()), folder.read_json("run.json")
+    recipe, facts = asdict(folder.recipe()), folder.facts()
     head = HEADS[recipe["head"]]
     figures = {recipe["head"]: evaluation, **(comparisons or {})}
     correct = results.correct

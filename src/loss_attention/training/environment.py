@@ -1,4 +1,4 @@
-"""The hardware and versions that a run stands on, and what the hardware is best used with."""
+"""What a run runs on: hardware and versions, device and precision, one process or several."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning_fabric.accelerators.accelerator import Accelerator as FabricAccelerator
 
 from loss_attention.data.memory import free_memory
 from loss_attention.errors import InputError
@@ -19,6 +20,12 @@ PACKAGES = ("torch", "numpy", "lightning-fabric", "datasets", "pillow", "scikit-
 
 Precision = Literal["32", "bf16"]
 
+DEVICES = {"cuda": "GPU", "xpu": "Intel GPU", "mps": "Apple GPU", "cpu": "CPU"}
+"""What there is to compute on, best first, and what it is called."""
+
+ALONE = ("xpu", "mps")
+"""Where Fabric has one process train, and not several."""
+
 MANY_PARAMETERS = 10_000_000
 """From which a network computes long enough for each byte to ask the system for it each time."""
 
@@ -27,62 +34,142 @@ _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 _LARGEST_KEPT, _LARGEST_KEPT_SPARING, _ALL = 32 << 20, 2 << 20, 2**31 - 1
 
 
+def count_devices(accelerator: str) -> int:
+    """Return how many devices of a kind torch can compute on here; of a CPU, its cores."""
+    if accelerator == "cuda":
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if accelerator == "xpu":
+        return torch.xpu.device_count() if torch.xpu.is_available() else 0
+    if accelerator == "mps":
+        return int(torch.backends.mps.is_available())
+    return os.cpu_count() or 1
+
+
 def choose_accelerator(wanted: str, devices: int) -> str:
-    """Return "cuda" or "cpu" for what was asked for.
+    """Return "cuda", "xpu", "mps" or "cpu" for what was asked for; auto: the first that is here.
 
     Raises:
-        InputError: a GPU is asked for where there is none, or more of them than there are.
+        InputError: what is asked for is not here, or fewer of it, or it is not for several
+            processes.
     """
-    gpus = count_gpus()
     if devices < 1:
         raise InputError(f"--devices must be at least 1, got {devices}")
-    if wanted == "cuda" and gpus == 0:
-        raise InputError("--accelerator cuda: torch finds no GPU here; use --accelerator cpu")
-    accelerator = "cuda" if gpus and wanted != "cpu" else "cpu"
-    if accelerator == "cuda" and devices > gpus:
-        raise InputError(f"--devices {devices}: there are {gpus} GPUs here")
-    cores = os.cpu_count() or 1
-    if accelerator == "cpu" and devices > cores:
-        raise InputError(f"--devices {devices}: this CPU has {cores} cores")
+    accelerator = next(one for one in DEVICES if count_devices(one)) if wanted == "auto" else wanted
+    count = count_devices(accelerator)
+    if not count:
+        raise InputError(
+            f"--accelerator {wanted}: torch finds no {DEVICES[wanted]} here; use --accelerator cpu"
+        )
+    if accelerator in ALONE and devices > 1:
+        raise InputError(
+            f"--devices {devices}: one process trains on {accelerator}; "
+            "several do on --accelerator cuda or cpu"
+        )
+    if devices > count:
+        there = f"this CPU has {count} cores"
+        if accelerator != "cpu":
+            there = f"there are {count} GPUs here"
+        raise InputError(f"--devices {devices}: {there}")
     return accelerator
-
-
-def count_gpus() -> int:
-    """Return how many GPUs torch can use here."""
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def choose_device(wanted: Accelerator) -> torch.device:
     """Return where one process computes that trains nothing, by the same rule as training.
 
     Raises:
-        InputError: a GPU is asked for where there is none.
+        InputError: what is asked for is not here.
     """
     return torch.device(choose_accelerator(wanted, 1))
 
 
 def image_memory(options: RunOptions) -> int:
     """Return the bytes of memory that there are for a set of images: where it is trained on too."""
-    free = free_memory()
-    if options.accelerator != "cpu" and torch.cuda.is_available():
-        gpus = range(min(options.devices, torch.cuda.device_count()))
-        free = min(free, *(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus))
-    return free
+    wanted, free = options.accelerator, [free_memory()]
+    accelerator = choose_accelerator("auto", 1) if wanted == "auto" else wanted
+    devices = range(min(options.devices, count_devices(accelerator)))
+    if accelerator == "cuda":
+        free += [torch.cuda.mem_get_info(device)[0] for device in devices]
+    elif accelerator == "xpu":
+        free += [torch.xpu.mem_get_info(device)[0] for device in devices]
+    elif accelerator == "mps" and devices:  # a part of the machine's memory is for its GPU
+        free += [torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()]
+    return min(free)
 
 
 def choose_precision(wanted: str, accelerator: str) -> Precision:
     """Return "bf16" where it is asked for, or "auto" and faster there than float32.
 
     That is on GPUs with bf16 units and on CPUs with AMX or AVX512-BF16; elsewhere a CPU emulates
-    bf16 and is slower with it.
+    bf16 and is slower with it. On Apple's GPUs it is float32: the first of them compute no bf16,
+    and nothing of it has been measured.
+
+    Raises:
+        InputError: bf16 is asked for where there is none.
     """
+    if accelerator == "mps" or (accelerator == "xpu" and not _xpu_has_bf16()):
+        if wanted == "bf16":
+            raise InputError(
+                f"--precision bf16: not on this {DEVICES[accelerator]}; use 32 or auto"
+            )
+        return "32"
     if wanted != "auto":
         return "bf16" if wanted == "bf16" else "32"
     if accelerator == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+    if accelerator == "xpu":
+        return "bf16"
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     fast = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
     return "bf16" if fast else "32"
+
+
+def _xpu_has_bf16() -> bool:
+    return torch.xpu.is_bf16_supported(including_emulation=False)
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Return what sums over an epoch are kept in on a device.
+
+    Apple's GPUs have no float64, and of Intel's not each.
+    """
+    return torch.float64 if device.type in ("cpu", "cuda") else torch.float32
+
+
+class XPUAccelerator(FabricAccelerator):
+    """Intel's GPUs for Fabric, which has none: one process, on the first of them."""
+
+    def setup_device(self, device: torch.device) -> None:
+        """Have the process use the device."""
+        torch.xpu.set_device(device)
+
+    def teardown(self) -> None:
+        """Give back the memory that is kept for later."""
+        torch.xpu.empty_cache()
+
+    @staticmethod
+    def parse_devices(devices: int) -> int:
+        """Return how many devices to use."""
+        return devices
+
+    @staticmethod
+    def get_parallel_devices(devices: int) -> list[torch.device]:
+        """Return them."""
+        return [torch.device("xpu", number) for number in range(devices)]
+
+    @staticmethod
+    def auto_device_count() -> int:
+        """Return how many there are."""
+        return count_devices("xpu")
+
+    @staticmethod
+    def is_available() -> bool:
+        """Whether there are any."""
+        return count_devices("xpu") > 0
+
+    @staticmethod
+    def name() -> str:
+        """Return what Fabric calls it."""
+        return "xpu"
 
 
 def shown_precision(precision: str) -> str:
@@ -127,7 +214,7 @@ def versions() -> dict[str, str]:
 def hardware(accelerator: str, devices: int, precision: str) -> dict[str, Any]:
     """Describe the machine in words that a reader of the figures needs."""
     described: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(0) if accelerator == "cuda" else "CPU",
+        "device": _device_name(accelerator),
         "processes": devices,
         "precision": precision,
         "cpu": _cpu_name(),
@@ -139,6 +226,14 @@ def hardware(accelerator: str, devices: int, precision: str) -> dict[str, Any]:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         described["memory_gib"] = round(memory / 2**30, 1)
     return described
+
+
+def _device_name(accelerator: str) -> str:
+    if accelerator == "cuda":
+        return torch.cuda.get_device_name(0)
+    if accelerator == "xpu":
+        return torch.xpu.get_device_name(0)
+    return DEVICES[accelerator]
 
 
 def _cpu_name() -> str:

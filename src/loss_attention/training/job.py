@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from torch import Tensor
 from loss_attention import __version__
 from loss_attention.data.loading import recorded
 from loss_attention.data.sample import LabelledImages, Splits
-from loss_attention.digests import FACTS_FILE
 from loss_attention.errors import InputError, KilledError, guarded
 from loss_attention.heads.catalog import check_regulariser
 from loss_attention.interruption import StopRequest
 from loss_attention.models import PatchClassifier, create_model
-from loss_attention.training.batches import check_batches, smallest_batch
+from loss_attention.saving import FACTS_FILE
+from loss_attention.training.bookkeeping import Checkpoints, TrainingLog, Validation
 from loss_attention.training.environment import (
     choose_accelerator,
     choose_precision,
@@ -33,11 +34,24 @@ from loss_attention.training.environment import (
     keep_freed_memory,
     versions,
 )
-from loss_attention.training.loop import Trainer
-from loss_attention.training.objective import recipe_loss
-from loss_attention.training.processes import launch_processes
+from loss_attention.training.optimisation import recipe_loss
+from loss_attention.training.processes import (
+    check_processes,
+    cluster_of,
+    from_first,
+    join_processes,
+    launch_processes,
+    make_fabric,
+)
 from loss_attention.training.recipe import Recipe, RunOptions
-from loss_attention.training.run_folder import RECIPE_FILE, RunFolder, require_utf8
+from loss_attention.training.run_folder import (
+    RECIPE_FILE,
+    TENSORBOARD_FOLDER,
+    RunFolder,
+    require_utf8,
+)
+from loss_attention.training.sampling import check_batches, smallest_batch
+from loss_attention.training.trainer import Trainer
 
 STATISTICS_IMAGES = 10_000
 """Of a streamed set so many images, evenly taken, stand for all in the normalisation."""
@@ -106,21 +120,9 @@ def channel_statistics(data: LabelledImages) -> Statistics:
     return mean.float(), deviation.float()
 
 
-def start_run(
-    path: Path, recipe: Recipe, splits: Splits, options: RunOptions, *, overwrite: bool = False
-) -> RunFolder:
-    """Check everything that can be wrong, then make the folder of a new run.
-
-    Raises:
-        InputError: see `begin_run` and `RunFolder.claimed`.
-    """
-    run = RunFolder(path)
-    with run.claimed(overwrite=overwrite):
-        begin_run(run, recipe, splits, options)
-    return run
-
-
-def begin_run(run: RunFolder, recipe: Recipe, splits: Splits, options: RunOptions) -> None:
+def begin_run(
+    run: RunFolder, recipe: Recipe, splits: Splits, options: RunOptions
+) -> PatchClassifier:
     """Check everything that can be wrong, then write what a new run begins with.
 
     Args:
@@ -129,10 +131,14 @@ def begin_run(run: RunFolder, recipe: Recipe, splits: Splits, options: RunOption
         splits: its data.
         options: what to train it on.
 
+    Returns:
+        The network to train, for `continue_run`.
+
     Raises:
         InputError: see `build_model` and `choose_accelerator`.
     """
     accelerator = choose_accelerator(options.accelerator, options.devices)
+    check_processes(accelerator, options)
     precision = choose_precision(recipe.precision, accelerator)
     model = build_model(recipe, splits)
     _check_division(recipe, splits)
@@ -159,10 +165,11 @@ def begin_run(run: RunFolder, recipe: Recipe, splits: Splits, options: RunOption
         },
         "parameters": sum(p.numel() for p in model.parameters()),
         "versions": versions(),
-        "hardware": hardware(accelerator, options.devices, precision),
+        "hardware": hardware(accelerator, options.processes, precision),
         "finished": False,
     }
     run.begin(recipe, facts)
+    return model
 
 
 def _check_division(recipe: Recipe, splits: Splits) -> None:
@@ -177,8 +184,8 @@ def _check_division(recipe: Recipe, splits: Splits) -> None:
 
 def _check_steps(recipe: Recipe, options: RunOptions, model: PatchClassifier, images: int) -> None:
     """Raise `InputError` for steps of so few images that they cannot be divided or trained on."""
-    check_batches(images, recipe.batch_size, options.devices)
-    part = smallest_batch(images, recipe.batch_size) // options.devices
+    check_batches(images, recipe.batch_size, options.processes)
+    part = smallest_batch(images, recipe.batch_size) // options.processes
     if part // min(options.accumulate, part) > 1 or _trains_on_one_image(model):
         return
     raise InputError(
@@ -207,6 +214,7 @@ def continue_run(
     splits: Splits,
     console: Console | None = None,
     *,
+    model: PatchClassifier | None = None,
     stop: StopRequest | None = None,
 ) -> bool:
     """Train a run from its last checkpoint, or from the start where it has none.
@@ -215,6 +223,7 @@ def continue_run(
         run: the run; its folder names the recipe, the devices and the precision.
         splits: the run's data, loaded anew.
         console: where to show progress.
+        model: what `begin_run` returned; None: it is built anew.
         stop: hears of signals; None: one of its own.
 
     Returns:
@@ -227,7 +236,7 @@ def continue_run(
     """
     with run.locked():
         run.check()
-        recipe, facts = run.recipe(), run.read_json("run.json")
+        recipe, facts = run.recipe(), run.facts()
         if facts.get("data_fingerprint") != splits.trainval.fingerprint():
             raise InputError(
                 f"the training data of {run.path} has changed since it began ({recipe.data}); "
@@ -237,7 +246,7 @@ def continue_run(
         require_utf8(run.path)
         run.settle()
         try:
-            outcome = _train(run, recipe, facts, splits, console, stop or StopRequest())
+            outcome = _train(run, facts, splits, console, model, stop or StopRequest())
         except KilledError as error:
             raise KilledError(
                 f"{error}; the last checkpoint stays: loss-attention resume {run.path}"
@@ -260,7 +269,7 @@ def change_learning_rate(run: RunFolder, rate: float, say: Callable[[str], None]
     Raises:
         InputError: the run is finished, or no run can have that rate.
     """
-    facts, recipe = run.read_json("run.json"), run.recipe()
+    facts, recipe = run.facts(), run.recipe()
     if facts.get("finished"):
         raise InputError(f"{run.path} is finished: --learning-rate changes what is still to train")
     changed = replace(recipe, learning_rate=rate)
@@ -282,35 +291,30 @@ def change_learning_rate(run: RunFolder, rate: float, say: Callable[[str], None]
 
 def _train(
     run: RunFolder,
-    recipe: Recipe,
     facts: dict[str, Any],
     splits: Splits,
     console: Console | None,
+    model: PatchClassifier | None,
     stop: StopRequest,
 ) -> dict[str, Any]:
     """Train what is left, in as many processes as the run has; return what is new of it."""
     for talkative in ("lightning_fabric", "lightning.fabric", "torch.multiprocessing.spawn"):
         logging.getLogger(talkative).setLevel(logging.ERROR)
-    options = run.options()
+    options, recipe = run.options(), run.recipe()
     accelerator = choose_accelerator(options.accelerator, options.devices)
     _check_division(recipe, splits)
     train, validation = splits.train.without_places(), splits.validation.without_places()
     with guarded(str(run.path / FACTS_FILE)):
         precision, statistics = facts["precision"], _statistics(facts, recipe.in_channels)
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=options.devices,
-        strategy="auto" if options.devices == 1 else "ddp_spawn",
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-    )
-    model = build_model(recipe, splits, statistics)
+    check_processes(accelerator, options)
+    fabric = make_fabric(accelerator, precision, options)
+    if model is None:
+        model = build_model(recipe, splits, statistics)
     model.backbone.checkpoint_activations = options.checkpoint_activations
     work = _Work(run, model, train, validation, options, shown=console is not None)
-    if options.devices > 1:
+    if options.devices > 1 and cluster_of(options) is None:
         return launch_processes(fabric, work, stop)
-    fabric.launch()
-    with stop.listening():
-        return work.train(fabric, console, stop)
+    return join_processes(fabric, partial(work.train, console=console), stop)
 
 
 def _statistics(facts: Mapping[str, Any], channels: int) -> Statistics | None:
@@ -322,6 +326,51 @@ def _statistics(facts: Mapping[str, Any], channels: int) -> Statistics | None:
     if not mean.shape == std.shape == (channels,) or not (mean + std).isfinite().all():
         raise ValueError(f"normalisation is not a mean and a std of {channels} channels")
     return mean, std
+
+
+def make_trainer(
+    fabric: Fabric,
+    recipe: Recipe,
+    model: PatchClassifier,
+    train: LabelledImages,
+    validation: LabelledImages,
+    run: RunFolder,
+    options: RunOptions | None = None,
+    *,
+    console: Console | None = None,
+    stop: StopRequest | None = None,
+) -> Trainer:
+    """Return a trainer with all that it works with.
+
+    Args:
+        fabric: precision, device and processes.
+        recipe: what to compute.
+        model: the model to train; moved to the device.
+        train: the training images of every process, without the validation slice.
+        validation: the held-out slice; may be empty, then the last epoch is the best.
+        run: where to save.
+        options: how often to save, and parts of a step; None: the usual ones.
+        console: where the first process shows its progress.
+        stop: hears of signals; None: one of its own.
+    """
+    options, stop = options or RunOptions(), stop or StopRequest()
+    first = fabric.is_global_zero
+    return Trainer(
+        fabric,
+        recipe,
+        model,
+        train,
+        validation=Validation(fabric, validation, recipe.batch_size, stop),
+        checkpoints=Checkpoints(fabric, run, options.checkpoint_every_steps),
+        log=TrainingLog(
+            recipe.name,
+            recipe.epochs,
+            console if first else None,
+            run.path / TENSORBOARD_FOLDER if first else None,
+        ),
+        accumulate=options.accumulate,
+        stop=stop,
+    )
 
 
 class _Work:
@@ -345,26 +394,26 @@ class _Work:
 
     def __call__(self, fabric: Fabric, stop: StopRequest) -> dict[str, Any]:
         """Work in one of several processes."""
-        return self.train(fabric, Console() if self.shown else None, stop)
+        # What is sent to processes lies in shared memory: the images should, weights must not.
+        self.model = copy.deepcopy(self.model)
+        return self.train(fabric, stop, Console() if self.shown else None)
 
-    def train(self, fabric: Fabric, console: Console | None, stop: StopRequest) -> dict[str, Any]:
+    def train(self, fabric: Fabric, stop: StopRequest, console: Console | None) -> dict[str, Any]:
         """Train in this process, beside the others of `fabric`."""
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         keep_freed_memory(parameters, spare=self.options.checkpoint_activations)
-        trainer = Trainer(
+        trainer = make_trainer(
             fabric,
-            self.run.recipe(),
-            # What is sent to processes lies in shared memory: the images should, weights must not.
-            copy.deepcopy(self.model),
+            from_first(fabric, self.run.recipe),
+            self.model,
             self.train_set,
             self.validation,
             self.run,
-            checkpoint_every=self.options.checkpoint_every_steps,
-            accumulate=self.options.accumulate,
+            self.options,
             console=console,
             stop=stop,
         )
-        state = self.run.load_state(None if fabric.is_global_zero else _say_nothing)
+        state = trainer.checkpoints.load()
         if state is not None:
             trainer.restore(state)
         finished = trainer.train()
@@ -374,7 +423,3 @@ class _Work:
             "best_epoch": position.best_epoch,
             "train_seconds": position.seconds,
         }
-
-
-def _say_nothing(line: str) -> None:
-    """The first process says it."""

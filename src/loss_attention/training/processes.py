@@ -1,4 +1,8 @@
-"""One run in several processes, which begin together, stop together and leave together."""
+"""One run in several processes, which begin together, stop together and leave together.
+
+On one machine the run starts them itself; on several, torchrun or srun does, and Fabric reads what
+they say in the environment.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,20 @@ import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.plugins.precision import MixedPrecision
+from lightning_fabric.strategies.single_device import SingleDeviceStrategy
+from torch import Tensor
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from loss_attention.errors import KilledError, ReportedError
+from loss_attention.errors import InputError, KilledError, ReportedError
 from loss_attention.interruption import (
     StopRequest,
     block_signals,
@@ -21,9 +32,95 @@ from loss_attention.interruption import (
     shared_byte,
     unblock_signals,
 )
+from loss_attention.training.environment import ALONE, XPUAccelerator
+from loss_attention.training.recipe import RunOptions
+
+T = TypeVar("T")
+
+CHECK_INTERVAL = 20
+"""Steps between the looks at device values that make the host wait for a GPU."""
+
+AGREE_SECONDS = 1.0
+"""Processes ask each other about so often whether one of them was told to stop."""
 
 Work = Callable[[Fabric, StopRequest], dict[str, Any]]
 """What each process does; what the first one returns is what comes of it."""
+
+
+def cluster_of(options: RunOptions) -> ClusterEnvironment | None:
+    """Return what torchrun or srun says of the processes that they started for a run.
+
+    None: neither started them, and a run of several processes starts them itself.
+
+    Raises:
+        InputError: other processes were started than the run is to have.
+    """
+    kind: type[ClusterEnvironment]
+    if TorchElasticEnvironment.detect():
+        kind, by, option = TorchElasticEnvironment, "torchrun", "--nproc-per-node"
+        names = ("LOCAL_WORLD_SIZE", "WORLD_SIZE")
+    elif "SLURM_STEP_ID" in os.environ and options.processes > 1:  # else, trainings side by side
+        kind, by, option = SLURMEnvironment, "srun", "--ntasks-per-node"
+        names = ("SLURM_NTASKS_PER_NODE", "SLURM_NTASKS")
+    else:
+        return None
+    started = [os.environ.get(name, "1") for name in names]
+    here, processes = map(int, started)
+    if processes == options.num_nodes == 1:
+        return None
+    if (here, processes) != (options.devices, options.processes):
+        raise InputError(
+            f"{by} started {processes} processes, {here} on this machine; --devices "
+            f"{options.devices} and --num-nodes {options.num_nodes} want {options.processes}: "
+            f"the same number for --devices and {by}'s {option}"
+        )
+    return kind()
+
+
+def leads(options: RunOptions) -> bool:
+    """Whether this process is the one that writes the run: the first, or the only one."""
+    cluster = cluster_of(options)
+    return cluster is None or cluster.global_rank() == 0
+
+
+def check_processes(accelerator: str, options: RunOptions) -> None:
+    """Raise `InputError` where a run of several machines cannot be."""
+    if options.num_nodes == 1:
+        return
+    if accelerator in ALONE:
+        raise InputError(f"--num-nodes {options.num_nodes}: one process trains on {accelerator}")
+    if cluster_of(options) is None:
+        raise InputError(
+            f"--num-nodes {options.num_nodes}: torchrun or srun has to start a process for each "
+            "device of each machine; docs/scaling.md has the commands"
+        )
+
+
+def make_fabric(accelerator: str, precision: str, options: RunOptions) -> Fabric:
+    """Return what trains in the processes that the options name; not launched yet.
+
+    Args:
+        accelerator: as `choose_accelerator` has it.
+        precision: as `choose_precision` has it.
+        options: devices and machines.
+    """
+    cluster = cluster_of(options)
+    arithmetic: Any = "bf16-mixed" if precision == "bf16" else "32-true"
+    if accelerator == "xpu":
+        plugins: list[Any] = [MixedPrecision(arithmetic, "xpu")] if precision == "bf16" else []
+        one = SingleDeviceStrategy(torch.device("xpu", 0))
+        return Fabric(accelerator=XPUAccelerator(), devices=1, strategy=one, plugins=plugins)
+    if options.processes == 1:
+        return Fabric(accelerator=accelerator, devices=1, precision=arithmetic)
+    return Fabric(
+        accelerator=accelerator,
+        devices=options.devices,
+        num_nodes=options.num_nodes,
+        strategy="ddp_spawn" if cluster is None else "ddp",
+        precision=arithmetic,
+        # Named, as Fabric would take SLURM's word for processes that this one starts.
+        plugins=cluster or LightningEnvironment(),
+    )
 
 
 def launch_processes(fabric: Fabric, work: Work, stop: StopRequest) -> dict[str, Any]:
@@ -59,12 +156,47 @@ def launch_processes(fabric: Fabric, work: Work, stop: StopRequest) -> dict[str,
             lost = isinstance(error, ProcessExitedException)
             if lost and stop.requested:  # told more than once, before or after its work
                 return {"finished": False}
-            if lost or re.search(r"Connection (closed|reset) by peer", str(error)):
+            if lost or _of_lost_connection(error):
                 raise KilledError(
                     f"a process that trains was ended ({_how_it_ended(error)}), most likely "
                     "because memory ran out, which the system's log would say"
                 ) from error
             raise
+
+
+def join_processes(fabric: Fabric, work: Work, stop: StopRequest) -> dict[str, Any]:
+    """Do the work in this process, beside those that torchrun or srun started, or alone."""
+    with stop.listening():
+        try:
+            fabric.launch()
+            outcome = work(fabric, stop)
+            leave_together(fabric)
+        except RuntimeError as error:
+            if isinstance(error, torch.distributed.DistError) or _of_lost_connection(error):
+                raise KilledError(
+                    "another process of the run has ended; what it said itself tells why"
+                ) from error
+            raise
+    return outcome
+
+
+def _of_lost_connection(error: Exception) -> bool:
+    return re.search(r"Connection (closed|reset) by peer", str(error)) is not None
+
+
+def from_first(fabric: Fabric, make: Callable[[], T]) -> T:
+    """Return to all processes what the first one makes; an error that it reports is everyone's."""
+    made: T | ReportedError | None = None
+    if fabric.is_global_zero:
+        try:
+            made = make()
+        except ReportedError as error:
+            made = error
+    if fabric.world_size > 1:
+        made = fabric.broadcast(made)
+    if isinstance(made, ReportedError):
+        raise made
+    return cast(T, made)
 
 
 def _how_it_ended(error: Exception) -> str:
@@ -134,3 +266,56 @@ def leave_together(fabric: Fabric) -> None:
     if fabric.world_size > 1:
         fabric.barrier()
         torch.distributed.destroy_process_group()
+
+
+def processes_here(fabric: Fabric) -> int:
+    """Return how many processes of a run share this machine."""
+    count: int = getattr(fabric.strategy, "num_processes", 1)
+    return count
+
+
+def summed(fabric: Fabric, tensor: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes; the tensor itself stays as it is."""
+    if fabric.world_size == 1:
+        return tensor
+    total = fabric.all_reduce(tensor.clone(), reduce_op="sum")
+    assert isinstance(total, Tensor)
+    return total
+
+
+class Agreement:
+    """Whether any process of a run was told to stop; all of them get the same answer.
+
+    Args:
+        fabric: has the processes.
+        stop: what this one was told.
+    """
+
+    def __init__(self, fabric: Fabric, stop: StopRequest) -> None:
+        self._fabric, self._stop = fabric, stop
+        self._ask_at = 0
+
+    def due(self, finished_steps: int) -> bool:
+        """Whether to ask now; the same in all processes, who wait for each other's answer."""
+        return self._fabric.world_size == 1 or finished_steps >= self._ask_at
+
+    def to_stop(self, finished_steps: int = 0, step_seconds: float = 0.0) -> bool:
+        """Ask all processes.
+
+        Args:
+            finished_steps: of the run.
+            step_seconds: what a step takes; 0: when to ask next stays as it is.
+        """
+        fabric, stop = self._fabric, self._stop
+        if fabric.world_size == 1:
+            return stop.requested
+        mine = [float(stop.requested), float(stop.number or 0), step_seconds]
+        largest = fabric.all_reduce(torch.tensor(mine, device=fabric.device), reduce_op="max")
+        assert isinstance(largest, Tensor)
+        told, number, seconds = largest.tolist()
+        if step_seconds:
+            apart = AGREE_SECONDS / max(seconds, 1e-9)
+            self._ask_at = finished_steps + max(1, min(CHECK_INTERVAL, int(apart)))
+        if told:
+            stop.hear(int(number) or None)
+        return bool(told)

@@ -12,8 +12,9 @@ import yaml
 
 from loss_attention.errors import InputError, printable, quoted, reason
 
-Accelerator = Literal["auto", "cpu", "cuda"]
-"""What to compute on; auto: a GPU where there is one."""
+Accelerator = Literal["auto", "cpu", "cuda", "mps", "xpu"]
+"""What to compute on: a CPU, Nvidia's or AMD's GPUs (cuda), Apple's (mps), Intel's (xpu); auto: a
+GPU where there is one."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,9 @@ class RunOptions:
     """
 
     devices: int = 1
-    """Processes, each on a GPU of its own, or together on the CPU."""
+    """Processes on each machine, each on a GPU of its own, or together on the CPU."""
+    num_nodes: int = 1
+    """Machines. For more than one, torchrun or srun starts the processes: docs/scaling.md."""
     accelerator: Accelerator = "auto"
     """auto: a GPU where there is one."""
     checkpoint_every_steps: int = 0
@@ -193,7 +196,14 @@ class RunOptions:
     workers: int | None = None
     """Processes that decode ahead what is streamed; None: as many as suit the machine."""
 
+    @property
+    def processes(self) -> int:
+        """Of the run, on all machines together."""
+        return self.devices * self.num_nodes
+
     def __post_init__(self) -> None:
+        if self.num_nodes < 1:
+            raise InputError(f"--num-nodes must be at least 1, got {self.num_nodes}")
         if self.workers is not None and self.workers < 0:
             raise InputError(f"--workers must be at least 0, got {self.workers}")
         if self.accumulate < 1:

@@ -1,10 +1,11 @@
-"""A run's folder: what is in it, and writing it so that a crash or a full disk loses nothing."""
+"""A run's folder, written so that a crash or a full disk loses nothing, and checked when read."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -14,30 +15,32 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from loss_attention.digests import (
+from loss_attention.errors import InputError, guarded, printable, quoted, reason
+from loss_attention.models import WEIGHTS_FILE
+from loss_attention.saving import (
     DIGEST,
     FACTS_FILE,
     FILES,
     FORMAT_VERSION,
+    SaveError,
     check_file,
     digest_of,
     file_digest,
     known_digests,
+    make_folder,
     read_facts,
     read_object,
+    remove_leftovers,
     sealed,
+    write_whole,
 )
-from loss_attention.errors import InputError, guarded, printable, reason
-from loss_attention.models import WEIGHTS_FILE
-from loss_attention.saving import SaveError, make_folder, remove_leftovers, write_whole
 from loss_attention.terminal import json_text
-from loss_attention.training.position import checked_epoch, checked_facts, metrics_text
 from loss_attention.training.recipe import Recipe, RunOptions, from_file
 
 RECIPE_FILE = "recipe.yaml"
 STATE_FILE, PREVIOUS_STATE_FILE = "state.pt", "state.previous.pt"
 METRICS_FILE, EVALUATION_FILE, REPORT_FILE = "metrics.jsonl", "evaluation.json", "report.html"
-LOCK_FILE = ".lock"
+LOCK_FILE, TENSORBOARD_FOLDER = ".lock", "tensorboard"
 MEND = {
     RECIPE_FILE: "put it back as it was, or begin a new run with the changed settings "
     "(`loss-attention resume --learning-rate` changes that of an unfinished one)",
@@ -53,7 +56,7 @@ WRITTEN = (
     METRICS_FILE,
     EVALUATION_FILE,
     REPORT_FILE,
-    "tensorboard",
+    TENSORBOARD_FOLDER,
 )
 """What a run writes beside its recipe and run.json."""
 
@@ -66,24 +69,24 @@ class RunFolder:
 
     Args:
         path: where it is. What is read from it is compared with the digests in its run.json.
+        writes: False in all but the first of the processes that torchrun or srun started: there
+            nothing is locked or written, and a run that begins is known from memory.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
+        self._begun: tuple[Recipe, dict[str, Any]] | None = None
         self._lock: FileLock | None = None
         self._sound = True  # the last checkpoint, as far as it was looked at
+
+    @property
+    def weights(self) -> Path:
+        """The file of the best epoch's weights."""
+        return self.path / WEIGHTS_FILE
 
     def __reduce__(self) -> tuple[type[RunFolder], tuple[Path]]:
         """Leave the lock with the process that has it."""
         return RunFolder, (self.path,)
-
-    @classmethod
-    def create(cls, path: Path, recipe: Recipe, *, overwrite: bool = False) -> RunFolder:
-        """Make the folder of a new run and put the recipe in it; see `claimed` and `begin`."""
-        run = cls(path)
-        with run.claimed(overwrite=overwrite):
-            run.begin(recipe, {})
-        return run
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -99,13 +102,13 @@ class RunFolder:
 
     @classmethod
     @contextlib.contextmanager
-    def opened_to_write(cls, path: Path) -> Iterator[RunFolder]:
+    def opened_to_write(cls, path: Path, *, writes: bool = True) -> Iterator[RunFolder]:
         """Open an existing run, keeping others from writing it meanwhile.
 
         Raises:
             InputError: what `open` raises, or another process has it.
         """
-        run = cls(path)
+        run = cls(path, writes=writes)
         run._require()
         with run.locked():
             run.check()
@@ -113,8 +116,10 @@ class RunFolder:
 
     def check(self) -> None:
         """Raise `InputError` unless this is a run that began, with its recipe as it was."""
+        if not self.writes:  # the process that writes checks it, and may be changing it
+            return
         self._require()
-        facts = self.read_json(FACTS_FILE)
+        facts = self.facts()
         if not facts:
             raise InputError(
                 f"{self.path} has no run.json: its run ended before it began, or the file was lost;"
@@ -145,6 +150,9 @@ class RunFolder:
                 is there is no run folder; or another process has it.
         """
         require_utf8(self.path)
+        if not self.writes:
+            yield
+            return
         self._require_room(overwrite=overwrite)
         if not self.path.is_dir():
             make_folder(self.path)
@@ -183,6 +191,9 @@ class RunFolder:
 
         A crash in between leaves a folder whose run never began.
         """
+        if not self.writes:
+            self._begun = recipe, dict(facts)
+            return
         remove_leftovers(self.path)
         for name in (FACTS_FILE, *WRITTEN):
             _remove(self.path / name)
@@ -190,7 +201,7 @@ class RunFolder:
         write_whole(self.path / RECIPE_FILE, text)
         if facts:
             vouched = {RECIPE_FILE: [digest_of(text)]}
-            self.write_json(FACTS_FILE, {"format_version": FORMAT_VERSION, **facts, FILES: vouched})
+            self.write_facts({"format_version": FORMAT_VERSION, **facts, FILES: vouched})
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -202,7 +213,7 @@ class RunFolder:
             InputError: another process has it.
             SaveError: the folder cannot be written to.
         """
-        if self._lock is not None:
+        if self._lock is not None or not self.writes:
             yield
             return
         lock = FileLock(self.path / LOCK_FILE)
@@ -224,11 +235,13 @@ class RunFolder:
 
     def recipe(self) -> Recipe:
         """Return the run's recipe."""
+        if self._begun is not None:
+            return self._begun[0]
         return Recipe.from_yaml(self.path / RECIPE_FILE)
 
     def options(self) -> RunOptions:
         """Return what the run runs on, as it was chosen when it began."""
-        values = self.read_json(FACTS_FILE).get("options", {})
+        values = self.facts().get("options", {})
         return from_file(RunOptions, values, self.path / FACTS_FILE)
 
     def write(self, name: str, content: str | bytes) -> None:
@@ -248,38 +261,55 @@ class RunFolder:
             files: the content of each, by its name.
             news: facts that come into run.json with the digests.
         """
-        facts = self.read_json(FACTS_FILE)
+        if not self.writes:
+            return
+        facts = self.facts()
         if facts:
             known = {name: [digest_of(content)] for name, content in files.items()}
             for name, digests in known.items():
                 before = [one for one in known_digests(facts, name) if one not in digests]
                 digests += before[: MOST_DIGESTS - 1]
-            self.note(**news, **{FILES: facts.get(FILES, {}) | known})
+            news |= {"format_version": FORMAT_VERSION, FILES: facts.get(FILES, {}) | known}
+            self.write_facts(facts | news)
         for name, content in files.items():
             kept = name == STATE_FILE and self._sound
             previous = self.path / PREVIOUS_STATE_FILE if kept else None
             write_whole(self.path / name, content, previous=previous)
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file, whole or not at all; run.json with its digest."""
-        if name == FACTS_FILE:
-            write_whole(self.path / name, json_text(sealed(value), indent=2) + "\n")
-        else:
-            self.write(name, json_text(value, indent=2) + "\n")
+        """Write a JSON file, whole or not at all."""
+        self.write(name, json_text(value, indent=2) + "\n")
 
     def note(self, **facts: Any) -> None:
         """Put facts into run.json beside those that are there."""
-        known = self.read_json(FACTS_FILE) | {"format_version": FORMAT_VERSION}
-        self.write_json(FACTS_FILE, known | facts)
+        if self.writes:
+            self.write_facts(self.facts() | {"format_version": FORMAT_VERSION} | facts)
+
+    def write_facts(self, facts: Mapping[str, Any]) -> None:
+        """Write run.json anew, with its digest, whole or not at all."""
+        write_whole(self.path / FACTS_FILE, json_text(sealed(facts), indent=2) + "\n")
+
+    @property
+    def begun(self) -> bool:
+        """Whether its run began: there is a run.json."""
+        return (self.path / FACTS_FILE).exists()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what run.json says; nothing where there is none.
+
+        Raises:
+            InputError: it is not what the run wrote, or of a newer version.
+        """
+        if self._begun is not None:
+            return self._begun[1]
+        return checked_facts(read_facts(self.path), self.path / FACTS_FILE)
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Return the object in a JSON file; an empty one where there is no such file.
+        """Return the object in another JSON file; an empty one where there is no such file.
 
         Raises:
             InputError: the file holds no JSON object, or is not what the run wrote.
         """
-        if name == FACTS_FILE:
-            return checked_facts(read_facts(self.path), self.path / name)
         path = self.path / name
         if not path.exists():
             return {}
@@ -312,10 +342,6 @@ class RunFolder:
                     f"{path} cannot be read: line {number}: {reason(error)}"
                 ) from error
         return lines
-
-    def write_metrics(self, history: list[dict[str, Any]]) -> None:
-        """Write metrics.jsonl, a line for each epoch so far."""
-        self.write(METRICS_FILE, metrics_text(history))
 
     def save_state(
         self, state: dict[str, Any], beside: Mapping[str, str | bytes] | None = None
@@ -363,6 +389,8 @@ class RunFolder:
 
     def remove_state(self, *, previous_only: bool = False) -> None:
         """Remove checkpoints, which a finished run needs no more."""
+        if not self.writes:
+            return
         for name in (PREVIOUS_STATE_FILE,) if previous_only else (PREVIOUS_STATE_FILE, STATE_FILE):
             (self.path / name).unlink(missing_ok=True)
 
@@ -372,8 +400,10 @@ class RunFolder:
 
         Of a run of version 0.1, files are known from here on.
         """  # noqa: D205
+        if not self.writes:
+            return
         remove_leftovers(self.path)
-        facts = self.read_json(FACTS_FILE)
+        facts = self.facts()
         files = dict(facts.get(FILES, {}))
         for name in (RECIPE_FILE, WEIGHTS_FILE, STATE_FILE, METRICS_FILE):
             kept = [PREVIOUS_STATE_FILE] if name == STATE_FILE else []
@@ -426,3 +456,66 @@ def _remove(path: Path) -> None:
     else:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
+
+
+def metrics_text(history: list[dict[str, Any]]) -> str:
+    """Return metrics.jsonl: a line for each epoch."""
+    return "".join(json.dumps(line) + "\n" for line in history)
+
+
+def checked_epoch(line: Any) -> dict[str, Any]:
+    """Return the figures of an epoch as a file has them.
+
+    Raises:
+        InputError: they are no object, or one of them is neither a number nor empty.
+    """
+    if not isinstance(line, dict):
+        raise InputError(f"the figures of an epoch cannot be {quoted(line)}")
+    for name, value in line.items():
+        # A bad start may have an infinite loss; a whole number that no float holds, nobody writes.
+        number = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+        if value is not None and not number:
+            raise InputError(f"the figures of an epoch: {quoted(name)} cannot be {quoted(value)}")
+    return line
+
+
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "package_version": str,
+    "command": str,
+    "precision": str,
+    "source": str,
+    "storage": str,
+    "data_fingerprint": str,
+    "classes": list,
+    "multi_label": bool,
+    "train_images": int,
+    "validation_images": int,
+    "test_images": int,
+    "normalisation": dict,
+    "parameters": int,
+    "versions": dict,
+    "hardware": dict,
+    "finished": bool,
+    "best_epoch": int,
+    "train_seconds": (int, float),
+    "changes": list,
+}
+"""What the facts in run.json are; those that are there."""
+
+
+def checked_facts(facts: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return what run.json says; raise `InputError` where a fact is not what it can be."""
+    for name, kind in KINDS.items():
+        value = facts.get(name)
+        wrong = name in facts and (
+            not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
+        )
+        if wrong or (isinstance(value, int | float) and not abs(value) < 2**63):
+            raise InputError(f"{path}: {name} cannot be {quoted(value)}")
+    normalisation = facts.get("normalisation", {})
+    if normalisation:
+        with guarded(f"{path}: normalisation"):
+            numbers = [*normalisation["mean"], *normalisation["std"]]
+            if not all(type(one) in (int, float) and math.isfinite(one) for one in numbers):
+                raise InputError(f"{path}: normalisation cannot be {quoted(normalisation)}")
+    return facts

@@ -7,20 +7,14 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from training.tiny import tiny_recipe, tiny_splits
+from training.tiny import start_run, tiny_recipe, tiny_splits
 
 from loss_attention.data.sample import ImageSet, hold_out
 from loss_attention.errors import InputError
 from loss_attention.models import PatchClassifier, load
-from loss_attention.training.batches import epoch_batches
-from loss_attention.training.job import (
-    RunOptions,
-    build_model,
-    channel_statistics,
-    continue_run,
-    start_run,
-)
-from loss_attention.training.loop import DivergedError
+from loss_attention.training.job import RunOptions, build_model, channel_statistics, continue_run
+from loss_attention.training.sampling import epoch_batches
+from loss_attention.training.trainer import DivergedError
 
 CPU = RunOptions(accelerator="cpu")
 
@@ -160,7 +154,7 @@ def test_the_best_epoch_is_kept_and_noted(tmp_path):
     lines = metrics(tmp_path)
     scores = [(line["validation_accuracy"], -line["validation_loss"]) for line in lines]
     best = max(range(len(scores)), key=lambda i: (scores[i], i))
-    assert run.read_json("run.json")["best_epoch"] == best + 1
+    assert run.facts()["best_epoch"] == best + 1
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     _, held = hold_out(splits.trainval.labels, 0.3, 0)
     validation = splits.trainval.subset(held)
@@ -181,13 +175,13 @@ def test_without_a_validation_slice_the_last_epoch_is_kept(tmp_path):
     assert state is not None
     best = load(tmp_path).state_dict()
     assert all(torch.equal(best[name], state["model"][name]) for name in best)
-    assert run.read_json("run.json")["best_epoch"] == 4
+    assert run.facts()["best_epoch"] == 4
 
 
 def test_a_loss_that_becomes_nan_stops_at_its_step_and_keeps_the_last_checkpoint(
     tmp_path, monkeypatch
 ):
-    import loss_attention.training.loop as loop
+    import loss_attention.training.trainer as loop
 
     calls = []
 

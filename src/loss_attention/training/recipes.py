@@ -97,7 +97,7 @@ def paper_recipe(
     """Return the paper's training of a network (Section V): 200 epochs, reported after the last.
 
     SGD: rate 0.1, a tenth from epoch 100 and from 150, momentum 0.9, weight decay 5e-4, batches of
-    128; ResNet50 0.02 and batches of 48. Adam: see `training/schedule.py`; the paper names no
+    128; ResNet50 0.02 and batches of 48. Adam: see `training/optimisation.py`; the paper names no
     weight decay and no batch size for it, so none and SGD's are taken. Baselines keep the strides
     of their published networks, also at 64 x 64.
 

@@ -1,0 +1,305 @@
+"""The books of a run as it trains: where it stands, checkpoints, validation, and its log."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from loss_attention.data.sample import LabelledImages
+from loss_attention.errors import InputError, printable, quoted
+from loss_attention.evaluation import validate
+from loss_attention.interruption import StopRequest
+from loss_attention.losses import Loss
+from loss_attention.models import WEIGHTS_FILE, PatchClassifier
+from loss_attention.training.environment import sum_dtype
+from loss_attention.training.processes import from_first, summed
+from loss_attention.training.run_folder import METRICS_FILE, RunFolder, checked_epoch, metrics_text
+
+REFRESH_SECONDS = 0.5
+
+CURVES = (
+    "loss",
+    "accuracy",
+    "gamma",
+    "learning_rate",
+    "images_per_second",
+    "validation_loss",
+    "validation_accuracy",
+)
+"""What TensorBoard is given of an epoch."""
+
+
+@dataclass
+class Position:
+    """Where a run stands; with the weights and the optimiser, all that resuming needs.
+
+    Attributes:
+        epoch: finished epochs.
+        step: finished steps of the epoch that is under way; all of them where it was not
+            validated yet.
+        best: validation accuracy and negative validation loss of the best epoch; None before it.
+        best_epoch: counted from 1; 0 before the first.
+        seconds: spent on training and validation so far.
+        epoch_seconds: of these, what the epoch that is under way has taken.
+        images_per_second: in its training, where that is done.
+        history: a line of metrics.jsonl for each finished epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best: tuple[float, float] | None = None
+    best_epoch: int = 0
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    images_per_second: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, values: Any) -> Position:
+        """Return what a checkpoint has; raise whatever a malformed one leads to."""
+        position = cls(**values)
+        try:
+            position.history = [checked_epoch(line) for line in position.history]
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        counts = (position.epoch, position.step, position.best_epoch)
+        if any(type(count) is not int or not 0 <= count < 2**63 for count in counts):
+            raise ValueError(f"its position cannot be {quoted(counts)}")
+        if position.best is not None:
+            accuracy, loss = map(float, position.best)
+            position.best = (accuracy, loss)
+        for name in ("seconds", "epoch_seconds", "images_per_second"):
+            setattr(position, name, float(getattr(position, name)))
+        return position
+
+    def is_best(self, loss: float | None, accuracy: float | None) -> bool:
+        """Note what an epoch's validation gave; return whether it is the best so far.
+
+        Args:
+            loss: of the validation; None: there are no images for it, and the last is the best.
+            accuracy: likewise.
+        """
+        if loss is None or accuracy is None:
+            better = True
+        else:
+            score = (accuracy, -loss)
+            better = self.best is None or score >= self.best
+            self.best = score if better else self.best
+        self.best_epoch = self.epoch + 1 if better else self.best_epoch
+        return better
+
+    def finish_epoch(self, line: dict[str, Any]) -> None:
+        """Go on to the next epoch, with a line of metrics.jsonl for the one that is over."""
+        self.epoch, self.step, self.epoch_seconds = self.epoch + 1, 0, 0.0
+        self.history.append(line)
+
+
+class Checkpoints:
+    """Keeps where a run stands in its folder; the first of its processes writes, for all.
+
+    Args:
+        fabric: has the processes.
+        run: the folder.
+        every: also save each so many steps; 0: at the ends of epochs only.
+    """
+
+    def __init__(self, fabric: Fabric, run: RunFolder, every: int = 0) -> None:
+        self.run, self._fabric, self._every = run, fabric, every
+
+    def due(self, step: int, epoch_steps: int) -> bool:
+        """Whether to save after a step of an epoch; not at its end, which saves anyway."""
+        return self._every > 0 and step % self._every == 0 and step < epoch_steps
+
+    def save(
+        self, state: dict[str, Any], history: list[dict[str, Any]], best: PatchClassifier | None
+    ) -> None:
+        """Save a checkpoint, and what belongs to the epoch that it closes just before it.
+
+        Args:
+            state: tensors and plain values.
+            history: lines of metrics.jsonl; none: the epoch is under way.
+            best: the network to keep; None: the one that is kept already.
+        """
+        if self._fabric.is_global_zero:
+            beside: dict[str, str | bytes] = {}
+            if best is not None:
+                beside[WEIGHTS_FILE] = best.to_bytes()
+            if history:
+                beside[METRICS_FILE] = metrics_text(history)
+            self.run.save_state(state, beside)
+        self._fabric.barrier()
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the last sound checkpoint; None where the run ended before its first."""
+        return from_first(self._fabric, self.run.load_state)
+
+    def restored(self, position: Position) -> None:
+        """Have metrics.jsonl end where the run goes on."""
+        if self._fabric.is_global_zero:
+            self.run.write(METRICS_FILE, metrics_text(position.history))
+
+
+class Validation:
+    """The held-out images, of which each process measures its part.
+
+    Args:
+        fabric: precision, device and processes.
+        images: of all processes; may be none, then the last epoch is the best.
+        batch_size: images in a step of the training.
+        stop: hears of signals.
+    """
+
+    def __init__(
+        self, fabric: Fabric, images: LabelledImages, batch_size: int, stop: StopRequest
+    ) -> None:
+        self._fabric, self._stop, self._count = fabric, stop, len(images)
+        part = torch.arange(len(images))[fabric.global_rank :: fabric.world_size]
+        self._part = images.without_places().subset(part).to(fabric.device)
+        # So much as a few steps of training, as a stop is heard in between.
+        self._batch_size = max(batch_size, min(256, 8 * batch_size))
+
+    def measure(
+        self, model: PatchClassifier, loss: Loss
+    ) -> tuple[float | None, float | None] | None:
+        """Return loss and accuracy of a model, the same in all processes; both None without images.
+
+        None where one of the processes was asked to stop meanwhile.
+        """
+        if not self._count:
+            return None, None
+        device = self._fabric.device
+        # Sums of loss and accuracy over images; whether it was stopped.
+        sums = torch.zeros(3, dtype=sum_dtype(device))
+        try:
+            sums[:2] = torch.tensor(self._sums(model, loss), dtype=sums.dtype)
+        except _ValidationStoppedError:
+            sums[2] = 1
+        sums = summed(self._fabric, sums.to(device))
+        if sums[2] > 0:
+            return None
+        mean_loss, accuracy = (sums[:2] / self._count).tolist()
+        return mean_loss, accuracy
+
+    def _sums(self, model: PatchClassifier, loss: Loss) -> tuple[float, float]:
+        """Return this process's sums of loss and accuracy over its images."""
+        images = len(self._part)
+        if not images:
+            return 0.0, 0.0
+
+        def look(done: int, total: int) -> None:  # noqa: ARG001
+            if self._stop.requested:
+                raise _ValidationStoppedError
+
+        mean_loss, accuracy = validate(
+            model,
+            self._part,
+            self._batch_size,
+            self._fabric.autocast,
+            loss=loss,
+            progress=look,
+        )
+        return mean_loss * images, accuracy * images
+
+
+class _ValidationStoppedError(Exception):
+    """This process was told to stop; what it found so far is worth nothing."""
+
+
+class TrainingLog:
+    """A bar with loss, accuracy, images a second and time left; each epoch as a line and as curves.
+
+    Args:
+        label: the run's name.
+        epochs: epochs of the run.
+        console: where to write; None shows nothing (every process but the first).
+        folder: where TensorBoard's events go; None writes none.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        epochs: int,
+        console: Console | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self._epochs, self._console, self._folder = epochs, console, folder
+        self._next_refresh = 0.0
+        self._events: Any = None
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[scores]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console or Console(quiet=True),
+            transient=True,
+            disable=console is None or not console.is_terminal,
+        )
+        self._task = self._bar.add_task(printable(label), total=None, scores="")
+
+    @contextlib.contextmanager
+    def opened(self, total_steps: int, finished_steps: int) -> Iterator[None]:
+        """Show the bar and write events as long as the context lasts.
+
+        Args:
+            total_steps: steps of the run.
+            finished_steps: of the checkpoint that it continues from: later events of an
+                interrupted part are marked as void.
+        """
+        self._bar.update(self._task, total=total_steps, completed=finished_steps)
+        with self._bar:
+            if self._folder is None:
+                yield
+                return
+            from torch.utils.tensorboard import SummaryWriter  # a second's import
+
+            self._events = SummaryWriter(str(self._folder), purge_step=finished_steps + 1)
+            try:
+                yield
+            finally:
+                self._events.close()
+                self._events = None
+
+    def due(self) -> bool:
+        """Whether new scores would be seen; reading them may make the host wait for a GPU."""
+        return not self._bar.disable and time.monotonic() >= self._next_refresh
+
+    def advance(self) -> None:
+        """Count one step."""
+        self._bar.advance(self._task)
+
+    def show(self, epoch: int, loss: float, accuracy: float, images_per_second: float) -> None:
+        """Show the scores of the epoch so far."""
+        self._next_refresh = time.monotonic() + REFRESH_SECONDS
+        scores = (
+            f"epoch {epoch}/{self._epochs}  loss {loss:.3f}  accuracy {accuracy:.1%}  "
+            f"{images_per_second:,.0f} images/s"
+        )
+        self._bar.update(self._task, scores=scores)
+
+    def finish_epoch(self, line: Mapping[str, Any]) -> None:
+        """Tell of a finished epoch, given as its line of metrics.jsonl."""
+        if self._events is not None:
+            for name in CURVES:
+                if line[name] is not None:
+                    self._events.add_scalar(name, line[name], line["step"])
+            self._events.flush()
+        if self._console is None:
+            return
+        text = (
+            f"epoch {line['epoch']:>3}/{self._epochs}  loss {line['loss']:.3f}  "
+            f"accuracy {line['accuracy']:6.1%}"
+        )
+        if line["validation_accuracy"] is not None:
+            text += f"  val {line['validation_loss']:.3f} {line['validation_accuracy']:6.1%}"
+        text += f"  {line['images_per_second']:,.0f} img/s"
+        self._console.print(text + ("  best" if line["best"] else ""), highlight=False)
