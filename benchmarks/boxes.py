@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from loss_attention.data.sample import ImageSet
-    from loss_attention.models import PatchClassifier
+    from loss_attention.model import PatchClassifier
 
 BATCH = 100
 AREAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from loss_attention.models import PatchClassifier
+    from loss_attention.model import PatchClassifier
 
 REPEATS = 15
 BATCH = 32

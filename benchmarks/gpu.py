@@ -31,7 +31,7 @@ from measuring import typed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from loss_attention.models import PatchClassifier
+    from loss_attention.model import PatchClassifier
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ("tests/data/test_augmentation.py", "tests/training/test_loop.py", "tests/heads")
@@ -63,7 +63,7 @@ def main() -> None:
 
 def checks(folder: Path, data: str | None) -> dict[str, Callable[[], str]]:
     """Return every check by its name; it returns what is to be said, and raises what is wrong."""
-    from loss_attention.heads.catalog import HEADS
+    from loss_attention.heads import HEADS
 
     images = made_up(folder / "images")
     found: dict[str, Callable[[], str]] = {}

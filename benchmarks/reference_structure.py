@@ -19,9 +19,9 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loss_attention.backbones.catalog import RESNET_WIDTHS, scaled
+from loss_attention.backbones import RESNET_WIDTHS, scaled
 from loss_attention.heads import capsules, patches
-from loss_attention.models import PatchClassifier
+from loss_attention.model import PatchClassifier
 from loss_attention.training.sampling import Shifts
 
 BLOCKS = (2, 2, 2, 2)

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from loss_attention.attribution.measures import take_turns
 from loss_attention.data.sample import ImageSet, Splits
 from loss_attention.evaluation import validate
-from loss_attention.models import PatchClassifier
+from loss_attention.model import PatchClassifier
 from loss_attention.training.job import build_model, make_trainer
 from loss_attention.training.processes import make_fabric
 from loss_attention.training.recipe import Recipe, RunOptions

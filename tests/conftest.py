@@ -40,7 +40,7 @@ CHECKED_ROOMS = (
     "inference",
     "losses",
     "metrics",
-    "models",
+    "model",
     "prediction",
     "training.optimisation",
     "training.sampling",

@@ -26,7 +26,7 @@ def test_weights_load_and_give_the_logits_that_they_gave(name: str) -> None:
 
 
 def test_every_head_is_among_them() -> None:
-    from loss_attention.heads.catalog import HEADS
+    from loss_attention.heads import HEADS
 
     assert {la.load(FOLDER / name).config["head"] for name in LOGITS} == set(HEADS)
 

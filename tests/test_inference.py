@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from loss_attention.attribution.maps import attribute
-from loss_attention.heads.catalog import HEADS
+from loss_attention.heads import HEADS
 from loss_attention.inference import for_inference
-from loss_attention.models import PatchClassifier, create_model
+from loss_attention.model import PatchClassifier, create_model
 
 SIZE = 18
 

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import loss_attention as la
-from loss_attention.backbones.catalog import BACKBONES
-from loss_attention.heads.catalog import HEADS
+from loss_attention.backbones import BACKBONES
+from loss_attention.heads import HEADS
 
 WIDTH = 1 / 64
 PATCH_KERNEL, PATCH_STRIDE = 9, 4

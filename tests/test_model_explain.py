@@ -13,7 +13,7 @@ from PIL import Image
 
 from loss_attention.errors import InputError
 from loss_attention.images import as_images
-from loss_attention.models import PatchClassifier
+from loss_attention.model import PatchClassifier
 
 
 def test_explain_is_the_prediction_spelled_out() -> None:

@@ -14,9 +14,9 @@ from safetensors.torch import load as parse
 from safetensors.torch import save as serialise
 
 import loss_attention as la
-from loss_attention import models
+from loss_attention import model as module
 from loss_attention.errors import InputError
-from loss_attention.models import METADATA_KEY, WEIGHTS_FILE, PatchClassifier
+from loss_attention.model import METADATA_KEY, WEIGHTS_FILE, PatchClassifier
 
 OPTIONS = {
     "num_classes": 3,
@@ -129,7 +129,7 @@ def test_a_hub_id_is_loaded_from_what_the_hub_sends(
         assert (repository, file) == ("someone/digits", WEIGHTS_FILE)
         return str(weights)
 
-    monkeypatch.setattr(models, "hf_hub_download", download)
+    monkeypatch.setattr(module, "hf_hub_download", download)
     assert_same(la.load("someone/digits"), model)
 
 

@@ -23,7 +23,7 @@ from typed import SMALL, make_folder, run
 from loss_attention import interruption, run_data, runs
 from loss_attention.cli import main
 from loss_attention.interruption import SIGNALS, StopRequest, ending_on_signals
-from loss_attention.models import load
+from loss_attention.model import load
 from loss_attention.training import bookkeeping
 from loss_attention.training.run_folder import RunFolder
 from loss_attention.training.trainer import Trainer

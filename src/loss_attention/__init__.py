@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from loss_attention.attention import capsule_weights, patch_weights
     from loss_attention.explanation import Explanation
     from loss_attention.losses import margin_loss, multi_label_loss, ramp_up, single_label_loss
-    from loss_attention.models import PatchClassifier, create_model, load
+    from loss_attention.model import PatchClassifier, create_model, load
     from loss_attention.prediction import (
         CapsulePrediction,
         EvidencePrediction,
@@ -32,13 +32,13 @@ _HOMES = {
     "Explanation": "explanation",
     "FoundObject": "report.explained",
     "ImagePrediction": "prediction",
-    "PatchClassifier": "models",
+    "PatchClassifier": "model",
     "PatchPrediction": "prediction",
     "RoutedPrediction": "prediction",
     "capsule_weights": "attention",
-    "create_model": "models",
+    "create_model": "model",
     "find_objects": "report.explained",
-    "load": "models",
+    "load": "model",
     "margin_loss": "losses",
     "multi_label_loss": "losses",
     "patch_weights": "attention",

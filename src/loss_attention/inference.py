@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from loss_attention.backbones.convolution import Conv2d
-from loss_attention.backbones.layered import is_plain, neighbours
+from loss_attention.backbones.layers import Conv2d, is_plain, neighbours
 from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.errors import InputError
 from loss_attention.prediction import ImagePrediction

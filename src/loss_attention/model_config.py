@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, get_args
 
-from loss_attention.backbones.catalog import BACKBONES
+from loss_attention.backbones import BACKBONES
 from loss_attention.data.sample import Resize
 from loss_attention.errors import InputError, quoted, unknown_name
-from loss_attention.heads.catalog import HEADS
+from loss_attention.heads import HEADS
 
 LARGEST = {
     "num_classes": 1_000_000,

@@ -27,7 +27,7 @@ from loss_attention.data.outside import Outside, Wanted, load_outside
 from loss_attention.data.sample import LabelledImages, Splits, limited
 from loss_attention.data.stacking import Form
 from loss_attention.errors import InputError, quoted
-from loss_attention.models import PatchClassifier
+from loss_attention.model import PatchClassifier
 from loss_attention.terminal import counted, say_line
 from loss_attention.training.environment import image_memory
 from loss_attention.training.recipe import Recipe, RunOptions

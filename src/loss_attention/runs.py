@@ -14,7 +14,7 @@ from loss_attention.data.sample import LabelledImages, Splits
 from loss_attention.errors import InputError, guarded
 from loss_attention.evaluation import Evaluation, evaluate
 from loss_attention.interruption import Interrupted, RunStopped, StopRequest
-from loss_attention.models import PatchClassifier, load
+from loss_attention.model import PatchClassifier, load
 from loss_attention.report.page import write_report
 from loss_attention.report.tables import show_evaluations
 from loss_attention.saving import FACTS_FILE

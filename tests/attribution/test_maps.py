@@ -12,7 +12,7 @@ import loss_attention as la
 from loss_attention.attribution import peers
 from loss_attention.attribution.maps import METHODS, attribute, attribute_classes
 from loss_attention.errors import InputError
-from loss_attention.heads.catalog import HEADS
+from loss_attention.heads import HEADS
 
 SIZE = (32, 40)
 CLASSES = 4

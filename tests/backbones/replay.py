@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loss_attention.backbones.catalog import BACKBONES
-from loss_attention.backbones.spatial import Backbone
+from loss_attention.backbones import BACKBONES
+from loss_attention.backbones.paper import Backbone
 
 WIDTH = 1 / 32
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from loss_attention.backbones.convolution import Conv2d
+from loss_attention.backbones.layers import Conv2d
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

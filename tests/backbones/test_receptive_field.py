@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import loss_attention as la
-from loss_attention.backbones.catalog import BACKBONES
-from loss_attention.backbones.layered import Branched
+from loss_attention.backbones import BACKBONES
+from loss_attention.backbones.layers import Branched
 from loss_attention.backbones.receptive_field import ReceptiveField, receptive_field
 
 WIDTH = 1 / 64

@@ -9,10 +9,9 @@ import torch
 from live_memory import LiveMemory
 from torch import Tensor, nn
 
-from loss_attention.backbones.catalog import BACKBONES
-from loss_attention.backbones.layered import Branched
-from loss_attention.backbones.recomputing import segments
-from loss_attention.backbones.spatial import Backbone
+from loss_attention.backbones import BACKBONES
+from loss_attention.backbones.layers import Branched, segments
+from loss_attention.backbones.paper import Backbone
 
 WIDTH = 0.05
 

@@ -15,7 +15,7 @@ from reference_structure import (
 from torch import Tensor, nn
 
 import loss_attention as la
-from loss_attention.models import PatchClassifier
+from loss_attention.model import PatchClassifier
 from loss_attention.prediction import PatchPrediction
 from loss_attention.training.sampling import crop_and_flip, draw_shifts
 

@@ -18,7 +18,7 @@ from loss_attention.data.loading import load_splits
 from loss_attention.data.memory import Storage
 from loss_attention.data.sample import Splits
 from loss_attention.errors import InputError
-from loss_attention.models import load
+from loss_attention.model import load
 from loss_attention.training.job import continue_run
 from loss_attention.training.run_folder import RunFolder
 from loss_attention.training.trainer import Trainer

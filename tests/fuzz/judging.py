@@ -201,7 +201,7 @@ def no_network() -> None:
 
     import huggingface_hub
 
-    from loss_attention import models
+    from loss_attention import model
     from loss_attention.data import loading
 
     def refused(*words: Any, **named: Any) -> Any:
@@ -211,7 +211,7 @@ def no_network() -> None:
     connect = socket.socket.connect
     for name, module in (
         ("open_hub", loading),
-        ("hf_hub_download", models),
+        ("hf_hub_download", model),
         ("hf_hub_download", huggingface_hub),
         ("snapshot_download", huggingface_hub),
         ("getaddrinfo", socket),

@@ -17,7 +17,7 @@ from fuzz.stores import checkpoint, safetensors
 from training.tiny import start_run
 
 from loss_attention.data.sample import ImageSet, Splits
-from loss_attention.models import WEIGHTS_FILE, create_model
+from loss_attention.model import WEIGHTS_FILE, create_model
 from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import METRICS_FILE, STATE_FILE, RunFolder, metrics_text
@@ -63,7 +63,7 @@ def splits() -> Splits:
 def run_files() -> dict[str, bytes]:
     """Return the files of a run that was trained to its end and evaluated, always the same."""
     from loss_attention.evaluation import evaluate
-    from loss_attention.models import load
+    from loss_attention.model import load
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run"

@@ -10,7 +10,7 @@ import torch
 from heads.used import NARROW, PATCH_HEADS, WEIGHTED_HEADS, patches_of, used_model
 
 import loss_attention as la
-from loss_attention.heads.catalog import HEADS
+from loss_attention.heads import HEADS
 from loss_attention.losses import loss_for, single_label_loss
 from loss_attention.prediction import WeightedPrediction
 

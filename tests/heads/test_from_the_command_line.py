@@ -11,7 +11,7 @@ from PIL import Image
 from typed import run
 
 from loss_attention.data.digits import digits
-from loss_attention.heads.catalog import HEADS
+from loss_attention.heads import HEADS
 
 TINY = [
     *("--epochs", "1", "--batch-size", "16", "--width", "0.05", "--strided-layers", "1", "6"),

@@ -16,8 +16,8 @@ from loss_attention.data.digits import multi_digits
 from loss_attention.data.sample import hold_out
 from loss_attention.errors import InputError
 from loss_attention.evaluation import evaluate
-from loss_attention.heads.catalog import HEADS
-from loss_attention.models import load
+from loss_attention.heads import HEADS
+from loss_attention.model import load
 from loss_attention.training.job import RunOptions, continue_run
 from loss_attention.training.trainer import Trainer
 

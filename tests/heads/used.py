@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 import loss_attention as la
+from loss_attention.heads import HEADS
 from loss_attention.heads.capsules import RoutingHead
-from loss_attention.heads.catalog import HEADS
-from loss_attention.models import PatchClassifier
+from loss_attention.model import PatchClassifier
 from loss_attention.prediction import PatchPrediction, WeightedPrediction
 
 WEIGHTED_HEADS = [name for name, entry in HEADS.items() if not entry.pooled_backbone]

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 
 from loss_attention.errors import InputError
-from loss_attention.heads.catalog import HEADS
+from loss_attention.heads import HEADS
 from loss_attention.paper.numbers import PAPER_TABLES
 from loss_attention.paper.reproduction import parameters
 from loss_attention.paper.tables import (

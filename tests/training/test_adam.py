@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from training.tiny import new_run, run_stopped_at, start_run, tiny_recipe, tiny_splits
 
 from loss_attention.losses import single_label_loss
-from loss_attention.models import load
+from loss_attention.model import load
 from loss_attention.training.job import build_model, continue_run, make_trainer
 from loss_attention.training.recipe import RunOptions
 

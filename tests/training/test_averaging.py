@@ -13,7 +13,7 @@ from training.tiny import run_stopped_at, start_run, tiny_recipe, tiny_splits
 import loss_attention as la
 from loss_attention.data.sample import hold_out
 from loss_attention.evaluation import validate
-from loss_attention.models import load
+from loss_attention.model import load
 from loss_attention.training.job import continue_run
 from loss_attention.training.optimisation import WeightAverage
 from loss_attention.training.recipe import RunOptions

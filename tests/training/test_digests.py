@@ -15,7 +15,7 @@ import torch
 from training.tiny import new_run, run_stopped_at, start_run, tiny_recipe, tiny_splits
 
 from loss_attention.errors import InputError
-from loss_attention.models import load
+from loss_attention.model import load
 from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder

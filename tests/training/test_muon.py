@@ -7,9 +7,9 @@ from heads.used import NARROW
 from torch import nn
 from training.tiny import run_stopped_at, start_run, tiny_recipe, tiny_splits
 
-from loss_attention.backbones.catalog import BACKBONES
-from loss_attention.heads.catalog import HEADS
-from loss_attention.models import create_model, load
+from loss_attention.backbones import BACKBONES
+from loss_attention.heads import HEADS
+from loss_attention.model import create_model, load
 from loss_attention.training.job import continue_run
 from loss_attention.training.optimisation import Muon, orthogonalised, scale_free_filters
 from loss_attention.training.recipe import RunOptions

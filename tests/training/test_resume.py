@@ -12,7 +12,7 @@ from training import killable
 from training.tiny import start_run, tiny_recipe, tiny_splits
 
 from loss_attention.errors import InputError
-from loss_attention.models import load
+from loss_attention.model import load
 from loss_attention.training.job import RunOptions, continue_run
 from loss_attention.training.run_folder import RunFolder
 

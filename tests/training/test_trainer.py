@@ -11,7 +11,7 @@ from training.tiny import start_run, tiny_recipe, tiny_splits
 
 from loss_attention.data.sample import ImageSet, hold_out
 from loss_attention.errors import InputError
-from loss_attention.models import PatchClassifier, load
+from loss_attention.model import PatchClassifier, load
 from loss_attention.training.job import RunOptions, build_model, channel_statistics, continue_run
 from loss_attention.training.sampling import epoch_batches
 from loss_attention.training.trainer import DivergedError

@@ -34,7 +34,7 @@ from loss_attention.errors import InputError
 from loss_attention.inference import for_inference
 from loss_attention.metrics.faithfulness import masking_falls, mean_fill
 from loss_attention.metrics.localisation import assemble, choose_mosaics
-from loss_attention.models import PatchClassifier
+from loss_attention.model import PatchClassifier
 
 FLOORS = tuple(name for name, method in METHODS.items() if method.floor)
 MOSAIC_POOL = 1000

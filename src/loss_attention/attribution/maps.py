@@ -35,7 +35,7 @@ from loss_attention.explanation import EVIDENCE, Quantity, explained_class
 from loss_attention.geometry import paint_patches
 from loss_attention.inference import evaluation_mode
 from loss_attention.metrics.localisation import edge_strength
-from loss_attention.models import PatchClassifier
+from loss_attention.model import PatchClassifier
 from loss_attention.prediction import PatchPrediction, WeightedPrediction
 
 

@@ -36,7 +36,7 @@ from loss_attention.metrics.localisation import (
     share_in_cell,
     share_inside,
 )
-from loss_attention.models import PatchClassifier
+from loss_attention.model import PatchClassifier
 
 LEAST_REPEATS, REPEATS = 3, 50
 """Of the timing, at least and at most; the median counts."""

@@ -18,7 +18,7 @@ from loss_attention.errors import InputError
 from loss_attention.geometry import PatchGrid
 from loss_attention.heads.patches import BaselineHead
 from loss_attention.metrics.faithfulness import PIXELS_AT_ONCE
-from loss_attention.models import PatchClassifier
+from loss_attention.model import PatchClassifier
 from loss_attention.prediction import ImagePrediction, WeightedPrediction, of_class
 
 INTEGRATION_STEPS = 50

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from loss_attention.backbones.layered import Branched
+from loss_attention.backbones.layers import Branched
 
 
 class ReceptiveField(NamedTuple):

@@ -259,7 +259,7 @@ def explain(
     if not images:
         raise InputError("explain needs image files or folders after the run")
     from loss_attention import runs
-    from loss_attention.models import load
+    from loss_attention.model import load
     from loss_attention.report.explained import THRESHOLD, explain_files
     from loss_attention.terminal import counted
     from loss_attention.training.environment import choose_device

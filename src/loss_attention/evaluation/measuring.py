@@ -40,7 +40,7 @@ from loss_attention.metrics.classification import (
 )
 from loss_attention.metrics.detection import BOX_IOUS
 from loss_attention.metrics.localisation import relevant_boxes
-from loss_attention.models import PatchClassifier
+from loss_attention.model import PatchClassifier
 from loss_attention.prediction import ImagePrediction
 
 MOST_HELD_OUT = 2000

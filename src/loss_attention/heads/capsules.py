@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loss_attention.attention import capsule_weights, full_precision, real_part
-from loss_attention.backbones.convolution import Conv2d
-from loss_attention.backbones.layered import Layered
+from loss_attention.backbones.layers import Conv2d, Layered
 from loss_attention.heads.patches import PatchLayout
 from loss_attention.prediction import CapsulePrediction, RoutedPrediction, of_class
 

@@ -17,8 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from loss_attention.attention import full_precision, patch_weights, pool_patches, real_part
-from loss_attention.backbones.convolution import Conv2d
-from loss_attention.backbones.layered import Layered
+from loss_attention.backbones.layers import Conv2d, Layered
 from loss_attention.geometry import PatchGrid
 from loss_attention.prediction import ImagePrediction, PatchPrediction
 

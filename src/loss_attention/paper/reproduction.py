@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loss_attention.errors import InputError, ReportedError
-from loss_attention.models import PatchClassifier, create_model
+from loss_attention.model import PatchClassifier, create_model
 from loss_attention.paper.numbers import PaperTable
 from loss_attention.paper.tables import EPOCH_SECONDS, PARAMETERS, Cell, Scale, training_key
 from loss_attention.paper.trainings import (

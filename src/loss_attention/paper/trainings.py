@@ -32,7 +32,7 @@ from loss_attention.interruption import (
     leave_signals_to_the_parent,
     shared_byte,
 )
-from loss_attention.models import PatchClassifier
+from loss_attention.model import PatchClassifier
 from loss_attention.paper.tables import EPOCH_SECONDS, training_key
 from loss_attention.run_data import load_data
 from loss_attention.runs import load_weights, measure

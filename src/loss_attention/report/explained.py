@@ -31,9 +31,9 @@ from loss_attention.data.sample import Resize, place, to_original
 from loss_attention.data.tree import Listed, list_images
 from loss_attention.errors import InputError, printable
 from loss_attention.explanation import Explanation, class_index
-from loss_attention.heads.catalog import HEADS
+from loss_attention.heads import HEADS
 from loss_attention.metrics.detection import group_boxes
-from loss_attention.models import PatchClassifier
+from loss_attention.model import PatchClassifier
 from loss_attention.report.drawing import LONGEST, Marks, marks_of, overlay, resized
 from loss_attention.saving import make_folder, write_whole
 from loss_attention.terminal import json_text

@@ -31,10 +31,10 @@ from loss_attention.errors import printable
 from loss_attention.evaluation import Evaluation, Measure
 from loss_attention.explanation import Explanation, explain_prediction
 from loss_attention.geometry import box_iou
-from loss_attention.heads.catalog import HEADS
+from loss_attention.heads import HEADS
 from loss_attention.inference import run_batches
 from loss_attention.metrics.localisation import relevant_boxes
-from loss_attention.models import PatchClassifier
+from loss_attention.model import PatchClassifier
 from loss_attention.prediction import ImagePrediction, WeightedPrediction, on_cpu
 from loss_attention.report.drawing import marks_of, number, panel, resized
 from loss_attention.report.tables import evaluation_tables, grouped

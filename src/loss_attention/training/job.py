@@ -22,9 +22,9 @@ from loss_attention import __version__
 from loss_attention.data.loading import recorded
 from loss_attention.data.sample import LabelledImages, Splits
 from loss_attention.errors import InputError, KilledError, guarded
-from loss_attention.heads.catalog import check_regulariser
+from loss_attention.heads import check_regulariser
 from loss_attention.interruption import StopRequest
-from loss_attention.models import PatchClassifier, create_model
+from loss_attention.model import PatchClassifier, create_model
 from loss_attention.saving import FACTS_FILE
 from loss_attention.training.bookkeeping import Checkpoints, TrainingLog, Validation
 from loss_attention.training.environment import (

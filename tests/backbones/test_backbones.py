@@ -7,9 +7,9 @@ import torch
 from backbones.replay import WIDTH, build, build_random
 
 import loss_attention as la
-from loss_attention.backbones.catalog import BACKBONES, scaled
+from loss_attention.backbones import BACKBONES, scaled
 from loss_attention.errors import InputError
-from loss_attention.heads.catalog import HEADS
+from loss_attention.heads import HEADS
 
 # The published network's own strides and poolings, all in all.
 PUBLISHED_STRIDE = {"vgg11_bn": 32, "vgg16_bn": 32, "googlenet": 4}

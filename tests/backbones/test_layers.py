@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import loss_attention as la
-from loss_attention.backbones.catalog import BACKBONES
-from loss_attention.backbones.layered import Layered, neighbours
-from loss_attention.heads.catalog import HEADS
+from loss_attention.backbones import BACKBONES
+from loss_attention.backbones.layers import Layered, neighbours
+from loss_attention.heads import HEADS
 from loss_attention.inference import for_inference
 
 SIZE = (20, 20)

@@ -1,37 +1,35 @@
-"""Backbone + head: `create_model`, and `load` for what training has saved."""
+"""Backbone + head: `create_model`, and `load` for what training has saved.
+
+A file of weights: what it claims to hold, compared with what it does before memory is taken.
+"""
 
 from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from jaxtyping import Float, Shaped
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from loss_attention.backbones.catalog import BACKBONES
-from loss_attention.backbones.layered import Layered
+from loss_attention.backbones import BACKBONES
+from loss_attention.backbones.layers import Layered
 from loss_attention.backbones.receptive_field import ReceptiveField
 from loss_attention.data.memory import free_memory
 from loss_attention.data.sample import Resize
-from loss_attention.errors import InputError, guarded, printable, quoted
+from loss_attention.errors import InputError, guarded, printable, quoted, reason
 from loss_attention.explanation import Explanation, Target, explain_prediction, explained_class
-from loss_attention.heads.catalog import HEADS, HeadOptions
+from loss_attention.heads import HEADS, HeadOptions
 from loss_attention.images import Pictures, as_images
 from loss_attention.model_config import check_config
 from loss_attention.prediction import ImagePrediction
 from loss_attention.saving import check_file
-from loss_attention.weights_file import (
-    FORMAT_VERSION,
-    METADATA_KEY,
-    read_config,
-    read_weights,
-)
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -284,7 +282,7 @@ def create_model(
         in_channels: channels of the images, 1 for grey, 3 for colour.
         width: factor on the channels of every layer, above 0; 1 is the paper's size.
         strided_layers: 1-based indices of the backbone's convolutional layers that get stride 2,
-            counted the paper's way (`loss_attention.backbones.spatial`). In a baseline they come
+            counted the paper's way (`loss_attention.backbones.paper`). In a baseline they come
             on top of the strides and pooling that the published network has.
         patch_kernel: side of a patch, in places of the backbone's feature map.
         patch_stride: step between patches, in places of the feature map.
@@ -387,3 +385,81 @@ def _load_file(path: Path, **changes: Any) -> PatchClassifier:
         raise InputError(f"{name} names a model unknown to this version: {error}") from error
     model.load_state_dict(read_weights(path, model.state_dict()), assign=True)
     return model.eval()
+
+
+FORMAT_VERSION = 1
+METADATA_KEY = "loss-attention"
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the arguments of the model that a file names in its metadata, not yet checked.
+
+    Raises:
+        InputError: a file that is truncated, damaged, from a newer version, or not ours.
+    """
+    name = printable(str(path))
+    metadata = _opened(path).metadata() or {}
+    if METADATA_KEY not in metadata:
+        raise InputError(f"{name} was not saved by loss-attention: its metadata lacks the model")
+    try:
+        description = json.loads(metadata[METADATA_KEY])
+        version, config = description["format_version"], description["config"]
+        if type(version) is not int or version < 1 or not isinstance(config, dict):
+            raise ValueError(f"format_version {quoted(version)}, config {quoted(config)}")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"the metadata of {name} is damaged ({reason(error)})") from error
+    if version > FORMAT_VERSION:
+        raise InputError(
+            f"{name} is of format {version}, this version reads up to {FORMAT_VERSION}: "
+            "upgrade loss-attention"
+        )
+    return config
+
+
+def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file.
+
+    Args:
+        path: the file.
+        expected: their names, shapes and types, on the meta device: the file's header is compared
+            with these first.
+
+    Raises:
+        InputError: a file that is truncated or holds others, or values that are not finite.
+    """
+    name = printable(str(path))
+    file = _opened(path)
+    difference = _difference(file, expected)
+    if difference is not None:
+        raise InputError(f"the weights in {name} are not those of the model it names: {difference}")
+    # Copies: what the file gives is its own mapped memory, which ends where it is truncated.
+    tensors: dict[str, Tensor] = {
+        key: file.get_tensor(key).to(tensor.dtype, copy=True) for key, tensor in expected.items()
+    }
+    for key, tensor in tensors.items():
+        if not all(bound.isfinite() for bound in tensor.aminmax()):
+            raise InputError(f"the weights in {name} are not finite: {key} holds NaN or infinity")
+    return tensors
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        name = printable(str(path))
+        raise InputError(f"{name} is truncated or no safetensors file ({reason(error)})") from error
+
+
+def _difference(file: Any, expected: Mapping[str, Tensor]) -> str | None:
+    """Say what a file's header has other than a model's weights; None: nothing."""
+    names = set(file.keys())
+    for name in sorted(names ^ set(expected)):
+        return f"{quoted(name)} is {'too many' if name in names else 'missing'}"
+    for name, tensor in expected.items():
+        header = file.get_slice(name)
+        shape, kind = tuple(header.get_shape()), header.get_dtype()
+        if shape != tensor.shape:
+            return f"{name} has the shape {quoted(shape)}, not {tuple(tensor.shape)}"
+        if kind.startswith(("F", "BF")) != tensor.is_floating_point():
+            return f"{name} has the type {kind}"
+    return None
