@@ -19,9 +19,10 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loss_attention.backbones import RESNET_WIDTHS, scaled
+from loss_attention.backbones.paper import RESNET_WIDTHS
 from loss_attention.heads import capsules, patches
 from loss_attention.model import PatchClassifier
+from loss_attention.model_spec import ModelSpec
 from loss_attention.training.sampling import Shifts
 
 BLOCKS = (2, 2, 2, 2)
@@ -59,7 +60,7 @@ class Block(nn.Module):
 
 def resnet18(width: float) -> nn.Sequential:
     """Return ResNet18 without strides, pooling and classifier."""
-    widths = scaled(RESNET_WIDTHS, width)
+    widths = list(map(ModelSpec(width=width).scaled, RESNET_WIDTHS))
     layers: list[nn.Module] = [*normalised(nn.Conv2d(3, widths[0], 3, padding=1, bias=False))]
     channels = widths[0]
     for stage, count in zip(widths, BLOCKS, strict=True):
@@ -80,8 +81,8 @@ class ConvolutionalReference(nn.Module):
     def __init__(self, num_classes: int, width: float, threshold: float) -> None:
         super().__init__()
         self.backbone = resnet18(width)
-        inside = scaled([RESNET_WIDTHS[-1]], width)[0]
-        channels = scaled([patches.PATCH_CHANNELS], width)[0]
+        scaled = ModelSpec(width=width).scaled
+        inside, channels = scaled(RESNET_WIDTHS[-1]), scaled(patches.PATCH_CHANNELS)
         self.patch_layers = nn.Sequential(
             *normalised(nn.Conv2d(inside, channels, KERNEL, STRIDE, bias=False)),
             *normalised(nn.Conv2d(channels, channels, 1, bias=False)),
@@ -124,8 +125,9 @@ class CapsuleReference(nn.Module):
     def __init__(self, num_classes: int, width: float, threshold: float) -> None:
         super().__init__()
         self.backbone = resnet18(width)
-        inside = scaled([RESNET_WIDTHS[-1]], width)[0]
-        primary, channels = scaled([capsules.PRIMARY_CHANNELS, capsules.PATCH_CHANNELS], width)
+        scaled = ModelSpec(width=width).scaled
+        inside = scaled(RESNET_WIDTHS[-1])
+        primary, channels = scaled(capsules.PRIMARY_CHANNELS), scaled(capsules.PATCH_CHANNELS)
         self.primary = SeparateConvolutions(
             inside, primary, capsules.PRIMARY_DIMENSION, KERNEL, STRIDE
         )

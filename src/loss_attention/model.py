@@ -1,13 +1,13 @@
 """Backbone + head: `create_model`, and `load` for what training has saved.
 
-A file of weights: what it claims to hold, compared with what it does before memory is taken.
+What a file of weights claims to hold is compared with what it does before memory is taken.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from loss_attention.backbones import BACKBONES
+from loss_attention.backbones import Backbone, as_backbone, build_backbone
 from loss_attention.backbones.layers import Layered
 from loss_attention.backbones.receptive_field import ReceptiveField
 from loss_attention.data.memory import free_memory
-from loss_attention.data.sample import Resize
 from loss_attention.errors import InputError, guarded, printable, quoted, reason
 from loss_attention.explanation import Explanation, Target, explain_prediction, explained_class
-from loss_attention.heads import HEADS, HeadOptions
+from loss_attention.heads import check_patch_fits, head_entry, smallest_image
+from loss_attention.heads.capsules import RoutingHead
+from loss_attention.heads.patches import PatchLayout
 from loss_attention.images import Pictures, as_images
-from loss_attention.model_config import check_config
+from loss_attention.model_spec import CUSTOM, ModelSpec
 from loss_attention.prediction import ImagePrediction
 from loss_attention.saving import check_file
 
@@ -41,73 +42,71 @@ class PatchClassifier(
     license="apache-2.0",
     tags=["image-classification", "interpretability"],
 ):
-    """An image classifier made of a backbone and a head; see `create_model` for its arguments.
+    """An image classifier made of a backbone and a head, both modules; `create_model` makes them.
+
+    Args:
+        backbone: from images to a feature map.
+        head: from a feature map and the images' height and width to a prediction. One that has
+            patches says in its `layout` how they lie on the map.
+        spec: what it was made from, kept with the weights.
 
     Attributes:
-        config: the arguments it was built from, plain values that JSON can hold.
         class_names: name of each class; "0", "1", ... where none were given.
         image_size: height and width in pixels that it was trained at, or None.
         resize: how images of another shape were brought to that size.
         multi_label: its probabilities are sigmoids. So they are with dynamic routing, where they
             are also the lengths of the class capsules.
+
+    Raises:
+        ValueError: a backbone that does not say what a `Backbone` has to.
+
+    Example:
+        >>> from loss_attention.backbones import as_backbone
+        >>> from loss_attention.heads import HEADS
+        >>> spec = ModelSpec(backbone="custom", num_classes=2, patch_kernel=3)
+        >>> backbone = as_backbone(nn.Conv2d(3, 8, 5, stride=2, padding=2), in_channels=3)
+        >>> model = PatchClassifier(backbone, HEADS["mean"].build(backbone, spec), spec)
+        >>> model.receptive_field
+        ReceptiveField(size=9, stride=8, offset=-2)
     """
+
+    backbone: Any  # a `Backbone` and an `nn.Module`: Python has no type for both at once
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        backbone: str = "resnet18",
-        head: str = "loss-attention",
-        num_classes: int = 10,
-        in_channels: int = 3,
-        width: float = 1.0,
-        strided_layers: Sequence[int] = (),
-        patch_kernel: int = 9,
-        patch_stride: int = 4,
-        threshold: float = 0.1,
-        class_names: Sequence[str] = (),
-        image_size: Sequence[int] | None = None,
-        multi_label: bool = False,
-        resize: Resize = "squash",
-    ) -> None:
+    def __init__(self, backbone: Backbone, head: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {
-            "backbone": backbone,
-            "head": head,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "width": width,
-            "strided_layers": list(strided_layers),
-            "patch_kernel": patch_kernel,
-            "patch_stride": patch_stride,
-            "threshold": threshold,
-            "class_names": list(class_names),
-            "image_size": None if image_size is None else list(image_size),
-            "multi_label": multi_label,
-            "resize": resize,
-        }
-        check_config(self.config)
-        entry, head_entry = BACKBONES[backbone], HEADS[head]
-        self.class_names = tuple(class_names) or tuple(map(str, range(num_classes)))
-        self.image_size = None if image_size is None else (image_size[0], image_size[1])
-        self.multi_label = multi_label
-        self.resize: Resize = resize
-        self.register_buffer("mean", torch.full((in_channels, 1, 1), 0.5))
-        self.register_buffer("std", torch.full((in_channels, 1, 1), 0.25))
-        self.backbone = entry.build(
-            in_channels, width, tuple(strided_layers), head_entry.pooled_backbone
-        )
-        if head_entry.fixed_image_size and self.image_size is not None:
-            self.check_image_size(*self.image_size)
-        options = HeadOptions(
-            num_classes, width, patch_kernel, patch_stride, threshold, self.image_size
-        )
-        self.head = head_entry.build(entry, self.backbone, options)
+        for name in ("channels", "stride", "receptive_field", "normalisation"):
+            if not hasattr(backbone, name):
+                raise InputError(
+                    f"the backbone lacks {name!r}: a module needs what `backbones.Backbone` names; "
+                    "create_model(module) finds it out"
+                )
+        self.spec = spec
+        self.class_names = spec.class_names or tuple(map(str, range(spec.num_classes)))
+        self.image_size = spec.image_size
+        self.multi_label = spec.multi_label
+        self.resize = spec.resize
+        self.register_buffer("mean", torch.full((spec.in_channels, 1, 1), 0.5))
+        self.register_buffer("std", torch.full((spec.in_channels, 1, 1), 0.25))
+        if backbone.normalisation is not None:
+            channels = len(backbone.normalisation.mean)
+            if channels != spec.in_channels:
+                raise InputError(f"`in_channels` must be {channels}, as the backbone's images have")
+            self.set_normalisation(*map(torch.tensor, backbone.normalisation))
+        self.backbone = backbone
+        self.head = head
+        self._hub_mixin_config = self.config
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The spec as plain values that JSON can hold."""
+        return self.spec.to_dict()
 
     def paths(self) -> list[Sequence[nn.Module]]:
         """Return the backbone and the head."""
-        return [[self.backbone, self.head]]
+        return [list(self.children())]
 
     def forward(self, images: Shaped[Tensor, "B C H W"]) -> ImagePrediction:
         """Classify images.
@@ -160,7 +159,7 @@ class PatchClassifier(
         """
         images = as_images(images, self.mean.shape[0], self.mean.device)
         if target is not None:
-            classes = self.config["num_classes"]
+            classes = self.spec.num_classes
             target = explained_class(target, len(images), classes, images.device, self.class_names)
         # Module by module: a frozen batch norm inside a model in training stays frozen.
         in_training = [module for module in self.modules() if module.training]
@@ -179,37 +178,35 @@ class PatchClassifier(
     @property
     def smallest_image(self) -> int:
         """The smallest height and width in pixels that hold one patch."""
-        if HEADS[self.config["head"]].pooled_backbone:
-            return 1
-        # The last of the kernel's places begins so many pixels after the first.
-        return (int(self.config["patch_kernel"]) - 1) * self.backbone.stride + 1
+        return 1 if self._layout is None else smallest_image(self._layout)
 
     @property
     def receptive_field(self) -> ReceptiveField | None:
-        """Which pixels each patch depends on, more than its window; None for a baseline."""
-        if HEADS[self.config["head"]].pooled_backbone:
-            return None
-        field = self.backbone.receptive_field
-        return field.after(int(self.config["patch_kernel"]), int(self.config["patch_stride"]))
+        """Which pixels each patch depends on, more than its window.
+
+        None for a baseline, and where it is unknown of the backbone.
+        """
+        field, layout = self.backbone.receptive_field, self._layout
+        return (
+            None if field is None or layout is None else field.after(layout.kernel, layout.stride)
+        )
+
+    @property
+    def _layout(self) -> PatchLayout | None:
+        return getattr(self.head, "layout", None)
 
     def check_image_size(self, height: int, width: int) -> None:
         """Raise `InputError` for images smaller than one patch, or of a size that is not theirs.
 
         A head with parameters for each position takes images of the size it was made for alone.
         """
-        least = self.smallest_image
-        if min(height, width) < least:
-            raise InputError(
-                f"images of {height} x {width} pixels are smaller than one patch; the smallest "
-                f"this model takes is {least} x {least} (a smaller patch_kernel or fewer "
-                "strided_layers would lower that)"
-            )
-        head = self.config["head"]
-        if HEADS[head].fixed_image_size and (height, width) != self.image_size:
+        if self._layout is not None:
+            check_patch_fits(self._layout, height, width)
+        if isinstance(self.head, RoutingHead) and (height, width) != self.image_size:
             made_for = " x ".join(map(str, self.image_size or ()))
             raise InputError(
-                f"a model with the head {head} takes images of the size that it was made for, "
-                f"{made_for} pixels, got {height} x {width}"
+                f"a model with the head {self.spec.head} takes images of the size that it was made "
+                f"for, {made_for} pixels, got {height} x {width}"
             )
 
     def to_bytes(self) -> bytes:
@@ -237,62 +234,37 @@ class PatchClassifier(
 
     @classmethod
     def _from_pretrained(
-        cls, *, model_id: str, map_location: str = "cpu", **options: Any
+        cls,
+        *,
+        model_id: str,
+        config: dict[str, Any] | None = None,
+        map_location: str = "cpu",
+        **options: Any,
     ) -> PatchClassifier:
         # Not the mixin's own reader, which builds what a file claims, and reads pickles too.
-        arguments = {name: options.pop(name) for name in [*_ARGUMENTS] if name in options}
+        module = options.pop("backbone", None)
+        known = ModelSpec.__dataclass_fields__.keys() & options.keys()
+        changes = {**(config or {}), **{name: options.pop(name) for name in known}}
         path = Path(model_id)
         path = path / WEIGHTS_FILE if path.is_dir() else _downloaded(model_id, **options)
-        return _load_file(path, **arguments).to(map_location)
-
-
-_ARGUMENTS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(PatchClassifier.__init__).parameters.items()
-    if name != "self"
-}
+        module = module if isinstance(module, nn.Module) else None
+        return _load_file(path, module, **changes).to(map_location)
 
 
 def create_model(
-    backbone: str = "resnet18",
-    *,
-    head: str = "loss-attention",
-    num_classes: int = 10,
-    in_channels: int = 3,
-    width: float = 1.0,
-    strided_layers: Sequence[int] = (),
-    patch_kernel: int = 9,
-    patch_stride: int = 4,
-    threshold: float = 0.1,
-    class_names: Sequence[str] = (),
-    image_size: Sequence[int] | None = None,
-    multi_label: bool = False,
-    resize: Resize = "squash",
+    backbone: str | nn.Module | ModelSpec = "resnet18", **options: Any
 ) -> PatchClassifier:
     """Build an untrained classifier (the paper's Section IV).
 
     Args:
-        backbone: `vgg11_bn`, `vgg16_bn`, `resnet18`, `resnet50`, `resnet50_paper` (the wider
-            blocks behind the paper's 58.16 million parameters) or `googlenet`.
-        head: `loss-attention`, `capsule-loss-attention`, or what they are compared with: `mean`,
-            `attention`, `gated-attention`, `capsule-dynamic-routing` (which needs `image_size` and
-            is trained with `margin_loss`), and `baseline` (the published network as it is: no
-            patches).
-        num_classes: K, at least 1.
-        in_channels: channels of the images, 1 for grey, 3 for colour.
-        width: factor on the channels of every layer, above 0; 1 is the paper's size.
-        strided_layers: 1-based indices of the backbone's convolutional layers that get stride 2,
-            counted the paper's way (`loss_attention.backbones.paper`). In a baseline they come
-            on top of the strides and pooling that the published network has.
-        patch_kernel: side of a patch, in places of the backbone's feature map.
-        patch_stride: step between patches, in places of the feature map.
-        threshold: the paper's xi in [0, 1]: patches of a share below `threshold / M` are dropped.
-        class_names: kept with the model, for people; none or `num_classes` of them.
-        image_size: height and width in pixels that it is meant for, kept with the model. Dynamic
-            routing has parameters for each position of a patch and takes no other size.
-        multi_label: an image may have several classes; probabilities are sigmoids.
-        resize: how images of another shape become `image_size`, squashed or padded ("pad"); kept
-            with the model.
+        backbone: the name of a network (`ModelSpec.backbone`); or a module of your own from images
+            to a feature map (see `backbones.Backbone`), which is made part of the model as it is;
+            or a whole spec.
+        options: fields of `ModelSpec`: `head`, `num_classes`, `in_channels`, `width`,
+            `strided_layers`, `patch_kernel`, `patch_stride`, `threshold`, `class_names`,
+            `image_size`, `multi_label`, `resize`. The head `capsule-dynamic-routing` needs
+            `image_size` and is trained with `margin_loss`; `baseline` is the published network as
+            it is, without patches: `strided_layers` come on top of its own strides and pooling.
 
     Returns:
         A module from images `(B, C, H, W)` to a `PatchPrediction`; the capsule heads return a
@@ -307,20 +279,31 @@ def create_model(
         >>> model(torch.zeros(2, 1, 32, 32)).grid.patches
         36
     """
-    arguments = (
-        *(backbone, head, num_classes, in_channels, width, strided_layers, patch_kernel),
-        *(patch_stride, threshold, class_names, image_size, multi_label, resize),
-    )
-    needed, free = _bytes_of(_outline(*arguments)), free_memory()
+    own: Backbone | None = None
+    if isinstance(backbone, ModelSpec):
+        spec = replace(backbone, **options)
+    elif isinstance(backbone, nn.Module):
+        spec = ModelSpec(backbone=CUSTOM, **options)
+        own = as_backbone(backbone, spec.in_channels)
+    else:
+        spec = ModelSpec(backbone=backbone, **options)
+    needed, free = _missing_bytes(_outline(spec, own)), free_memory()
     if needed > free:
         raise InputError(
             f"a model of these sizes takes {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB of "
             "memory are free"
         )
-    return PatchClassifier(*arguments)
+    return _build(spec, own)
 
 
-def _outline(*arguments: Any, **named: Any) -> PatchClassifier:
+def _build(spec: ModelSpec, own: Backbone | None) -> PatchClassifier:
+    """Build what a spec names, on a backbone of the caller's own where it names none."""
+    entry = head_entry(spec.head)
+    backbone = own or build_backbone(spec, pooled=entry.pooled_backbone)
+    return PatchClassifier(backbone, entry.build(backbone, spec), spec)
+
+
+def _outline(spec: ModelSpec, own: Backbone | None) -> PatchClassifier:
     """Build a model without memory for its weights, which have shapes alone.
 
     Raises:
@@ -328,25 +311,29 @@ def _outline(*arguments: Any, **named: Any) -> PatchClassifier:
     """
     try:
         with torch.device("meta"):
-            return PatchClassifier(*arguments, **named)
+            return _build(spec, own)
     except (OverflowError, RuntimeError) as error:
         raise InputError("a model of these sizes has more weights than can be counted") from error
 
 
-def _bytes_of(model: PatchClassifier) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+def _missing_bytes(model: PatchClassifier) -> int:
+    tensors = model.state_dict().values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.is_meta)
 
 
-def load(source: str | Path) -> PatchClassifier:
+def load(source: str | Path, backbone: nn.Module | None = None) -> PatchClassifier:
     """Load a trained model, in evaluation mode, on the CPU.
 
     Args:
         source: a run folder, a `.safetensors` file that training saved, a folder that
             `save_pretrained` wrote, or the Hugging Face hub id of one.
+        backbone: of a model that was built on a module of your own, that module, built again: it
+            becomes part of the model, with the weights of the file.
 
     Raises:
         ValueError: nothing there, a file that is truncated, from a newer version, or not ours; one
-            whose weights are not those of the model it names, or not finite.
+            whose weights are not those of the model it names, or not finite; one that names no
+            backbone, without `backbone`.
     """
     with guarded(printable(str(source))):
         path = Path(source)
@@ -355,10 +342,10 @@ def load(source: str | Path) -> PatchClassifier:
             if path.is_file() and (run / "recipe.yaml").is_file():
                 check_file(path)
         if path.is_file():
-            return _load_file(path)
+            return _load_file(path, backbone)
         if path.parent.is_dir() and path.name == WEIGHTS_FILE:
             raise InputError(f"{path.parent} holds no {WEIGHTS_FILE}; is it a run folder?")
-        return _load_file(_downloaded(str(source)))
+        return _load_file(_downloaded(str(source)), backbone)
 
 
 def _downloaded(model_id: str, **options: Any) -> Path:
@@ -371,17 +358,22 @@ def _downloaded(model_id: str, **options: Any) -> Path:
         ) from error
 
 
-def _load_file(path: Path, **changes: Any) -> PatchClassifier:
+def _load_file(path: Path, module: nn.Module | None, **changes: Any) -> PatchClassifier:
     """Load weights into the model that their file names, or one with some arguments changed."""
-    config = {**_ARGUMENTS, **read_config(path), **changes}
+    name = printable(str(path))
+    config = {**read_config(path), **changes}
+    if module is not None:
+        config["backbone"] = CUSTOM
+    elif config.get("backbone") == CUSTOM:
+        raise InputError(
+            f"{name} holds a model on a backbone of its maker's own, which no file can name: "
+            "load(path, backbone=module) with that module, built again"
+        )
     try:
-        for name in config:
-            if name not in _ARGUMENTS:
-                raise InputError(f"it has the argument {quoted(name)}")
-        check_config(config)
-        model = _outline(**config)
+        spec = ModelSpec.from_dict(config)
+        own = None if module is None else as_backbone(module, spec.in_channels)
+        model = _outline(spec, own)
     except InputError as error:
-        name = printable(str(path))
         raise InputError(f"{name} names a model unknown to this version: {error}") from error
     model.load_state_dict(read_weights(path, model.state_dict()), assign=True)
     return model.eval()

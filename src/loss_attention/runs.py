@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +15,7 @@ from loss_attention.errors import InputError, guarded
 from loss_attention.evaluation import Evaluation, evaluate
 from loss_attention.interruption import Interrupted, RunStopped, StopRequest
 from loss_attention.model import PatchClassifier, load
+from loss_attention.model_spec import ModelOptions
 from loss_attention.report.page import write_report
 from loss_attention.report.tables import show_evaluations
 from loss_attention.saving import FACTS_FILE
@@ -26,18 +27,6 @@ from loss_attention.training.environment import (
 from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import Accelerator
 from loss_attention.training.run_folder import RunFolder
-
-MODEL_FIELDS = (
-    "backbone",
-    "head",
-    "in_channels",
-    "width",
-    "strided_layers",
-    "patch_kernel",
-    "patch_stride",
-    "threshold",
-    "resize",
-)
 
 
 @dataclass(frozen=True)
@@ -116,10 +105,10 @@ def load_weights(run: RunFolder) -> PatchClassifier:
     """
     run.check_weights()
     model, recipe = load(run.path), run.recipe()
-    for name in MODEL_FIELDS:
-        wanted = getattr(recipe, name)
-        found = model.config[name]
-        if found != (list(wanted) if isinstance(wanted, tuple) else wanted):
+    for field in fields(ModelOptions):
+        name = field.name
+        wanted, found = getattr(recipe, name), getattr(model.spec, name)
+        if found != wanted:
             raise InputError(
                 f"the weights in {run.path} are not those of its recipe.yaml: "
                 f"{name} is {found} in the weights and {wanted} in the recipe"

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loss_attention.backbones import BACKBONES
-from loss_attention.backbones.paper import Backbone
+from loss_attention.backbones.paper import PaperBackbone
+from loss_attention.model_spec import ModelSpec
 
 WIDTH = 1 / 32
 
@@ -19,12 +20,13 @@ def build(
     pooled: bool = False,
     channels: int = 3,
     width: float = WIDTH,
-) -> Backbone:
+) -> PaperBackbone:
     """A small backbone in evaluation mode, as a patch model (or, pooled, a baseline) gets it."""
-    return BACKBONES[name].build(channels, width, strided, pooled).eval()
+    spec = ModelSpec(backbone=name, in_channels=channels, width=width, strided_layers=strided)
+    return BACKBONES[name].build(spec, pooled=pooled).eval()
 
 
-def build_random(name: str, strided: tuple[int, ...], *, pooled: bool = False) -> Backbone:
+def build_random(name: str, strided: tuple[int, ...], *, pooled: bool = False) -> PaperBackbone:
     """One in float64 whose batch norms are not at their initial 0 and 1, which hide mistakes."""
     network = build(name, strided, pooled=pooled).double()
     for module in network.modules():

@@ -7,9 +7,10 @@ import torch
 from backbones.replay import WIDTH, build, build_random
 
 import loss_attention as la
-from loss_attention.backbones import BACKBONES, scaled
+from loss_attention.backbones import BACKBONES
 from loss_attention.errors import InputError
 from loss_attention.heads import HEADS
+from loss_attention.model_spec import ModelSpec
 
 # The published network's own strides and poolings, all in all.
 PUBLISHED_STRIDE = {"vgg11_bn": 32, "vgg16_bn": 32, "googlenet": 4}
@@ -148,7 +149,7 @@ def test_every_layer_that_may_stride_does_and_adds_no_parameters(name: str) -> N
     ],
 )
 def test_another_layer_is_refused_with_those_that_may(name: str, index: int, places: str) -> None:
-    message = f"strided_layers: {name} cannot stride in layer {index}; it can in {places}"
+    message = f"`strided_layers`: {name} cannot stride in layer {index}; it can in {places}"
     with pytest.raises(InputError, match=f"^{message}$"):
         la.create_model(name, width=WIDTH, strided_layers=(1, index))
 
@@ -156,9 +157,9 @@ def test_another_layer_is_refused_with_those_that_may(name: str, index: int, pla
 @pytest.mark.parametrize("name", BACKBONES)
 def test_on_one_pixel_the_published_network_is_the_spatial_one(name: str) -> None:
     """There nothing is pooled or skipped, so the two must agree, weight for weight."""
-    entry = BACKBONES[name]
     published = build_random(name, (), pooled=True)
-    spatial = entry.network(3, WIDTH, (), False).double().eval()
+    spec = ModelSpec(backbone=name, width=WIDTH)
+    spatial = BACKBONES[name].network(spec, pooled=False).double().eval()
     spatial.load_state_dict(
         {
             key: published.state_dict()[old]
@@ -217,5 +218,5 @@ def test_a_baseline_is_not_reduced() -> None:
 
 
 def test_widths_are_rounded_and_never_vanish() -> None:
-    assert scaled([64, 128], 0.5) == [32, 64]
-    assert scaled([64, 3], 0.01) == [1, 1]
+    assert [ModelSpec(width=0.5).scaled(count) for count in (64, 128)] == [32, 64]
+    assert [ModelSpec(width=0.01).scaled(count) for count in (64, 3)] == [1, 1]

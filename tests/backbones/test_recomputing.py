@@ -11,17 +11,18 @@ from torch import Tensor, nn
 
 from loss_attention.backbones import BACKBONES
 from loss_attention.backbones.layers import Branched, segments
-from loss_attention.backbones.paper import Backbone
+from loss_attention.backbones.paper import PaperBackbone
+from loss_attention.model_spec import ModelSpec
 
 WIDTH = 0.05
 
 
-def build(name: str, width: float = WIDTH, *, pooled: bool = False) -> Backbone:
+def build(name: str, width: float = WIDTH, *, pooled: bool = False) -> PaperBackbone:
     torch.manual_seed(0)
-    return BACKBONES[name].build(3, width, (), pooled)
+    return BACKBONES[name].build(ModelSpec(backbone=name, width=width), pooled=pooled)
 
 
-def passed(backbone: Backbone, images: Tensor, *, checkpointed: bool) -> dict[str, Tensor]:
+def passed(backbone: PaperBackbone, images: Tensor, *, checkpointed: bool) -> dict[str, Tensor]:
     """Everything that a forward and a backward pass leave behind."""
     backbone.checkpoint_activations = checkpointed
     features = backbone(images)

@@ -74,7 +74,7 @@ def test_the_validation_loss_of_routing_is_the_margin_loss(tmp_path: Path) -> No
 @pytest.mark.parametrize("head", ["baseline", "capsule-dynamic-routing"])
 def test_a_regulariser_without_patch_logits_is_refused(head: str, tmp_path: Path) -> None:
     recipe = tiny_recipe(head=head, regularise=True)
-    with pytest.raises(InputError, match=f"--regularise: the head {head} has no patch") as caught:
+    with pytest.raises(InputError, match=f"`regularise`: the head {head} has no patch") as caught:
         start_run(tmp_path / "run", recipe, tiny_splits(), CPU)
     assert "these have: mean, attention" in str(caught.value)
     assert not (tmp_path / "run").exists()

@@ -28,14 +28,14 @@ def test_the_choice_of_data_survives_yaml(tmp_path):
     ("field", "value", "message"),
     [
         ("epochs", 0, "--epochs must be above 0, got 0"),
-        ("threshold", 1.5, "--threshold must be in [0, 1], got 1.5"),
+        ("threshold", 1.5, "`threshold` must be in [0, 1], got 1.5"),
         ("validation_fraction", 1.0, "--validation-fraction must be in [0, 1), got 1.0"),
         ("in_channels", 2, "--in-channels must be 1 or 3, got 2"),
         ("image_size", 0, "--image-size must be above 0, got 0"),
         ("seed", 2**63, "--seed must be below 2**63, got 9223372036854775808"),
         ("gamma_max", -0.1, "--gamma-max must be at least 0, got -0.1"),
         ("resize", "pad", "--resize needs --image-size, got pad"),
-        ("width", float("nan"), "--width must be above 0, got nan"),
+        ("width", float("nan"), "`width` must be above 0 and finite, got nan"),
     ],
 )
 def test_a_value_out_of_range_names_the_flag(field, value, message):

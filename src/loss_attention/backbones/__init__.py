@@ -1,42 +1,150 @@
-"""The backbones by name."""
+"""Networks from images to feature maps: what one must be, those known by name, and one's own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from loss_attention.backbones.layers import Layered
 from loss_attention.backbones.paper import (
     BASIC,
     BOTTLENECK,
+    VGG11_WIDTHS,
+    VGG16_WIDTHS,
     WIDE_BOTTLENECK,
-    Backbone,
-    BlockKind,
-    InceptionWidths,
+    PaperBackbone,
     googlenet,
     reduced,
     resnet,
     vgg,
 )
+from loss_attention.backbones.receptive_field import ReceptiveField, receptive_field
+from loss_attention.errors import InputError, quoted, reason, unknown_name
+from loss_attention.model_spec import CUSTOM, ModelSpec
+
+
+class Normalisation(NamedTuple):
+    """Mean and standard deviation of each channel, in units of [0, 1], that images are given."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """What a model stands on: any `nn.Module` that has these four attributes.
+
+    Cell (i, j) of the map should stand for the pixels around `stride * i` and `stride * j`, as in a
+    network that pads its convolutions: patches are drawn there.
+
+    """
+
+    @property
+    def channels(self) -> int:
+        """D, features of each cell of the map."""
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the image between neighbouring cells."""
+
+    @property
+    def receptive_field(self) -> ReceptiveField | None:
+        """Which pixels each cell depends on; None: all of them, or unknown."""
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """What its weights were trained with; None: they take the training set's."""
+
+    def __call__(self, images: Float[Tensor, "B C H W"], /) -> Float[Tensor, "B D h w"]:
+        """Return the feature map of a batch of normalised images."""
+
+
+class OwnBackbone(Layered):
+    """A module of a user's, with what a `Backbone` has to say of itself found out.
+
+    Args:
+        network: from images to a feature map. A `receptive_field` or `normalisation` that it has is
+            believed; channels and stride are those of the maps that it makes.
+        in_channels: channels of the images.
+
+    Raises:
+        InputError: it makes no feature map that grows with the image.
+    """
+
+    def __init__(self, network: nn.Module, in_channels: int) -> None:
+        super().__init__()
+        self.network = network
+        field = getattr(network, "receptive_field", None) or receptive_field(network)
+        self.receptive_field: ReceptiveField | None = field
+        self.normalisation: Normalisation | None = getattr(network, "normalisation", None)
+        small, large = (map_shape(network, in_channels, side, side) for side in PROBES)
+        self.channels = small[1]
+        cells = large[2] - small[2]
+        self.stride = round((PROBES[1] - PROBES[0]) / cells) if cells > 0 else 0
+        if self.stride < 1:
+            raise InputError(
+                "a backbone's map grows with the image, by a cell for so many pixels; this one "
+                f"makes {small[2]} cells of {PROBES[0]} pixels and {large[2]} of {PROBES[1]}"
+            )
+
+    def paths(self) -> list[Sequence[nn.Module]]:
+        """Return the network."""
+        return [[self.network]]
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        """Return the feature map of a batch of normalised images."""
+        features: Tensor = self.network(images)
+        return features
+
+
+PROBES = (64, 128)
+"""Sides of the images whose maps tell channels and stride."""
+
+
+@torch.inference_mode()
+def map_shape(network: nn.Module, in_channels: int, height: int, width: int) -> torch.Size:
+    """Return the shape `(1, D, h, w)` of the map that a network makes of an image.
+
+    Raises:
+        InputError: it makes no feature map of it.
+    """
+    like = next(network.parameters(), torch.empty(0, device="cpu"))
+    in_training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        with torch.device(like.device):
+            features = network(torch.zeros(1, in_channels, height, width, dtype=like.dtype))
+    except Exception as error:  # whatever a network of a user's raises
+        raise InputError(
+            f"the backbone makes nothing of an image of {in_channels} x {height} x {width} "
+            f"({reason(error)})"
+        ) from error
+    finally:
+        for module in in_training:
+            module.training = True
+    if not isinstance(features, Tensor) or features.ndim != 4:
+        made = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise InputError(f"a backbone returns a feature map (B, D, h, w); this one returns {made}")
+    return features.shape
+
+
+def as_backbone(network: nn.Module, in_channels: int) -> Backbone:
+    """Return a module as it is where it is a `Backbone`, else as an `OwnBackbone`.
+
+    Raises:
+        InputError: it makes no feature map that grows with the image.
+    """
+    return network if isinstance(network, Backbone) else OwnBackbone(network, in_channels)
+
 
 # The patch layers are made for as many; wider maps are reduced to it.
 FEATURE_CHANNELS = 512
-
-VGG11_WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)
-VGG16_WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
-RESNET_WIDTHS = (64, 128, 256, 512)
-GOOGLENET_STEM = 192
-GOOGLENET_MODULES = (
-    InceptionWidths(64, 96, 128, 16, 32, 32),
-    InceptionWidths(128, 128, 192, 32, 96, 64),
-    InceptionWidths(192, 96, 208, 16, 48, 64),
-    InceptionWidths(160, 112, 224, 24, 64, 64),
-    InceptionWidths(128, 128, 256, 24, 64, 64),
-    InceptionWidths(112, 144, 288, 32, 64, 64),
-    InceptionWidths(256, 160, 320, 32, 128, 128),
-    InceptionWidths(256, 160, 320, 32, 128, 128),
-    InceptionWidths(384, 192, 384, 48, 128, 128),
-)
 
 
 @dataclass(frozen=True)
@@ -44,96 +152,60 @@ class BackboneEntry:
     """How to build a backbone, and where the paper's way of naming lets it stride.
 
     Attributes:
-        network: from `(in_channels, width, strided_layers, pooled)` to the network as published
-            but for its pooling and strides, which it has when `pooled`.
+        network: from a model's spec to the network as published but for its pooling and strides,
+            which it has when `pooled`.
         strideable: 1-based indices of the convolutional layers that may have stride 2.
-        baseline_hidden: width of the two hidden layers of the published classifier; 0 for a
-            network that ends in average pooling and one linear layer.
     """
 
-    network: Callable[[int, float, Sequence[int], bool], Backbone]
+    network: Callable[..., PaperBackbone]
     strideable: tuple[int, ...]
-    baseline_hidden: int = 0
 
-    def build(
-        self, in_channels: int, width: float, strided_layers: Sequence[int], pooled: bool
-    ) -> Backbone:
+    def build(self, spec: ModelSpec, *, pooled: bool = False) -> PaperBackbone:
         """Build the network, for a baseline (`pooled`) or for patches.
 
         For patches, a map of more than 512 channels (times `width`) is reduced to these by a
         1 x 1 convolution, so that the patch layers are the same on every backbone.
+
+        Raises:
+            InputError: a layer that cannot stride.
         """
-        network = self.network(in_channels, width, strided_layers, pooled)
-        most = scaled([FEATURE_CHANNELS], width)[0]
+        for index in spec.strided_layers:
+            if index not in self.strideable:
+                raise InputError(
+                    f"`strided_layers`: {spec.backbone} cannot stride in layer {quoted(index)}; "
+                    f"it can in {', '.join(map(str, self.strideable))}"
+                )
+        network = self.network(spec, pooled=pooled)
+        most = spec.scaled(FEATURE_CHANNELS)
         return network if pooled or network.channels <= most else reduced(network, most)
-
-
-def scaled(channels: Sequence[int], width: float) -> list[int]:
-    """Scale channel counts by `width`, rounded, at least 1 each."""
-    return [max(1, round(width * count)) for count in channels]
-
-
-def _vgg(
-    widths: Sequence[int],
-    pool_after: Sequence[int],
-    in_channels: int,
-    width: float,
-    strided: Sequence[int],
-    pooled: bool,
-) -> Backbone:
-    return vgg(
-        scaled(widths, width),
-        pool_after,
-        in_channels=in_channels,
-        strided_layers=strided,
-        pooled=pooled,
-    )
-
-
-def _resnet(
-    kind: BlockKind,
-    blocks: Sequence[int],
-    published_strides: Sequence[int],
-    in_channels: int,
-    width: float,
-    strided: Sequence[int],
-    pooled: bool,
-) -> Backbone:
-    return resnet(
-        kind,
-        scaled(RESNET_WIDTHS, width),
-        blocks,
-        in_channels=in_channels,
-        strided_layers={*strided, *published_strides} if pooled else strided,
-    )
-
-
-def _googlenet(in_channels: int, width: float, strided: Sequence[int], pooled: bool) -> Backbone:
-    return googlenet(
-        scaled([GOOGLENET_STEM], width)[0],
-        [InceptionWidths(*scaled(widths, width)) for widths in GOOGLENET_MODULES],
-        pool_before=(2, 7),
-        in_channels=in_channels,
-        strided_layers=strided,
-        pooled=pooled,
-    )
 
 
 # A VGG can stride in every convolution; a ResNet in its stem and where a block's shortcut has a
 # projection, which then strides too; a GoogLeNet in its stem and in every inception module.
 BACKBONES: dict[str, BackboneEntry] = {
-    "vgg11_bn": BackboneEntry(
-        partial(_vgg, VGG11_WIDTHS, (1, 2, 4, 6, 8)), tuple(range(1, 9)), baseline_hidden=4096
-    ),
-    "vgg16_bn": BackboneEntry(
-        partial(_vgg, VGG16_WIDTHS, (2, 4, 7, 10, 13)), tuple(range(1, 14)), baseline_hidden=4096
-    ),
-    "resnet18": BackboneEntry(partial(_resnet, BASIC, (2, 2, 2, 2), (6, 10, 14)), (1, 6, 10, 14)),
+    "vgg11_bn": BackboneEntry(partial(vgg, VGG11_WIDTHS, (1, 2, 4, 6, 8)), tuple(range(1, 9))),
+    "vgg16_bn": BackboneEntry(partial(vgg, VGG16_WIDTHS, (2, 4, 7, 10, 13)), tuple(range(1, 14))),
+    "resnet18": BackboneEntry(partial(resnet, BASIC, (2, 2, 2, 2), (6, 10, 14)), (1, 6, 10, 14)),
     "resnet50": BackboneEntry(
-        partial(_resnet, BOTTLENECK, (3, 4, 6, 3), (12, 24, 42)), (1, 3, 12, 24, 42)
+        partial(resnet, BOTTLENECK, (3, 4, 6, 3), (12, 24, 42)), (1, 3, 12, 24, 42)
     ),
     "resnet50_paper": BackboneEntry(
-        partial(_resnet, WIDE_BOTTLENECK, (3, 4, 6, 3), (11, 23, 41)), (1, 2, 11, 23, 41)
+        partial(resnet, WIDE_BOTTLENECK, (3, 4, 6, 3), (11, 23, 41)), (1, 2, 11, 23, 41)
     ),
-    "googlenet": BackboneEntry(_googlenet, (1, *range(3, 20, 2))),
+    "googlenet": BackboneEntry(googlenet, (1, *range(3, 20, 2))),
 }
+
+
+def build_backbone(spec: ModelSpec, *, pooled: bool = False) -> Backbone:
+    """Build the backbone that a spec names, for a baseline (`pooled`) or for patches.
+
+    Raises:
+        InputError: an unknown name, with the nearest known one, or a layer that cannot stride.
+    """
+    if spec.backbone == CUSTOM:
+        raise InputError(
+            f"the backbone {CUSTOM!r} is a module of your own: give create_model the module itself"
+        )
+    if spec.backbone not in BACKBONES:
+        raise unknown_name("backbone", spec.backbone[:100], BACKBONES)
+    return BACKBONES[spec.backbone].build(spec, pooled=pooled)

@@ -103,7 +103,7 @@ def _paths(module: nn.Module) -> list[Sequence[nn.Module]]:
         return []
     if _is_sequential(module):
         return [list(module.children())]
-    if isinstance(module, Layered) and _declares_its_own_call(type(module)):
+    if isinstance(module, Layered) and declares_its_own_call(type(module)):
         return module.paths()
     return []
 
@@ -120,7 +120,7 @@ def _is_sequential(module: nn.Module) -> bool:
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
-def _declares_its_own_call(kind: type[Layered]) -> bool:
+def declares_its_own_call(kind: type[Layered]) -> bool:
     """Whether `paths` is of the class that `forward` is of, and not of one that it was changed in.
 
     A subclass with another `forward` has to declare its paths anew.

@@ -1,19 +1,10 @@
-"""What all backbones share: they keep the place of everything.
+"""The paper's networks: VGG and ResNets without pooling and strides, and GoogLeNet built alike.
 
-There is no pooling, and strides are only where they were asked for. The same builders make the
-published networks, with their pooling and strides, for the baselines. Layers are named the paper's
-way, by the 1-based index of the convolutional layer, counted as the networks' own papers count
-their depth: projections of a shortcut do not count, and branches side by side count once.
-
-VGG with batch norm (Simonyan & Zisserman 2015), without its classifier.
-
-ResNets (He et al. 2016) with a 3 x 3 stride-1 stem, without their classifier.
-
-GoogLeNet (Szegedy et al. 2015) with batch norm and a 3 x 3 stride-1 stem.
-
-As for ResNet, one 3 x 3 convolution stands for the published stem, with the 192 channels that the
-first inception module was published for. Batch norm takes the place of local response
-normalisation and of the auxiliary classifiers; there is no dropout.
+All keep the position of everything: there is no pooling, and strides are only where they were asked
+for. The same builders make the published networks, with their pooling and strides, for the
+baselines. Layers are named the paper's way, by the 1-based index of the convolutional layer,
+counted as the networks' own papers count their depth: projections of a shortcut do not count, and
+branches side by side count once.
 """
 
 from __future__ import annotations
@@ -35,24 +26,33 @@ from loss_attention.backbones.layers import (
     recomputed,
 )
 from loss_attention.backbones.receptive_field import receptive_field
+from loss_attention.model_spec import ModelSpec
 
 
-class Backbone(Layered):
-    """A network from images to a feature map.
+class PaperBackbone(Layered):
+    """A network from images to a feature map: a `backbones.Backbone`.
 
     Attributes:
-        channels: features of each place of the map.
-        receptive_field: which pixels each place sees.
-        stride: pixels of the image between neighbouring places.
+        channels: features of each cell of the map.
+        receptive_field: which pixels each cell sees.
+        stride: pixels of the image between neighbouring cells.
+        normalisation: None: it begins without weights, so with the training set's.
+        hidden: width of the two hidden layers of the published classifier; 0 for a network that
+            ends in average pooling and one linear layer.
         checkpoint_activations: hold less memory in training, and compute most layers twice.
     """
 
-    def __init__(self, layers: nn.Sequential, channels: int) -> None:
+    normalisation = None
+
+    def __init__(self, layers: nn.Sequential, channels: int, hidden: int = 0) -> None:
         super().__init__()
         self.layers = layers
         self.channels: Final = channels
-        self.receptive_field: Final = receptive_field(layers)
-        self.stride: Final = self.receptive_field.stride
+        self.hidden: Final = hidden
+        field = receptive_field(layers)
+        assert field is not None, "all layers are such that what they see can be computed"
+        self.receptive_field: Final = field
+        self.stride: Final = field.stride
         self.checkpoint_activations = False
 
     def paths(self) -> list[Sequence[nn.Module]]:
@@ -70,7 +70,7 @@ class Backbone(Layered):
 def convolution(
     in_channels: int, channels: int, kernel: int, stride: int = 1, *, bias: bool = False
 ) -> list[nn.Module]:
-    """Return a convolution with batch norm and ReLU, padded so that no place is lost.
+    """Return a convolution with batch norm and ReLU, padded so that no cell is lost.
 
     Args:
         in_channels: channels of its input.
@@ -86,39 +86,41 @@ def convolution(
     ]
 
 
-def reduced(backbone: Backbone, channels: int) -> Backbone:
+def reduced(backbone: PaperBackbone, channels: int) -> PaperBackbone:
     """Return the backbone with a 1 x 1 convolution to `channels` (batch norm, ReLU) after it."""
     reduction = convolution(backbone.channels, channels, 1)
-    return Backbone(nn.Sequential(*backbone.layers, *reduction), channels)
+    return PaperBackbone(nn.Sequential(*backbone.layers, *reduction), channels)
+
+
+VGG11_WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)
+VGG16_WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+VGG_HIDDEN = 4096
 
 
 def vgg(
-    widths: Sequence[int],
-    pool_after: Collection[int],
-    *,
-    in_channels: int,
-    strided_layers: Collection[int],
-    pooled: bool,
-) -> Backbone:
-    """Build a VGG.
+    widths: Sequence[int], pool_after: Collection[int], spec: ModelSpec, *, pooled: bool
+) -> PaperBackbone:
+    """Build a VGG with batch norm (Simonyan & Zisserman 2015), without its classifier.
 
     Args:
         widths: channels of each convolution.
         pool_after: 1-based indices of the convolutions that max-pooling follows when `pooled`.
-        in_channels: channels of the images.
-        strided_layers: 1-based indices of the convolutions with stride 2.
+        spec: channels of the images, factor on the widths, and which convolutions stride.
         pooled: with the published max-pooling (a baseline), or without any.
     """
     layers: list[nn.Module] = []
-    channels = in_channels
-    for index, width in enumerate(widths, start=1):
-        stride = 2 if index in strided_layers else 1
+    channels = spec.in_channels
+    for index, width in enumerate(map(spec.scaled, widths), start=1):
+        stride = 2 if index in spec.strided_layers else 1
         layers += convolution(channels, width, 3, stride, bias=True)
         channels = width
         if pooled and index in pool_after:
             # ceil_mode: the same at sizes divisible by 32, and smaller images still work.
             layers.append(nn.MaxPool2d(2, ceil_mode=True))
-    return Backbone(nn.Sequential(*layers), channels)
+    return PaperBackbone(nn.Sequential(*layers), channels, spec.scaled(VGG_HIDDEN))
+
+
+RESNET_WIDTHS = (64, 128, 256, 512)
 
 
 class BlockKind(NamedTuple):
@@ -202,31 +204,33 @@ class ResidualBlock(Branched):
 
 def resnet(
     kind: BlockKind,
-    widths: Sequence[int],
     blocks: Sequence[int],
+    published_strides: Collection[int],
+    spec: ModelSpec,
     *,
-    in_channels: int,
-    strided_layers: Collection[int],
-) -> Backbone:
-    """Build a ResNet.
+    pooled: bool,
+) -> PaperBackbone:
+    """Build a ResNet (He et al. 2016) with a 3 x 3 stride-1 stem, without its classifier.
 
     Args:
         kind: what its blocks are made of.
-        widths: channels of each stage, before the expansion; the first is the stem's too.
         blocks: blocks of each stage.
-        in_channels: channels of the images.
-        strided_layers: 1-based indices, among the convolutions outside shortcuts, of those with
-            stride 2: the stem, or a block's first 3 x 3 convolution.
+        published_strides: the strided layers that it has when `pooled`.
+        spec: channels of the images, factor on all widths, and the layers that stride, among the
+            convolutions outside shortcuts: the stem, or a block's first 3 x 3 convolution.
+        pooled: with the published strides (a baseline), or only those of the spec.
     """
-    layers = convolution(in_channels, widths[0], 3, 2 if 1 in strided_layers else 1)
+    strided = {*spec.strided_layers, *(published_strides if pooled else ())}
+    widths = list(map(spec.scaled, RESNET_WIDTHS))
+    layers = convolution(spec.in_channels, widths[0], 3, 2 if 1 in strided else 1)
     channels, index = widths[0], 2
     for width, count in zip(widths, blocks, strict=True):
         for _ in range(count):
-            stride = 2 if index + kind.strided in strided_layers else 1
+            stride = 2 if index + kind.strided in strided else 1
             layers.append(ResidualBlock(kind, channels, width, stride))
             channels = width * kind.expansion
             index += len(kind.kernels)
-    return Backbone(nn.Sequential(*layers), channels)
+    return PaperBackbone(nn.Sequential(*layers), channels)
 
 
 class InceptionWidths(NamedTuple):
@@ -279,32 +283,40 @@ class Inception(Branched):
         return torch.cat([branch(x) for branch in self.branches], dim=1)
 
 
-def googlenet(
-    stem: int,
-    modules: Sequence[InceptionWidths],
-    pool_before: Collection[int],
-    *,
-    in_channels: int,
-    strided_layers: Collection[int],
-    pooled: bool,
-) -> Backbone:
-    """Build a GoogLeNet.
+GOOGLENET_STEM = 192
+GOOGLENET_MODULES = (
+    InceptionWidths(64, 96, 128, 16, 32, 32),
+    InceptionWidths(128, 128, 192, 32, 96, 64),
+    InceptionWidths(192, 96, 208, 16, 48, 64),
+    InceptionWidths(160, 112, 224, 24, 64, 64),
+    InceptionWidths(128, 128, 256, 24, 64, 64),
+    InceptionWidths(112, 144, 288, 32, 64, 64),
+    InceptionWidths(256, 160, 320, 32, 128, 128),
+    InceptionWidths(256, 160, 320, 32, 128, 128),
+    InceptionWidths(384, 192, 384, 48, 128, 128),
+)
+GOOGLENET_POOLS_BEFORE = (2, 7)
+
+
+def googlenet(spec: ModelSpec, *, pooled: bool) -> PaperBackbone:
+    """Build a GoogLeNet (Szegedy et al. 2015) with batch norm and a 3 x 3 stride-1 stem.
+
+    As for ResNet, one 3 x 3 convolution stands for the published stem, with the 192 channels that
+    the first inception module was published for. Batch norm takes the place of local response
+    normalisation and of the auxiliary classifiers; there is no dropout.
 
     Args:
-        stem: channels of the first convolution.
-        modules: channels of each inception module.
-        pool_before: modules, from 0, that max-pooling precedes when `pooled`.
-        in_channels: channels of the images.
-        strided_layers: 1-based indices of the layers with stride 2: 1 is the stem, and a module
-            is two layers deep, the second of which may stride (3, 5, ...).
+        spec: channels of the images, factor on all widths, and the layers that stride: 1 is the
+            stem, and a module is two layers deep, the second of which may stride (3, 5, ...).
         pooled: with the published max-pooling between stages (a baseline), or without any.
     """
-    layers = convolution(in_channels, stem, 3, 2 if 1 in strided_layers else 1)
-    channels = stem
-    for number, widths in enumerate(modules):
-        if pooled and number in pool_before:
+    channels = spec.scaled(GOOGLENET_STEM)
+    layers = convolution(spec.in_channels, channels, 3, 2 if 1 in spec.strided_layers else 1)
+    for number, published in enumerate(GOOGLENET_MODULES):
+        if pooled and number in GOOGLENET_POOLS_BEFORE:
             layers.append(nn.MaxPool2d(3, stride=2, padding=1))
-        module = Inception(channels, widths, 2 if 3 + 2 * number in strided_layers else 1)
+        widths = InceptionWidths(*map(spec.scaled, published))
+        module = Inception(channels, widths, 2 if 3 + 2 * number in spec.strided_layers else 1)
         layers.append(module)
         channels = module.channels
-    return Backbone(nn.Sequential(*layers), channels)
+    return PaperBackbone(nn.Sequential(*layers), channels)

@@ -1,4 +1,4 @@
-"""The heads by name."""
+"""What turns a feature map into a decision: the heads by name."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from functools import partial
 
 from torch import nn
 
-from loss_attention.backbones import BackboneEntry, scaled
-from loss_attention.backbones.paper import Backbone
-from loss_attention.errors import InputError
+from loss_attention.backbones import Backbone, map_shape
+from loss_attention.errors import InputError, unknown_name
 from loss_attention.heads.capsules import PATCH_CHANNELS as CAPSULE_CHANNELS
 from loss_attention.heads.capsules import PRIMARY_CHANNELS, CapsuleHead, RoutingHead
 from loss_attention.heads.patches import (
@@ -24,26 +23,7 @@ from loss_attention.heads.patches import (
     PatchLayout,
 )
 from loss_attention.losses import Objective
-
-
-@dataclass(frozen=True)
-class HeadOptions:
-    """What `create_model` was asked for, as far as a head needs to know."""
-
-    num_classes: int
-    width: float
-    patch_kernel: int
-    patch_stride: int
-    threshold: float
-    image_size: tuple[int, int] | None
-
-    def scaled(self, channels: int) -> int:
-        """Return a number of channels times `width`, at least 1."""
-        return scaled([channels], self.width)[0]
-
-    def layout(self, backbone: Backbone, selection: float) -> PatchLayout:
-        """Return how patches lie on the backbone's feature map."""
-        return PatchLayout(self.patch_kernel, self.patch_stride, backbone.stride, selection)
+from loss_attention.model_spec import CUSTOM, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -51,88 +31,94 @@ class HeadEntry:
     """How to build a head, and what it wants of the rest.
 
     Attributes:
-        build: from the backbone's catalog entry, the backbone and the options to the head.
+        build: from the backbone and the model's spec to the head.
         pooled_backbone: it stands on the published network, with its pooling and strides.
         regularised: its objective has the patch regulariser unless told otherwise (the paper
             gives it to loss-attention alone).
         has_evidence: it has patch logits, and its answer is exactly their weighted sum; without
             them there is nothing to regularise either.
         objective: what it is trained with.
-        fixed_image_size: it is made for images of one size.
     """
 
-    build: Callable[[BackboneEntry, Backbone, HeadOptions], nn.Module]
+    build: Callable[[Backbone, ModelSpec], nn.Module]
     pooled_backbone: bool = False
     regularised: bool = False
     has_evidence: bool = True
     objective: Objective = "cross-entropy"
-    fixed_image_size: bool = False
 
 
-def _baseline(entry: BackboneEntry, backbone: Backbone, options: HeadOptions) -> nn.Module:
-    hidden = options.scaled(entry.baseline_hidden) if entry.baseline_hidden else 0
-    return BaselineHead(backbone.channels, options.num_classes, hidden)
+def _baseline(backbone: Backbone, spec: ModelSpec) -> nn.Module:
+    return BaselineHead(backbone.channels, spec.num_classes, getattr(backbone, "hidden", 0))
 
 
-def _mean(_: BackboneEntry, backbone: Backbone, options: HeadOptions) -> nn.Module:
+def _mean(backbone: Backbone, spec: ModelSpec) -> nn.Module:
     # None weighs less than another, so that a threshold of 1 would leave none where it means all.
-    return _patch_head(backbone, options, MeanPooling(), selection=0.0)
+    return _patch_head(backbone, spec, MeanPooling(), selection=0.0)
 
 
-def _attention(
-    gated: bool, _: BackboneEntry, backbone: Backbone, options: HeadOptions
-) -> nn.Module:
+def _attention(gated: bool, backbone: Backbone, spec: ModelSpec) -> nn.Module:
     weighing = AttentionPooling(
-        options.scaled(PATCH_CHANNELS), options.scaled(ATTENTION_UNITS), gated=gated
+        spec.scaled(PATCH_CHANNELS), spec.scaled(ATTENTION_UNITS), gated=gated
     )
-    return _patch_head(backbone, options, weighing, selection=options.threshold)
+    return _patch_head(backbone, spec, weighing, selection=spec.threshold)
 
 
 # Eqs. 5b and 6b have already subtracted the threshold: what is left above 0 is selected.
 
 
-def _loss_attention(_: BackboneEntry, backbone: Backbone, options: HeadOptions) -> nn.Module:
-    return _patch_head(backbone, options, LossAttention(options.threshold), selection=0.0)
+def _loss_attention(backbone: Backbone, spec: ModelSpec) -> nn.Module:
+    return _patch_head(backbone, spec, LossAttention(spec.threshold), selection=0.0)
 
 
-def _capsule_loss_attention(
-    _: BackboneEntry, backbone: Backbone, options: HeadOptions
-) -> nn.Module:
+def _capsule_loss_attention(backbone: Backbone, spec: ModelSpec) -> nn.Module:
     # `width` scales how many capsules there are; their dimensions are what the classifier and
     # Eq. 11 work in, and stay.
     return CapsuleHead(
         backbone.channels,
-        options.num_classes,
-        layout=options.layout(backbone, selection=0.0),
-        threshold=options.threshold,
-        primary_channels=options.scaled(PRIMARY_CHANNELS),
-        channels=options.scaled(CAPSULE_CHANNELS),
+        spec.num_classes,
+        layout=_layout(backbone, spec, selection=0.0),
+        threshold=spec.threshold,
+        primary_channels=spec.scaled(PRIMARY_CHANNELS),
+        channels=spec.scaled(CAPSULE_CHANNELS),
     )
 
 
-def _dynamic_routing(_: BackboneEntry, backbone: Backbone, options: HeadOptions) -> nn.Module:
-    assert options.image_size is not None, "PatchClassifier checks what fixed_image_size asks for"
-    layout = options.layout(backbone, selection=options.threshold)
-    rows, columns = layout.shape(options.image_size)
+def _dynamic_routing(backbone: Backbone, spec: ModelSpec) -> nn.Module:
+    if spec.image_size is None:
+        raise InputError(
+            f"the head {spec.head} needs `image_size`, (height, width) in pixels: it has "
+            "parameters for each position of a patch"
+        )
+    layout = _layout(backbone, spec, selection=spec.threshold)
+    check_patch_fits(layout, *spec.image_size)
+    rows, columns = layout.shape(spec.image_size)
+    if spec.backbone == CUSTOM:  # who may pad less than ours
+        assert isinstance(backbone, nn.Module)
+        cells = map_shape(backbone, spec.in_channels, *spec.image_size)[2:]
+        rows, columns = ((count - layout.kernel) // layout.stride + 1 for count in cells)
     return RoutingHead(
         backbone.channels,
-        options.num_classes,
+        spec.num_classes,
         layout=layout,
         positions=rows * columns,
-        channels=options.scaled(PRIMARY_CHANNELS),
+        channels=spec.scaled(PRIMARY_CHANNELS),
     )
 
 
 def _patch_head(
-    backbone: Backbone, options: HeadOptions, weighing: nn.Module, selection: float
+    backbone: Backbone, spec: ModelSpec, weighing: nn.Module, selection: float
 ) -> PatchHead:
     return PatchHead(
         backbone.channels,
-        options.num_classes,
+        spec.num_classes,
         weighing=weighing,
-        layout=options.layout(backbone, selection),
-        channels=options.scaled(PATCH_CHANNELS),
+        layout=_layout(backbone, spec, selection),
+        channels=spec.scaled(PATCH_CHANNELS),
     )
+
+
+def _layout(backbone: Backbone, spec: ModelSpec, selection: float) -> PatchLayout:
+    return PatchLayout(spec.patch_kernel, spec.patch_stride, backbone.stride, selection)
 
 
 HEADS: dict[str, HeadEntry] = {
@@ -142,10 +128,36 @@ HEADS: dict[str, HeadEntry] = {
     "gated-attention": HeadEntry(partial(_attention, True)),
     "loss-attention": HeadEntry(_loss_attention, regularised=True),
     "capsule-loss-attention": HeadEntry(_capsule_loss_attention, regularised=True),
-    "capsule-dynamic-routing": HeadEntry(
-        _dynamic_routing, has_evidence=False, objective="margin", fixed_image_size=True
-    ),
+    "capsule-dynamic-routing": HeadEntry(_dynamic_routing, has_evidence=False, objective="margin"),
 }
+
+
+def head_entry(head: str) -> HeadEntry:
+    """Return the entry of a head.
+
+    Raises:
+        InputError: an unknown name, with the nearest known one.
+    """
+    if head not in HEADS:
+        raise unknown_name("head", head[:100], HEADS)
+    return HEADS[head]
+
+
+def smallest_image(layout: PatchLayout) -> int:
+    """Return the smallest height and width in pixels that hold one patch."""
+    # The last of the kernel's cells begins so many pixels after the first.
+    return (layout.kernel - 1) * layout.feature_stride + 1
+
+
+def check_patch_fits(layout: PatchLayout, height: int, width: int) -> None:
+    """Raise `InputError` for images that are smaller than one patch."""
+    least = smallest_image(layout)
+    if min(height, width) < least:
+        raise InputError(
+            f"images of {height} x {width} pixels are smaller than one patch; the smallest "
+            f"this model takes is {least} x {least} (a smaller `patch_kernel` or fewer "
+            "`strided_layers` would lower that)"
+        )
 
 
 def check_regulariser(head: str) -> None:
@@ -153,5 +165,5 @@ def check_regulariser(head: str) -> None:
     if not HEADS[head].has_evidence:
         able = ", ".join(name for name, entry in HEADS.items() if entry.has_evidence)
         raise InputError(
-            f"--regularise: the head {head} has no patch logits to regularise; these have: {able}"
+            f"`regularise`: the head {head} has no patch logits to regularise; these have: {able}"
         )

@@ -196,13 +196,12 @@ def build_empty(recipe: Recipe) -> PatchClassifier:
     """Build a recipe's network for 10 classes without memory for its weights."""
     with torch.device("meta"):
         return create_model(
-            recipe.backbone,
-            head=recipe.head,
-            num_classes=PAPER_IMAGE_CLASSES,
-            width=recipe.width,
-            patch_kernel=recipe.patch_kernel,
-            patch_stride=recipe.patch_stride,
-            image_size=(32, 32),
+            recipe.model_spec(
+                num_classes=PAPER_IMAGE_CLASSES,
+                image_size=(32, 32),
+                in_channels=3,
+                strided_layers=(),
+            )
         )
 
 

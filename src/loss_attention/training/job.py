@@ -77,19 +77,12 @@ def build_model(
         check_regulariser(recipe.head)
     torch.manual_seed(recipe.seed)
     model = create_model(
-        recipe.backbone,
-        head=recipe.head,
-        num_classes=len(splits.trainval.class_names),
-        in_channels=recipe.in_channels,
-        width=recipe.width,
-        strided_layers=recipe.strided_layers,
-        patch_kernel=recipe.patch_kernel,
-        patch_stride=recipe.patch_stride,
-        threshold=recipe.threshold,
-        class_names=splits.trainval.class_names,
-        image_size=splits.trainval.size,
-        multi_label=splits.trainval.multi_label,
-        resize=recipe.resize,
+        recipe.model_spec(
+            num_classes=len(splits.trainval.class_names),
+            class_names=splits.trainval.class_names,
+            image_size=splits.trainval.size,
+            multi_label=splits.trainval.multi_label,
+        )
     )
     model.check_image_size(*splits.trainval.size)
     if recipe.cutout >= min(splits.trainval.size):
@@ -98,7 +91,8 @@ def build_model(
             f"--cutout {recipe.cutout} must be less than the images' {height} x {width} pixels"
         )
     recipe_loss(recipe, multi_label=splits.trainval.multi_label)  # refuses what it cannot be
-    model.set_normalisation(*(statistics or channel_statistics(splits.trainval)))
+    if model.backbone.normalisation is None:
+        model.set_normalisation(*(statistics or channel_statistics(splits.trainval)))
     return model
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import inf
 from pathlib import Path
 from types import UnionType
@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 
 from loss_attention.errors import InputError, printable, quoted, reason
+from loss_attention.model_spec import ModelOptions, ModelSpec
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps", "xpu"]
 """What to compute on: a CPU, Nvidia's or AMD's GPUs (cuda), Apple's (mps), Intel's (xpu); auto: a
@@ -18,7 +19,7 @@ GPU where there is one."""
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(ModelOptions):
     """Everything that decides what a training run computes."""
 
     name: str
@@ -28,17 +29,12 @@ class Recipe:
     local folder, archive or table of images; docs/data.md lists them."""
     image_size: int | None = None
     """Resize every image to this many pixels square; None: they must be of one size already."""
-    resize: Literal["squash", "pad"] = "squash"
-    """How images of another shape become square: out of their aspect, or kept in it and centred on
-    a border of their mean colour."""
     classes: tuple[str, ...] = ()
     """Names of the classes to use, or one number of classes to draw by the seed; none: all."""
     masks: bool = False
     """Read the masks of objects too, to measure against; the data must have them."""
     skip_broken: bool = False
     """Go on without the images that something is wrong with, and say how many."""
-    in_channels: int = 3
-    """Channels that images are converted to: 1 (grey) or 3 (colour)."""
     limit_images: int | None = None
     """Use at most this many training and this many test images, for a quick try; None: all."""
     crop_padding: int = 4
@@ -52,22 +48,6 @@ class Recipe:
     """Side in pixels of a square of each training image that is erased; 0: none."""
     validation_fraction: float = 0.1
     """Part of the training set held out to choose the best epoch, in [0, 1); 0: take the last."""
-    backbone: str = "resnet18"
-    """The network under the head: vgg11_bn, vgg16_bn, resnet18, resnet50, resnet50_paper (the
-    paper's wider blocks) or googlenet."""
-    head: str = "loss-attention"
-    """How patches become a decision: loss-attention, capsule-loss-attention, mean, attention,
-    gated-attention, capsule-dynamic-routing, or baseline (no patches)."""
-    width: float = 1.0
-    """Factor on the channels of every layer, above 0."""
-    strided_layers: tuple[int, ...] = ()
-    """1-based indices of the backbone's convolutional layers that get stride 2."""
-    patch_kernel: int = 9
-    """Side of a patch, in places of the backbone's feature map."""
-    patch_stride: int = 4
-    """Step between patches, in places of the backbone's feature map."""
-    threshold: float = 0.1
-    """The paper's xi in [0, 1]: patches with a share below threshold / M are dropped."""
     gamma_max: float = 0.1
     """Final weight of the patch regulariser, at least 0; loss-attention only, see regularise."""
     gamma_epochs: float = 0.4
@@ -107,23 +87,15 @@ class Recipe:
     """auto: bf16 (mixed) where the hardware multiplies it faster than float32, else 32."""
 
     def __post_init__(self) -> None:
-        positive = (
-            "width",
-            "learning_rate",
-            "epochs",
-            "batch_size",
-            "patch_kernel",
-            "patch_stride",
-        )
-        for name in positive:
+        super().__post_init__()
+        for name in ("learning_rate", "epochs", "batch_size"):
             self._require(name, getattr(self, name) > 0, "must be above 0")
-        for name in ("width", "learning_rate", "gamma_max", "weight_decay"):
+        for name in ("learning_rate", "gamma_max", "weight_decay"):
             self._require(name, getattr(self, name) < inf, "must be finite")
         for name in ("crop_padding", "cutout", "gamma_max", "weight_decay", "seed"):
             self._require(name, getattr(self, name) >= 0, "must be at least 0")
         self._require("seed", self.seed < 2**63, "must be below 2**63")
-        for name in ("threshold", "gamma_epochs"):
-            self._require(name, 0 <= getattr(self, name) <= 1, "must be in [0, 1]")
+        self._require("gamma_epochs", 0 <= self.gamma_epochs <= 1, "must be in [0, 1]")
         shares = ("validation_fraction", "momentum", "warmup", "label_smoothing", "average_weights")
         for name in shares:
             self._require(name, 0 <= getattr(self, name) < 1, "must be in [0, 1)")
@@ -146,9 +118,15 @@ class Recipe:
         if not holds:
             raise InputError(f"--{name.replace('_', '-')} {rule}, got {getattr(self, name)}")
 
+    def model_spec(self, **of_data: Any) -> ModelSpec:
+        """Return the model to train; `of_data` are the fields that the data decides."""
+        chosen = {field.name: getattr(self, field.name) for field in fields(ModelOptions)}
+        return ModelSpec(**chosen | of_data)
+
     def to_yaml(self) -> str:
-        """Return the recipe as YAML, fields in their order here."""
-        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Return the recipe as YAML, name and data first."""
+        values = {"name": self.name, "data": self.data} | asdict(self)
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
     @classmethod

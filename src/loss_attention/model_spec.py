@@ -1,0 +1,173 @@
+"""What a model is made of: the one description of callers, recipes, saved weights and run folders.
+
+It comes from people and from the metadata of files, so nothing is taken for granted: neither types
+nor sizes. Names of backbones and heads are looked up where they are built (`create_model`). No
+torch here: the command line reads this for `--help`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any, Literal
+
+from loss_attention.errors import InputError, quoted, unknown_name
+
+CUSTOM = "custom"
+"""The backbone of a model that was built from a module and not from a name."""
+
+# Beyond what any data has: what is larger is a slip of the keyboard or a hostile file.
+LARGEST = {
+    "in_channels": 10_000,
+    "patch_kernel": 10_000,
+    "patch_stride": 10_000,
+    "num_classes": 1_000_000,
+}
+LARGEST_WIDTH = 1_000
+LARGEST_SIDE = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What is chosen of a model whatever its data: fields of a recipe and of a `ModelSpec` alike.
+
+    Raises:
+        InputError: a value of another type or out of its range.
+    """
+
+    backbone: str = "resnet18"
+    """The network under the head: vgg11_bn, vgg16_bn, resnet18, resnet50, resnet50_paper (the
+    paper's wider blocks) or googlenet."""
+    head: str = "loss-attention"
+    """How patches become a decision: loss-attention, capsule-loss-attention, mean, attention,
+    gated-attention, capsule-dynamic-routing, or baseline (no patches)."""
+    in_channels: int = 3
+    """Channels that images are converted to: 1 (grey) or 3 (colour)."""
+    width: float = 1.0
+    """Factor on the channels of every layer, above 0."""
+    strided_layers: tuple[int, ...] = ()
+    """1-based indices of the backbone's convolutional layers that get stride 2."""
+    patch_kernel: int = 9
+    """Side of a patch, in cells of the backbone's feature map."""
+    patch_stride: int = 4
+    """Step between patches, in cells of the backbone's feature map."""
+    threshold: float = 0.1
+    """The paper's xi in [0, 1]: patches below threshold / M of the whole are dropped."""
+    resize: Literal["squash", "pad"] = "squash"
+    """How images of another shape become square: out of their aspect, or kept in it and centred on
+    a border of their mean colour."""
+
+    def __post_init__(self) -> None:
+        for name in ("backbone", "head"):
+            value = getattr(self, name)
+            _require(name, isinstance(value, str), "must be a name", value)
+        for name in LARGEST:
+            if name in self.__dataclass_fields__:
+                _check_whole_number(name, getattr(self, name))
+        finite = _is_number(self.width) and self.width > 0
+        _require("width", finite, "must be above 0 and finite", self.width)
+        most = f"must be at most {LARGEST_WIDTH:,}"
+        _require("width", self.width <= LARGEST_WIDTH, most, self.width)
+        layers = self.strided_layers
+        listed = _is_list(layers) and all(_is_whole(index) for index in layers)
+        _require("strided_layers", listed, "must be a list of layers", layers)
+        object.__setattr__(self, "strided_layers", tuple(layers))
+        inside = _is_number(self.threshold) and 0 <= self.threshold <= 1
+        _require("threshold", inside, "must be in [0, 1]", self.threshold)
+        _require("resize", isinstance(self.resize, str), "must be a name", self.resize)
+        if self.resize not in ("squash", "pad"):
+            raise unknown_name("`resize`", self.resize[:100], ("squash", "pad"))
+
+    def scaled(self, channels: int) -> int:
+        """Return a number of channels times `width`, rounded, at least 1."""
+        return max(1, round(self.width * channels))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec(ModelOptions):
+    """Everything that a model is built from, but for its weights.
+
+    Example:
+        >>> spec = ModelSpec(backbone="vgg11_bn", num_classes=2, class_names=["cat", "dog"])
+        >>> ModelSpec.from_dict(spec.to_dict()) == spec
+        True
+    """
+
+    num_classes: int = 10
+    """K, at least 1."""
+    class_names: tuple[str, ...] = ()
+    """A name for each class, for people; none: "0", "1", ..."""
+    image_size: tuple[int, int] | None = None
+    """Height and width in pixels that it is meant for. Dynamic routing has parameters for each
+    position of a patch: it needs a size and takes no other."""
+    multi_label: bool = False
+    """An image may have several classes; probabilities are sigmoids."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names, size = self.class_names, self.image_size
+        listed = _is_list(names) and all(isinstance(name, str) for name in names)
+        _require("class_names", listed, "must be a list of names", names)
+        if names and len(names) != self.num_classes:
+            raise InputError(
+                f"`class_names` must name all {self.num_classes} classes, got {len(names)}"
+            )
+        (name, times), *_ = Counter(names).most_common(1) or [("", 1)]
+        if times > 1:
+            raise InputError(f"`class_names` has {quoted(name)} twice; each class needs its own")
+        object.__setattr__(self, "class_names", tuple(names))
+        if size is not None:
+            pair = _is_list(size) and len(size) == 2
+            pair = pair and all(_is_whole(side) and 1 <= side <= LARGEST_SIDE for side in size)
+            _require("image_size", pair, "must be a height and a width in pixels", size)
+            object.__setattr__(self, "image_size", tuple(size))
+        is_bool = isinstance(self.multi_label, bool)
+        _require("multi_label", is_bool, "must be True or False", self.multi_label)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return its fields as JSON can hold them: what saved weights say of their model."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
+        """Return what `to_dict` was called on; fields that are not given have their default.
+
+        Raises:
+            InputError: a field that is unknown here, or a value out of its range.
+        """
+        for name in values:
+            if name not in cls.__dataclass_fields__:
+                raise InputError(f"it has the argument {quoted(name)}")
+        return cls(**values)
+
+
+def _require(name: str, holds: bool, rule: str, value: Any) -> None:
+    if not holds:
+        raise InputError(f"`{name}` {rule}, got {quoted(value)}")
+
+
+def _check_whole_number(name: str, value: Any) -> None:
+    _require(name, _is_whole(value), "must be a whole number", value)
+    _require(name, value >= 1, "must be at least 1", value)
+    _require(name, value <= LARGEST[name], f"must be at most {LARGEST[name]:,}", value)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _is_whole(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Integral)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, Integral) or (isinstance(value, Real) and math.isfinite(value))
