@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import loss_attention as la
 from loss_attention.backbones import BACKBONES
 from loss_attention.heads import HEADS
+from loss_attention.model_spec import ModelSpec
 
 WIDTH = 1 / 64
 PATCH_KERNEL, PATCH_STRIDE = 9, 4
@@ -46,7 +47,8 @@ def test_receptive_fields_are_those_of_the_networks(page: str) -> None:
     assert {row[0] for row in table} == set(BACKBONES)
     for name, strided, image, window, size, part in table:
         layers = () if strided == "none" else tuple(map(int, strided.split(", ")))
-        network = BACKBONES[name].build(3, WIDTH, layers, False)
+        spec = ModelSpec(backbone=name, width=WIDTH, strided_layers=layers)
+        network = BACKBONES[name].build(spec)
         field = network.receptive_field.after(PATCH_KERNEL, PATCH_STRIDE)
         assert int(window) == PATCH_KERNEL * network.stride
         assert int(size) == field.size

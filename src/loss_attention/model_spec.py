@@ -74,6 +74,8 @@ class ModelOptions:
         layers = self.strided_layers
         listed = _is_list(layers) and all(_is_whole(index) for index in layers)
         _require("strided_layers", listed, "must be a list of layers", layers)
+        if layers and self.backbone == CUSTOM:
+            raise InputError("`strided_layers` are those of a named backbone; yours strides itself")
         object.__setattr__(self, "strided_layers", tuple(layers))
         inside = _is_number(self.threshold) and 0 <= self.threshold <= 1
         _require("threshold", inside, "must be in [0, 1]", self.threshold)
