@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -217,3 +218,15 @@ def test_looking_at_a_module_leaves_it_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), random)
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_the_page_for_users_is_true(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (repository / "docs" / "python.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 3
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "page"}
+    for block in blocks:
+        exec(compile(block, "docs/python.md", "exec"), names)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from loss_attention.explanation import Explanation
     from loss_attention.losses import margin_loss, multi_label_loss, ramp_up, single_label_loss
     from loss_attention.model import PatchClassifier, create_model, load
+    from loss_attention.model_spec import ModelSpec
     from loss_attention.prediction import (
         CapsulePrediction,
         EvidencePrediction,
@@ -32,6 +33,7 @@ _HOMES = {
     "Explanation": "explanation",
     "FoundObject": "report.explained",
     "ImagePrediction": "prediction",
+    "ModelSpec": "model_spec",
     "PatchClassifier": "model",
     "PatchPrediction": "prediction",
     "RoutedPrediction": "prediction",
@@ -52,6 +54,7 @@ __all__ = [
     "Explanation",
     "FoundObject",
     "ImagePrediction",
+    "ModelSpec",
     "PatchClassifier",
     "PatchPrediction",
     "RoutedPrediction",

@@ -1,13 +1,11 @@
-"""The convolution of all our networks: torch's, but for one case that is unsafe in oneDNN.
-
-Which layer's output goes to which other layer, as modules declare it.
+"""What networks are made of: a convolution, declared paths, and activations computed twice.
 
 The order in which a module holds its layers need not be that in which it calls them, and no look at
-a module tells. So a module says it itself, or nothing is taken for granted about it.
+a module tells. So a module says which layer's output goes to which other (`Layered`), or nothing is
+taken for granted about it.
 
-Activation checkpointing: memory for time in training, a little of both or much on request.
-
-Of some layers the forward pass keeps the input alone, and the backward pass computes the rest again
+Activation checkpointing gives memory for time in training, a little of both or much on request. Of
+some layers the forward pass keeps the input alone, and the backward pass computes the rest again
 when it gets there. `kept_small` does so where that costs next to nothing. On request, `recomputed`
 does it to the whole network, cut into segments. The last one is kept whole: its activations are the
 first that the backward pass needs, so dropping them would save nothing. The head comes after it and
@@ -29,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution whose 1 x 1 kernel, where it strides, first picks the places that it will see.
+    """A convolution whose 1 x 1 kernel, where it strides, first picks the cells that it will see.
 
     The result is the same. For the weights' gradient of a strided 1 x 1 convolution, channels last,
     of fewer input channels than a vector register holds, oneDNN writes past its memory on CPUs with
