@@ -94,7 +94,7 @@ def import_graph() -> dict[str, set[str]]:
 
 def test_the_reader_of_imports_finds_them_all() -> None:
     source = (
-        "import os\nimport loss_attention.models\nfrom loss_attention import geometry, load\n"
+        "import os\nimport loss_attention.model\nfrom loss_attention import geometry, load\n"
         "from loss_attention.heads import catalog\n"
         "def late():\n    from loss_attention.cli import main\n"
         "from loss_attention import __version__\n"

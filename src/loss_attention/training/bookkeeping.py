@@ -19,7 +19,7 @@ from loss_attention.errors import InputError, printable, quoted
 from loss_attention.evaluation import validate
 from loss_attention.interruption import StopRequest
 from loss_attention.losses import Loss
-from loss_attention.models import WEIGHTS_FILE, PatchClassifier
+from loss_attention.model import WEIGHTS_FILE, PatchClassifier
 from loss_attention.training.environment import sum_dtype
 from loss_attention.training.processes import from_first, summed
 from loss_attention.training.run_folder import METRICS_FILE, RunFolder, checked_epoch, metrics_text

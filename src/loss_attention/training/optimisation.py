@@ -28,10 +28,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from loss_attention.backbones.layered import neighbours
-from loss_attention.heads.catalog import HEADS
+from loss_attention.backbones.layers import neighbours
+from loss_attention.heads import HEADS
 from loss_attention.losses import Loss, loss_for, ramp_up
-from loss_attention.models import PatchClassifier
+from loss_attention.model import PatchClassifier
 from loss_attention.training.processes import summed
 from loss_attention.training.recipe import Recipe
 

@@ -17,7 +17,6 @@ from filelock import FileLock, Timeout
 
 from loss_attention.errors import InputError, guarded, printable, quoted, reason
 from loss_attention.model import WEIGHTS_FILE
-from loss_attention.models import WEIGHTS_FILE
 from loss_attention.saving import (
     DIGEST,
     FACTS_FILE,

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from loss_attention.data.sample import LabelledImages
 from loss_attention.errors import InputError, ReportedError, guarded
-from loss_attention.heads.catalog import HEADS
+from loss_attention.heads import HEADS
 from loss_attention.interruption import StopRequest
 from loss_attention.losses import Loss
 from loss_attention.metrics.classification import correct_images
-from loss_attention.models import PatchClassifier
+from loss_attention.model import PatchClassifier
 from loss_attention.prediction import ImagePrediction
 from loss_attention.training.bookkeeping import Checkpoints, Position, TrainingLog, Validation
 from loss_attention.training.environment import sum_dtype
