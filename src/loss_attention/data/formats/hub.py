@@ -200,7 +200,8 @@ def source_of_tables(tables: Mapping[str, Any], where: str, root: Path | None = 
     notes = () if layout is None else (f"boxes read as {layout}",)
     kind: Callable[[Any], Any] = _as_declared
     if declared[0] is None:
-        kind = LabelKind.of(label for table in chosen for label in table.values())
+        labels = chain.from_iterable((*table.labels, *table.classes) for table in chosen)
+        kind = LabelKind.of(label for row in labels for label in row or ())
     several = any(table.several for table in chosen)
     findings = Findings()
     parts = tuple(table.part(layout, findings, kind, several=several) for table in chosen)
@@ -247,11 +248,6 @@ class _Table:
         if columns.label is None:
             self.labels += self.classes
 
-    def values(self) -> Iterator[Any]:
-        """Yield every label, of images and of boxes."""
-        for labels in (*self.labels, *self.classes):
-            yield from labels or ()
-
     def part(
         self,
         layout: BoxLayout | None,
@@ -284,10 +280,8 @@ class _Table:
             if layout is not None:
                 both = zip(classes, map(layout.corners, self.boxes[row]), strict=True)
                 found = (Box(one, *corners, row) for one, corners in both)
-            boxes, relative = (
-                findings.boxes(title, origin, found),
-                bool(layout and layout.fractions),
-            )
+            boxes = findings.boxes(title, origin, found)
+            relative = layout is not None and layout.fractions
             records.append(Record(title, row, label, boxes, origin=origin, relative=relative))
         return Part(self.name, records, self._contents)
 

@@ -90,12 +90,11 @@ def find_tables(tree: Tree, where: str) -> Tables:
     Raises:
         InputError: a table that most likely lists images and is not understood.
     """
-    looks = [_Look(tree, name, where) for name in _candidates(tree)]
+    top, deep = _candidates(tree)
+    looks = [_Look(tree, name, where) for name in top]
+    if not any(look.used and "/" not in look.file for look in looks):
+        looks += [_Look(tree, name, where) for name in deep]
     used = [look.file for look in looks if look.used]
-    if not any("/" not in name for name in used):
-        deep = [_Look(tree, name, where) for name in _deep(tree, looks)]
-        looks += deep
-        used += [look.file for look in deep if look.used]
     surroundings = _Surroundings(tree)
     for look in looks:
         if not look.used:
@@ -113,32 +112,24 @@ def find_tables(tree: Tree, where: str) -> Tables:
     return Tables(tuple(used), (f"{said}{named}{more}",))
 
 
-def _candidates(tree: Tree) -> Iterator[str]:
-    """Yield the tables at the top, and those called metadata wherever they are."""
-    objects = [name for name in tree.names if "/" not in name and name.lower().endswith(".json")]
-    for name in tree.names:
+def _candidates(tree: Tree) -> tuple[list[str], list[str]]:
+    """Return the tables at the top, with those called metadata wherever they are, and others.
+
+    The others lie in folders and are called like lists of labels.
+    """
+    names = [name for name in tree.names if name.lower().endswith((*_SEPARATED, *_LINES))]
+    objects = [name for name in names if "/" not in name and name.lower().endswith(".json")]
+    top, deep = [], []
+    for name in names:
         path = PurePosixPath(name.lower())
-        top = len(path.parts) == 1
-        if path.suffix == ".json" and len(objects) > _MOST_JSON and not _called_so(name):
-            continue
-        if (top and path.suffix in (*_SEPARATED, *_LINES)) or (
-            path.stem == "metadata" and path.suffix in _TABLES
-        ):
-            yield name
-
-
-def _deep(tree: Tree, looks: list[_Look]) -> list[str]:
-    """Return tables in folders that are called like lists of labels."""
-    seen = {look.file for look in looks}
-    found = [
-        name
-        for name in tree.names
-        if name.lower().endswith(_TABLES)
-        and 1 < len(PurePosixPath(name).parts) <= _DEEPEST
-        and name not in seen
-        and _called_so(name)
-    ]
-    return found if len(found) <= _MOST_JSON else []
+        if "/" not in name:
+            if path.suffix != ".json" or len(objects) <= _MOST_JSON or _called_so(name):
+                top.append(name)
+        elif path.suffix in _TABLES and path.stem == "metadata":
+            top.append(name)
+        elif path.suffix in _TABLES and len(path.parts) <= _DEEPEST and _called_so(name):
+            deep.append(name)
+    return top, deep if len(deep) <= _MOST_JSON else []
 
 
 def _called_so(name: str) -> bool:
