@@ -27,6 +27,6 @@ LAYOUTS: dict[str, Opener] = {
 }
 """From the most to the least particular: the first that knows the files reads them.
 
-Files in none of these are images that a table lists, parquet files, or class folders; see
-`places.py`.
+Files in none of these are images that a table lists, parquet files, or class folders: `open_place`
+looks for these last.
 """

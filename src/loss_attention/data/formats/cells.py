@@ -11,7 +11,8 @@ import ast
 import json
 import math
 import re
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from loss_attention.data.records import CellError
@@ -333,12 +334,14 @@ def plain_name(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.strip(_AROUND)).lower()
 
 
-def named_column(header: Container[str], names: Sequence[str]) -> str | None:
+@lru_cache(32)
+def named_column(header: tuple[str, ...], names: tuple[str, ...]) -> str | None:
     """Return the first of some names that is among plain names of columns."""
     return next((name for name in names if name in header), None)
 
 
-def listed_label_column(header: Container[str]) -> str | None:
+@lru_cache(32)
+def listed_label_column(header: tuple[str, ...]) -> str | None:
     """Return the column of labels among the plain names of a table of text.
 
     Raises:

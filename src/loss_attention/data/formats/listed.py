@@ -195,7 +195,7 @@ class _Table:
                 yield read
 
     def _image(self, row: Row) -> str:
-        value = row.values.get(named_column(row.values, LISTED_IMAGES) or "")
+        value = row.values.get(named_column(tuple(row.values), LISTED_IMAGES) or "")
         if isinstance(value, str) and not is_missing(value):
             return self._path(value)
         raise CellError(row.fault or "names no image")
@@ -212,10 +212,10 @@ class _Table:
         """Return what a row says; keys of JSON may differ from row to row."""
         if row.fault:
             raise CellError(row.fault)
-        values, number = row.values, row.number
+        values, number, header = row.values, row.number, tuple(row.values)
         objects, classes = _objects(values, place)
         labels, several, unlabelled = classes, True, ""
-        column = listed_label_column(values)
+        column = listed_label_column(header)
         if self.labelled or column:
             try:
                 labels, several = read_labels_cell(values.get(column or "", ""))
@@ -223,7 +223,7 @@ class _Table:
                 labels, several = [], False
                 unlabelled = f"{place}: {_shown_path(image)} {error}"
         named, boxes = labels, _corners(values, place)
-        if boxes and (column := named_column(values, BOX_LABEL_NAMES)):
+        if boxes and (column := named_column(header, BOX_LABEL_NAMES)):
             try:
                 named = read_labels_cell(values[column]).labels
             except CellError as error:
@@ -263,7 +263,7 @@ def _objects(values: Mapping[str, Any], place: str) -> tuple[list[Corners], list
 
 def _corners(values: Mapping[str, Any], place: str) -> list[Corners]:
     """Return the corners of a row's boxes, from one column or from four."""
-    column = named_column(values, BOX_NAMES)
+    column = named_column(tuple(values), BOX_NAMES)
     sides = next((sides for sides in CORNER_NAMES if all(side in values for side in sides)), ())
     try:
         if column is not None and (boxes := read_boxes_cell(values[column])):

@@ -255,13 +255,10 @@ def _split_lists(
             lists.setdefault(match["split"], []).extend((match["root"], path) for path in paths)
     if lists and not any(lists.values()):
         raise InputError(f"{where}: {matches[0][0]} and the lists beside it are empty")
-    if lists.get("trainval") and lists.get("test"):
-        return {"train": lists["trainval"], "test": lists["test"]}
-    train = lists.get("train") or lists.get("trainval") or []
-    named = {"train": train, "validation": lists.get("val", []), "test": lists.get("test", [])}
-    if not lists.get("train"):
-        named["validation"] = []  # part of trainval
-    return {split: listed for split, listed in named.items() if listed}
+    named = {"train": "train", "validation": "val", "test": "test"}
+    if not lists.get("train") or (lists.get("trainval") and lists.get("test")):
+        named = {"train": "trainval", "test": "test"}  # of trainval, val is a part
+    return {split: lists[name] for split, name in named.items() if lists.get(name)}
 
 
 def _paths(text: str, stems: Collection[str]) -> list[str]:
