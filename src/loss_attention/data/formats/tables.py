@@ -34,10 +34,10 @@ from loss_attention.data.formats.cells import (
     named_column,
     plain_name,
 )
-from loss_attention.data.records import MOST_NAMED, Source, count
+from loss_attention.data.records import MOST_NAMED, Source, count, few
 from loss_attention.data.sample import SPLITS
 from loss_attention.data.tree import Tree
-from loss_attention.errors import InputError, guarded, printable, quoted, reason
+from loss_attention.errors import InputError, guarded, quoted, reason
 
 _ROWS = 20  # looked at
 _MOST_TEXTS = 400
@@ -106,10 +106,8 @@ def find_tables(tree: Tree, where: str) -> Tables:
     spare += _unread(surroundings, where, refusing=not used)
     if not spare:
         return Tables(tuple(used))
-    named = ", ".join(map(printable, spare[:MOST_NAMED]))
-    more = " and more" if len(spare) > MOST_NAMED else ""
-    said = f"{count(len(spare), 'table')} not used, without columns of images and labels: "
-    return Tables(tuple(used), (f"{said}{named}{more}",))
+    said = f"{count(len(spare), 'table')} not used, without columns of images and labels"
+    return Tables(tuple(used), (f"{said}: {few(spare)}",))
 
 
 def _candidates(tree: Tree) -> tuple[list[str], list[str]]:
