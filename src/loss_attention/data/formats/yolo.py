@@ -40,13 +40,13 @@ from loss_attention.data.tree import Tree, open_tree
 from loss_attention.errors import InputError, guarded, printable, quoted
 
 _SEEN = 20  # files looked into to tell the layout
+_LISTS = ("train.txt", "val.txt", "valid.txt", "test.txt")
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_GLOB = re.compile(r"[*?\[\]]")
 _WHOLE = re.compile(r"\d{1,9}", re.ASCII)
 _NUMBER = re.compile(
     r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?|[+-]?(nan|inf(inity)?)", re.I | re.A
 )
-_LISTS = ("train.txt", "val.txt", "valid.txt", "test.txt")
-_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
-_GLOB = re.compile(r"[*?\[\]]")
 
 
 def open_yolo(
