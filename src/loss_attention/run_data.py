@@ -61,7 +61,7 @@ class OtherData:
         if data is not None:
             return cls(data, tuple(classes), skip_broken)
         if classes or skip_broken:
-            raise InputError("--classes and --skip-broken are for other data: name it with --data")
+            raise InputError("`classes` and `skip_broken` are for other data: name it with `data`")
         return None
 
 
@@ -201,7 +201,7 @@ def _check_own(
     if not certain:
         raise InputError(
             f"{data} is not the data that the run {run.path} was trained on; say where that is now "
-            "with --data"
+            "with `data`"
         )
     if wanted is not None:
         say_line(
@@ -212,7 +212,7 @@ def _check_own(
 
 
 def _has_moved(run: RunFolder, other: OtherData) -> bool:
-    """Return whether a run's own data is gone from its place and lies where other data is said to.
+    """Return whether a run's own data is gone from its path and lies where other data is said to.
 
     All of it would be measured otherwise, what the run was trained on too.
     """
@@ -240,7 +240,7 @@ def _is_own(run: RunFolder, other: OtherData) -> bool:
     found = same_data(other.data, _own_path(run) or run.recipe().data)
     if found and (other.classes or other.skip_broken):
         raise InputError(
-            f"{other.data} is the run's own data, read as in training: --classes and --skip-broken "
+            f"{other.data} is the run's own data, read as in training: `classes` and `skip_broken` "
             "are for other data"
         )
     return found
@@ -327,8 +327,8 @@ def find_again(data: str, facts: Mapping[str, Any], run: Path) -> Found:
         return Found(HUB_PREFIX + given.removeprefix(HUB_PREFIX), certain=True)
     if kind != "path":
         return Found(given, certain=True)
-    name, place = known_at(given)
-    written = expanded(place or given)
+    name, path_of_known = known_at(given)
+    written = expanded(path_of_known or given)
     paths = _paths(written, record, run)
     for number, path in enumerate(paths):
         if is_there(path):
@@ -342,7 +342,7 @@ def find_again(data: str, facts: Mapping[str, Any], run: Path) -> Found:
     looked = ", ".join(map(str, paths[:3]))
     raise InputError(
         f"the data of the run {run} is gone: it was given as {given}, and there is nothing at "
-        f"{looked}; say where it is now with --data"
+        f"{looked}; say where it is now with `data`"
     )
 
 
@@ -369,21 +369,21 @@ def _kind_of_old(data: str, source: Any) -> str:
         return ""
     if HUB_ID.fullmatch(data) and told.startswith(f"{data}: "):
         return "hub"
-    name, place = known_at(data)
-    local = (f"data folder {data}: ", f"{name} in {place}: ")
+    name, path = known_at(data)
+    local = (f"data folder {data}: ", f"{name} in {path}: ")
     if name or told.startswith(local) or looks_local(data):
         return "path"
     if HUB_ID.fullmatch(data):
         raise InputError(
             f"the run's data {quoted(data)} was a folder or a data set of the Hugging Face hub, "
-            f"and there is no such folder here: say which with --data PATH or --data "
+            f"and there is no such folder here: say which with `data` PATH or `data` "
             f"{HUB_PREFIX}{data}"
         )
     return ""
 
 
 def same_data(data: str, own: str) -> bool:
-    """Return whether two words for data mean the same: one name, or paths to one place."""
+    """Return whether two names or paths of data mean the same."""
     if data == own:
         return True
     one, other = meant(data), meant(own)

@@ -25,7 +25,7 @@ def test_the_counts_of_the_paper() -> None:
         "imagenet": (1_281_167, 50_000, 1000),
     }
     for name, known in KNOWN.items():
-        assert f"--data {name}:" in known.get
+        assert f"`data` {name}:" in known.get
 
 
 def test_local_parquet_by_name(tmp_path: Path) -> None:
@@ -84,9 +84,9 @@ def test_classes_drawn_by_the_seed(letters: Path) -> None:
 @pytest.mark.parametrize(
     ("classes", "said"),
     [
-        (("7",), "--classes 7: at least 2 and at most the 6 there are"),
-        (("1",), "--classes 1: at least 2"),
-        (("a",), "--classes: a classifier needs at least two"),
+        (("7",), "`classes` 7: at least 2 and at most the 6 there are"),
+        (("1",), "`classes` 1: at least 2"),
+        (("a",), "`classes`: a classifier needs at least two"),
         (("a", "x"), "unknown class 'x'; known: a, b"),
     ],
 )
@@ -116,7 +116,7 @@ def test_classes_that_are_declared(tmp_path: Path) -> None:
 
 
 def test_made_data_has_no_choice() -> None:
-    assert "--classes and --masks do not apply" in refusal("digits", classes=("3",))
+    assert "`classes` and `masks` do not apply" in refusal("digits", classes=("3",))
 
 
 def test_a_known_set_without_its_test_split(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_known_set_without_its_test_split(tmp_path: Path) -> None:
     assert said.startswith(f"cifar10 in {tmp_path} lacks the split to report on: 10,000 labelled")
     assert said.endswith(
         "https://huggingface.co/datasets/uoft-cs/cifar10 into one folder and give "
-        "that: --data cifar10:FOLDER"
+        "that: `data` cifar10:FOLDER"
     )
 
 

@@ -93,7 +93,7 @@ def test_a_local_path_is_never_a_hub_id(facts: str, tmp_path: Path) -> None:
         "the data of the run run is gone: it was given as base/rgb, and there is"
     )
     assert str(tmp_path / "base" / "rgb") in said
-    assert said.endswith("; say where it is now with --data")
+    assert said.endswith("; say where it is now with `data`")
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_runs_of_before_are_told_by_their_description(
 
 
 def test_runs_of_before_that_do_not_tell_are_asked_about() -> None:
-    with pytest.raises(InputError, match=r"--data PATH or --data hub:org/name$"):
+    with pytest.raises(InputError, match=r"`data` PATH or `data` hub:org/name$"):
         find_again("org/name", {}, Path("run"))
 
 

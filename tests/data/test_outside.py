@@ -128,8 +128,8 @@ def test_unknown_classes_are_named_together_with_what_is_near(tmp_path: Path) ->
     assert "'Cat' (2 images, did you mean 'cat'?)" in said
     assert "'dog ' (1 image, did you mean 'dog'?)" in said
     assert "'wolf' (1 image" in said
-    assert "--skip-broken" in said
-    assert "--classes" in said
+    assert "`skip_broken`" in said
+    assert "`classes`" in said
     left = load(root, skip_unknown=True)
     assert labels(left) == {3: "owl"}
     assert any("4 images of classes that the model does not know left out" in n for n in left.notes)

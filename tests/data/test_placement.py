@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loss_attention.data.sample import place, to_image, to_original
+from loss_attention.data.sample import placement_of, to_image, to_original
 
 
 @pytest.mark.parametrize(
@@ -24,12 +24,12 @@ from loss_attention.data.sample import place, to_image, to_original
     ],
 )
 def test_where_a_picture_lies(original, size, resize, box) -> None:
-    assert place(original, size, resize) == (*original, *box)
+    assert placement_of(original, size, resize) == (*original, *box)
 
 
 def test_a_padded_box_by_hand() -> None:
     # 640 x 480 in 64 x 64: a tenth of the size, 8 rows of border above and below.
-    placements = torch.tensor([place((640, 480), (64, 64), "pad")]).float()
+    placements = torch.tensor([placement_of((640, 480), (64, 64), "pad")]).float()
     boxes = torch.tensor([[[100.0, 50.0, 640.0, 480.0], [float("nan")] * 4]])
     placed = to_image(boxes, placements)
     assert placed[0, 0].tolist() == pytest.approx([10, 13, 64, 56])
@@ -45,7 +45,7 @@ def test_a_padded_box_by_hand() -> None:
     st.sampled_from(["squash", "pad"]),
 )
 def test_there_and_back(original, size, resize) -> None:
-    width, height, x0, y0, x1, y1 = place(original, size, resize)
+    width, height, x0, y0, x1, y1 = placement_of(original, size, resize)
     assert 0 <= x0 < x1 <= size[1]
     assert 0 <= y0 < y1 <= size[0]
     assert abs(x0 - (size[1] - x1)) <= 1  # in the middle

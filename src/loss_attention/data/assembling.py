@@ -138,7 +138,7 @@ def image_sets(
     """
     parts, where = source.parts, source.where
     if form.masks and not any(record.mask for part in parts for record in part.records):
-        raise InputError(f"{where} has no masks; leave --masks out")
+        raise InputError(f"{where} has no masks; leave `masks` out")
     streamed, why = choose_stream(storage, _decoded_bytes(parts, form))
     if streamed:
         stack = _streamed(parts, form, storage.workers, progress, skip=skip_broken)
@@ -335,7 +335,7 @@ class Foreign:
         more = f" and {rest:,} more" if rest else ""
         return (
             f"split {self.split} shows class {quoted(self.name)}, which split {self.training} "
-            f"lacks: {self.records[0].place}{more}"
+            f"lacks: {self.records[0].called}{more}"
         )
 
 
@@ -390,7 +390,7 @@ def _kept(names: tuple[str, ...], classes: Sequence[str], seed: int) -> tuple[st
         number = int(classes[0])
         if not 2 <= number <= len(names):
             raise InputError(
-                f"--classes {number}: at least 2 and at most the {len(names)} there are"
+                f"`classes` {number}: at least 2 and at most the {len(names)} there are"
             )
         order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
         return tuple(names[k] for k in sorted(order[:number].tolist()))
@@ -398,5 +398,5 @@ def _kept(names: tuple[str, ...], classes: Sequence[str], seed: int) -> tuple[st
         if name not in names:
             raise unknown_name("class", name, names)
     if len(set(classes)) < 2:
-        raise InputError("--classes: a classifier needs at least two")
+        raise InputError("`classes`: a classifier needs at least two")
     return tuple(name for name in names if name in classes)

@@ -28,7 +28,7 @@ from loss_attention.data.records import (
     labels_of,
     outside,
 )
-from loss_attention.data.sample import place
+from loss_attention.data.sample import placement_of
 from loss_attention.data.stacking import Progress, read_encoded
 from loss_attention.errors import InputError, printable
 
@@ -167,7 +167,7 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> str:
     return (
         f"{len(sizes):,} sizes, {min(widths)} to {max(widths)} wide and {min(heights)} to "
         f"{max(heights)} high, most often {width} x {height} ({count(number, 'image')}): "
-        "train with --image-size"
+        "train with `image_size`"
     )
 
 
@@ -287,7 +287,7 @@ def _cells(source: Source, part: Part, records: Sequence[Record]) -> Iterator[Im
 
 
 def _draw_boxes(draw: ImageDraw.ImageDraw, record: Record, size: tuple[int, int]) -> None:
-    width, height, left, top, right, bottom = place(size, (CELL, CELL), "pad")
+    width, height, left, top, right, bottom = placement_of(size, (CELL, CELL), "pad")
     across, down = (right - left) / width, (bottom - top) / height
     for box in record.boxes:
         scale = (width, height) if record.relative else (1, 1)

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from loss_attention.data.memory import free_memory
 from loss_attention.data.pixels import in_8_bits, picture_alone, unread_tiff
-from loss_attention.data.sample import Resize, place
+from loss_attention.data.sample import Resize, placement_of
 from loss_attention.errors import InputError, printable
 from loss_attention.errors import reason as reason_of
 
@@ -52,7 +52,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = 5  # from here on, width and height change places
+_SIDEWAYS = 5  # from here on, width and height are exchanged
 # `warnings.catch_warnings` changes the whole process: only one thread at a time may.
 _quiet = threading.Lock()
 _alone = threading.Lock()
@@ -188,7 +188,7 @@ def fitted(
         resize: see `to_tensor`.
         border: the border's colour, a level for each band; None: the image's mean.
     """
-    _, _, left, top, right, bottom = place(image.size, size, resize)
+    _, _, left, top, right, bottom = placement_of(image.size, size, resize)
     if image.size != (right - left, bottom - top):
         image = image.resize((right - left, bottom - top), Image.Resampling.BILINEAR)
     if image.size == (size[1], size[0]):

@@ -1,9 +1,9 @@
 """Scenes of real scanned digits: the data set that travels with the package.
 
 Scikit-learn ships 1,797 handwritten digits of 8 x 8 pixels (UCI, Alpaydin & Kaynak 1998). A scene
-shows one whole digit (`digits`) or one to four (`multi-digits`) at random places and sizes, among
-fragments of other digits and noise, so a network has to find the digit before it can name it. The
-box of each whole digit is known exactly: the smallest that holds its ink.
+shows one whole digit (`digits`) or one to four (`multi-digits`) at random positions and sizes,
+among fragments of other digits and noise, so a network has to find the digit before it can name it.
+The box of each whole digit is known exactly: the smallest that holds its ink.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from loss_attention.data.sample import ImageSet, Splits
 CLASSES = tuple("0123456789")
 SCENE = 48
 SIZES = range(22, 39)  # sides of a whole digit before its empty margin is cut off
-MULTI_SIZES = range(14, 25)  # so that four find room beside each other
+MULTI_SIZES = range(14, 25)  # so that four fit beside each other
 FRAGMENT_SIZES = range(12, 25)
-TEST_SHARE = 0.25
+TEST_FRACTION = 0.25
 MOST_DIGITS = 4
 INK = 0.1  # a digit ends where it is fainter than this part of full black
 NOISE = 0.06
@@ -67,7 +67,7 @@ def _splits(seed: int, train: int, test: int, most: int) -> Splits:
     scans, labels = load_digits(return_X_y=True)
     scans = scans.reshape(-1, 8, 8).astype(np.float32) / 16
     shuffle = np.random.default_rng([seed, most, 0]).permutation(len(scans))
-    cut = round(TEST_SHARE * len(scans))
+    cut = round(TEST_FRACTION * len(scans))
     parts = {"test": shuffle[:cut], "train": shuffle[cut:]}
     sets = {}
     for stream, (name, count) in enumerate([("train", train), ("test", test)], start=1):
@@ -95,7 +95,7 @@ def _scenes(bank: _Bank, count: int, most: int, rng: np.random.Generator) -> Ima
         _place_fragments(canvas, bank, taken, rng)
         canvas += rng.normal(0.0, NOISE, canvas.shape)
         images[i, 0] = (canvas.clip(0, 1) * 255).round()
-    order = np.argsort(box_labels < 0, axis=1, kind="stable")  # digits that found no room go last
+    order = np.argsort(box_labels < 0, axis=1, kind="stable")  # digits that did not fit go last
     boxes = np.take_along_axis(boxes, order[..., None], axis=1)
     box_labels = np.take_along_axis(box_labels, order, axis=1)
     labels = torch.from_numpy(box_labels[:, 0].copy())

@@ -89,9 +89,9 @@ def load_splits(
     form = Form(in_channels, image_size, resize, masks)
     if data in MADE:
         if classes or masks:
-            raise InputError(f"{data} is made here: --classes and --masks do not apply to it")
+            raise InputError(f"{data} is made here: `classes` and `masks` do not apply to it")
         if storage.stream == "yes":
-            raise InputError(f"{data} is made here, in memory: --stream yes does not apply to it")
+            raise InputError(f"{data} is made here, in memory: `stream` yes does not apply to it")
         made = MADE[data](seed)
         train, test = (
             _in_form(part.decoded(), in_channels, image_size) for part in (made.trainval, made.test)
@@ -108,7 +108,7 @@ def load_splits(
         source = known.verified(source)
         if known.size is not None and image_size is None:
             form = replace(form, image_size=known.size)
-            note = f"brought to {known.size} x {known.size} pixels; --image-size N for others"
+            note = f"brought to {known.size} x {known.size} pixels; `image_size` N for others"
             source = replace(source, notes=(*source.notes, note))
     source = select_classes(source, classes, seed)
     splits = assemble(
@@ -120,7 +120,7 @@ def load_splits(
 def open_source(
     data: str, *, masks: bool = False, known_classes: Collection[str] | None = None
 ) -> Source:
-    """Return all that there is of the data of a name or at a place, undecoded; see `load_splits`.
+    """Return all that there is of the data of a name or at a path, undecoded; see `load_splits`.
 
     Args:
         data: not of `MADE`.
@@ -134,7 +134,7 @@ def open_source(
     named = understood(data)
     if named.path is not None:
         where = f"{named.name} in {data.partition(':')[2]}" if named.name else f"data folder {data}"
-        return open_place(
+        return open_path(
             named.path, where, masks=masks, known=named.name or None, known_classes=known_classes
         )
     if named.kind == "hub":
@@ -168,7 +168,7 @@ _TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".yaml", ".yml")
 
 @dataclass(frozen=True)
 class Named:
-    """What a user's word for data means.
+    """What a user names as data.
 
     Attributes:
         kind: made here; a known data set, fetched by its name; one of the Hugging Face hub; or what
@@ -192,9 +192,9 @@ def understood(data: str) -> Named:
         return Named("made", data)
     if data in KNOWN:
         return Named("known", data)
-    name, place = known_at(data)
+    name, path = known_at(data)
     if name:
-        return Named("path", name, expanded(place))
+        return Named("path", name, expanded(path))
     hub = data.removeprefix(HUB_PREFIX)
     if hub != data and HUB_ID.fullmatch(hub):
         return Named("hub", hub)
@@ -213,8 +213,8 @@ def understood(data: str) -> Named:
 
 def known_at(data: str) -> tuple[str, str]:
     """Return name and path of `NAME:PATH`; two empty texts for anything else."""
-    name, _, place = data.partition(":")
-    return (name, place) if name in KNOWN and place else ("", "")
+    name, _, path = data.partition(":")
+    return (name, path) if name in KNOWN and path else ("", "")
 
 
 def looks_local(data: str) -> bool:
@@ -264,7 +264,7 @@ def recorded(data: str, run: Path) -> dict[str, str]:
 
 
 def meant(data: str) -> Named | None:
-    """Return what a user's word for data means; None: nothing, or it cannot be told."""
+    """Return what a user names as data; None: nothing of the name, or it cannot be told."""
     try:
         return understood(data)
     except InputError:
@@ -321,7 +321,7 @@ class Known:
 
 
 _HUB = "https://huggingface.co/datasets"
-_ONE_FOLDER = "into one folder and give that: --data"
+_ONE_FOLDER = "into one folder and give that: `data`"
 _COCO_ZIPS = "train{0}.zip, val{0}.zip and annotations_trainval{0}.zip"
 _OF_COCO = f"get {_COCO_ZIPS} from https://cocodataset.org/#download {_ONE_FOLDER} coco{{0}}:FOLDER"
 _CLASS_FOLDERS = "give a folder train/CLASS/... and val/CLASS/... of its images"
@@ -355,7 +355,7 @@ KNOWN: dict[str, Known] = {
         200,
         None,
         "get http://cs231n.stanford.edu/tiny-imagenet-200.zip and give the zip, or the folder in "
-        "it: --data tiny-imagenet:PATH",
+        "it: `data` tiny-imagenet:PATH",
     ),
     "coco2014": Known(82_081, 40_137, 80, None, _OF_COCO.format(2014), size=64),
     "coco2017": Known(117_266, 4_952, 80, None, _OF_COCO.format(2017), size=64),
@@ -364,7 +364,7 @@ KNOWN: dict[str, Known] = {
         50_000,
         1000,
         "benjamin-paine/imagenet-1k-32x32",
-        f"{_CLASS_FOLDERS}, of this or any other size: --data imagenet32:FOLDER",
+        f"{_CLASS_FOLDERS}, of this or any other size: `data` imagenet32:FOLDER",
         size=32,
     ),
     "imagenet": Known(
@@ -373,14 +373,14 @@ KNOWN: dict[str, Known] = {
         1000,
         "ILSVRC/imagenet-1k",
         f"accept its terms at {_HUB}/ILSVRC/imagenet-1k and log in with `hf auth login`, or "
-        f"{_CLASS_FOLDERS}: --data imagenet:FOLDER",
+        f"{_CLASS_FOLDERS}: `data` imagenet:FOLDER",
     ),
 }
 """The paper's six, COCO in both years and ImageNet in both sizes. COCO counts the images that have
 an annotation: the paper trains and tests on those alone."""
 
 
-def open_place(
+def open_path(
     path: Path,
     where: str,
     *,

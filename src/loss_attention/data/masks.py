@@ -75,22 +75,22 @@ class SegmentMask(Mask):
     Attributes:
         name: of the image.
         segments: of the objects.
-        shares: corners are in shares of the image's width and height, not in pixels.
+        relative: corners are in fractions of the image's width and height, not in pixels.
         origin: what lists the segments ("a.json annotation").
     """
 
     name: str
     segments: tuple[Segment, ...]
-    shares: bool = False
+    relative: bool = False
     origin: str = ""
 
     def __call__(self, size: tuple[int, int]) -> Image.Image:
         """Draw the objects."""
         rows = [segment.row for segment in self.segments]
-        places = [f"{self.origin} {row}: " if self.origin and row != "" else "" for row in rows]
-        scale = size if self.shares else (1, 1)
+        origins = [f"{self.origin} {row}: " if self.origin and row != "" else "" for row in rows]
+        scale = size if self.relative else (1, 1)
         shapes = [segment.shape for segment in self.segments]
-        return draw_segments(shapes, self.name, size, scale, places)
+        return draw_segments(shapes, self.name, size, scale, origins)
 
     def of(self, labels: Collection[Any]) -> Mask:
         """Return the objects of some classes."""
@@ -190,7 +190,7 @@ def _bytes(content: Content, picture: str) -> Path | bytes:
 def _says_no_class(name: str, picture: str) -> InputError:
     return InputError(
         f"the mask {picture} of {name} does not say which pixels show which class, and the image "
-        "shows others than those of --classes; leave --masks or --classes out"
+        "shows others than those of `classes`; leave `masks` or `classes` out"
     )
 
 
@@ -208,7 +208,7 @@ def draw_segments(
     name: str,
     size: tuple[int, int],
     scale: tuple[float, float] = (1, 1),
-    places: Sequence[str] = (),
+    origins: Sequence[str] = (),
 ) -> Image.Image:
     """Draw the objects of one image, each a list of polygons or COCO's run lengths.
 
@@ -219,7 +219,7 @@ def draw_segments(
         name: of the image.
         size: its width and height.
         scale: what corners of polygons are multiplied with, across and down.
-        places: what lists each of the objects, for messages.
+        origins: what lists each of the objects, for messages.
 
     Raises:
         UnreadableImage: what is no segmentation, is of another size than the picture, or lies
@@ -228,15 +228,15 @@ def draw_segments(
     mask = np.zeros(size[::-1], np.bool_)
     polygons = []
     for number, segment in enumerate(segments):
-        place = places[number] if places else ""
+        origin = origins[number] if origins else ""
         try:
             shape = read_shape(segment)
             polygons += [_placed(polygon, size, scale) for polygon in shape.polygons]
         except ValueError as error:
-            raise UnreadableImage(name, f"{place}its segmentation {error}") from error
+            raise UnreadableImage(name, f"{origin}its segmentation {error}") from error
         for runs in shape.runs:
             if runs.size != size:
-                raise UnreadableImage(name, f"{place}{_other_size('its mask', runs.size, size)}")
+                raise UnreadableImage(name, f"{origin}{_other_size('its mask', runs.size, size)}")
             mask |= runs.drawn()
     if polygons:
         mask |= _filled(polygons, size)

@@ -29,9 +29,9 @@ class Storage:
 IN_REACH = Storage()
 """In memory where that is large enough."""
 
-SHARE = 3
+PARTS = 3
 """A set may take one part in so many of the free memory: its training part is copied out of it
-once, and the network, its gradients and the results need room too."""
+once, and the network, its gradients and the results need memory too."""
 
 _UNKNOWN = 4 * 2**30  # where the system does not say
 
@@ -60,10 +60,10 @@ def choose_stream(storage: Storage, needed: int) -> tuple[bool, str]:
     if storage.stream == "no":
         return False, f"images held in memory, as asked for: {size}"
     free = free_memory() if storage.memory is None else storage.memory
-    room = f"{_gigabytes(free)} free"
-    if needed * SHARE > free:
-        return True, f"images streamed from disk: {size}, over a third of the {room}"
-    return False, f"images held in memory: {size} of {room}"
+    available = f"{_gigabytes(free)} free"
+    if needed * PARTS > free:
+        return True, f"images streamed from disk: {size}, over a third of the {available}"
+    return False, f"images held in memory: {size} of {available}"
 
 
 def _gigabytes(count: int) -> str:
@@ -94,7 +94,7 @@ def _group_limits(root: Path) -> list[int]:
         return []
     limits = []
     for line in lines:
-        _, controllers, place = line.split(":", 2)
+        _, controllers, path = line.split(":", 2)
         if not controllers:
             top, files = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
@@ -106,7 +106,7 @@ def _group_limits(root: Path) -> list[int]:
             )
         else:
             continue
-        group = top / place.lstrip("/")
+        group = top / path.lstrip("/")
         for folder in (group, *group.parents):
             if folder == top.parent:
                 break

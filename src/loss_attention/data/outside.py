@@ -210,7 +210,7 @@ class _Matching:
 
     def _matched(self, record: Record) -> Record | None:
         if record.label is None:
-            self.problems.append(Problem(record.name, f"{record.place} has no label"))
+            self.problems.append(Problem(record.name, f"{record.called} has no label"))
             return None
         values = labels_of(self.source, record)
         found = {value: self._class_of(value, record) for value in values}
@@ -229,8 +229,9 @@ class _Matching:
         classes = {value: k for value, k in (found | boxes).items() if k is not None}
         labels, several = len(set(found.values())), self.wanted.multi_label
         if not several and labels != 1:
-            what = f"{record.place} has {count(labels, 'label')}, and the model was made for one an"
-            self.problems.append(Problem(record.name, f"{what} image"))
+            what = f"{record.called} has {count(labels, 'label')}"
+            what += ", and the model was made for one an image"
+            self.problems.append(Problem(record.name, what))
             return None
         return with_classes(record, values, classes, multi_label=several)
 
@@ -239,7 +240,7 @@ class _Matching:
         names = self.source.class_names
         if names is not None and not (isinstance(value, int) and 0 <= value < len(names)):
             raise InputError(
-                f"{self.source.where}: label {quoted(value)} of {record.place} is outside the "
+                f"{self.source.where}: label {quoted(value)} of {record.called} is outside the "
                 f"{len(names)} classes, 0 to {len(names) - 1}"
             )
         name = class_name(self.source, value)
@@ -260,7 +261,7 @@ class _Matching:
         return (
             f"{self.source.where} shows {count(len(self.unknown), 'class')} that the model does "
             f"not know: {', '.join(shown)}{more}; the model's are {few(known)}. "
-            "--skip-broken leaves their images out, --classes measures the classes that it names"
+            "`skip_broken` leaves their images out, `classes` measures the classes that it names"
         )
 
 

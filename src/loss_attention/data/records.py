@@ -33,7 +33,7 @@ MOST_NAMED = 10
 
 
 class Box(NamedTuple):
-    """An object, in pixels of the upright original (or shares of its size); x1, y1 are exclusive.
+    """An object, in pixels of the upright original or fractions of its size; x1, y1 are exclusive.
 
     `row` is its number in what lists it, or what it is called there, for messages.
     """
@@ -57,8 +57,8 @@ class Record:
         boxes: its objects.
         mask: draws the pixels of its objects.
         size: width and height that the annotations state.
-        origin: what lists its boxes ("labels.csv row"): with a box's row it names the place.
-        relative: its boxes are in shares of the image's width and height.
+        origin: what lists its boxes ("labels.csv row"): with a box's row it names what is meant.
+        relative: its boxes are in fractions of the image's width and height.
         row: where `origin` lists the image itself; 0: it does not.
     """
 
@@ -73,7 +73,7 @@ class Record:
     row: int = 0
 
     @property
-    def place(self) -> str:
+    def called(self) -> str:
         """What an error calls the image: its name, and the row that lists it."""
         return f"{self.name} ({self.origin} {self.row})" if self.row else self.name
 
@@ -126,7 +126,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """Everything that a place holds, undecoded.
+    """Everything that there is of some data, undecoded.
 
     Attributes:
         where: what people may call it.
@@ -208,15 +208,15 @@ class Findings:
         self.problems.append(Problem(image, printable(what)))
 
     @contextmanager
-    def noting(self, image: str, place: str) -> Iterator[None]:
+    def noting(self, image: str, where: str) -> Iterator[None]:
         """Read what is said of one image: whatever is malformed in it is noted, and that is all.
 
         Args:
             image: its name.
-            place: file and row, for what names none itself.
+            where: file and row, for what names none itself.
         """
         try:
-            with guarded(place):
+            with guarded(where):
                 yield
         except InputError as error:
             self.add(image, str(error))
@@ -250,7 +250,7 @@ class Findings:
         objects: int,
         segments: Sequence[tuple[Any, ...]],
         *,
-        shares: bool = False,
+        relative: bool = False,
         origin: str = "",
     ) -> Mask | None:
         """Return the mask of an image's objects; of some of them only it would be wrong.
@@ -262,7 +262,7 @@ class Findings:
             image: its name.
             objects: how many it has.
             segments: of those that have one: label, segmentation and, if known, row.
-            shares: polygons are in shares of the image's size.
+            relative: polygons are in fractions of the image's size.
             origin: what lists the segments; with a segment's row it names it.
         """
         read = tuple(Segment(*segment) for segment in segments)
@@ -271,8 +271,8 @@ class Findings:
                 self.flat_segments += read_shape(segment.shape).flat
             except ValueError as error:
                 row = number if segment.row == "" else segment.row
-                place = f"{origin} {row}" if origin else f"{image} segmentation {row}"
-                self.add(image, f"{place}: its segmentation {error}")
+                which = f"{origin} {row}" if origin else f"{image} segmentation {row}"
+                self.add(image, f"{which}: its segmentation {error}")
         if objects and not read:
             self.unsegmented.append(image)
         if 0 < len(read) < objects:
@@ -280,7 +280,7 @@ class Findings:
         if not len(read) == objects > 0:
             return None
         self.masks += 1
-        return SegmentMask(image, read, shares, origin)
+        return SegmentMask(image, read, relative, origin)
 
     def finish(self, source: Source) -> Source:
         """Return a source with what was found, and without the images that have problems."""
@@ -312,13 +312,13 @@ def refuse(where: str, problems: Sequence[Problem]) -> None:
         raise InputError(f"{where}: {few([problem.what for problem in problems], '; ')}")
 
 
-def stated_size(width: Any, height: Any, place: str) -> tuple[int, int] | None:
+def stated_size(width: Any, height: Any, where: str) -> tuple[int, int] | None:
     """Return the size that annotations state; None where they do not, or leave it 0 as some tools.
 
     Args:
         width: of the upright image, in pixels, as a number or as text.
         height: likewise.
-        place: file and row, for messages.
+        where: file and row, for messages.
 
     Raises:
         InputError: no whole numbers of pixels, or more than an image may have.
@@ -335,11 +335,11 @@ def stated_size(width: Any, height: Any, place: str) -> tuple[int, int] | None:
                 raise ValueError
         except (TypeError, ValueError, OverflowError) as error:
             shown = f"width {quoted(width)} and height {quoted(height)}"
-            raise InputError(f"{place}: {shown} are no numbers of pixels") from error
+            raise InputError(f"{where}: {shown} are no numbers of pixels") from error
         sides.append(int(number))
     if math.prod(sides) > MOST_PIXELS:
         size = f"{sides[0]:g} x {sides[1]:g} pixels"
-        raise InputError(f"{place}: {size} are more than an image may have")
+        raise InputError(f"{where}: {size} are more than an image may have")
     return (sides[0], sides[1]) if all(sides) else None
 
 
@@ -384,8 +384,8 @@ def outside(record: Record, which: int, width: int, height: int) -> str | None:
         )
     if box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1:
         return None
-    place = f"{record.origin} {box.row}"
-    return f"{place}: box {_shown(box)} lies outside {record.name}, which is {width} x {height}"
+    where = f"{record.origin} {box.row}"
+    return f"{where}: box {_shown(box)} lies outside {record.name}, which is {width} x {height}"
 
 
 def _finite(numbers: Iterable[float]) -> bool:
@@ -514,11 +514,11 @@ def read_labels(source: Source) -> Labels:
 
     def indices(record: Record) -> list[int]:
         if record.label is None:
-            raise InputError(f"{source.where}: {record.place} has no label")
+            raise InputError(f"{source.where}: {record.called} has no label")
         values = record.label if source.multi_label else [record.label]
         for value in values:
             if value not in index:
-                raise InputError(f"{source.where}: label {quoted(value)} of {record.place} {rule}")
+                raise InputError(f"{source.where}: label {quoted(value)} of {record.called} {rule}")
         return [index[value] for value in values]
 
     classes = len(names) if source.multi_label else None

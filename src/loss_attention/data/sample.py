@@ -346,7 +346,7 @@ Resize = Literal["squash", "pad"]
 """How a picture is brought to another shape: out of its aspect, or with a border."""
 
 
-def place(
+def placement_of(
     original: tuple[int, int], size: tuple[int, int] | None, resize: Resize
 ) -> tuple[int, int, int, int, int, int]:
     """Return the placement of a picture in an image.
@@ -357,9 +357,9 @@ def place(
         resize: squash, or keep the aspect and pad.
 
     Example:
-        >>> place((200, 100), size=(50, 50), resize="pad")
+        >>> placement_of((200, 100), size=(50, 50), resize="pad")
         (200, 100, 0, 12, 50, 37)
-        >>> place((200, 100), size=(50, 50), resize="squash")
+        >>> placement_of((200, 100), size=(50, 50), resize="squash")
         (200, 100, 0, 0, 50, 50)
     """
     width, height = original
@@ -392,7 +392,7 @@ def to_original(
     A box that lies on the border alone ends up empty, at the original's edge.
 
     Example:
-        >>> placed = torch.tensor([place((200, 100), (50, 50), "pad")]).float()
+        >>> placed = torch.tensor([placement_of((200, 100), (50, 50), "pad")]).float()
         >>> to_original(torch.tensor([[[0.0, 0.0, 25.0, 37.0]]]), placed)
         tensor([[[  0.,   0., 100., 100.]]])
     """

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from loss_attention.data.decoding import UnreadableImage, fitted, read_image, read_size, to_tensor
 from loss_attention.data.records import Encoded, count, few
-from loss_attention.data.sample import Resize, place
+from loss_attention.data.sample import Resize, placement_of
 from loss_attention.errors import InputError
 
 Progress = Callable[[int, int], None]
@@ -176,7 +176,7 @@ def _decode(image: Encoded, form: Form) -> _Decoded | UnreadableImage:
     except UnreadableImage as error:
         return error
     pixels = to_tensor(picture, form.size, form.resize)
-    placement = place(picture.size, form.size, form.resize)
+    placement = placement_of(picture.size, form.size, form.resize)
     channels, height, width = pixels.shape
     return _Decoded((channels, height, width), placement, pixels, mask)
 
@@ -188,7 +188,7 @@ def _measure(image: Encoded, form: Form) -> _Decoded | UnreadableImage:
     except UnreadableImage as error:
         return error
     height, width = form.size or (size[1], size[0])
-    return _Decoded((form.in_channels, height, width), place(size, form.size, form.resize))
+    return _Decoded((form.in_channels, height, width), placement_of(size, form.size, form.resize))
 
 
 @dataclass

@@ -217,7 +217,7 @@ class Reader:
             if "DataLoader worker" in str(error):
                 raise KilledError(
                     "a process that decodes images was ended, most likely for want of memory "
-                    "(in a container also of /dev/shm); try fewer --workers, or --workers 0"
+                    "(in a container also of /dev/shm); try fewer `workers`, or `workers` 0"
                 ) from error
             raise
         finally:

@@ -71,11 +71,11 @@ class Tree:
             InputError: it cannot be read, or is too large.
         """
         content = self.file(name)
-        place = f"{self.path}: {name}"
-        with guarded(place):
+        where = f"{self.path}: {name}"
+        with guarded(where):
             size = _size(content)
             if most is not None and size > most:
-                raise InputError(f"{place} is of {size:,} bytes, and read up to {most:,} here")
+                raise InputError(f"{where} is of {size:,} bytes, and read up to {most:,} here")
             if isinstance(content, Path):
                 return content.read_bytes()
             return content if isinstance(content, bytes) else content()
@@ -296,18 +296,18 @@ def _of_its_split(archive: Path, files: Mapping[str, Content]) -> Mapping[str, C
 
 
 def _joined(path: Path, parts: Mapping[Path, Mapping[str, Content]]) -> Tree:
-    """Join files of several places; of two with one name the first is taken, of images neither."""
+    """Join what several hold; of two files with one name the first is taken, of images neither."""
     files: dict[str, Content] = {}
     home: dict[str, Path] = {}
-    for place, part in parts.items():
+    for holder, part in parts.items():
         for name, content in part.items():
             if name in files and is_image(name):
                 raise InputError(
-                    f"{path}: {home[name].name} and {place.name} both hold {name}; unpack them and "
-                    "keep one"
+                    f"{path}: {home[name].name} and {holder.name} both hold {name}; unpack them "
+                    "and keep one"
                 )
             if name not in files:
-                files[name], home[name] = content, place
+                files[name], home[name] = content, holder
     return Tree(path, tuple(sorted(files)), files.__getitem__)
 
 
@@ -469,7 +469,7 @@ class _Walk:
             return None
         real = os.path.realpath(link.path)
         jumps = (*folder.jumps, folder.real)
-        if any(_lies_in(place, real) for place in jumps):
+        if any(_lies_in(folder_of_link, real) for folder_of_link in jumps):
             self._loops.append(name)
             return None
         self._visits[identity] += 1

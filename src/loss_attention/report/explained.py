@@ -27,7 +27,7 @@ from torch import Tensor
 
 from loss_attention.attribution.maps import METHODS, attribute
 from loss_attention.data.decoding import UnreadableImage, fitted, read_image, to_tensor
-from loss_attention.data.sample import Resize, place, to_original
+from loss_attention.data.sample import Resize, placement_of, to_original
 from loss_attention.data.tree import Listed, list_images
 from loss_attention.errors import InputError, printable
 from loss_attention.explanation import Explanation, class_index
@@ -341,7 +341,7 @@ def describe(
         object_threshold: what they were looked for with.
     """
     grid = explanation.grid
-    placement = torch.tensor([place(original, (grid.height, grid.width), resize)]).float()
+    placement = torch.tensor([placement_of(original, (grid.height, grid.width), resize)]).float()
 
     def originally(boxes: Float[Tensor, "N 4"]) -> list[Any]:
         return _rounded(to_original(boxes.cpu().unsqueeze(0), placement)[0])

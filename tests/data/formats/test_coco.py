@@ -61,7 +61,7 @@ def test_as_it_is_downloaded(tmp_path: Path) -> None:
     assert load(tmp_path / "zips").train.fingerprint() == plain.train.fingerprint()
     named = load(f"coco2017:{tmp_path / 'zips'}")
     assert named.train.fingerprint() == load(root, image_size=64).train.fingerprint()
-    assert "brought to 64 x 64 pixels; --image-size N for others" in named.notes
+    assert "brought to 64 x 64 pixels; `image_size` N for others" in named.notes
     assert "2 training images found where the whole set has 117,266" in named.notes
 
 
@@ -188,7 +188,7 @@ def test_masks_that_cannot_be(tmp_path: Path) -> None:
     official(tmp_path, segments=[short, short, []])
     assert "its runs cover 40 of 48 pixels" in refusal(root, masks=True)
     official(tmp_path)
-    assert refusal(root, masks=True).endswith("has no masks; leave --masks out")
+    assert refusal(root, masks=True).endswith("has no masks; leave `masks` out")
 
 
 def packed(lengths: list[int]) -> str:

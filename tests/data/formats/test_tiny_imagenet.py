@@ -13,7 +13,7 @@ import pytest
 from data.making import png, text, tiny_imagenet, write
 from data.refusing import load, refusal
 
-from loss_attention.data.loading import open_place
+from loss_attention.data.loading import open_path
 
 
 def packed(folder: Path, form: str) -> Path:
@@ -56,7 +56,7 @@ def test_the_known_name_says_what_is_off(tmp_path: Path) -> None:
     assert "2 classes found where the whole set has 200" in splits.source
     line = refusal("tiny-imagenet")
     assert "http://cs231n.stanford.edu/tiny-imagenet-200.zip" in line
-    assert "--data tiny-imagenet:PATH" in line
+    assert "`data` tiny-imagenet:PATH" in line
 
 
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_the_published_validation_set(shared_data: Path, tmp_path: Path) -> None
         made.add(tmp_path / "made" / "train", "tiny-imagenet-200/train")
     shutil.rmtree(tmp_path / "made")
     (tmp_path / "val.tar.xz").symlink_to(archive)
-    validation = open_place(tmp_path, "tiny").parts[1]
+    validation = open_path(tmp_path, "tiny").parts[1]
     assert len(validation) == 10_000
     assert set(Counter(record.label for record in validation.records).values()) == {50}
     boxes = np.array([record.boxes[0][1:5] for record in validation.records])

@@ -213,7 +213,7 @@ class _Rows:
             self.tree.content(image),
             sorted({box.label for box in boxes}),
             self.findings.boxes(image, origin, boxes),
-            self.findings.mask(image, len(boxes), polygons, shares=True, origin=origin),
+            self.findings.mask(image, len(boxes), polygons, relative=True, origin=origin),
             origin=origin,
             relative=True,
         )
