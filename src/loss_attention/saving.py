@@ -47,8 +47,7 @@ def write_whole(path: Path, content: str | bytes, *, previous: Path | None = Non
     Raises:
         SaveError: it could not be written; the old one, if any, is still there.
     """
-    # Names of files may be no Unicode; escaped so, they survive in JSON as they are.
-    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    data = content.encode() if isinstance(content, str) else content
     temporary: Path | None = None
     try:
         with _temporary_file(path.parent) as file:

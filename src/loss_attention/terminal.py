@@ -89,15 +89,7 @@ def json_text(value: Any, indent: int | None = None) -> str:
     reading gives the same name.
     """
     text = json.dumps(value, indent=indent, ensure_ascii=False)
-    return text if _is_unicode(text) else json.dumps(value, indent=indent)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @contextlib.contextmanager
