@@ -9,14 +9,13 @@ import pytest
 import torch
 from data.refusing import short
 
+from loss_attention.data.assembling import Labels, read_labels
 from loss_attention.data.formats.cells import CellError
 from loss_attention.data.records import (
     LabelKind,
-    Labels,
     Part,
     Record,
     Source,
-    read_labels,
     unlabelled,
 )
 from loss_attention.errors import InputError

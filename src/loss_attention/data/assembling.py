@@ -21,16 +21,15 @@ from loss_attention.data.decoding import UnreadableImage
 from loss_attention.data.memory import IN_REACH, Storage, choose_stream
 from loss_attention.data.records import (
     Encoded,
-    Labels,
     Part,
     Problem,
     Record,
     Source,
     class_name,
     count,
+    few,
     labels_of,
     outside,
-    read_labels,
     refuse,
     stored_classes,
     unlabelled,
@@ -157,6 +156,77 @@ def image_sets(
     if left_out:
         notes += (f"{count(left_out, 'image')} left out, as asked, for what is wrong with them",)
     return sets, replace(source, notes=notes), why
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of every split: indices `(N,)` or a matrix `(N, K)`, as in `ImageSet`.
+
+    `index` leads from a label as it is stored to the index of its class.
+    """
+
+    class_names: tuple[str, ...]
+    splits: dict[str, Shaped[Tensor, "N *K"]]
+    index: dict[Any, int]
+
+
+def read_labels(source: Source) -> Labels:
+    """Turn the labels of a source into tensors.
+
+    The classes are those that it declares, else the distinct values of its first split, which is
+    the one for training, sorted.
+
+    Raises:
+        InputError: a record without a label, a label outside the classes, or one class only.
+    """
+    training = source.parts[0]
+    if source.class_names is None:
+        found = stored_classes(source)
+        names, index = tuple(found), {value: k for k, value in enumerate(found.values())}
+        rule = f"is no class of split {training.name}, which has {few(names)}"
+    else:
+        names = source.class_names
+        index = {k: k for k in range(len(names))}
+        rule = f"is outside the {len(names)} classes, 0 to {len(names) - 1}"
+
+    def indices(record: Record) -> list[int]:
+        if record.label is None:
+            raise InputError(f"{source.where}: {record.called} has no label")
+        values = record.label if source.multi_label else [record.label]
+        for value in values:
+            if value not in index:
+                raise InputError(f"{source.where}: label {quoted(value)} of {record.called} {rule}")
+        return [index[value] for value in values]
+
+    classes = len(names) if source.multi_label else None
+    tensors = {
+        part.name: label_tensor([indices(record) for record in part.records], classes)
+        for part in source.parts
+    }
+    _require_two_classes(names, tensors[training.name], source.where)
+    return Labels(names, tensors, index)
+
+
+def label_tensor(indices: Sequence[Sequence[int]], classes: int | None) -> Shaped[Tensor, "N *K"]:
+    """Return the classes of each image as `ImageSet` has them.
+
+    Args:
+        indices: of each image; one where `classes` is None.
+        classes: how many there are, for a 0/1 matrix; None: for indices.
+    """
+    if classes is None:
+        return torch.tensor([row[0] for row in indices], dtype=torch.int64)
+    matrix = torch.zeros(len(indices), classes, dtype=torch.uint8)
+    for row, columns in enumerate(indices):
+        matrix[row, columns] = 1
+    return matrix
+
+
+def _require_two_classes(names: tuple[str, ...], labels: Tensor, where: str) -> None:
+    seen = sorted(set(labels.tolist())) if labels.ndim == 1 else list(range(len(names)))
+    if len(seen) < 2:
+        only = f", {quoted(names[seen[0]])}" if seen else ""
+        raise InputError(f"{where} has one class only{only}: a classifier needs at least two")
 
 
 def _streamed(

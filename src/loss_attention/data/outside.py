@@ -15,13 +15,12 @@ from typing import Any
 
 from PIL import Image
 
-from loss_attention.data.assembling import image_sets
+from loss_attention.data.assembling import Labels, image_sets, label_tensor
 from loss_attention.data.loading import KNOWN, MADE, open_source, understood
 from loss_attention.data.memory import IN_REACH, Storage
 from loss_attention.data.records import (
     MOST_NAMED,
     Box,
-    Labels,
     Part,
     Problem,
     Record,
@@ -29,7 +28,6 @@ from loss_attention.data.records import (
     class_name,
     count,
     few,
-    label_tensor,
     labels_of,
     refuse,
     unlabelled,

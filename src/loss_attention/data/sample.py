@@ -97,7 +97,7 @@ class LabelledImages(ABC):
             **self._each(lambda tensor: tensor[there]),
         )
 
-    def without_places(self: Images) -> Images:
+    def images_and_labels(self: Images) -> Images:
         """Return images and labels alone, which is all that training needs."""
         return replace(self, boxes=None, box_labels=None, names=(), masks=None, placements=None)
 

@@ -163,7 +163,7 @@ class Validation:
     ) -> None:
         self._fabric, self._stop, self._count = fabric, stop, len(images)
         part = torch.arange(len(images))[fabric.global_rank :: fabric.world_size]
-        self._part = images.without_places().subset(part).to(fabric.device)
+        self._part = images.images_and_labels().subset(part).to(fabric.device)
         # So much as a few steps of training, as a stop is heard in between.
         self._batch_size = max(batch_size, min(256, 8 * batch_size))
 

@@ -297,7 +297,7 @@ def _train(
     options, recipe = run.options(), run.recipe()
     accelerator = choose_accelerator(options.accelerator, options.devices)
     _check_division(recipe, splits)
-    train, validation = splits.train.without_places(), splits.validation.without_places()
+    train, validation = splits.train.images_and_labels(), splits.validation.images_and_labels()
     with guarded(str(run.path / FACTS_FILE)):
         precision, statistics = facts["precision"], _statistics(facts, recipe.in_channels)
     check_processes(accelerator, options)

@@ -84,7 +84,7 @@ class Trainer:
         self.validation, self.checkpoints, self.log = validation, checkpoints, log
         self.stop = stop or StopRequest()
         self.agreement = Agreement(fabric, self.stop)
-        self.train_set = train.without_places().to(fabric.device)
+        self.train_set = train.images_and_labels().to(fabric.device)
         # torch's stubs know this overload of `to` for tensors alone.
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network, self.optimizer = fabric.setup(model, make_optimizer(recipe, model))
