@@ -46,11 +46,10 @@ def as_images(images: Pictures, channels: int, device: torch.device) -> Tensor:
         if len({part.shape[2:] for part in parts}) > 1 or len({part.dtype for part in parts}) > 1:
             raise InputError("images given in a list must all have one size and type of numbers")
         return torch.cat(parts)
+    array = not isinstance(images, Tensor)
     if not isinstance(images, Tensor):
         images = torch.from_numpy(_pixels(images, channels)).to(device)
-        images = _laid_out(images, channels, array=True)
-    else:
-        images = _laid_out(images, channels, array=False)
+    images = _laid_out(images, channels, array=array)
     if images.device != device:
         raise InputError(f"images are on {images.device}, the model is on {device}")
     _check_values(images)

@@ -55,7 +55,7 @@ def test_run_lengths_equal_pycocotools() -> None:
     for k in range(100):
         wanted = rng.random((20, 30)) < rng.random() if k else np.ones((20, 30))
         packed = coco.encode(np.asfortranarray(wanted.astype(np.uint8)))["counts"].decode()
-        lengths = run_lengths(packed)
+        lengths = run_lengths(packed).tolist()
         assert sum(lengths) == 600
         for counts in (packed, lengths):
             runs = {"size": [20, 30], "counts": counts}

@@ -6,8 +6,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from loss_attention.errors import InputError, quoted, reason
 
 Content = Path | bytes | Callable[[], bytes]
 """Where a mask's picture is: a file, its bytes, or a way to get them."""
+
+T = TypeVar("T")
 
 VOID = 255
 """The number that Pascal VOC gives to pixels on the edges of objects, which are nobody's."""
@@ -113,57 +116,63 @@ class PictureMask(Mask):
 
     def __call__(self, size: tuple[int, int]) -> Image.Image:
         """Read the picture."""
-        try:
-            mask = read_image(_bytes(self.content, self.picture), 1, self.picture)
-        except UnreadableImage as error:
-            raise _unreadable_mask(self.name, error) from error
-        _require_size(self.name, self.picture, mask.size, size)
+        mask = self._read(partial(read_image, in_channels=1))
+        self._require_size(mask.size, size)
         return mask.point(lambda level: 255 if level else 0)
 
     def of(self, labels: Collection[Any]) -> Mask:  # noqa: ARG002
         """Refuse: a pixel of such a mask shows any of the image's objects."""
-        raise _says_no_class(self.name, self.picture)
+        raise self._says_no_class()
+
+    def _read(self, read: Callable[..., T]) -> T:
+        try:
+            content = self.content() if callable(self.content) else self.content
+            return read(content, name=self.picture)
+        except Exception as error:  # whatever a damaged archive leads its reader into
+            why = error.reason if isinstance(error, UnreadableImage) else reason(error)
+            raise UnreadableImage(self.name, f"its mask {self.picture}: {why}") from error
+
+    def _require_size(self, found: tuple[int, int], wanted: tuple[int, int]) -> None:
+        if found != wanted:
+            raise UnreadableImage(self.name, _other_size(f"its mask {self.picture}", found, wanted))
+
+    def _says_no_class(self) -> InputError:
+        return InputError(
+            f"the mask {self.picture} of {self.name} does not say which pixels show which class, "
+            "and the image shows others than those of `classes`; leave `masks` or `classes` out"
+        )
 
 
 @dataclass(frozen=True)
-class NumberedMask(Mask):
+class NumberedMask(PictureMask):
     """A picture of Pascal VOC: each pixel is the number of an object or a class, 0 none.
 
     Attributes:
-        name: of the image.
-        picture: what the mask is called.
-        content: where it is.
         labels: those of objects 1, 2, ...; None: the numbers are of classes of unknown names.
         wanted: the classes whose objects are meant; None: all.
     """
 
-    name: str
-    picture: str
-    content: Content
     labels: tuple[Any, ...] | None = None
     wanted: frozenset[Any] | None = None
 
     def __call__(self, size: tuple[int, int]) -> Image.Image:
         """Read the picture."""
-        try:
-            numbers = read_numbers(_bytes(self.content, self.picture), self.picture)
-        except UnreadableImage as error:
-            raise _unreadable_mask(self.name, error) from error
+        numbers = self._read(read_numbers)
         height, width = numbers.shape[:2]
-        _require_size(self.name, self.picture, (width, height), size)
+        self._require_size((width, height), size)
         return Image.fromarray(self._objects(numbers).astype(np.uint8) * 255)
 
     def of(self, labels: Collection[Any]) -> Mask:
         """Return the objects of some classes."""
         if self.labels is None:
-            raise _says_no_class(self.name, self.picture)
+            raise self._says_no_class()
         return replace(self, wanted=frozenset(labels))
 
     def _objects(self, numbers: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Return which pixels are of an object that is meant."""
         if numbers.ndim == 3:  # tools paint objects in colours that only they know
             if self.wanted is not None:
-                raise _says_no_class(self.name, self.picture)
+                raise self._says_no_class()
             void = (numbers == np.array(_VOID_COLOUR, np.uint8)).all(axis=2)
             return np.asarray(numbers.any(axis=2) & ~void, np.bool_)
         objects = np.asarray((numbers > 0) & (numbers != VOID), np.bool_)
@@ -178,29 +187,6 @@ class NumberedMask(Mask):
             )
         meant = [self.wanted is None or label in self.wanted for label in self.labels]
         return np.array([False, *meant])[np.where(objects, numbers, 0)]
-
-
-def _bytes(content: Content, picture: str) -> Path | bytes:
-    try:
-        return content() if callable(content) else content
-    except Exception as error:  # whatever a damaged archive leads its reader into
-        raise UnreadableImage(picture, reason(error)) from error
-
-
-def _says_no_class(name: str, picture: str) -> InputError:
-    return InputError(
-        f"the mask {picture} of {name} does not say which pixels show which class, and the image "
-        "shows others than those of `classes`; leave `masks` or `classes` out"
-    )
-
-
-def _unreadable_mask(name: str, error: UnreadableImage) -> UnreadableImage:
-    return UnreadableImage(name, f"its mask {error.name}: {error.reason}")
-
-
-def _require_size(name: str, picture: str, found: tuple[int, int], wanted: tuple[int, int]) -> None:
-    if found != wanted:
-        raise UnreadableImage(name, _other_size(f"its mask {picture}", found, wanted))
 
 
 def draw_segments(
@@ -249,7 +235,7 @@ def _filled(polygons: Sequence[NDArray[np.float64]], size: tuple[int, int]) -> N
     width, height = size
     drawn = coco.frPyObjects([polygon.ravel().tolist() for polygon in polygons], height, width)
     # Not by its `decode`, which NumPy warns of.
-    return Runs(size, _unpacked(coco.merge(drawn)["counts"].decode())).drawn()
+    return Runs(size, run_lengths(coco.merge(drawn)["counts"].decode())).drawn()
 
 
 def _placed(
@@ -355,7 +341,7 @@ def _runs(segment: Mapping[str, Any]) -> Runs:
     if width * height > MOST_PIXELS:
         raise ValueError(f"is of {quoted(width)} x {quoted(height)} pixels, more than any image")
     if isinstance(counts, str):
-        lengths = _unpacked(counts)
+        lengths = run_lengths(counts)
     elif isinstance(counts, list) and set(map(type, counts)) <= {int}:
         # Cut off, as the numbers may be of any length; what is cut does not cover the size.
         lengths = np.array([max(-1, min(count, MOST_PIXELS + 1)) for count in counts], np.int64)
@@ -368,7 +354,7 @@ def _runs(segment: Mapping[str, Any]) -> Runs:
     return Runs((width, height), lengths)
 
 
-def run_lengths(text: str) -> list[int]:
+def run_lengths(text: str) -> NDArray[np.int64]:
     """Return the run lengths that COCO packs into a string.
 
     Each is a number of groups of five bits, the least first; a character holds a group, with bit 5
@@ -381,14 +367,9 @@ def run_lengths(text: str) -> list[int]:
         ValueError: a character that is none of these, or an end within a number.
 
     Example:
-        >>> run_lengths("12O")
+        >>> run_lengths("12O").tolist()
         [1, 2, -1]
     """
-    lengths: list[int] = _unpacked(text).tolist()
-    return lengths
-
-
-def _unpacked(text: str) -> NDArray[np.int64]:
     groups = np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.int64) - 48
     if not groups.size:
         return np.zeros(0, np.int64)

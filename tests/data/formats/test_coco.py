@@ -209,7 +209,7 @@ def test_packed_runs() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         lengths = rng.integers(0, 3000, rng.integers(1, 12)).tolist()
-        assert run_lengths(packed(lengths)) == lengths
+        assert run_lengths(packed(lengths)).tolist() == lengths
     column = draw_segments([{"size": [4, 3], "counts": packed([4, 4, 4])}], "x", (3, 4))
     assert np.asarray(column).tolist() == [[0, 255, 0]] * 4
     with pytest.raises(UnreadableImage, match="its segmentation is none of COCO's"):
