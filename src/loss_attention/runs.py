@@ -51,7 +51,7 @@ class FinishedRun:
             self.splits.test,
             self.evaluation,
             comparisons={label: run.evaluation for label, run in beside.items()},
-            twins={label: run.model for label, run in beside.items()},
+            counterparts={label: run.model for label, run in beside.items()},
         )
         say_line(console, f"report: {path}")
 

@@ -96,7 +96,7 @@ def json_text(value: Any, indent: int | None = None) -> str:
 def counted(label: str, console: Console) -> Iterator[Callable[..., None]]:
     """Show a bar while the context lasts; call what it yields with (done, total).
 
-    A third word, if any, says what is being done now.
+    A third argument, if any, says what is being done now.
     """
     columns = (
         TextColumn("{task.description}", markup=False),

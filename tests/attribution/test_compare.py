@@ -13,9 +13,9 @@ from attribution.colour_scenes import CLASSES, COLOURS, SIZE, colour_model, make
 
 from loss_attention.attribution import compare as compare_module
 from loss_attention.attribution import measures, peers
-from loss_attention.attribution.compare import FLOORS, Figure, compare
+from loss_attention.attribution.compare import BASELINES, MeanScore, compare
 from loss_attention.attribution.maps import METHODS, attribute
-from loss_attention.attribution.measures import MEASURES, Boxed, window_means
+from loss_attention.attribution.measures import METRICS, Boxed, window_means
 from loss_attention.data.sample import ImageSet
 from loss_attention.errors import InputError
 from loss_attention.geometry import PatchGrid
@@ -27,10 +27,10 @@ from loss_attention.report.tables import comparison_table, table_markdown
 
 def test_a_model_that_is_right_by_construction(compared) -> None:
     comparison, _ = compared
-    assert list(comparison.figures) == ["evidence", *FLOORS]
+    assert list(comparison.scores) == ["evidence", *BASELINES]
     assert comparison.images == comparison.boxed == 12
     assert comparison.mosaics == {"grid_2x2": 3, "grid_3x3": 1}
-    own, uniform = (comparison.figures[name] for name in ("evidence", "uniform"))
+    own, uniform = (comparison.scores[name] for name in ("evidence", "uniform"))
     places = (
         "share_inside",
         "pointing",
@@ -51,17 +51,17 @@ def test_a_model_that_is_right_by_construction(compared) -> None:
     assert uniform["grid_3x3"].value == pytest.approx(1 / 9)
     for unit in ("patches", "pixels"):
         for fill in ("blurred", "mean"):
-            noise = comparison.figures["random"]
+            noise = comparison.scores["random"]
             assert own[f"insertion_{fill}_{unit}"].value > noise[f"insertion_{fill}_{unit}"].value
             assert own[f"deletion_{fill}_{unit}"].value < noise[f"deletion_{fill}_{unit}"].value
-    for floor in FLOORS:  # they do not heed the weights
-        assert comparison.figures[floor]["randomised"].value == 1.0
+    for floor in BASELINES:  # they do not heed the weights
+        assert comparison.scores[floor]["randomised"].value == 1.0
     assert own["randomised"].value < 0.9
-    for figures in comparison.figures.values():
-        assert set(figures) == set(MEASURES)
+    for figures in comparison.scores.values():
+        assert set(figures) == set(METRICS)
         assert figures["time_ratio"].value > 0
         for name, figure in figures.items():
-            low, high = MEASURES[name].range
+            low, high = METRICS[name].range
             assert low <= figure.value <= (math.inf if high is None else high)
 
 
@@ -71,10 +71,10 @@ def test_the_images_do_not_depend_on_the_batch_size(compared) -> None:
         colour_model(), scenes(40), ["evidence"], train=scenes(20, seed=1), images=12, batch_size=64
     )
     assert subject.images.equal(other.images)
-    for method, figures in comparison.figures.items():
+    for method, figures in comparison.scores.items():
         for name, figure in figures.items():
             if name not in ("seconds", "time_ratio", "randomised", "randomised_part"):
-                assert again.figures[method][name].value == pytest.approx(figure.value, abs=1e-6)
+                assert again.scores[method][name].value == pytest.approx(figure.value, abs=1e-6)
     moved = compare(colour_model(), scenes(40), ["evidence"], images=12, seed=1)[1]
     assert not subject.images.equal(moved.images)
     assert moved.fitting is None
@@ -87,15 +87,15 @@ def test_few_images_to_fit_boxes_on_are_no_fault() -> None:
         found, subject = compare(colour_model(), scenes(9), ["evidence"], train=held_out, images=2)
         assert subject.fitting is not None
         assert len(subject.fitting.images) == count
-        assert "box" in found.figures["evidence"]
+        assert "box" in found.scores["evidence"]
     unlabelled = replace(scenes(2, seed=1), labels=torch.zeros(2, 9, dtype=torch.uint8))
     assert compare_module._fitting(make_model(), unlabelled, 2, 2, seed=0) is None
 
 
-def test_the_standard_error_is_that_of_the_mean() -> None:
-    figure = compare_module._figure(torch.tensor([0.0, 1.0, 1.0, 2.0], dtype=torch.float64))
-    assert figure == Figure(1.0, pytest.approx(np.std([0, 1, 1, 2], ddof=1) / 2), 4)
-    assert compare_module._figure(torch.ones(1).double()).error is None
+def test_the_standard_error_is_that_of_the_mean_score() -> None:
+    figure = compare_module._mean_score(torch.tensor([0.0, 1.0, 1.0, 2.0], dtype=torch.float64))
+    assert figure == MeanScore(1.0, pytest.approx(np.std([0, 1, 1, 2], ddof=1) / 2), 4)
+    assert compare_module._mean_score(torch.ones(1).double()).error is None
 
 
 def test_the_model_is_left_as_it_was() -> None:
@@ -113,9 +113,9 @@ def test_progress_says_what_comes_next() -> None:
         colour_model(), scenes(12), ["cam"], images=3, progress=lambda *words: told.append(words)
     )
     assert told[:2] == [(0, 24, "preparing"), (0, 24, "cam")]
-    assert told[-1] == (24, 24, FLOORS[-1])
+    assert told[-1] == (24, 24, BASELINES[-1])
     assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
-    assert list(dict.fromkeys(now for _, _, now in told)) == ["preparing", "cam", *FLOORS]
+    assert list(dict.fromkeys(now for _, _, now in told)) == ["preparing", "cam", *BASELINES]
 
 
 def test_data_without_boxes_and_with_few_classes() -> None:
@@ -125,11 +125,11 @@ def test_data_without_boxes_and_with_few_classes() -> None:
     assert comparison.boxed == 0
     assert set(comparison.mosaics) == {"grid_2x2"}
     absent = {"share_inside", "pointing", "spread_box", "box", "box_oracle", "max_box", "grid_3x3"}
-    assert set(comparison.figures["evidence"]) == set(MEASURES) - absent
+    assert set(comparison.scores["evidence"]) == set(METRICS) - absent
     text = table_markdown(comparison_table(comparison))
     assert "No grid pointing, 3 x 3: too few classes" in text
-    free = {**comparison.figures, "edges": {"seconds": Figure(0.00009, None, 1)}}
-    assert "| < 0.0001 |" in table_markdown(comparison_table(replace(comparison, figures=free)))
+    free = {**comparison.scores, "edges": {"seconds": MeanScore(0.00009, None, 1)}}
+    assert "| < 0.0001 |" in table_markdown(comparison_table(replace(comparison, scores=free)))
 
 
 def test_mosaics_are_of_rightly_classified_images() -> None:
@@ -166,7 +166,7 @@ def test_patches_have_their_own_values_and_pixels_the_map(monkeypatch: pytest.Mo
             unit: curves.deletion_curve(score, images, fill, order).area.mean().item()
             for unit, order in orders.items()
         }
-    found = comparison.figures["evidence"]
+    found = comparison.scores["evidence"]
     assert found["masking"].value == pytest.approx(
         masking_agreement(own, subject.falls).mean().item(), abs=1e-6
     )
@@ -187,17 +187,17 @@ def test_the_cut_is_chosen_on_the_training_images(compared, monkeypatch) -> None
     fitting = Boxed(subject.images, subject.target, box)
     shown = measures.Explained("cam", small, torch.zeros(12, 1))
     monkeypatch.setattr(measures, "maps_of", lambda *_: large)
-    found = measures._places(replace(subject, boxes=box, fitting=fitting), shown)
+    found = measures._localisation(replace(subject, boxes=box, fitting=fitting), shown)
     assert found["box"].tolist() == [False] * 12
     assert found["box_oracle"].tolist() == [True] * 12
     assert found["max_box"].tolist() == [0] * 12  # 4 pixels of 36
     monkeypatch.setattr(measures, "maps_of", lambda *_: small)
-    found = measures._places(replace(subject, boxes=box, fitting=fitting), shown)
+    found = measures._localisation(replace(subject, boxes=box, fitting=fitting), shown)
     assert found["box"].tolist() == [True] * 12
     assert found["max_box"].tolist() == [1] * 12
     small[:, 4:6] = 0.0  # 24 pixels of 36 are enough for an IoU of 0.3 and of 0.5
     shown = measures.Explained("cam", small, torch.zeros(12, 1))
-    found = measures._places(replace(subject, boxes=box, fitting=fitting), shown)
+    found = measures._localisation(replace(subject, boxes=box, fitting=fitting), shown)
     assert found["max_box"].tolist() == pytest.approx([2 / 3] * 12)
 
 
@@ -216,7 +216,7 @@ def test_an_iou_of_exactly_one_half_frames_nothing_and_is_enough_for_max_box(
         monkeypatch.setattr(measures, "maps_of", lambda *_, maps=maps: maps)
         monkeypatch.setattr(measures, "spread_overlaps", lambda *_, r=reaches: r)
         shown = measures.Explained("cam", maps, torch.zeros(12, 1))
-        found = measures._places(replace(subject, boxes=box, fitting=fitting), shown)
+        found = measures._localisation(replace(subject, boxes=box, fitting=fitting), shown)
         for name in ("box", "box_oracle", "spread_box"):
             assert found[name].tolist() == [right] * 12, name
         assert found["max_box"].tolist() == pytest.approx([parts] * 12)
@@ -236,10 +236,10 @@ def test_several_labels() -> None:
     comparison, subject = compare(model, data, ["cam"], images=12)
     assert comparison.images == 11
     assert sorted(subject.target.tolist()) == sorted(one.labels[1:].tolist())
-    assert comparison.figures["cam"]["share_inside"].value == pytest.approx(1.0)
+    assert comparison.scores["cam"]["share_inside"].value == pytest.approx(1.0)
     # Only where the class is the last one, the box of the whole image is one of its boxes.
     whole = int((subject.target == 8).sum())
-    uniform = comparison.figures["uniform"]["share_inside"].value
+    uniform = comparison.scores["uniform"]["share_inside"].value
     assert uniform == pytest.approx((whole + 0.25 * (11 - whole)) / 11)
 
 
@@ -252,16 +252,16 @@ def test_methods_that_a_model_does_not_allow(monkeypatch: pytest.MonkeyPatch) ->
         compare(model, data, ["evidence", "grad-cam"], images=2)
     with pytest.raises(InputError, match="unknown method 'gradcam'; did you mean 'grad-cam'"):
         compare(model, data, ["gradcam"], images=2)
-    with pytest.raises(InputError, match="--images must be at least 2, got 1"):
+    with pytest.raises(InputError, match="`images` must be at least 2, got 1"):
         compare(model, data, images=1)
     with pytest.raises(InputError, match="same in the same order"):
         compare(model, replace(data, class_names=tuple("ihgfedcba")), images=2)
     comparison, _ = compare(model, data, images=2)
     absent = {"evidence", "contrast", "cam"}
     assert set(comparison.left_out) == absent
-    assert list(comparison.figures) == [
-        name for name in METHODS if name not in {*absent, *FLOORS}
-    ] + list(FLOORS)
+    assert list(comparison.scores) == [
+        name for name in METHODS if name not in {*absent, *BASELINES}
+    ] + list(BASELINES)
     assert "Not possible with this model: evidence (" in table_markdown(
         comparison_table(comparison)
     )
@@ -278,8 +278,8 @@ def test_a_head_made_for_one_size_has_no_mosaics(monkeypatch: pytest.MonkeyPatch
     )
     comparison, _ = compare(model, replace(data, labels=labels), ["layer-cam"], images=2)
     assert comparison.mosaics == {}
-    assert "grid_2x2" not in comparison.figures["layer-cam"]
-    assert "masking" in comparison.figures["layer-cam"]
+    assert "grid_2x2" not in comparison.scores["layer-cam"]
+    assert "masking" in comparison.scores["layer-cam"]
 
 
 def test_window_means_by_hand() -> None:

@@ -184,7 +184,7 @@ def test_several_classes_of_an_image_are_each_explained(method, patches, images,
     maps = attribute_classes(patches, images, method, targets)
     one, other = (attribute(patches, images, method, column) for column in targets.unbind(1))
     torch.testing.assert_close(maps, torch.stack([one, other], dim=1))
-    if not METHODS[method].floor:
+    if not METHODS[method].baseline:
         assert not maps[0, 0].equal(maps[0, 1])
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 from pages import interpreting_page, standard_error
 
-MEASURES = {
+METRICS = {
     "pointing": {"label": "pointing game", "higher_is_better": True},
     "deletion": {"label": "deletion", "higher_is_better": False},
     "seconds": {"label": "seconds an image", "higher_is_better": False},
@@ -55,7 +55,7 @@ def run(head: str, seed: int, pointing: float, error: float | None = 0.03) -> di
             "boxed_images": 6,
             "mosaics": {},
             "left_out": {"cam": "it has none"},
-            "measures": MEASURES,
+            "measures": METRICS,
             "methods": {
                 "evidence": method(False, pointing, error, 0.001234),
                 "uniform": method(True, 0.5, error, 0.1),

@@ -69,7 +69,7 @@ def test_a_table_its_json_and_a_picture(run: Path, tmp_path: Path, capsys, monke
     assert "torch" in found["versions"]
     assert found["methods"]["evidence"]["figures"]["share_inside"]["count"] == 3
     text = (out / "comparison.md").read_text(encoding="utf-8")
-    assert text.startswith("# tiny: methods of explanation compared\n\nbright squares\n\n| measure")
+    assert text.startswith("# tiny: methods of explanation compared\n\nbright squares\n\n| metric")
     with Image.open(out / "maps.png") as picture:
         assert picture.width > 500
     # A second time needs a word.

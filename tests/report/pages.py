@@ -132,7 +132,7 @@ def report_of(
     head: str = "loss-attention",
     classes: tuple[str, ...] = ("ant", "bee", "cow"),
     *,
-    twin: bool = False,
+    counterpart: bool = False,
     facts: dict | None = None,
     **data_options,
 ) -> Page:
@@ -142,10 +142,13 @@ def report_of(
     run = make_run(path / "run", head, multi_label=data.multi_label, **(facts or {}))
     figures = evaluate(model, data, train=data)
     extra: dict = {}
-    if twin:
+    if counterpart:
         other = make_model("mean", classes, **options)
         figures_of_it = evaluate(other, data, train=data)
-        extra = {"comparisons": {"a twin": figures_of_it}, "twins": {"a twin": other}}
+        extra = {
+            "comparisons": {"a counterpart": figures_of_it},
+            "counterparts": {"a counterpart": other},
+        }
     written = write_report(run, model, data, figures, **extra)
     assert written == run / "report.html"
     assert written.stat().st_size < 5_000_000

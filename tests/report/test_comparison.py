@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from loss_attention.attribution.compare import FLOORS, Figure
-from loss_attention.attribution.measures import MEASURES
+from loss_attention.attribution.compare import BASELINES, MeanScore
+from loss_attention.attribution.measures import METRICS
 from loss_attention.report.drawing import maps_picture
 from loss_attention.report.tables import (
     comparison_json,
@@ -26,18 +26,18 @@ def test_json_and_markdown_say_the_same(compared) -> None:
     values = comparison_json(comparison)
     text = table_markdown(comparison_table(comparison, errors=True))
     for method, entry in values["methods"].items():
-        assert entry["floor"] == (method in FLOORS)
+        assert entry["floor"] == (method in BASELINES)
         for name, figure in entry["figures"].items():
             assert name in values["measures"]
-            assert figure["value"] == comparison.figures[method][name].value
+            assert figure["value"] == comparison.scores[method][name].value
     rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")]
     assert [cell.strip() for cell in rows[0][1:]] == [
         "evidence",
-        "floor: uniform",
-        "floor: random",
-        "floor: edges",
+        "baseline: uniform",
+        "baseline: random",
+        "baseline: edges",
     ]
-    assert len(rows) == 2 + len(MEASURES)
+    assert len(rows) == 2 + len(METRICS)
     inside = next(row for row in rows if "positive share" in row[0])
     assert inside[0].strip().endswith("\N{UPWARDS ARROW}")
     assert inside[1].strip() == "1.000 ± 0.000"
@@ -60,18 +60,16 @@ def test_the_table_fits_the_terminal(compared, width: int) -> None:
 @pytest.mark.parametrize("width", range(76, 92))  # among them those that just hold a table
 def test_methods_of_any_speed_keep_their_names_in_a_narrow_terminal(compared, width: int) -> None:
     comparison, _ = compared
-    instant = {"seconds": Figure(1e-6, None, 3)}  # "< 0.0001" is the widest cell there is
-    names = ("layer-cam", *FLOORS)
-    figures = dict.fromkeys(("evidence", *names), comparison.figures["evidence"] | instant)
+    instant = {"seconds": MeanScore(1e-6, None, 3)}  # "< 0.0001" is the widest cell there is
+    names = ("layer-cam", *BASELINES)
+    scores = dict.fromkeys(("evidence", *names), comparison.scores["evidence"] | instant)
     out = io.StringIO()
-    show_table(
-        comparison_table(replace(comparison, figures=figures)), Console(file=out, width=width)
-    )
+    show_table(comparison_table(replace(comparison, scores=scores)), Console(file=out, width=width))
     shown = out.getvalue()
     assert max(map(len, shown.splitlines())) <= width
     for name in names:
         assert name in shown
-    assert shown.count("< 0.0001") == len(figures)
+    assert shown.count("< 0.0001") == len(scores)
 
 
 def test_the_picture_has_a_row_an_image_and_a_column_a_method(compared) -> None:

@@ -203,7 +203,7 @@ def test_nothing_is_written_over_unless_asked(model, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "b.json").write_text("precious")
-    with pytest.raises(InputError, match=r"b\.json exists already.*--overwrite"):
+    with pytest.raises(InputError, match=r"b\.json exists already.*`overwrite`"):
         explain_files(model, files, out)
     assert listing(out) == ["b.json"]  # not even the first was begun
     assert (out / "b.json").read_text() == "precious"
@@ -227,7 +227,7 @@ def test_results_inside_the_folder_are_not_explained_in_turn(model, tmp_path):
     for _ in range(2):
         assert len(explain_files(model, [tmp_path], out, overwrite=True).written) == 1
     assert listing(out) == ["a.json", "a.png"]
-    with pytest.raises(InputError, match="--out folder itself"):
+    with pytest.raises(InputError, match="`out` folder itself"):
         explain_files(model, [tmp_path], tmp_path)
 
 

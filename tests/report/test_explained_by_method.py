@@ -68,7 +68,7 @@ def test_what_is_written(head: str, method: str, photo: Path, tmp_path: Path) ->
 def test_refusals_come_before_anything_is_written(photo: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for model, method, message in (
-        (make_model("baseline"), None, "--method cam or --method grad-cam"),
+        (make_model("baseline"), None, "`method` cam or `method` grad-cam"),
         (make_model("baseline"), "evidence", "has no exact evidence to show"),
         (make_model("baseline", "vgg11_bn"), "cam", "no class activation map for vgg11_bn"),
         (make_model("mean"), "cams", "unknown method 'cams'; did you mean 'cam'"),

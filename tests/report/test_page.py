@@ -21,7 +21,7 @@ HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=y>', "{{ 7 * 7 }} 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Page:
-    return report_of(tmp_path_factory.mktemp("report"), twin=True)
+    return report_of(tmp_path_factory.mktemp("report"), counterpart=True)
 
 
 def test_the_page_needs_nothing_but_itself(page):
@@ -58,7 +58,7 @@ def test_the_page_is_for_phones_and_for_the_dark(page):
 
 
 def test_every_figure_stands_on_the_page_with_its_floors(tmp_path):
-    page = report_of(tmp_path, twin=True)
+    page = report_of(tmp_path, counterpart=True)
     data = make_set(("ant", "bee", "cow"))
     names = set()
     for head in ("loss-attention", "mean"):
@@ -71,7 +71,7 @@ def test_every_figure_stands_on_the_page_with_its_floors(tmp_path):
     assert len(names) > 2
     for name in names:
         assert name in page.text
-    assert "a twin" in page.text
+    assert "a counterpart" in page.text
     assert "30 test images" in page.text
 
 
@@ -114,9 +114,9 @@ def test_mistakes_come_first_and_the_most_confident_of_them(page):
     assert len(set(confidence)) > 6
 
 
-def test_a_twin_is_drawn_beside_the_model(page):
+def test_a_counterpart_is_drawn_beside_the_model(page):
     captions = re.findall(r"<figcaption>([^<:]*)", page.source)
-    assert captions[:3] == ["image", "loss-attention", "a twin"]
+    assert captions[:3] == ["image", "loss-attention", "a counterpart"]
 
 
 def test_hostile_names_are_text_and_nothing_else(tmp_path):
@@ -214,7 +214,9 @@ def test_large_images_of_noise_stay_under_the_limit(tmp_path):
         answers = torch.cat([model(images).logits.argmax(1) for images in data.images.split(4)])
     data = replace(data, labels=torch.where(correct, answers, (answers + 1) % 12))
     figures = evaluate(model, data, batch_size=4)
-    written = write_report(make_run(tmp_path / "run"), model, data, figures, twins={"t": model})
+    written = write_report(
+        make_run(tmp_path / "run"), model, data, figures, counterparts={"t": model}
+    )
     assert len(Page(written).of("img")) == 3 * 24
     assert 1_000_000 < written.stat().st_size < 5_000_000
 

@@ -158,18 +158,22 @@ def test_true_boxes_of_the_labels_count_and_no_others():
     assert make_cards(model, unrelated, [0])[0].pictures[1].facts == "25 of 25 patches"
 
 
-def test_a_twin_is_asked_about_the_same_class():
-    model, twin = make_model(), make_model(head="mean")
+def test_a_counterpart_is_asked_about_the_same_class():
+    model, counterpart = make_model(), make_model(head="mean")
     data = make_set(torch.tensor([0, 1, 2, 0, 1, 2]))
-    with torch.no_grad():  # a twin that always says something else
-        twin.head.classifier.bias += torch.tensor([0.0, 0.0, 1e5])
-    assert (twin.explain(data.images).target == 2).all()
-    cards = make_cards(model, data, range(6), {"twin": twin})
+    with torch.no_grad():  # a counterpart that always says something else
+        counterpart.head.classifier.bias += torch.tensor([0.0, 0.0, 1e5])
+    assert (counterpart.explain(data.images).target == 2).all()
+    cards = make_cards(model, data, range(6), {"counterpart": counterpart})
     targets = model.explain(data.images).target
-    limits = twin.explain(data.images, targets).heat_maps.abs().amax(dim=(1, 2))
+    limits = counterpart.explain(data.images, targets).heat_maps.abs().amax(dim=(1, 2))
     assert (targets != 2).any()
     for card, target, limit in zip(cards, targets, limits, strict=True):
-        assert [picture.caption for picture in card.pictures] == ["image", "loss-attention", "twin"]
+        assert [picture.caption for picture in card.pictures] == [
+            "image",
+            "loss-attention",
+            "counterpart",
+        ]
         assert NAMES[target] in card.pictures[2].alt
         assert float(card.pictures[2].limit) == pytest.approx(float(limit), rel=0.01)
 

@@ -13,7 +13,13 @@ from loss_attention.report.tables import (
     table_markdown,
 )
 
-FLOORS = ("whole image", "best centred box", "uniform weights", "random weights", "edge detector")
+BASELINES = (
+    "whole image",
+    "best centred box",
+    "uniform weights",
+    "random weights",
+    "edge detector",
+)
 
 
 def evaluation(*measures: Measure, images: int = 2000, boxed: int = 2000, **more) -> Evaluation:
@@ -29,7 +35,7 @@ ERROR = Measure(
     higher_is_better=False,
     group="classes",
 )
-BOX_AP = Measure("box_ap", "box AP", 0.75, dict.fromkeys(FLOORS, 0.25), group="boxes")
+BOX_AP = Measure("box_ap", "box AP", 0.75, dict.fromkeys(BASELINES, 0.25), group="boxes")
 RECALL = Measure("patch_recall", "patch recall", 0.5, {"uniform weights": 0.625}, group="patches")
 
 
@@ -52,17 +58,17 @@ def cells(lines: list[str], separator: str = "│") -> list[list[str]]:
     ]
 
 
-def test_floors_stand_beside_their_measure() -> None:
+def test_baselines_stand_beside_their_measure() -> None:
     lines = rendered({"digits": evaluation(ACCURACY, ERROR, BOX_AP)})
     assert cells(lines) == [
         ["accuracy", "0.995", "0.108 (majority class)"],
         ["calibration error ↓", "0.012", "0.001 (class shares)"],
         ["box AP", "0.750", *["0.250"] * 5],
     ]
-    heads = [line for line in lines if "figure" in line]
+    heads = [line for line in lines if " score " in line]
     assert [" ".join(head.split()).strip("┃ ") for head in heads] == [
-        "measure ┃ figure ┃ floor",
-        "measure ┃ figure ┃ whole ┃ centred ┃ uniform ┃ random ┃ edges",
+        "metric ┃ score ┃ trivial baseline",
+        "metric ┃ score ┃ whole ┃ centred ┃ uniform ┃ random ┃ edges",
     ]
     titles = [line.strip() for line in lines if line.strip() in ("classes", "boxes")]
     assert titles == ["classes", "boxes"]
@@ -89,18 +95,18 @@ def test_markdown_has_the_same_figures() -> None:
     one = {"a": evaluation(ACCURACY, ERROR, RECALL, BOX_AP)}
     markdown = evaluation_markdown(one).splitlines()
     table = cells(markdown, "|")
-    assert [row for row in table if row[1] != "figure"] == cells(rendered(one))
-    assert ["boxes", "figure", *FLOORS] in table
+    assert [row for row in table if row[1] != "score"] == cells(rendered(one))
+    assert ["boxes", "score", *BASELINES] in table
     assert any("No selection has a higher recall" in line for line in markdown)
     two = cells(evaluation_markdown({**one, "b": evaluation(BOX_AP)}).splitlines(), "|")
     assert ["box AP", "b", "0.750", *["0.250"] * 5] in two
-    assert ["boxes", "model", "figure", *FLOORS] in two
+    assert ["boxes", "model", "score", *BASELINES] in two
 
 
 def test_notes_explain_only_what_is_there() -> None:
     text = evaluation_markdown({"digits": evaluation(ACCURACY)})
-    assert "All measures: 0 to 1, higher is better." in text
-    assert "Floors: what an answer scores" in text
+    assert "All metrics: 0 to 1, higher is better." in text
+    assert "Trivial baselines: what an answer scores" in text
     for absent in ("n/a", "recall", "↓", "threshold"):
         assert absent not in text
     more = evaluation_markdown({"digits": evaluation(ERROR, thresholds={"map_box_ap": 0.4})})
@@ -121,7 +127,7 @@ def test_a_name_is_not_markup() -> None:
     assert r"\[bold\]x\|y" in evaluation_markdown(names)
 
 
-def test_many_models_and_five_floors_fit_eighty_columns() -> None:
+def test_many_models_and_five_baselines_fit_eighty_columns() -> None:
     long = Measure("x", "mean AP, 11 points (VOC 2007)", 1.0, {"constant scores": 0.0}, group="c")
     names = ("capsule-loss-attention", "mean-pooling", "baseline", "gated-attention")
     lines = rendered({name: evaluation(ACCURACY, long, BOX_AP) for name in names})
@@ -131,11 +137,15 @@ def test_many_models_and_five_floors_fit_eighty_columns() -> None:
 
 
 def test_what_needs_a_threshold_and_has_none_says_why() -> None:
-    unfitted = Measure("map_box_ap", "box AP of the heat map", None, dict.fromkeys(FLOORS))
-    why = "no held-out images (--validation-fraction) to choose a threshold on"
-    assert why in evaluation_markdown({"digits": evaluation(BOX_AP, unfitted)})
-    assert why not in evaluation_markdown({"digits": evaluation(BOX_AP)})
-    assert why not in evaluation_markdown({"boxless": evaluation(unfitted, boxed=0)})
+    unfitted = Measure("map_box_ap", "box AP of the heat map", None, dict.fromkeys(BASELINES))
+
+    def said(evaluations: dict[str, Evaluation]) -> str:
+        return " ".join(" ".join(rendered(evaluations)).split())
+
+    why = "no held-out images (`validation_fraction`) to choose a threshold on"
+    assert why in said({"digits": evaluation(BOX_AP, unfitted)})
+    assert why not in said({"digits": evaluation(BOX_AP)})
+    assert why not in said({"boxless": evaluation(unfitted, boxed=0)})
 
 
 HOSTILE = "a|[b]*c*\x1b[31m<i>"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from loss_attention.attribution.maps import METHODS, attribute, find_method
 from loss_attention.attribution.measures import (
     MOSAIC_SIDES,
-    RANDOMISED_SHARES,
+    RANDOMISED_FRACTIONS,
     STAGES,
     Boxed,
     Mosaics,
@@ -36,7 +36,7 @@ from loss_attention.metrics.faithfulness import masking_falls, mean_fill
 from loss_attention.metrics.localisation import assemble, choose_mosaics
 from loss_attention.model import PatchClassifier
 
-FLOORS = tuple(name for name, method in METHODS.items() if method.floor)
+BASELINES = tuple(name for name, method in METHODS.items() if method.baseline)
 MOSAIC_POOL = 1000
 """Mosaics are made of the most confident of at most so many images."""
 
@@ -44,7 +44,7 @@ MOSAIC_POOL = 1000
 Progress = Callable[[int, int, str], None]
 
 
-class Figure(NamedTuple):
+class MeanScore(NamedTuple):
     """The mean over images, and its standard error (None for one image, or for a time)."""
 
     value: float
@@ -57,7 +57,7 @@ class Comparison:
     """What was measured of each method on the same images.
 
     Attributes:
-        figures: by method and measure (`compare_measures.MEASURES`); a measure that the data or
+        scores: by method and measure (`measures.METRICS`); a measure that the data or
             the model does not allow is not there.
         images: how many were explained.
         boxed: how many of them have a box of their class.
@@ -66,7 +66,7 @@ class Comparison:
         seed: which the images were chosen by.
     """
 
-    figures: Mapping[str, Mapping[str, Figure]]
+    scores: Mapping[str, Mapping[str, MeanScore]]
     images: int
     boxed: int
     mosaics: Mapping[str, int]
@@ -92,7 +92,8 @@ def compare(
     Args:
         model: any model; it is left as it was.
         data: the images to explain are drawn from these; those without a label are left out.
-        methods: names from `METHODS`; None: all that this model allows. The floors come on top.
+        methods: names from `METHODS`; None: all that this model allows. The trivial
+            baselines come on top.
         train: where the cuts of the boxes around maps are chosen, best of images that the model
             was not trained on; None: only the oracle is measured.
         images: how many to explain.
@@ -101,7 +102,7 @@ def compare(
         progress: called with the number of steps done and of all, and what comes next.
 
     Returns:
-        The figures, and what they were measured on.
+        The scores, and what they were measured on.
 
     Raises:
         InputError: an unknown method, one that this model does not allow, other classes than the
@@ -113,9 +114,9 @@ def compare(
             f"{', '.join(data.class_names[:3])}, ...; they must be the same in the same order"
         )
     if images < 2:
-        raise InputError(f"--images must be at least 2, got {images}")
+        raise InputError(f"`images` must be at least 2, got {images}")
     if batch_size < 1:
-        raise InputError(f"--batch-size must be at least 1, got {batch_size}")
+        raise InputError(f"`batch_size` must be at least 1, got {batch_size}")
     if len(_labelled(data)) < 2:
         raise InputError("a comparison needs at least two images with a label")
     for name in methods or ():
@@ -133,30 +134,30 @@ def compare(
         tell(0, "preparing")
         few = sample.images[: max(2, batch_size)] / 255
         shuffled = {
-            name: for_inference(randomised(original, few, share, seed))
-            for name, share in RANDOMISED_SHARES.items()
+            name: for_inference(randomised(original, few, fraction, seed))
+            for name, fraction in RANDOMISED_FRACTIONS.items()
         }
         subject = _subject(model, shuffled, sample, data, train, batch_size, seed)
-        figures: dict[str, dict[str, Figure]] = {}
+        scores: dict[str, dict[str, MeanScore]] = {}
         for number, method in enumerate(allowed):
             tell(number * (len(STAGES) + 1), method)
-            figures[method] = {}
+            scores[method] = {}
             for values in measure_method(subject, method):
-                figures[method] |= {name: _figure(value) for name, value in values.items()}
+                scores[method] |= {name: _mean_score(value) for name, value in values.items()}
                 tell(next(done), method)
             times = measure_time(subject, method)
-            figures[method] |= {name: Figure(value, None, 1) for name, value in times.items()}
+            scores[method] |= {name: MeanScore(value, None, 1) for name, value in times.items()}
             tell(next(done), method)
     mosaics = {name: len(found.images) for name, found in subject.mosaics.items()}
     boxed = int(subject.boxed().sum())
-    return Comparison(figures, len(sample), boxed, mosaics, left_out, seed), subject
+    return Comparison(scores, len(sample), boxed, mosaics, left_out, seed), subject
 
 
 def _allowed(
     model: PatchClassifier, images: Tensor, methods: Sequence[str] | None
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the methods to measure, floors last, and why others cannot be, after trying each."""
-    names = dict.fromkeys(name for name in methods or METHODS if name not in FLOORS)
+    """Try each method; return those to measure, trivial baselines last, and why not the others."""
+    names = dict.fromkeys(name for name in methods or METHODS if name not in BASELINES)
     left_out = {}
     for name in names:
         try:
@@ -165,14 +166,14 @@ def _allowed(
             if methods is not None:
                 raise
             left_out[name] = str(error)
-    return [name for name in (*names, *FLOORS) if name not in left_out], left_out
+    return [name for name in (*names, *BASELINES) if name not in left_out], left_out
 
 
 def _drawn(data: LabelledImages, images: int, seed: int) -> ImageSet:
     """Return images with a label, drawn by the seed."""
-    places = _labelled(data)
-    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
-    return data.take(places[order[:images]])
+    labelled = _labelled(data)
+    order = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(seed))
+    return data.take(labelled[order[:images]])
 
 
 def _labelled(data: LabelledImages) -> Int[Tensor, " N"]:
@@ -222,7 +223,7 @@ def _explained(
 
 
 def _boxes_of(data: ImageSet, target: Int[Tensor, " N"]) -> Float[Tensor, "N G 4"] | None:
-    """Return the boxes of the target class, NaN in place of the others."""
+    """Return the boxes of the target class, NaN for the others."""
     if data.boxes is None or data.box_labels is None:
         return None
     others = data.box_labels != target.unsqueeze(1)
@@ -271,16 +272,16 @@ def _make_mosaics(
     return mosaics
 
 
-def _figure(values: Float[Tensor, " N"]) -> Figure:
+def _mean_score(values: Float[Tensor, " N"]) -> MeanScore:
     error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
-    return Figure(float(values.mean()), error, len(values))
+    return MeanScore(float(values.mean()), error, len(values))
 
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def randomised(
-    model: PatchClassifier, images: Float[Tensor, "B C H W"], share: float, seed: int = 0
+    model: PatchClassifier, images: Float[Tensor, "B C H W"], fraction: float, seed: int = 0
 ) -> PatchClassifier:
     """Return a copy of a model with the weights of its last layers randomised.
 
@@ -292,7 +293,7 @@ def randomised(
     Args:
         model: left as it is.
         images: in [0, 1]; at least two.
-        share: the part of the layers with weights that is randomised, counted from the classifier
+        fraction: of the layers with weights that is randomised, counted from the classifier
             towards the image; 1 for all.
         seed: the same seed shuffles the same way.
 
@@ -301,7 +302,7 @@ def randomised(
     """
     copied = copy.deepcopy(model).eval()
     layers = [module for module in copied.modules() if list(module.parameters(recurse=False))]
-    last = layers[len(layers) - max(1, round(share * len(layers))) :]
+    last = layers[len(layers) - max(1, round(fraction * len(layers))) :]
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for layer in last:

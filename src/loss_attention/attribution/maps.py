@@ -1,4 +1,4 @@
-"""Heat maps of any classifier by any method: the model's own evidence, its peers, and floors.
+"""Heat maps of any classifier by any method: evidence, its peers, and trivial baselines.
 
 All of them explain one class of each image and return `(B, H, W)`, so that one measure serves all.
 Where a method looks inside the network, it looks at the backbone's last feature map.
@@ -72,7 +72,7 @@ def contrast(
     if model.multi_label:
         raise InputError(
             "contrast is for models of one label an image; this one decides each class by itself, "
-            "and --method evidence says all there is to say"
+            "and `method` evidence says all there is to say"
         )
     prediction = _with_evidence(model, images)
     return prediction.evidence_of(target) - prediction.evidence.mean(dim=2), prediction.image_grid
@@ -83,13 +83,13 @@ def _with_evidence(model: PatchClassifier, images: Float[Tensor, "B C H W"]) -> 
     if not isinstance(prediction, PatchPrediction):
         raise InputError(
             f"a model with the head {model.config['head']} has no exact evidence to show; "
-            "--method grad-cam works with every model, --method cam with many"
+            "`method` grad-cam works with every model, `method` cam with many"
         )
     return prediction
 
 
 def uniform(_model: PatchClassifier, images: Tensor, _target: Tensor) -> Float[Tensor, "B H W"]:
-    """Return 1 everywhere: the floor of an explanation that does not choose.
+    """Return 1 everywhere: the trivial baseline of an explanation that does not choose.
 
     Source: none needed. Unit: none. Sign: positive.
     """
@@ -99,11 +99,11 @@ def uniform(_model: PatchClassifier, images: Tensor, _target: Tensor) -> Float[T
 def random(
     model: PatchClassifier, images: Float[Tensor, "B C H W"], _target: Int[Tensor, " B"]
 ) -> Values:
-    """Return random values at the places where the model's own explanation has values.
+    """Return random values where the model's own explanation has values.
 
-    A value in [0, 1) for each patch, or for each place of the feature map of a model without
-    patches: noise as fine as pixels would be another, less fair floor. The seed is drawn from the
-    image, so that it has the same map in any batch and on any device.
+    A value in [0, 1) for each patch, or for each cell of the feature map of a model without
+    patches: noise as fine as pixels would be another, less fair baseline. The seed is drawn from
+    the image, so that it has the same map in any batch and on any device.
 
     Source: none needed. Unit: none. Sign: positive.
     """
@@ -117,7 +117,7 @@ def random(
 def edges(_model: PatchClassifier, images: Tensor, _target: Tensor) -> Float[Tensor, "B H W"]:
     """Return the magnitude of the brightness gradient by the Sobel operator.
 
-    Source: an edge detector passes for an explanation to many eyes and knows nothing of the model
+    Source: an edge detector passes for an explanation to many eyes and ignores the model
     (Adebayo et al. 2018, "Sanity Checks for Saliency Maps"). Unit: brightness, of a full range of
     1, a pixel. Sign: never negative.
     """
@@ -144,14 +144,14 @@ class Method:
             from, each pixel the mean over the windows that cover it. Its docstring says source,
             unit and sign.
         shown: its name for people, its unit, and whether values below 0 speak against the class.
-        floor: it knows nothing of the model, and other methods are measured against it.
+        baseline: a trivial baseline, which ignores the model; others are measured against it.
         of_classes: likewise the maps of several classes of each image, where that costs less than
             one after the other.
     """
 
     compute: Callable[[PatchClassifier, Float[Tensor, "B C H W"], Int[Tensor, " B"]], Values]
     shown: Quantity
-    floor: bool = False
+    baseline: bool = False
     of_classes: (
         Callable[
             [PatchClassifier, Float[Tensor, "B C H W"], Int[Tensor, "B T"]],
@@ -166,11 +166,11 @@ METHODS: dict[str, Method] = {
     "contrast": Method(
         contrast, Quantity("evidence over the mean of all classes", "logit units", signed=True)
     ),
-    "uniform": Method(uniform, Quantity("uniform map", "no unit", signed=False), floor=True),
-    "random": Method(random, Quantity("random values", "no unit", signed=False), floor=True),
-    "edges": Method(edges, Quantity("edges", "brightness a pixel", signed=False), floor=True),
+    "uniform": Method(uniform, Quantity("uniform map", "no unit", signed=False), baseline=True),
+    "random": Method(random, Quantity("random values", "no unit", signed=False), baseline=True),
+    "edges": Method(edges, Quantity("edges", "brightness a pixel", signed=False), baseline=True),
     "cam": Method(class_activation, Quantity("class map", "logit units", signed=True)),
-    "grad-cam": Method(grad_cam, Quantity("Grad-CAM", "logit units a place", signed=False)),
+    "grad-cam": Method(grad_cam, Quantity("Grad-CAM", "logit units a cell", signed=False)),
     "layer-cam": Method(layer_cam, Quantity("LayerCAM", "logit units", signed=False)),
     "integrated-gradients": Method(
         integrated_gradients, Quantity("Integrated Gradients", "logit units a pixel", signed=True)
@@ -225,7 +225,7 @@ def attribute_classes(
     """Return a heat map of each image for each of several classes; otherwise as `attribute`."""
     chosen = find_method(method)
     one = targets[:, 0]
-    if chosen.floor:  # it does not heed the class
+    if chosen.baseline:  # it does not heed the class
         maps = attribute(model, images, method, one)
         return maps.unsqueeze(1).expand(-1, targets.shape[1], -1, -1)
     if chosen.of_classes is None:

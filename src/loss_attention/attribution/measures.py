@@ -45,7 +45,7 @@ ENOUGH_SECONDS = 0.5
 TIMED_IMAGES = 16
 
 
-class MeasureText(NamedTuple):
+class MetricText(NamedTuple):
     """A measure as it is shown."""
 
     label: str
@@ -54,30 +54,30 @@ class MeasureText(NamedTuple):
 
 
 MOSAIC_SIDES = {"grid_2x2": 2, "grid_3x3": 3}
-MEASURES: dict[str, MeasureText] = {
-    "share_inside": MeasureText("positive share in the box", True, (0, 1)),
-    "pointing": MeasureText("pointing game", True, (0, 1)),
-    "spread_box": MeasureText("box IoU > 0.5, spread fitted", True, (0, 1)),
-    "box": MeasureText("box IoU > 0.5, cut fitted", True, (0, 1)),
-    "box_oracle": MeasureText("box IoU > 0.5, cut oracle", True, (0, 1)),
-    "max_box": MeasureText("MaxBoxAccV2, cuts fitted", True, (0, 1)),
+METRICS: dict[str, MetricText] = {
+    "share_inside": MetricText("positive share in the box", True, (0, 1)),
+    "pointing": MetricText("pointing game", True, (0, 1)),
+    "spread_box": MetricText("box IoU > 0.5, spread fitted", True, (0, 1)),
+    "box": MetricText("box IoU > 0.5, cut fitted", True, (0, 1)),
+    "box_oracle": MetricText("box IoU > 0.5, cut oracle", True, (0, 1)),
+    "max_box": MetricText("MaxBoxAccV2, cuts fitted", True, (0, 1)),
     **{
-        f"{way}_{fill}_{unit}": MeasureText(
+        f"{way}_{fill}_{unit}": MetricText(
             f"{way}, {fill} fill, {unit}", way == "insertion", (0, 1)
         )
         for unit in ("patches", "pixels")
         for way in ("insertion", "deletion")
         for fill in ("blurred", "mean")
     },
-    "masking": MeasureText("agreement with masking", True, (-1, 1)),
-    "grid_2x2": MeasureText("grid pointing, 2 x 2", True, (0, 1)),
-    "grid_3x3": MeasureText("grid pointing, 3 x 3", True, (0, 1)),
-    "randomised_part": MeasureText("likeness, last third random", False, (-1, 1)),
-    "randomised": MeasureText("likeness, all layers random", False, (-1, 1)),
-    "seconds": MeasureText("seconds an image", False, (0, None)),
-    "time_ratio": MeasureText("time / forward pass", False, (0, None)),
+    "masking": MetricText("agreement with masking", True, (-1, 1)),
+    "grid_2x2": MetricText("grid pointing, 2 x 2", True, (0, 1)),
+    "grid_3x3": MetricText("grid pointing, 3 x 3", True, (0, 1)),
+    "randomised_part": MetricText("likeness, last third random", False, (-1, 1)),
+    "randomised": MetricText("likeness, all layers random", False, (-1, 1)),
+    "seconds": MetricText("seconds an image", False, (0, None)),
+    "time_ratio": MetricText("time / forward pass", False, (0, None)),
 }
-RANDOMISED_SHARES = {"randomised_part": 1 / 3, "randomised": 1.0}
+RANDOMISED_FRACTIONS = {"randomised_part": 1 / 3, "randomised": 1.0}
 
 
 class Boxed(NamedTuple):
@@ -166,7 +166,7 @@ def in_batches(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
 
 
-def _places(subject: Subject, explained: Explained) -> Values:
+def _localisation(subject: Subject, explained: Explained) -> Values:
     """Measure how the maps lie on the boxes of their class."""
     has = subject.boxed()
     if subject.boxes is None or not has.any():
@@ -251,11 +251,11 @@ def _mosaics(subject: Subject, explained: Explained) -> Values:
     values = {}
     for name, (images, target, side) in subject.mosaics.items():
         cell = torch.arange(side**2, device=target.device)
-        shares = []
+        fractions = []
         for part, of in in_batches(max(1, subject.batch_size // side**2), images, target):
             maps = attribute_classes(subject.model, part, explained.method, of).float()
-            shares.append(share_in_cell(maps.flatten(0, 1), cell.repeat(len(part)), side))
-        values[name] = torch.cat(shares)
+            fractions.append(share_in_cell(maps.flatten(0, 1), cell.repeat(len(part)), side))
+        values[name] = torch.cat(fractions)
     return values
 
 
@@ -269,7 +269,7 @@ def _randomised(subject: Subject, explained: Explained) -> Values:
 
 
 STAGES: tuple[Callable[[Subject, Explained], Values], ...] = (
-    _places,
+    _localisation,
     _curves,
     _masking,
     _mosaics,

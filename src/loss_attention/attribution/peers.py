@@ -37,7 +37,7 @@ Values = Float[Tensor, "B H W"] | PatchValues
 def class_activation(
     model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
 ) -> Values:
-    """Return what the classifier says of each place by itself.
+    """Return what the classifier says of each location by itself.
 
     For a baseline that ends in average pooling and one linear layer: the class's weights applied
     to the feature map, whose mean is the logit less its bias; enlarged linearly. For a model of
@@ -59,7 +59,7 @@ def class_activation(
         raise InputError(
             f"there is no class activation map for {model.config['backbone']} with the head "
             f"{model.config['head']}: it takes patches, or average pooling followed by one linear "
-            "layer; --method grad-cam works with every model"
+            "layer; `method` grad-cam works with every model"
         )
     linear = head.classifier[0]
     assert isinstance(linear, nn.Linear)
@@ -72,7 +72,7 @@ def grad_cam(
     """Return the features of the backbone's last map, each weighted by its mean gradient.
 
     Source: Selvaraju et al. 2017, "Grad-CAM", with its final ReLU; computed by captum, enlarged
-    linearly. Unit: logit per place of the map. Sign: never negative.
+    linearly. Unit: logit per cell of the map. Sign: never negative.
     """
     explainer = _captum().LayerGradCam(_logits_of(model), model.backbone)
     maps: Tensor = explainer.attribute(_leaf(images), target, relu_attributions=True)
@@ -82,7 +82,7 @@ def grad_cam(
 def layer_cam(
     model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
 ) -> Float[Tensor, "B H W"]:
-    """Return the features of the backbone's last map, weighted place by place by their gradient.
+    """Return the features of the backbone's last map, weighted cell by cell by their gradient.
 
     Source: Jiang et al. 2021, "LayerCAM": negative gradients count as 0, a ReLU follows the sum
     over channels. Computed here, as captum lacks it; enlarged linearly. Unit: the logit's. Sign:
@@ -166,7 +166,7 @@ def forward_with_features(
 def enlarged(
     maps: Float[Tensor, "B h w"], images: Float[Tensor, "B C H W"]
 ) -> Float[Tensor, "B H W"]:
-    """Enlarge maps to the images' size, linearly between the middles of places."""
+    """Enlarge maps to the images' size, linearly between the middles of cells."""
     return F.interpolate(maps.unsqueeze(1), images.shape[2:], mode="bilinear")[:, 0]
 
 

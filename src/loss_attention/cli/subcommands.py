@@ -359,7 +359,7 @@ def compare(
                 seed=seed,
                 progress=progress,
             )
-        picture = maps_picture(subject, list(comparison.figures))
+        picture = maps_picture(subject, list(comparison.scores))
         facts = {
             "run": recipe.name,
             "head": recipe.head,

@@ -45,7 +45,7 @@ _CELL, _LETTERS = 192, 13
 class Line(NamedTuple):
     """What a line means, its colour, and lengths on and off in line widths (solid: none)."""
 
-    words: str
+    meaning: str
     colour: tuple[int, int, int]
     dash: tuple[float, float] | None = None
 
@@ -111,7 +111,7 @@ def marks_of(
 def panel(
     image: Image.Image, marks: Marks, *, shortest: int = SHORTEST, longest: int = LONGEST
 ) -> Image.Image:
-    """Draw marks on a picture, without words around it.
+    """Draw marks on a picture, without text around it.
 
     Args:
         image: the picture, of any size and mode; the model saw it resized to the heat map's.
@@ -195,7 +195,7 @@ def legend(marks: Marks, target: str, width: int, size: int) -> Image.Image:
 
 
 def _ticks(marks: Marks, width: int) -> tuple[tuple[str, int, str], ...]:
-    """Return the words of a colour scale, where they stand, and how they are anchored there."""
+    """Return the texts of a colour scale, where they start, and how they are anchored there."""
     limit = number(marks.limit)
     if not marks.shown.signed:
         return (("0", 0, "la"), (limit, width - 1, "ra"))
@@ -207,31 +207,31 @@ def _ticks(marks: Marks, width: int) -> tuple[tuple[str, int, str], ...]:
 
 
 def _keys(marks: Marks, width: int, size: int) -> Image.Image | None:
-    """Draw what the lines mean, as many side by side as there is room for."""
+    """Draw what the lines mean, as many side by side as fit."""
     lines = (
         (OUTLINE, marks.windows),
         (BOX, marks.boxes),
         (OBJECT, marks.objects),
         (TRUTH, marks.truths),
     )
-    used = [line for line, places in lines if len(places)]
+    used = [line for line, drawn in lines if len(drawn)]
     if not used:
         return None
     swatch, gap = 3 * size, size // 2
-    widest = swatch + gap + max(_font(size).getlength(line.words) for line in used)
+    widest = swatch + gap + max(_font(size).getlength(line.meaning) for line in used)
     columns = max(1, min(len(used), int((width + 2 * size) // (widest + 2 * size))))
     step = 3 * size // 2
     rows = -(-len(used) // columns)
     sheet = Image.new("RGB", (width, rows * step - step + size), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    for place, line in enumerate(used):
-        x, y = round(place % columns * (widest + 2 * size)), place // columns * step
+    for index, line in enumerate(used):
+        x, y = round(index % columns * (widest + 2 * size)), index // columns * step
         sample = Image.new("RGB", (swatch, size), (_GREY, _GREY, _GREY))
         middle = size / 2
         ends = (size / 2, middle, swatch - size / 2, middle)
         _draw_line(sample, line, np.array([ends]), max(2, size // 6))
         sheet.paste(sample, (x, y))
-        draw.text((x + swatch + gap, y + middle), line.words, _INK, _font(size), anchor="lm")
+        draw.text((x + swatch + gap, y + middle), line.meaning, _INK, _font(size), anchor="lm")
     return sheet
 
 
@@ -284,8 +284,8 @@ def _runs(changes: NDArray[np.int8]) -> Iterator[tuple[int, int, int]]:
     """Yield (row, start, end) of each run of equal nonzero values in a row."""
     padded = np.pad(changes, ((0, 0), (1, 1)))
     for row in np.flatnonzero(changes.any(axis=1)):
-        places = np.flatnonzero(np.diff(padded[row]))
-        for start, end in pairwise(places):
+        changed = np.flatnonzero(np.diff(padded[row]))
+        for start, end in pairwise(changed):
             if changes[row, start]:
                 yield int(row), int(start), int(end)
 

@@ -41,8 +41,8 @@ from loss_attention.terminal import json_text
 THRESHOLD = 0.5
 """Where no run says what was best on held-out images."""
 LEAST_PROBABILITY = 0.5
-DRAWN_SHARE = 0.1
-"""Objects with a smaller share of the evidence are listed, not drawn."""
+LEAST_DRAWN = 0.1
+"""Objects with a smaller fraction of the evidence are listed, not drawn."""
 LONGEST_NAME = 200
 EVIDENCE_UNITS = (
     "evidence and logits: in units of the logits; the evidence of a class summed over patches is "
@@ -59,8 +59,8 @@ BOX_UNITS = (
 )
 OBJECT_UNITS = (
     "objects: connected patches with more than threshold times the greatest evidence for the class "
-    "in the image; score is the probability of the class times share, which is theirs of its "
-    "positive evidence."
+    "in the image; score is the probability of the class times share, the fraction of its positive "
+    "evidence that is theirs."
 )
 METHOD_UNITS = (
     "logits: the model's own. heat_map: in its unit, a row of values for each row of pixels of the "
@@ -107,7 +107,7 @@ def explain_files(
             explained, even where it is inside one of the folders.
         batch_size: images at a time.
         target: name of the class to explain; None: the predicted one of each image.
-        method: one of `attributions.METHODS`; None: what the model itself says of its patches.
+        method: one of `attribution.maps.METHODS`; None: what the model itself says of its patches.
         object_threshold: see `find_objects`.
         overwrite: replace explanations that are there already.
         progress: called with the number of files done and of all files.
@@ -120,7 +120,7 @@ def explain_files(
     if method is None and HEADS[model.config["head"]].pooled_backbone:
         raise InputError(
             f"a model with the head {model.config['head']} has no patches, so it has no evidence "
-            "to show; train with --head loss-attention, or try --method cam or --method grad-cam"
+            "to show; train with `head` loss-attention, or try `method` cam or `method` grad-cam"
         )
     if model.image_size is None:
         raise InputError("this model does not say the image size that it was trained at")
@@ -209,7 +209,8 @@ def _explain_batch(
         readable.append((job, shown))
     if not readable:
         return
-    found = explained(torch.stack(inputs).to(model.mean.device), sizes)
+    # All of them, before any is written: the model may turn out to be damaged.
+    found = list(explained(torch.stack(inputs).to(model.mean.device), sizes))
     for (job, image), (described, marks) in zip(readable, found, strict=True):
         said = {key: described[key] for key in ("prediction", "probability", "target")}
         drawn = io.BytesIO()
@@ -235,7 +236,7 @@ def _by_model(
         boxes = [
             one.box
             for one in found or ()
-            if one.class_index == int(own.target[index]) and one.share >= DRAWN_SHARE
+            if one.class_index == int(own.target[index]) and one.share >= LEAST_DRAWN
         ]
         marks = replace(marks_of(own, index), objects=np.array(boxes, np.float32).reshape(-1, 4))
         yield describe(own, index, model.class_names, size, model.resize, found, threshold), marks
@@ -252,8 +253,9 @@ def _by_method(
     with torch.inference_mode():
         logits = model(images).logits
     probabilities = logits.sigmoid() if model.multi_label else logits.softmax(dim=1)
-    explained = logits.argmax(dim=1) if target is None else torch.full_like(logits[:, 0], target)
-    explained = explained.long()
+    explained = logits.argmax(dim=1)
+    if target is not None:
+        explained = torch.full_like(explained, target)
     maps, shown = attribute(model, images, method, explained).float().cpu(), METHODS[method].shown
     for index, size in enumerate(sizes):
         decided = (logits[index], probabilities[index], int(explained[index]))
@@ -303,7 +305,7 @@ def _sources(paths: Sequence[Path], out: Path, summary: ExplainSummary) -> list[
 def _no_images(path: Path, there: Listed, results: Path) -> str:
     folder = printable(str(path))
     if there.images and results in (path.resolve(), *path.resolve().parents):
-        return f"the images of {folder} are in the --out folder itself; name another"
+        return f"the images of {folder} are in the `out` folder itself; name another"
     lines = [*there.odd, *there.unread]
     return f"the folder {folder} holds no images" + (f" ({'; '.join(lines)})" if lines else "")
 
@@ -313,10 +315,10 @@ def _refuse_to_replace(jobs: Sequence[_Job], *, overwrite: bool) -> None:
     images = {job.source.resolve() for job in jobs}
     for path in (path for job in jobs for path in (job.picture, job.description)):
         if path.resolve() in images:
-            raise InputError(f"{path} is one of the images; name another --out")
+            raise InputError(f"{path} is one of the images; name another `out`")
         if path.exists() and not overwrite:
             raise InputError(
-                f"{path} exists already; name another --out, or replace it with --overwrite"
+                f"{path} exists already; name another `out`, or replace it with `overwrite`"
             )
 
 
@@ -420,7 +422,7 @@ class FoundObject:
     Attributes:
         class_index: of the class.
         score: in [0, 1]: the image's probability of the class times `share`.
-        share: the group's share of the class's positive evidence in the image, in (0, 1].
+        share: the group's fraction of the class's positive evidence in the image, in (0, 1].
         box: the smallest rectangle around its windows, `(x0, y0, x1, y1)` in pixels of the input.
     """
 
@@ -443,8 +445,8 @@ def find_objects(
 
     Args:
         explanation: of the batch.
-        threshold: in [0, 1): patches with more than this share of the class's greatest evidence in
-            the image belong to an object.
+        threshold: in [0, 1): patches with more than this fraction of the class's greatest evidence
+            in the image belong to an object.
         least_probability: a class that is more probable than this is likely.
 
     Returns:
@@ -459,7 +461,7 @@ def find_objects(
         return None
     images, classes, values = _questions(explanation, least_probability)
     probabilities = explanation.probabilities[images, classes].tolist()
-    # Scores of 1 make shares of them, even where a probability is too small for its number format.
+    # Scores of 1 make fractions of them, even where a probability underflows.
     found = group_boxes(values, torch.ones(len(values)), explanation.grid, threshold)
     objects: list[list[FoundObject]] = [[] for _ in explanation.target]
     for question, (x0, y0, x1, y1), share in zip(

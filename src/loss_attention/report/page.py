@@ -78,7 +78,7 @@ def write_report(
     evaluation: Evaluation,
     *,
     comparisons: Mapping[str, Evaluation] | None = None,
-    twins: Mapping[str, PatchClassifier] | None = None,
+    counterparts: Mapping[str, PatchClassifier] | None = None,
 ) -> Path:
     """Write report.html into a run folder: no network needed, under 5 MB, light and dark.
 
@@ -87,8 +87,9 @@ def write_report(
         model: the run's best weights.
         test: the images that `evaluation` is of.
         evaluation: of the model, with its results image by image.
-        comparisons: other models' figures on the same images, by what to call them.
-        twins: models whose evidence the gallery shows beside the model's, by what to call them.
+        comparisons: other models' scores on the same images, by what to call them.
+        counterparts: models whose evidence the gallery shows beside the model's, mean pooling for
+            example, by what to call them.
 
     Returns:
         The path of the page.
@@ -102,7 +103,7 @@ def write_report(
     folder = RunFolder(run)
     recipe, facts = asdict(folder.recipe()), folder.facts()
     head = HEADS[recipe["head"]]
-    figures = {recipe["head"]: evaluation, **(comparisons or {})}
+    evaluations = {recipe["head"]: evaluation, **(comparisons or {})}
     correct = results.correct
     confidence = mistake_confidence(model, test, correct, results.probabilities)
     chosen = (
@@ -110,18 +111,18 @@ def write_report(
         choose_right_answers(correct, results.predictions),
     )
     mistakes, right = (
-        make_cards(model, test, some, twins, most_bytes=MOST_BYTES // 2) for some in chosen
+        make_cards(model, test, some, counterparts, most_bytes=MOST_BYTES // 2) for some in chosen
     )
     history = folder.metrics()
     history = history[::-1][:: -(-len(history) // MOST_EPOCHS) or 1][::-1]
-    tables = evaluation_tables(figures)
+    tables = evaluation_tables(evaluations)
     page = _template().render(
         style=resources.files("loss_attention.report").joinpath(STYLE).read_text("utf-8"),
         recipe=recipe,
         facts=facts,
         tables=[
             (table, [_gauge(found) for _, _, found in rows])
-            for table, (_, rows) in zip(tables, grouped(figures), strict=True)
+            for table, (_, rows) in zip(tables, grouped(evaluations), strict=True)
         ],
         notes=tables[-1].notes,
         images=evaluation.images,
@@ -133,7 +134,7 @@ def write_report(
         has_patches=not head.pooled_backbone,
         has_evidence=head.has_evidence,
         has_boxes=test.boxes is not None,
-        has_twins=any(len(card.pictures) > 2 for card in (*mistakes, *right)),
+        has_counterparts=any(len(card.pictures) > 2 for card in (*mistakes, *right)),
         multi_label=test.multi_label,
     )
     folder.write(REPORT_FILE, page)
@@ -160,14 +161,14 @@ def _shown(value: Any) -> Any:
 
 
 class Gauge(NamedTuple):
-    """A figure as a bar, all in percent of the way from the least to the greatest value."""
+    """A score as a bar, all in percent of the way from the least to the greatest value."""
 
     percent: float
-    floors: list[float]
+    baselines: list[float]
 
 
 def _gauge(measure: Measure | None) -> Gauge | None:
-    """Return the bar of a row of a table; None where its figure is undefined."""
+    """Return the bar of a row of a table; None where its score is undefined."""
     if measure is None or measure.value is None:
         return None
     low, high = measure.range
@@ -282,7 +283,7 @@ class Picture(NamedTuple):
         alt: for those who cannot see it.
         uri: the picture itself, as a data URI.
         limit: the value that the colour scale ends with; empty for the plain image.
-        facts: what is shown where, in words.
+        facts: what is shown where, as text.
         signed: the scale begins at minus the limit, not at 0.
     """
 
@@ -321,7 +322,8 @@ class Card(NamedTuple):
         target: the class that the heat maps are for, the predicted one; of a multi-label mistake,
             the class that is most wrong.
         probability: of that class.
-        pictures: the image, and its heat map where the model has patches; then those of the twins.
+        pictures: the image, and its heat map where the model has patches; then those of its
+            counterparts.
         bars: the classes of the highest logits, and the labels.
     """
 
@@ -406,7 +408,7 @@ def make_cards(
     model: PatchClassifier,
     data: LabelledImages,
     chosen: Sequence[int],
-    twins: Mapping[str, PatchClassifier] | None = None,
+    counterparts: Mapping[str, PatchClassifier] | None = None,
     *,
     most_bytes: int = MOST_BYTES,
 ) -> list[Card]:
@@ -416,7 +418,8 @@ def make_cards(
         model: the report's model.
         data: the images to choose from.
         chosen: their indices.
-        twins: models whose heat map for the same class is shown beside it, by what to call them.
+        counterparts: models whose heat map for the same class is shown beside it, by what to call
+            them.
         most_bytes: of all pictures together.
     """
     if not chosen:
@@ -431,7 +434,7 @@ def make_cards(
         correct = ((logits > 0) == matrix).all(dim=1)
         target = torch.where(correct, target, wrongness(logits, matrix)[1])
     predictions = {model.config["head"]: prediction}
-    predictions |= {name: _predict(twin, part) for name, twin in (twins or {}).items()}
+    predictions |= {name: _predict(one, part) for name, one in (counterparts or {}).items()}
     explanations = {
         name: explain_prediction(one, target, multi_label=part.multi_label)
         for name, one in predictions.items()

@@ -1,7 +1,7 @@
 """Tables for people: what stands in them is said once, and shown on a terminal or as Markdown.
 
-Below the renderer are the tables of an evaluation, with beside each figure what its floors score,
-and of a comparison. JSON is not made of tables: numbers in it are not rounded, and have names.
+Below the renderer are the tables of an evaluation, each score beside its trivial baselines, and of
+a comparison. JSON is not made of tables: numbers in it are not rounded, and have names.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from loss_attention.attribution.compare import Comparison, Figure
+from loss_attention.attribution.compare import Comparison, MeanScore
 from loss_attention.attribution.maps import METHODS
-from loss_attention.attribution.measures import MEASURES, MOSAIC_SIDES
+from loss_attention.attribution.measures import METRICS, MOSAIC_SIDES
 from loss_attention.evaluation import Evaluation, Measure
 from loss_attention.terminal import markdown, markdown_table, plain
 
@@ -29,7 +29,7 @@ LEAST_SECONDS = 0.0001
 """Less is as good as nothing, and shown as less."""
 _FRAME = 3
 """Letters that a column takes beside its text: a space on both sides and a line."""
-# Headings have to be short on a terminal: five floors stand side by side in 80 columns.
+# Headings have to be short on a terminal: five baselines stand side by side in 80 columns.
 _SHORT = {
     "whole image": "whole",
     "best centred box": "centred",
@@ -79,7 +79,7 @@ class Table:
 
 
 def show_table(table: Table, console: Console) -> None:
-    """Print a table, as many columns side by side as there is room for, and its notes."""
+    """Print a table, as many columns side by side as fit, and its notes."""
     columns = [table.columns[0], *table.columns[table.labels :]]
     headings = [plain(column.narrow or column.heading) for column in columns]
     rows = list(_terminal_rows(table))
@@ -157,7 +157,7 @@ def _cell(text: str) -> str:
 
 
 def show_evaluations(evaluations: Mapping[str, Evaluation], console: Console) -> None:
-    """Print a table for each group of figures, and under them what a reader needs to read them.
+    """Print a table for each group of metrics, and under them what a reader needs to read them.
 
     Args:
         evaluations: by what to call each model.
@@ -169,10 +169,10 @@ def show_evaluations(evaluations: Mapping[str, Evaluation], console: Console) ->
 
 
 def evaluation_tables(evaluations: Mapping[str, Evaluation]) -> list[Table]:
-    """Return a table for each group of figures; the last has the notes of all.
+    """Return a table for each group of metrics; the last has the notes of all.
 
-    Bold is the figure, and dim are its floors: a column for each of them, or a single one where
-    each measure of the group has another.
+    Bold is the score, and dim are its trivial baselines: a column for each of them, or a single one
+    where each measure of the group has another.
     """
     tables = [
         _evaluation_table(title, rows, several=len(evaluations) > 1)
@@ -202,16 +202,16 @@ def grouped(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, Rows]]:
 
 def _evaluation_table(title: str, rows: Rows, *, several: bool) -> Table:
     present = [found for _, _, found in rows if found is not None]
-    floors = list(dict.fromkeys(name for found in present for name in found.floors))
-    # Where each measure has a floor of its own, columns would be all but empty.
-    alone = len(floors) > 1 and all(len(found.floors) <= 1 for found in present)
-    heads = [Column(title or "measure", "left", "measure")]
+    baselines = list(dict.fromkeys(name for found in present for name in found.floors))
+    # Where each measure has a baseline of its own, columns would be all but empty.
+    alone = len(baselines) > 1 and all(len(found.floors) <= 1 for found in present)
+    heads = [Column(title or "metric", "left", "metric")]
     heads += [Column("model", "left")] if several else []
-    heads += [Column("figure", style="bold")]
+    heads += [Column("score", style="bold")]
     heads += [
-        Column(name, narrow=_SHORT.get(name, ""), style="dim") for name in floors if not alone
+        Column(name, narrow=_SHORT.get(name, ""), style="dim") for name in baselines if not alone
     ]
-    heads += [Column("floor", style="dim")] if alone else []
+    heads += [Column("trivial baseline", style="dim")] if alone else []
     cells = []
     for measure, model, found in rows:
         label = measure.label + ("" if measure.higher_is_better else LOWER)
@@ -220,7 +220,7 @@ def _evaluation_table(title: str, rows: Rows, *, several: bool) -> Table:
         if alone:
             beside = [f"{score} ({name})" for name, score in scores.items()] or [ABSENT]
         else:
-            beside = [scores.get(name, ABSENT) for name in floors]
+            beside = [scores.get(name, ABSENT) for name in baselines]
         cells.append([label, *([model] if several else []), value, *beside])
     return Table(heads, cells, title, labels=2 if several else 1)
 
@@ -239,7 +239,7 @@ def _number(value: float | None) -> str:
 
 
 def _images(evaluations: Mapping[str, Evaluation]) -> str:
-    """Say which images the figures are of; each model's where they differ."""
+    """Say which images the scores are of; each model's where they differ."""
     what = {
         name: f"{evaluation.images:,} {evaluation.split} images"
         + (
@@ -258,17 +258,17 @@ def _evaluation_notes(evaluations: Mapping[str, Evaluation], tables: Sequence[Ta
     """Return what a reader needs to read these tables, and nothing that does not occur in them."""
     measures = _first_of_each(evaluations)
     down = any(not measure.higher_is_better for measure in measures.values())
-    notes = ["Floors: what an answer scores on the same images that knows nothing of the model."]
+    notes = ["Trivial baselines: what an answer scores on the same images that ignores the model."]
     if all(measure.range == (0, 1) for measure in measures.values()):
         better = "higher is better" + (f",{LOWER} lower" if down else "")
-        notes.insert(0, f"All measures: 0 to 1, {better}.")
+        notes.insert(0, f"All metrics: 0 to 1, {better}.")
     if "patch_recall" in measures:
         notes.append("No selection has a higher recall than all patches (uniform weights): read F.")
     if any(evaluation.thresholds for evaluation in evaluations.values()):
         notes.append("Boxes around heat maps: each answer's threshold chosen on held-out images.")
     elif any(one.boxed_images and "map_box_ap" in one for one in evaluations.values()):
         notes.append(
-            "Boxes around heat maps: no held-out images (--validation-fraction) to choose a "
+            "Boxes around heat maps: no held-out images (`validation_fraction`) to choose a "
             "threshold on."
         )
     cells = {text.split(" ")[0] for table in tables for row in table.rows for text in row[1:]}
@@ -289,22 +289,22 @@ def comparison_table(comparison: Comparison, *, errors: bool = False) -> Table:
         errors: with standard errors.
     """
     methods = [
-        Column(f"floor: {name}", narrow=f"floor:\n{name}", style="dim")
-        if METHODS[name].floor
+        Column(f"baseline: {name}", narrow=f"baseline\n{name}", style="dim")
+        if METHODS[name].baseline
         else Column(
             name, narrow=name if len(name) <= 12 else "\n".join(name.replace("-", "- ").split())
         )
-        for name in comparison.figures
+        for name in comparison.scores
     ]
     rows = [
-        [label, *(_figure(name, one.get(name), errors) for one in comparison.figures.values())]
+        [label, *(_score(name, one.get(name), errors) for one in comparison.scores.values())]
         for name, label in _measured(comparison)
     ]
-    return Table([Column("measure", "left"), *methods], rows, notes=_comparison_notes(comparison))
+    return Table([Column("metric", "left"), *methods], rows, notes=_comparison_notes(comparison))
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
-    """Return all figures as plain values, with what each measure is."""
+    """Return all scores as plain values, with what each measure is."""
     return {
         "format_version": FORMAT_VERSION,
         "images": comparison.images,
@@ -314,45 +314,45 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         "left_out": dict(comparison.left_out),
         "measures": {
             name: {
-                "label": MEASURES[name].label,
-                "higher_is_better": MEASURES[name].higher_is_better,
-                "range": list(MEASURES[name].range),
+                "label": METRICS[name].label,
+                "higher_is_better": METRICS[name].higher_is_better,
+                "range": list(METRICS[name].range),
             }
             for name, _ in _measured(comparison)
         },
         "methods": {
             method: {
-                "floor": METHODS[method].floor,
+                "floor": METHODS[method].baseline,
                 "figures": {
-                    name: {"value": f.value, "standard_error": f.error, "count": f.images}
-                    for name, f in figures.items()
+                    name: {"value": one.value, "standard_error": one.error, "count": one.images}
+                    for name, one in found.items()
                 },
             }
-            for method, figures in comparison.figures.items()
+            for method, found in comparison.scores.items()
         },
     }
 
 
 def _measured(comparison: Comparison) -> list[tuple[str, str]]:
     """Return the measures that some method has, in order, with their labels."""
-    found = {name for figures in comparison.figures.values() for name in figures}
+    found = {name for scores in comparison.scores.values() for name in scores}
     arrows = {True: "\N{UPWARDS ARROW}", False: "\N{DOWNWARDS ARROW}"}
     return [
         (name, f"{measure.label} {arrows[measure.higher_is_better]}")
-        for name, measure in MEASURES.items()
+        for name, measure in METRICS.items()
         if name in found
     ]
 
 
-def _figure(measure: str, figure: Figure | None, errors: bool) -> str:
-    if figure is None:
+def _score(measure: str, score: MeanScore | None, errors: bool) -> str:
+    if score is None:
         return ABSENT
     if measure == "seconds":
-        return f"{figure.value:.2g}" if figure.value >= LEAST_SECONDS else f"< {LEAST_SECONDS:g}"
+        return f"{score.value:.2g}" if score.value >= LEAST_SECONDS else f"< {LEAST_SECONDS:g}"
     if measure == "time_ratio":
-        return f"{figure.value:.2f}"
-    error = f" ± {figure.error:.3f}" if errors and figure.error is not None else ""
-    return f"{figure.value:.3f}{error}"
+        return f"{score.value:.2f}"
+    error = f" ± {score.error:.3f}" if errors and score.error is not None else ""
+    return f"{score.value:.3f}{error}"
 
 
 def _comparison_notes(comparison: Comparison) -> list[str]:
@@ -360,25 +360,25 @@ def _comparison_notes(comparison: Comparison) -> list[str]:
     notes = [
         f"{comparison.images} images, {comparison.boxed} with a box of the explained class: the "
         "image's label, of several the one that the model finds likeliest.",
-        "\N{UPWARDS ARROW} higher is better, \N{DOWNWARDS ARROW} lower. Floors know nothing of the "
-        "model; a method that does not beat them explains nothing.",
+        "\N{UPWARDS ARROW} higher is better, \N{DOWNWARDS ARROW} lower. Trivial baselines ignore "
+        "the model; a method that does not beat them explains nothing.",
         "Areas and boxes: 0 to 1. Agreement and likeness: correlations, -1 to 1.",
     ]
     if comparison.mosaics:
         counts = ", ".join(
-            f"{count} of {MEASURES[name].label.split(', ')[1]}"
+            f"{count} of {METRICS[name].label.split(', ')[1]}"
             for name, count in comparison.mosaics.items()
         )
         notes.append(f"Mosaics of rightly classified images: {counts}.")
-    missing = [MEASURES[name].label for name in MOSAIC_SIDES if name not in comparison.mosaics]
+    missing = [METRICS[name].label for name in MOSAIC_SIDES if name not in comparison.mosaics]
     if missing:
         notes.append(
             f"No {' and '.join(missing)}: too few classes have a rightly classified image of one "
             "label, or the model takes images of one size only."
         )
-    if comparison.boxed and not any("box" in found for found in comparison.figures.values()):
+    if comparison.boxed and not any("box" in found for found in comparison.scores.values()):
         notes.append(
-            "No boxes with fitted cuts: no held-out images with boxes (--validation-fraction) to "
+            "No boxes with fitted cuts: no held-out images with boxes (`validation_fraction`) to "
             "choose a cut on."
         )
     if comparison.left_out:
