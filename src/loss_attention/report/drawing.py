@@ -305,26 +305,26 @@ def _draw_line(
     most = np.array([image.width, image.height] * 2) - inset
     kept = np.maximum(np.minimum(segments, most), inset)
     # The gaps of a dashed line show what lies under it: an outline that runs along a box.
-    pieces = [piece for segment in kept for piece in _dashes(segment, line, width)]
+    pieces = np.concatenate([np.empty((0, 4)), *(_dashes(one, line, width) for one in kept)])
     for half, colour in ((inset, _DARK), (width / 2, line.colour)):
-        for piece in pieces:
-            x0, y0, x1, y1 = (piece + np.array([-half, -half, half, half])).round()
-            draw.rectangle((x0, y0, x1 - 1, y1 - 1), colour)
+        corners = (pieces + np.array([-half, -half, half, half])).round() - (0, 0, 1, 1)
+        for corner in corners.tolist():
+            draw.rectangle(corner, colour)
 
 
 def _dashes(
     segment: Float[np.ndarray, "4"], line: Line, width: int
-) -> Iterator[Float[np.ndarray, "4"]]:
+) -> Float[np.ndarray, "dashes 4"]:
     """Cut a line into dashes, one at each end, the gaps stretched to fit."""
-    start, way = segment[:2], segment[2:] - segment[:2]
+    way = segment[2:] - segment[:2]
     length = way.sum()
     on, off = (part * width for part in line.dash or (length, 0))
     gaps = round((length - on) / (on + off)) if length > on else 0
     if gaps == 0:
-        yield segment
-        return
-    for at in np.linspace(0, length - on, gaps + 1) / length:
-        yield np.concatenate([start + at * way, start + (at + on / length) * way])
+        return segment[None]
+    at = np.linspace(0, length - on, gaps + 1)[:, None] / length
+    start, end = at * way, (at + on / length) * way
+    return np.concatenate([segment[:2] + start, segment[:2] + end], axis=1)
 
 
 def _tint(
