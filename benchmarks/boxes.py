@@ -143,15 +143,12 @@ def limits(found: Tensor, truth: Tensor, size: tuple[int, int]) -> list[str]:
     }
     share = box_area(truth) / (size[0] * size[1])
     rows = [(0.0, AREAS[-1]), *pairwise(AREAS)]
-    lines = [
-        f"| object's share of the image | images | {' | '.join(answers)} |",
-        f"| --- | ---: |{' ---: |' * len(answers)}",
-    ]
+    lines = []
     for low, high in rows:
         chosen = (share > low) & (share <= high)
         cells = [f"{share_framed(boxes[chosen], truth[chosen]):.3f}" for boxes in answers.values()]
-        lines.append(f"| {low:.1f} to {high:.1f} | {int(chosen.sum())} | {' | '.join(cells)} |")
-    return lines
+        lines.append([f"{low:.1f} to {high:.1f}", str(int(chosen.sum())), *cells])
+    return markdown_table(["object's share of the image", "images", *answers], lines).split("\n")
 
 
 def made(middles: Tensor, sizes: Tensor) -> Tensor:

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING
 
 from measuring import typed
 
+from loss_attention.terminal import markdown_table
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -171,15 +173,16 @@ def speed() -> str:
 
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     on_gpu = Setting(accelerator="cuda", precision="bf16", batch=128)
-    lines = ["| training | GPU, images/s | CPU, images/s | times |", "| --- | ---: | ---: | ---: |"]
+    rows = []
     for head in ("loss-attention", "capsule-loss-attention"):
         fast = median(take_turns([Ours(replace(on_gpu, head=head)).step], 20, gpu, warm_up=5)[0])
         small = Setting(head=head, batch=16)
         slow = median(take_turns([Ours(small).step], 1, cpu, warm_up=1)[0])
         rates = on_gpu.batch / fast, small.batch / slow
         ratio = rates[0] / rates[1]
-        lines.append(f"| {head} | {rates[0]:,.0f} | {rates[1]:,.1f} | {ratio:,.0f} |")
-    return "\n".join(["", *lines, ""])
+        rows.append((head, f"{rates[0]:,.0f}", f"{rates[1]:,.1f}", f"{ratio:,.0f}"))
+    table = markdown_table(["training", "GPU, images/s", "CPU, images/s", "times"], rows)
+    return f"\n{table}\n"
 
 
 def tests() -> str:

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 from measuring import write_and_list
 
+from loss_attention.terminal import markdown_table
+
 if TYPE_CHECKING:
     from isolated import Point
 
@@ -248,17 +250,14 @@ def _mebibytes(point: dict[str, float]) -> str:
 def _table(sweep: dict[str, Any]) -> str:
     lines = sweep["lines"]
     heads = [f"{what}, {LABELS[name]}" for name in lines for what in ("time", "peak memory")]
-    rows = [
-        f"| {sweep['axis']} | {' | '.join(heads)} |",
-        f"| ---: |{' ---: |' * len(heads)}",
-    ]
+    rows = []
     for size in [point["size"] for point in lines["trained"]]:
         cells = []
         for line in lines.values():
             found = next((point for point in line if point["size"] == size), None)
             cells += ["", ""] if found is None else [_milliseconds(found), _mebibytes(found)]
-        rows.append(f"| {size:,} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+        rows.append([f"{size:,}", *cells])
+    return markdown_table([sweep["axis"], *heads], rows, "r" * (1 + len(heads)))
 
 
 QUANTITIES = (

@@ -75,23 +75,15 @@ def _beside_its_twin(runs: list[dict[str, Any]], took: Sequence[tuple[str, str]]
     """Return the table of loss-attention and its mean-pooling twin, with floors."""
     heads = ("loss-attention", "mean")
     by_head = {head: [run for run in runs if run["head"] == head] for head in heads}
-    lines = [
-        "| measure | loss-attention | mean-pooling twin | floors |",
-        "| --- | ---: | ---: | --- |",
-    ]
+    lines = []
     for name, label in SHOWN:
         cells = [spread([value_of(run, name) for run in by_head[head]]) for head in heads]
-        lines.append(
-            f"| {label} | {cells[0]} | {cells[1]} | {floors_of(by_head[heads[0]], name)} |"
-        )
+        lines.append([label, *cells, floors_of(by_head[heads[0]], name)])
     for label, name in (("training, seconds", "training_seconds"), *took):
-        lines.append(_row(label, by_head, heads, name))
-    return "\n".join(lines)
-
-
-def _row(label: str, by_head: dict[str, Any], heads: Sequence[str], name: str) -> str:
-    cells = [spread([run[name] for run in by_head[head]], digits=0) for head in heads]
-    return f"| {label} | {cells[0]} | {cells[1]} | |"
+        cells = [spread([run[name] for run in by_head[head]], digits=0) for head in heads]
+        lines.append([label, *cells, ""])
+    headings = ["measure", "loss-attention", "mean-pooling twin", "floors"]
+    return markdown_table(headings, lines, "lrrl")
 
 
 def _demo(figures: dict[str, Any]) -> list[str]:
@@ -113,8 +105,8 @@ def _startup(figures: dict[str, Any]) -> list[str]:
         ("import torch", "import_torch_seconds"),
         ("Python doing nothing", "python_seconds"),
     ]
-    lines = ["| what | seconds, median of nine |", "| --- | ---: |"]
-    return ["\n".join(lines + [f"| {label} | {figures[name]:.2f} |" for label, name in named])]
+    rows = [(label, f"{figures[name]:.2f}") for label, name in named]
+    return [markdown_table(["what", "seconds, median of nine"], rows)]
 
 
 def _interpreting(figures: dict[str, Any]) -> list[str]:
@@ -142,9 +134,8 @@ def _cifar10(figures: dict[str, Any]) -> list[str]:
         ("parameters, millions", [run["parameters"] / 1e6 for run in runs], 2),
         ("peak memory, MiB", [run.get("peak_memory_mib") for run in runs], 0),
     ]
-    lines = ["| measure | loss-attention |", "| --- | ---: |"]
-    lines += [f"| {label} | {spread(values, digits)} |" for label, values, digits in rows]
-    return [*_interpreting(figures), "\n".join(lines)]
+    shown = [(label, spread(values, digits)) for label, values, digits in rows]
+    return [*_interpreting(figures), markdown_table(["measure", "loss-attention"], shown)]
 
 
 def _compared(run: dict[str, Any], method: str, name: str) -> float | None:
@@ -159,19 +150,15 @@ def _tiny_imagenet(figures: dict[str, Any]) -> list[str]:
 
 def _explaining(figures: dict[str, Any]) -> list[str]:
     heads = list(figures["models"][0]["ratios"])
-    lines = [
-        f"| model | forward pass, ms an image | {' | '.join(heads)} |",
-        f"| --- | ---: |{' ---: |' * len(heads)}",
-    ]
+    lines = []
     for row in figures["models"]:
         cells = [
             ABSENT if row["ratios"][name] is None else f"{row['ratios'][name]:.3f}"
             for name in heads
         ]
-        lines.append(
-            f"| {row['model']} | {1000 * row['forward_seconds']:.2f} | {' | '.join(cells)} |"
-        )
-    return [figures["about"], "\n".join(lines)]
+        lines.append([row["model"], f"{1000 * row['forward_seconds']:.2f}", *cells])
+    headings = ["model", "forward pass, ms an image", *heads]
+    return [figures["about"], markdown_table(headings, lines)]
 
 
 def _reliability(figures: dict[str, Any]) -> list[str]:

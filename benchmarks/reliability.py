@@ -37,6 +37,8 @@ import numpy as np
 from measuring import stand, typed
 from PIL import Image
 
+from loss_attention.terminal import markdown_table
+
 ROOT = Path(__file__).resolve().parent.parent
 Counts = dict[str, tuple[int, int]]
 """By kind of mishap: tried, ended well."""
@@ -314,7 +316,7 @@ def reliability_page(parts: dict[str, Part]) -> str:
         "# What goes wrong on purpose",
         "Each row: what was done, how often, and how often it ended as it should. Where the two "
         "numbers differ, the command says what went wrong and how to see it again.",
-        _table(
+        markdown_table(
             ["part", "tried", "good"],
             [[part["title"], *_counts(part["rows"])] for part in parts.values()],
         ),
@@ -336,18 +338,13 @@ def _rows(part: Part) -> str:
     ]
     if len(rows) > 1:
         rows.append(["all", *_counts(part["rows"]), *("" for _ in columns)])
-    return _table(["what", "tried", "good", *columns.values()], rows)
+    return markdown_table(["what", "tried", "good", *columns.values()], rows)
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.1f}"
     return f"{value:,}" if isinstance(value, int) else str("" if value is None else value)
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _stand(part: Part) -> str:
