@@ -92,7 +92,7 @@ def test_few_images_to_fit_boxes_on_are_no_fault() -> None:
     assert compare_module._fitting(make_model(), unlabelled, 2, 2, seed=0) is None
 
 
-def test_the_standard_error_is_that_of_the_mean_score() -> None:
+def test_the_standard_error_is_that_of_the_mean() -> None:
     figure = compare_module._mean_score(torch.tensor([0.0, 1.0, 1.0, 2.0], dtype=torch.float64))
     assert figure == MeanScore(1.0, pytest.approx(np.std([0, 1, 1, 2], ddof=1) / 2), 4)
     assert compare_module._mean_score(torch.ones(1).double()).error is None
