@@ -45,7 +45,7 @@ test: $(PACKAGE_DONE)
 	@echo '== types: mypy --strict on src'
 	@$(BIN)/mypy
 	@echo '== tests, doctests and the commands of the README: pytest, $(WORKERS) processes'
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 bench: $(PACKAGE_DONE)
 	@$(BIN)/python benchmarks/bench.py$(if $(BENCH_FLAGS), $(BENCH_FLAGS))

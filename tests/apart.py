@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -14,6 +15,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+PRELOADED = ("captum.attr", "datasets", "matplotlib.figure", "sklearn.datasets", "tensorboard")
+"""What commands import beside what training does."""
 HANG = 1200
 """Seconds after which something hangs, on the busiest machine; no test waits for them to pass."""
 
@@ -25,7 +28,7 @@ def apart(function: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, 
         The process, and the other end of the connection.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training.killable"])
+    context.set_forkserver_preload(["training.killable", "loss_attention.paper", *PRELOADED])
     here, there = context.Pipe()
     process = context.Process(target=_begin, args=(function, there, *arguments))
     # The server looks for what it is to import where Python itself does.
@@ -45,6 +48,26 @@ def _begin(function: Callable[..., None], *arguments: Any) -> None:
     # It would start processes from a server too; they are to be started as everywhere else.
     multiprocessing.set_start_method(None, force=True)
     function(*arguments)
+
+
+def command(words: list[str], folder: Path) -> tuple[int, str]:
+    """Run `loss-attention` in a folder; return its exit code and what it prints, errors too."""
+    output = folder / "output.txt"
+    process, _ = apart(_command, words, folder, output)
+    code, said = ended(process), output.read_text(encoding="utf-8")
+    output.unlink()
+    return code, said
+
+
+def _command(_: Connection, words: list[str], folder: Path, output: Path) -> None:
+    os.chdir(folder)
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (sys.stdout.fileno(), sys.stderr.fileno()):
+        os.dup2(file, stream)
+    sys.argv = ["loss-attention", *words]
+    from loss_attention.cli import main
+
+    main()
 
 
 def heard(connection: Connection) -> Any:

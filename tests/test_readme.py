@@ -21,6 +21,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import apart
 import numpy as np
 import pytest
 from PIL import Image
@@ -95,7 +96,7 @@ def run_page(markdown: str, folder: Path) -> list[str]:
             flags = " ".join(block.flags[prefix] for prefix in begins)
             for small in _underlying(command, folder, where):
                 line = f"{small} {flags}".strip()
-                _run(["bash", "-euo", "pipefail", "-c", line], folder, where)
+                _run_line(line, folder, where)
                 done.append(line)
         assert not unused, f"{where}: no command here begins with {', '.join(unused)}"
     return done
@@ -118,6 +119,20 @@ def _underlying(command: str, folder: Path, where: str) -> list[str]:
     return [step for step in called if step.startswith(".venv/bin/loss-attention ")]
 
 
+def _run_line(line: str, folder: Path, where: str) -> None:
+    """Run a line of a shell block, without the wait for libraries where it needs them."""
+    name, *words = shlex.split(line)
+    if name == "loss-attention" and len(words) > 1 and not set(line) & set("|&;<>$`"):
+        code, said = apart.command(words, folder)
+        _check(code, line, said, where)
+    else:
+        _run(["bash", "-euo", "pipefail", "-c", line], folder, where)
+
+
+def _check(code: int, line: str, said: str, where: str) -> None:
+    assert code == 0, f"{where}: `{line.strip()}` exited with {code}:\n{said[-3000:]}"
+
+
 def _run(arguments: list[str], folder: Path, where: str) -> str:
     programs = Path(sys.executable).parent
     environment = os.environ | {
@@ -137,10 +152,7 @@ def _run(arguments: list[str], folder: Path, where: str) -> str:
         text=True,
         check=False,
     )
-    assert result.returncode == 0, (
-        f"{where}: `{arguments[-1].strip()}` exited with {result.returncode}:\n"
-        + result.stdout[-3000:]
-    )
+    _check(result.returncode, arguments[-1], result.stdout, where)
     return result.stdout
 
 

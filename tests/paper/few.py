@@ -11,7 +11,7 @@ from loss_attention.data import loading
 from loss_attention.data.digits import digits, multi_digits
 from loss_attention.paper import trainings
 
-SCENES = {"train": 40, "test": 40}
+SCENES = {"train": 40, "test": 16}
 _begin = trainings._begin
 
 
