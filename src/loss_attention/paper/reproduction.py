@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from loss_attention.errors import InputError, ReportedError
 from loss_attention.model import PatchClassifier, create_model
@@ -32,8 +30,9 @@ from loss_attention.paper.trainings import (
     train,
     train_side_by_side,
 )
+from loss_attention.report.tables import Column, Table, show_table
 from loss_attention.saving import write_whole
-from loss_attention.terminal import json_text, plain, say_line
+from loss_attention.terminal import json_text, markdown_table, say_line
 from loss_attention.training.recipe import Accelerator, Recipe
 
 PAPER_IMAGE_CLASSES = 10
@@ -247,8 +246,7 @@ def write_table(
     ]
     title = f"{paper.name}, scale {reproduction.scale.name}: {paper.title}"
     notes = _notes(paper, cells, reproduction)
-    reproduction.console.print(_terminal(title, paper, rows))
-    reproduction.console.print(plain("\n".join(notes), "italic"))
+    show_table(_terminal(title, paper, rows, notes), reproduction.console)
 
     markdown, data = folder / f"{paper.name}.md", folder / f"{paper.name}.json"
     write_whole(markdown, _markdown(title, paper, rows, notes))
@@ -289,15 +287,12 @@ def _state(cell: Cell, result: Result | None, reproduction: Reproduction) -> str
     return UNDEFINED if reproduction.ledger.seeds(training_key(cell.recipe)) else NOT_MEASURED
 
 
-def _terminal(title: str, paper: PaperTable, rows: Rows) -> Table:
+def _terminal(title: str, paper: PaperTable, rows: Rows, notes: Sequence[str]) -> Table:
     """Return the table for 80 columns: a row's labels stand one under the other."""
-    table = Table(title=plain(title), title_justify="left", show_lines=True)
-    table.add_column(Text("\n".join(paper.headings)), no_wrap=True)
-    for column in paper.columns:
-        table.add_column(Text(_in_lines(column)), justify="right", overflow="fold")
-    for labels, texts in rows:
-        table.add_row(*(plain(text) for text in (_in_lines(*labels), *texts)))
-    return table
+    columns = [Column(name, narrow=_in_lines(name)) for name in paper.columns]
+    label = Column(", ".join(paper.headings), "left", "\n".join(paper.headings))
+    shown = [(_in_lines(*labels), *texts) for labels, texts in rows]
+    return Table((label, *columns), shown, title, notes, ruled=True)
 
 
 def _in_lines(*labels: str) -> str:
@@ -305,13 +300,10 @@ def _in_lines(*labels: str) -> str:
 
 
 def _markdown(title: str, paper: PaperTable, rows: Rows, notes: Sequence[str]) -> str:
-    lines = [f"# {title}", ""]
-    lines.append(f"| {' | '.join((*paper.headings, *paper.columns))} |")
-    lines.append(f"|{' --- |' * len(paper.headings)}{' ---: |' * len(paper.columns)}")
-    for labels, texts in rows:
-        cells = [*labels, *(text.replace("\n", "<br>") for text in texts)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
+    cells = [(*labels, *(text.replace("\n", "<br>") for text in texts)) for labels, texts in rows]
+    align = "l" * len(paper.headings) + "r" * len(paper.columns)
+    table = markdown_table((*paper.headings, *paper.columns), cells, align)
+    return "\n".join([f"# {title}", "", table, "", *(f"- {note}" for note in notes)]) + "\n"
 
 
 def _notes(paper: PaperTable, cells: Sequence[Cell], reproduction: Reproduction) -> list[str]:
