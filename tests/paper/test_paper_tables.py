@@ -232,6 +232,6 @@ def test_patterns_find_cells_by_their_words():
     ]
     assert [c.column for c in matching(cells, "vgg16_bn cifar-10")] == ["CIFAR-10"]
     assert matching(cells, None) == list(cells)
-    with pytest.raises(InputError, match="--only 'resnet19' matches none of 72 cells") as caught:
+    with pytest.raises(InputError, match="`only` 'resnet19' matches none of 72 cells") as caught:
         matching(cells, "resnet19")
     assert "\n" not in str(caught.value)

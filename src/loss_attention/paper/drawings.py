@@ -83,12 +83,12 @@ def sheet(height: float, caption: str) -> Figure:
     return figure
 
 
-def _wrapped(text: str, room: float) -> list[str]:
+def _wrapped(text: str, width: float) -> list[str]:
     """Break a text into lines of at most so many points."""
     letters, lines = FontProperties(size=LETTERS), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".lstrip()
-        if text_to_path.get_text_width_height_descent(longer, letters, ismath=False)[0] > room:
+        if text_to_path.get_text_width_height_descent(longer, letters, ismath=False)[0] > width:
             lines.append(word)
         else:
             lines[-1] = longer
@@ -189,14 +189,14 @@ LINEAR_TO = 0.1
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a curve; all figures in percent.
+    """A point of a curve; all numbers in percent.
 
     Attributes:
         x: the parameter.
         mean: ours over seeds; None: not measured yet.
-        deviation: ours, sample deviation over seeds; None for a single one.
-        paper: the paper's figure there, where it prints one.
-        floors: what constant answers score, by name.
+        deviation: ours, sample standard deviation over seeds; None for a single one.
+        paper: the paper's number there, where it prints one.
+        floors: what trivial baselines score, by name.
     """
 
     x: float
@@ -231,33 +231,33 @@ class Look(NamedTuple):
 
 LOOKS = (Look("#0072B2", "o", "-"), Look("#D55E00", "s", "--"), Look("#009E73", "^", "-."))
 OURS, THE_PAPER = ", ours", ", the paper (Table VI)"
-_FLOOR_GREY = "0.35"
-FLOOR_LINES = ("-.", ":", (0, (1, 4)))
+_BASELINE_GREY = "0.35"
+BASELINE_LINES = ("-.", ":", (0, (1, 4)))
 SYMBOLS = {"gamma_max": r"$\gamma_{max}$", "xi": r"$\xi$"}
 
 
 def draw_curves(panels: Sequence[Panel], caption: str, columns: int = 4) -> Drawing:
     """Draw every panel, row by row, with one legend for all of them.
 
-    A point that is not measured is missing, and the line has a gap there. The paper's own figures
-    stand as hollow marks. Floors are grey lines; where they depend on the network, thin ones of
-    its colour.
+    A point that is not measured is missing, and the line has a gap there. The paper's own numbers
+    stand as hollow marks. Trivial baselines are grey lines; where they depend on the network, thin
+    ones of its colour.
     """
     rows = -(-len(panels) // columns)
     figure = sheet(rows * 1.6 + 0.45, caption)
     grid = figure.subplots(rows, columns, squeeze=False)
     every = list(grid.flat)
-    names = sorted({name for panel in panels for name in _floor_names(panel)})
+    names = sorted({name for panel in panels for name in _baseline_names(panel)})
     for letter, (axes, one) in zip("abcdefgh", zip(every, panels, strict=False), strict=False):
         _draw_panel(axes, one, names)
         axes.set_title(f"({letter})", fontsize=LETTERS, loc="left", pad=3)
     for axes in every[len(panels) :]:
         axes.remove()
-    _legend(figure, _curves_and_floors(every[: len(panels)], names), columns=4)
+    _legend(figure, _curves_and_baselines(every[: len(panels)], names), columns=4)
     return Drawing(figure, {"panels": [asdict(panel) for panel in panels]})
 
 
-def _draw_panel(axes: Axes, panel: Panel, floor_names: Sequence[str]) -> None:
+def _draw_panel(axes: Axes, panel: Panel, baseline_names: Sequence[str]) -> None:
     for (name, points), look in zip(panel.curves.items(), LOOKS, strict=False):
         x = [point.x for point in points]
         axes.errorbar(
@@ -282,7 +282,7 @@ def _draw_panel(axes: Axes, panel: Panel, floor_names: Sequence[str]) -> None:
             markerfacecolor="none",
             label=f"{name}{THE_PAPER}",
         )
-    _draw_floors(axes, panel, floor_names)
+    _draw_baselines(axes, panel, baseline_names)
     axes.set_ylabel(f"{panel.measure} (%)", fontsize=LETTERS, labelpad=2)
     axes.set_xlabel(SYMBOLS[panel.parameter], fontsize=LETTERS + 1, labelpad=1)
     ticks = sorted({point.x for points in panel.curves.values() for point in points})
@@ -296,16 +296,18 @@ def _draw_panel(axes: Axes, panel: Panel, floor_names: Sequence[str]) -> None:
     axes.set_axisbelow(True)
 
 
-def _draw_floors(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
-    for name in _floor_names(panel):
-        line = _floor_line(name, names)
+def _draw_baselines(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
+    for name in _baseline_names(panel):
+        line = _baseline_line(name, names)
         found = {
             network: [(point.x, point.floors.get(name)) for point in points]
             for network, points in panel.curves.items()
         }
         values = {y for points in found.values() for _, y in points if y is not None}
         if max(values) - min(values) < 1e-6:
-            axes.axhline(values.pop(), color=_FLOOR_GREY, linestyle=line, linewidth=0.9, label=name)
+            axes.axhline(
+                values.pop(), color=_BASELINE_GREY, linestyle=line, linewidth=0.9, label=name
+            )
             continue
         for points, look in zip(found.values(), LOOKS, strict=False):
             axes.plot(
@@ -318,28 +320,30 @@ def _draw_floors(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
             )
 
 
-def _curves_and_floors(panels: Sequence[Axes], floor_names: Sequence[str]) -> list[Any]:
-    """Return what the legend shows: our curves, the paper's marks, and the floors in grey."""
+def _curves_and_baselines(panels: Sequence[Axes], baseline_names: Sequence[str]) -> list[Any]:
+    """Return what the legend shows: our curves, the paper's marks, and the baselines in grey."""
     found: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     networks = sorted(
-        (label for label in found if label not in floor_names),
+        (label for label in found if label not in baseline_names),
         key=lambda label: label.endswith(THE_PAPER),
     )
-    floors = [
-        Line2D([], [], color=_FLOOR_GREY, linestyle=_floor_line(name, floor_names), label=name)
-        for name in floor_names
+    baselines = [
+        Line2D(
+            [], [], color=_BASELINE_GREY, linestyle=_baseline_line(name, baseline_names), label=name
+        )
+        for name in baseline_names
     ]
-    return [found[label] for label in networks] + floors
+    return [found[label] for label in networks] + baselines
 
 
-def _floor_line(name: str, names: Sequence[str]) -> Any:
-    return FLOOR_LINES[names.index(name) % len(FLOOR_LINES)]
+def _baseline_line(name: str, names: Sequence[str]) -> Any:
+    return BASELINE_LINES[names.index(name) % len(BASELINE_LINES)]
 
 
-def _floor_names(panel: Panel) -> list[str]:
+def _baseline_names(panel: Panel) -> list[str]:
     return list(
         dict.fromkeys(
             name for points in panel.curves.values() for point in points for name in point.floors
@@ -398,25 +402,25 @@ class HeatMaps:
 def draw_heat_maps(samples: Sequence[Sample], systems: Sequence[HeatMaps], caption: str) -> Drawing:
     """Draw a column for each sample: the image, and below it the heat map of each system.
 
-    Each map is coloured by the share of its own strongest value, with the scale at the foot.
+    Each map is coloured by the fraction of its own strongest value, with the scale at the foot.
     """
     rows = 1 + len(systems)
     figure = sheet(rows * 1.22 + 0.4, caption)
-    places = figure.add_gridspec(rows + 1, len(samples), height_ratios=[1.0] * rows + [0.08])
+    cells = figure.add_gridspec(rows + 1, len(samples), height_ratios=[1.0] * rows + [0.08])
     for column, sample in enumerate(samples):
-        axes = figure.add_subplot(places[0, column])
+        axes = figure.add_subplot(cells[0, column])
         axes.imshow(_enlarged(sample.image))
         bare(axes, sample.target)
         if column == 0:
             axes.set_ylabel("Image", fontsize=LETTERS)
         for row, system in enumerate(systems, start=1):
             marks = Marks(system.maps[column].float().numpy())
-            axes = figure.add_subplot(places[row, column])
+            axes = figure.add_subplot(cells[row, column])
             axes.imshow(np.asarray(panel(sample.image, marks, shortest=PIXELS, longest=PIXELS)))
             bare(axes, below=f"p = {float(system.probabilities[column]):.2f}")
             if column == 0:
                 axes.set_ylabel(system.system, fontsize=LETTERS)
-    _colour_scale(figure.add_subplot(places[rows, :]))
+    _colour_scale(figure.add_subplot(cells[rows, :]))
     numbers = {
         "samples": [{"name": sample.name, "class": sample.target} for sample in samples],
         "systems": [
@@ -435,7 +439,7 @@ def draw_patches(samples: Sequence[Sample], explanation: Explanation, caption: s
     """Draw each sample, faded where no selected patch lies, with a dot for each that is.
 
     The union of the selected windows is outlined. The area of a dot, in the middle of its window,
-    is the patch's share of the largest weight in the image.
+    is the patch's weight over the largest in the image.
     """
     figure, axes_of = _pictures(len(samples), caption)
     windows = explanation.grid.windows()
@@ -454,12 +458,12 @@ def draw_patches(samples: Sequence[Sample], explanation: Explanation, caption: s
             axes.add_collection(LineCollection(lines, capstyle="projecting", **style))
         step = explanation.grid.stride / width * 72 * WIDTH / (COLUMNS + 1)
         largest = min(LARGEST_DOT, 0.7 * step)
-        shares = weights[selected] / weights.max()
+        fractions = weights[selected] / weights.max()
         x, y = middles[selected].T.numpy()
         axes.scatter(
             x,
             y,
-            s=shares.numpy() * largest**2,
+            s=fractions.numpy() * largest**2,
             color=_DOT,
             edgecolors="white",
             linewidths=0.4,
@@ -519,12 +523,12 @@ def draw_boxes(samples: Sequence[Sample], explanation: Explanation, caption: str
 
 
 def _pictures(count: int, caption: str) -> tuple[Figure, list[Axes]]:
-    """Return a sheet with room for so many pictures, and a legend above them."""
+    """Return a sheet for so many pictures with a legend above them, and their axes."""
     columns = min(count, COLUMNS)
     rows = -(-count // columns)
     figure = sheet(rows * 1.42 + 0.25, caption)
-    places = figure.add_gridspec(rows, columns)
-    return figure, [figure.add_subplot(places[divmod(i, columns)]) for i in range(count)]
+    cells = figure.add_gridspec(rows, columns)
+    return figure, [figure.add_subplot(cells[divmod(i, columns)]) for i in range(count)]
 
 
 def _colour_scale(axes: Axes) -> None:
@@ -533,10 +537,10 @@ def _colour_scale(axes: Axes) -> None:
     grey = Image.new("L", (400, 12), _GREY)
     colours = np.asarray(panel(grey, Marks(ramp), shortest=12, longest=400))
     axes.imshow(colours, extent=(-1, 1, 0, 1), aspect="auto")
-    bare(axes, below="share of each map's strongest value (below 0: speaks against the class)")
+    bare(axes, below="fraction of each map's strongest value (below 0: speaks against the class)")
     axes.set_xticks([-1, -0.5, 0, 0.5, 1])
     axes.tick_params(labelsize=LETTERS, length=2)
-    # Within the ends, or the columns above would make room for what stands out.
+    # Within the ends, or the columns above would give way to what stands out.
     ends = axes.get_xticklabels()
     ends[0].set_horizontalalignment("left")
     ends[-1].set_horizontalalignment("right")

@@ -75,18 +75,18 @@ def seed_words(counts: Sequence[int]) -> str:
 
 
 def scores(record: Record, measures: Sequence[str]) -> str:
-    """Say what a network scores on the test split, each figure with its floors."""
+    """Say what a network scores on the test split, each score with its trivial baselines."""
     parts = []
     for name in measures:
         value = record.measures.get(name)
         if value is None:
             continue
-        floors = [
-            f"{floor} {100 * score:.1f}%"
-            for floor, score in record.floors.get(name, {}).items()
+        baselines = [
+            f"{baseline} {100 * score:.1f}%"
+            for baseline, score in record.floors.get(name, {}).items()
             if score is not None
         ]
-        beside = f" ({', '.join(floors)})" if floors else ""
+        beside = f" ({', '.join(baselines)})" if baselines else ""
         parts.append(f"{_WORDS[name]} {100 * value:.1f}%{beside}")
     return ", ".join(parts) or "not defined there"
 
@@ -220,7 +220,7 @@ USUAL = 0.1
 """Both parameters, where the other one varies."""
 SWEPT = ("Accuracy", "AP", "Precision", "Recall")
 LOCALISED = ("AP", "Precision", "Recall")
-"""Measures whose floors are drawn."""
+"""Metrics whose trivial baselines are drawn."""
 
 
 def swept(scale: Scale) -> dict[str, tuple[float, ...]]:
@@ -259,7 +259,7 @@ def sweep_cells(scale: Scale) -> tuple[Cell, ...]:
 
 
 def _printed(column: str, labels: tuple[str, ...]) -> float | None:
-    """Return the paper's figure of a point, which Table VI has for some of them."""
+    """Return the paper's number at a point, which Table VI has for some of them."""
     try:
         return PAPER_TABLES["table6"].value(column, *labels)
     except KeyError:
@@ -297,10 +297,10 @@ def write_figure7(reproduction: Reproduction, cells: Sequence[Cell], folder: Pat
     caption = (
         "Figure 7. The effect of gamma_max (a to d, xi = 0.1) and of the threshold xi (e to h, "
         "gamma_max = 0.1) on Loss-Attention (convolutional): accuracy, box AP, patch precision and "
-        "patch recall, mean over seeds, bars the sample deviation. gamma_max is drawn linearly up "
-        "to 0.1 and logarithmically above. Hollow marks: the paper's figures on Tiny ImageNet, of "
-        "which it prints those of Table VI; the other points are our choice. Grey and thin lines: "
-        f"what constant answers score. {_measured(reproduction, cells)}"
+        "patch recall, mean over seeds, bars the sample standard deviation. gamma_max is drawn "
+        "linearly up to 0.1 and logarithmically above. Hollow marks: the paper's numbers on Tiny "
+        "ImageNet, of which it prints those of Table VI; the other points are our choice. Grey and "
+        f"thin lines: what trivial baselines score. {_measured(reproduction, cells)}"
     )
     drawing = draw_curves(sweep_panels(reproduction, cells), caption)
     return _save("figure7", drawing, caption, reproduction, folder)

@@ -1,7 +1,7 @@
-"""The figures of the paper's Tables I to VII, as printed.
+"""The numbers of the paper's Tables I to VII, as printed.
 
 Rows that the paper sets side by side for two backbones stand here one under the other, so that
-every table is rows of labels and columns of figures. None: the paper prints a dash. What we find
+every table is rows of labels and columns of numbers. None: the paper prints a dash. What we find
 doubtful is printed as it is and noted in `doubts`.
 """
 
@@ -16,7 +16,7 @@ ROUTING, LOSS_ATTENTION = "Dynamic Routing", "Loss-Attention"
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A row of a table: what it is called, from the outermost group inward, and its figures."""
+    """A row of a table: what it is called, from the outermost group inward, and its numbers."""
 
     labels: tuple[str, ...]
     values: tuple[float | None, ...]
@@ -30,7 +30,7 @@ class PaperTable:
         name: `table1` to `table7`.
         title: what the paper says above it, in short.
         headings: what the labels of a row are.
-        columns: what the figures of a row are, in percent unless the column says otherwise.
+        columns: what the numbers of a row are, in percent unless the column says otherwise.
         rows: the rows, from the top.
         doubts: what is printed and looks wrong, and what a reader may take for an error of ours.
     """
@@ -43,7 +43,7 @@ class PaperTable:
     doubts: tuple[str, ...] = ()
 
     def value(self, column: str, *labels: str) -> float | None:
-        """Return a figure.
+        """Return a number.
 
         Raises:
             KeyError: no such row or column.

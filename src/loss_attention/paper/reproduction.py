@@ -45,7 +45,7 @@ class Result:
 
     Attributes:
         values: one for each seed.
-        floors: what constant answers score on the same images, by name, mean over seeds.
+        floors: what trivial baselines score on the same images, by name, mean over seeds.
     """
 
     values: tuple[float, ...]
@@ -93,9 +93,9 @@ class Reproduction:
         self.scale, self.out = scale, out
         self.seeds = scale.seeds if seeds is None else seeds
         if self.seeds < 1:
-            raise InputError(f"--seeds must be at least 1, got {seeds}")
+            raise InputError(f"`seeds` must be at least 1, got {seeds}")
         if data_root is not None and not data_root.is_dir():
-            raise InputError(f"--data-root {data_root} is no folder")
+            raise InputError(f"`data_root` {data_root} is no folder")
         self.workers, self.accelerator = count_workers(workers, accelerator), accelerator
         self.console = console or Console(quiet=True)
         self.shelf = Shelf(data_root, self.console)
@@ -220,13 +220,13 @@ class Target:
 
 MEASURED, NOT_MEASURED = "measured", "not measured"
 NOT_OURS = "cited"
-"""A figure that the paper takes from others, whose network we do not build."""
+"""A number that the paper takes from others, whose network we do not build."""
 UNDEFINED = "undefined"
 """Measured, and there was nothing to divide by: no right patch at all, say."""
 ABSENT = "-"
 Rows = list[tuple[tuple[str, ...], list[str]]]
 """The labels of each row, and the texts of its cells."""
-PLACE_MEASURES = ("box_ap", "patch_precision", "patch_recall", "patch_f")
+LOCALISATION_METRICS = ("box_ap", "patch_precision", "patch_recall", "patch_f")
 
 
 def write_table(
@@ -263,7 +263,7 @@ def write_table(
 
 
 def _text(cell: Cell, result: Result | None, state: str) -> str:
-    """Return a cell's lines: the paper's figure, ours, the difference, and the best floor."""
+    """Return a cell's lines: the paper's number, ours, the difference, the best baseline."""
     digits = 0 if cell.measure == EPOCH_SECONDS else 2
     lines = [] if cell.paper is None else [f"{cell.paper:.{digits}f}"]
     if result is None:
@@ -273,13 +273,13 @@ def _text(cell: Cell, result: Result | None, state: str) -> str:
     if cell.paper is not None:
         # Rounded first, so that no difference is a negative zero.
         lines.append(f"({round(result.mean - cell.paper, digits) + 0.0:+.{digits}f})")
-    if cell.measure in PLACE_MEASURES and result.floors:
-        lines.append(f"floor {max(result.floors.values()):.{digits}f}")
+    if cell.measure in LOCALISATION_METRICS and result.floors:
+        lines.append(f"trivial {max(result.floors.values()):.{digits}f}")
     return "\n".join(lines)
 
 
 def _state(cell: Cell, result: Result | None, reproduction: Reproduction) -> str:
-    """Return whether a cell has a figure of ours, or why not."""
+    """Return whether a cell has a number of ours, or why not."""
     if result is not None:
         return MEASURED
     if cell.recipe is None:
@@ -312,12 +312,12 @@ def _notes(paper: PaperTable, cells: Sequence[Cell], reproduction: Reproduction)
     ends = dict.fromkeys([*counts[:1], *counts[-1:]])
     seeds = f" Seeds measured: {' to '.join(map(str, ends))}." if counts else ""
     notes = [
-        "Each cell: the paper's figure where it prints one, ours as mean ± sample deviation over "
-        "seeds, and in brackets ours less the paper's. Percent, if the column does not say "
-        f"otherwise. Scale {scale.name}: {scale.summary}.{seeds}"
+        "Each cell: the paper's number where it prints one, ours as mean ± sample standard "
+        "deviation over seeds, and in brackets ours less the paper's. Percent, if the column does "
+        f"not say otherwise. Scale {scale.name}: {scale.summary}.{seeds}"
     ]
-    if any(cell.measure in PLACE_MEASURES for cell in cells):
-        notes.append("Floor: the best that a constant answer scores on the same images.")
+    if any(cell.measure in LOCALISATION_METRICS for cell in cells):
+        notes.append("Trivial: the best that a constant answer scores on the same images.")
     return [*notes, *(f"The paper: {doubt}" for doubt in paper.doubts)]
 
 

@@ -74,17 +74,17 @@ here what earlier versions did without it. Every backbone and head leaves a trac
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of the paper, and how we measure it.
+    """One number of the paper, and how we measure it.
 
     Attributes:
         labels: what its row is called, from the outermost group to the method.
         column: what its column is called.
-        paper: the paper's figure; None where it prints none.
+        paper: the paper's number; None where it prints none.
         measure: the name of a measure of `evaluation.evaluate`, `PARAMETERS` or `EPOCH_SECONDS`.
         recipe: what to train, at the scale in question, any seed; None for a network of others,
             which the paper cites and we do not build.
         factor: from our unit to the paper's, 100 for a percentage.
-        weights: the trained weights are needed, not the figure alone.
+        weights: the trained weights are needed, not the number alone.
     """
 
     labels: tuple[str, ...]
@@ -97,7 +97,7 @@ class Cell:
 
     @property
     def path(self) -> str:
-        """Return labels and column in a line, which `--only` patterns are held against."""
+        """Return labels and column in a line, which patterns are held against."""
         return "/".join((*self.labels, self.column))
 
     @property
@@ -107,11 +107,11 @@ class Cell:
 
 
 def training_key(recipe: Recipe) -> str:
-    """Return what identifies a training: a readable name and a hash of what decides its figures.
+    """Return what identifies a training: a readable name and a hash of what decides its scores.
 
-    Recipes that differ in name and seed alone are the same training, so tables share it. What
-    `NO_TRACE` names leaves none, so that neither a new field nor a new default changes a key. The
-    data counts by its name and not by where it lies.
+    Recipes that differ in name and seed alone are the same training, which tables have in common.
+    What `NO_TRACE` names leaves none, so that neither a new field nor a new default changes a key.
+    The data counts by its name and not by where it lies.
 
     Example:
         >>> training_key(Recipe("x", "digits", head="mean", seed=3))
@@ -143,7 +143,7 @@ def matching(cells: Sequence[Cell], pattern: str | None) -> list[Cell]:
     found = [cell for cell in cells if all(word.search(cell.path) for word in words)]
     if pattern is not None and not found:
         raise InputError(
-            f"--only {pattern!r} matches none of {len(cells)} cells, {cells[0].path!r} for example"
+            f"`only` {pattern!r} matches none of {len(cells)} cells, {cells[0].path!r} for example"
         )
     return found
 
@@ -157,7 +157,7 @@ class Scale:
     """A size to reproduce the paper at.
 
     Attributes:
-        name: what `--scale` calls it.
+        name: what it is called.
         summary: what it is, for captions.
         seeds: how many seeds a cell has unless told otherwise.
         recipe: from the paper's recipe of a training to that of this scale.
@@ -196,8 +196,8 @@ def _short(recipe: Recipe) -> Recipe:
 def _reduced(recipe: Recipe) -> Recipe:
     """Shrink a training to well under a minute on two cores, to compare heads and parameters.
 
-    Every head gets the same images and epochs. Strides leave a feature map of 8 x 8 places for
-    CIFAR-10 and 12 x 12 for digits, patches of 3 x 3 places 36 and 100 patches.
+    Every head gets the same images and epochs. Strides leave a feature map of 8 x 8 cells for
+    CIFAR-10 and 12 x 12 for digits, patches of 3 x 3 cells 36 and 100 patches.
     """
     digits = recipe.data == "digits"
     strided = {"resnet18": (1, 6), "vgg11_bn": (1, 3)}[recipe.backbone]
@@ -217,7 +217,7 @@ def _reduced(recipe: Recipe) -> Recipe:
 
 
 def _smoke(recipe: Recipe) -> Recipe:
-    """Shrink everything, so that all tables take a minute; the figures mean nothing."""
+    """Shrink everything, so that all tables take a minute; the numbers mean nothing."""
     strided = recipe.strided_layers
     if recipe.image_size is None and recipe.head != "baseline":
         # As for the 64-pixel sets, whose tables then share these trainings.
@@ -241,7 +241,7 @@ def _smoke(recipe: Recipe) -> Recipe:
 
 
 SCALES: dict[str, Scale] = {
-    "smoke": Scale("smoke", "tiny networks and data; the figures mean nothing", 1, _smoke),
+    "smoke": Scale("smoke", "tiny networks and data; the numbers mean nothing", 1, _smoke),
     "reduced": Scale(
         "reduced",
         "a quarter of the width, and few images and epochs, the same for every head",
@@ -414,7 +414,7 @@ REDUCED_TABLES = {
         ("Architecture", "Method"),
         (),
         (),
-        ("its figures beside ours are those of the full network after 200 epochs.",),
+        ("its numbers beside ours are those of the full network after 200 epochs.",),
     ),
     "table6": PaperTable(
         "table6",
@@ -422,7 +422,7 @@ REDUCED_TABLES = {
         ("Parameters",),
         (),
         (),
-        ("it measures this on Tiny ImageNet, see table6 at --scale paper.",),
+        ("it measures this on Tiny ImageNet, see table6 at the scale paper.",),
     ),
 }
 
@@ -430,7 +430,7 @@ REDUCED_TABLES = {
 def _reduced_table(name: str, scale: Scale) -> tuple[PaperTable, tuple[Cell, ...]]:
     """Return Table II or VI for small machines: every head, or both parameters, on two data sets.
 
-    CIFAR-10 has no boxes, so accuracy alone; beside it stand the paper's figures of its full
+    CIFAR-10 has no boxes, so accuracy alone; beside it stand the paper's numbers of its full
     training. What the paper measured on other data, or not at all, has none.
     """
     columns = {"CIFAR-10, Accuracy": ("cifar10", "accuracy")}

@@ -48,19 +48,19 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Record:
-    """The figures of one training with one seed.
+    """The scores of one training with one seed.
 
     Attributes:
         training: its key, see `cells.training_key`.
         seed: the seed.
         recipe: the whole recipe.
         measures: by name; None where undefined.
-        floors: of each measure that has some, what constant answers score, by name.
+        floors: of each metric that has some, what trivial baselines score, by name.
         minutes: of training, validation included.
         source: what the data was, in a line.
-        test_images: how many images the figures are of.
+        test_images: how many images the scores are of.
         hardware: see `training.environment.hardware`.
-        versions: of Python and the packages that decide figures, ours included.
+        versions: of Python and the packages that decide scores, ours included.
         finished: the day, ISO 8601.
     """
 
@@ -121,7 +121,7 @@ def _read(path: Path) -> dict[tuple[str, int], Record]:
         if version != FORMAT_VERSION:
             raise InputError(
                 f"the ledger {path} is of format {version}, this version of loss-attention reads "
-                f"format {FORMAT_VERSION}: use the version that wrote it, or another --out"
+                f"format {FORMAT_VERSION}: use the version that wrote it, or another `out`"
             )
         records = [Record(**row) for row in content["records"]]
     except InputError:
@@ -140,7 +140,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "tiny-imagenet": ("tiny-imagenet-200", "tiny-imagenet", "tiny-imagenet-200.zip"),
     "coco2014": ("coco2014", "coco"),
 }
-"""What each data set may be called under `--data-root`, the likeliest name first."""
+"""What each data set may be called under `data_root`, the likeliest name first."""
 
 
 class MissingDataError(InputError):
@@ -148,7 +148,7 @@ class MissingDataError(InputError):
 
 
 def located(recipe: Recipe, data_root: Path | None) -> Recipe:
-    """Return the recipe with its data's place under `data_root`, if it is there."""
+    """Return the recipe with its data's path under `data_root`, if it is there."""
     if data_root is not None:
         for folder in FOLDERS.get(recipe.data, ()):
             if (data_root / folder).exists():
@@ -157,7 +157,7 @@ def located(recipe: Recipe, data_root: Path | None) -> Recipe:
 
 
 class Shelf:
-    """Loads data for recipes, and keeps the last few sets: trainings share them.
+    """Loads data for recipes, and keeps the last few sets for the trainings that follow.
 
     Args:
         data_root: a folder with data sets in it; None: names alone decide.
@@ -202,7 +202,7 @@ class Shelf:
         try:
             return load_data(recipe, self.console, options)
         except InputError as error:
-            here = f"; or put it under --data-root as {FOLDERS[name][0]}" if name in FOLDERS else ""
+            here = f"; or put it under `data_root` as {FOLDERS[name][0]}" if name in FOLDERS else ""
             self._missing[name] = MissingDataError(f"{name} is not here: {error}{here}")
             raise self._missing[name] from error
 
@@ -272,7 +272,7 @@ def _train(
         model = begin_run(run, wanted, splits, options)
     elif replace(run.recipe(), data=wanted.data) != wanted:
         raise InputError(
-            f"{run.path} holds a run with other settings; name another folder with --out"
+            f"{run.path} holds a run with other settings; name another folder as `out`"
         )
     unfinished = not run.facts().get("finished")
     if unfinished and not continue_run(run, splits, console, model=model, stop=stop):
@@ -280,20 +280,20 @@ def _train(
     model = load_weights(run)
     evaluated = run.read_json("evaluation.json")
     if evaluated:
-        figures = Evaluation.from_json(evaluated)
+        evaluation = Evaluation.from_json(evaluated)
     else:
         model.to(choose_device(asked.accelerator))
-        figures = measure(model, splits.test, splits, console or Console(quiet=True))
+        evaluation = measure(model, splits.test, splits, console or Console(quiet=True))
         model.cpu()
-        run.write_json("evaluation.json", figures.to_json())
+        run.write_json("evaluation.json", evaluation.to_json())
         # Only an unfinished run is continued, and the ledger has many runs.
         run.remove_state()
-    return Trained(model, splits, _record(recipe, run, figures))
+    return Trained(model, splits, _record(recipe, run, evaluation))
 
 
-def _record(recipe: Recipe, run: RunFolder, figures: Evaluation) -> Record:
+def _record(recipe: Recipe, run: RunFolder, evaluation: Evaluation) -> Record:
     facts, history = run.facts(), run.metrics()
-    measures = {measure.name: measure.value for measure in figures.measures}
+    measures = {measure.name: measure.value for measure in evaluation.measures}
     seconds = [facts["train_images"] / line["images_per_second"] for line in history]
     measures[EPOCH_SECONDS] = sum(seconds) / len(seconds)
     return Record(
@@ -301,10 +301,10 @@ def _record(recipe: Recipe, run: RunFolder, figures: Evaluation) -> Record:
         seed=recipe.seed,
         recipe=asdict(recipe),
         measures=measures,
-        floors={measure.name: dict(measure.floors) for measure in figures.measures},
+        floors={measure.name: dict(measure.floors) for measure in evaluation.measures},
         minutes=round(facts["train_seconds"] / 60, 5),
         source=facts["source"],
-        test_images=figures.images,
+        test_images=evaluation.images,
         hardware=facts["hardware"],
         versions={"loss-attention": __version__, **facts["versions"]},
         finished=datetime.now(UTC).date().isoformat(),
@@ -330,9 +330,9 @@ def count_workers(wanted: int | None, accelerator: Accelerator) -> int:
         return torch.cuda.device_count() if cuda else 1
     cores = os.cpu_count() or 1
     if wanted < 1:
-        raise InputError(f"--workers must be at least 1, got {wanted}")
+        raise InputError(f"`workers` must be at least 1, got {wanted}")
     if not cuda and wanted > cores:
-        raise InputError(f"--workers {wanted}: this CPU has {cores} cores")
+        raise InputError(f"`workers` {wanted}: this CPU has {cores} cores")
     return wanted
 
 
@@ -350,12 +350,12 @@ def train_side_by_side(
     """
     context = multiprocessing.get_context("spawn")
     with blocked_signals():  # Python begins a process for the queue, which a signal would end
-        places = context.Queue()
+        devices = context.Queue()
     for device in _devices(workers, accelerator):
-        places.put(device)
+        devices.put(device)
     shared = shared_byte(context)
     stop = StopRequest(shared)
-    begin = (places, workers, shared, data_root)
+    begin = (devices, workers, shared, data_root)
     with stop.listening(), ProcessPoolExecutor(workers, context, _begin, begin) as pool:
         with blocked_signals():  # processes begin with them blocked
             running = {
@@ -398,10 +398,10 @@ def _devices(workers: int, accelerator: Accelerator) -> list[str | None]:
 _worker: dict[str, Any] = {}
 
 
-def _begin(places: Any, workers: int, shared: Any, data_root: Path | None) -> None:
+def _begin(devices: Any, workers: int, shared: Any, data_root: Path | None) -> None:
     leave_signals_to_the_parent()
     try:
-        device = places.get(timeout=60)
+        device = devices.get(timeout=60)
     except Empty:
         device = None
     if device is None:
