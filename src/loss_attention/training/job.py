@@ -95,7 +95,7 @@ def build_model(
     if recipe.cutout >= min(splits.trainval.size):
         height, width = splits.trainval.size
         raise InputError(
-            f"--cutout {recipe.cutout} must be less than the images' {height} x {width} pixels"
+            f"`cutout` {recipe.cutout} must be less than the images' {height} x {width} pixels"
         )
     recipe_loss(recipe, multi_label=splits.trainval.multi_label)  # refuses what it cannot be
     model.set_normalisation(*(statistics or channel_statistics(splits.trainval)))
@@ -189,9 +189,9 @@ def _check_steps(recipe: Recipe, options: RunOptions, model: PatchClassifier, im
     if part // min(options.accumulate, part) > 1 or _trains_on_one_image(model):
         return
     raise InputError(
-        f"--batch-size {recipe.batch_size}: some steps see 1 image at a time, of which the network "
-        "makes a single place, and batch norm needs two; take a larger batch size, fewer --devices "
-        "or a smaller --accumulate"
+        f"`batch_size` {recipe.batch_size}: some steps see 1 image at a time, of which the network "
+        "makes a single patch, and batch norm needs two; take a larger batch size, fewer `devices` "
+        "or a smaller `accumulate`"
     )
 
 
@@ -271,7 +271,7 @@ def change_learning_rate(run: RunFolder, rate: float, say: Callable[[str], None]
     """
     facts, recipe = run.facts(), run.recipe()
     if facts.get("finished"):
-        raise InputError(f"{run.path} is finished: --learning-rate changes what is still to train")
+        raise InputError(f"{run.path} is finished: `learning_rate` changes what is still to train")
     changed = replace(recipe, learning_rate=rate)
     if changed == recipe:
         return

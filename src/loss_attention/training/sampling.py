@@ -38,15 +38,15 @@ def smallest_batch(images: int, batch_size: int) -> int:
 def check_batches(images: int, batch_size: int, world_size: int) -> None:
     """Raise `InputError` where a step would leave a process without an image."""
     if images < world_size:
-        raise InputError(f"--devices {world_size}: there are {images} training images")
+        raise InputError(f"{world_size} processes: there are {images} training images")
     smallest = smallest_batch(images, batch_size)
     if smallest < world_size:
         sizes = range(world_size, images + 1)
         enough = next(size for size in sizes if smallest_batch(images, size) >= world_size)
         raise InputError(
-            f"--devices {world_size}: with --batch-size {batch_size}, a step of the {images} "
-            f"training images can have {smallest}, fewer than one for each process; take "
-            f"--batch-size {enough}, or fewer devices"
+            f"{world_size} processes: with `batch_size` {batch_size}, a step of the {images} "
+            f"training images can have {smallest}, fewer than one for each; take "
+            f"`batch_size` {enough}, or fewer `devices`"
         )
 
 
