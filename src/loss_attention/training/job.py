@@ -8,7 +8,6 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from loss_attention.training.environment import (
 )
 from loss_attention.training.optimisation import recipe_loss
 from loss_attention.training.processes import (
+    alike,
     check_processes,
     cluster_of,
     from_first,
@@ -314,7 +314,16 @@ def _train(
     work = _Work(run, model, train, validation, options, shown=console is not None)
     if options.devices > 1 and cluster_of(options) is None:
         return launch_processes(fabric, work, stop)
-    return join_processes(fabric, partial(work.train, console=console), stop)
+
+    def work_alike(fabric: Fabric, stop: StopRequest) -> dict[str, Any]:
+        if not alike(fabric, str(facts.get("data_fingerprint"))):
+            raise InputError(
+                f"the processes of {run.path} have different training data: it has to be the same "
+                "on every machine; where `stream` is auto and their memory differs, say yes or no"
+            )
+        return work.train(fabric, stop, console)
+
+    return join_processes(fabric, work_alike, stop)
 
 
 def _statistics(facts: Mapping[str, Any], channels: int) -> Statistics | None:

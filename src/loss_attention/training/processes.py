@@ -199,6 +199,12 @@ def from_first(fabric: Fabric, make: Callable[[], T]) -> T:
     return cast(T, made)
 
 
+def alike(fabric: Fabric, value: str) -> bool:
+    """Whether all processes have the same value; all of them get the same answer."""
+    differs = float(from_first(fabric, lambda: value) != value)
+    return bool(summed(fabric, torch.tensor(differs, device=fabric.device)) == 0)
+
+
 def _how_it_ended(error: Exception) -> str:
     name = getattr(error, "signal_name", None)
     code = getattr(error, "exit_code", None)
