@@ -204,7 +204,7 @@ def keep_freed_memory(parameters: int, *, spare: bool = False) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and the packages that decide a run's figures."""
+    """Return the versions of Python and the packages that decide a run's scores."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         found[package] = metadata.version(package)
@@ -212,7 +212,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware(accelerator: str, devices: int, precision: str) -> dict[str, Any]:
-    """Describe the machine in words that a reader of the figures needs."""
+    """Describe the machine in words that a reader of the scores needs."""
     described: dict[str, Any] = {
         "device": _device_name(accelerator),
         "processes": devices,

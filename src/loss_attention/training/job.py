@@ -57,7 +57,7 @@ STATISTICS_IMAGES = 10_000
 """Of a streamed set so many images, evenly taken, stand for all in the normalisation."""
 
 Statistics = tuple[Float[Tensor, " C"], Float[Tensor, " C"]]
-"""Mean and deviation of each channel, in units of [0, 1]."""
+"""Mean and standard deviation of each channel, in units of [0, 1]."""
 
 
 def build_model(
@@ -103,21 +103,24 @@ def build_model(
 
 
 def channel_statistics(data: LabelledImages) -> Statistics:
-    """Return mean and deviation of each channel, of `STATISTICS_IMAGES` where it is streamed."""
+    """Return mean and standard deviation of each channel.
+
+    They are of `STATISTICS_IMAGES` images where the set is streamed.
+    """
     count = len(data) if data.in_memory else min(len(data), STATISTICS_IMAGES)
     batches = torch.split(torch.arange(count) * len(data) // count, 256)
     levels = torch.arange(256, dtype=torch.float64) / 255
     # From histograms: exact, and without a floating-point copy of the set.
-    shares = torch.zeros(data.images.shape[1], 256, dtype=torch.float64)
+    fractions = torch.zeros(data.images.shape[1], 256, dtype=torch.float64)
     with data.reading():
         data.expect(batches)
         for index in batches:
             for channel, pixels in enumerate(data.take(index).images.unbind(1)):
-                shares[channel] += torch.bincount(pixels.flatten(), minlength=256).cpu()
-    shares /= shares.sum(dim=1, keepdim=True)
-    mean = shares @ levels
-    deviation = ((shares * (levels - mean.unsqueeze(1)) ** 2).sum(dim=1)).sqrt()
-    return mean.float(), deviation.float()
+                fractions[channel] += torch.bincount(pixels.flatten(), minlength=256).cpu()
+    fractions /= fractions.sum(dim=1, keepdim=True)
+    mean = fractions @ levels
+    std = ((fractions * (levels - mean.unsqueeze(1)) ** 2).sum(dim=1)).sqrt()
+    return mean.float(), std.float()
 
 
 def begin_run(

@@ -76,7 +76,7 @@ class Recipe:
     """Use the patch regulariser; None: where the paper does, with loss-attention alone. A head
     without patch logits (baseline, capsule-dynamic-routing) cannot."""
     label_smoothing: float = 0.0
-    """Part of an image's target that is shared among all classes, in [0, 1); the paper has none."""
+    """Part of an image's target that is spread over all classes, in [0, 1); the paper has none."""
     epochs: int = 200
     """Passes over the training set."""
     batch_size: int = 128
@@ -124,8 +124,14 @@ class Recipe:
         self._require("seed", self.seed < 2**63, "must be below 2**63")
         for name in ("threshold", "gamma_epochs"):
             self._require(name, 0 <= getattr(self, name) <= 1, "must be in [0, 1]")
-        shares = ("validation_fraction", "momentum", "warmup", "label_smoothing", "average_weights")
-        for name in shares:
+        fractions = (
+            "validation_fraction",
+            "momentum",
+            "warmup",
+            "label_smoothing",
+            "average_weights",
+        )
+        for name in fractions:
             self._require(name, 0 <= getattr(self, name) < 1, "must be in [0, 1)")
         self._require("in_channels", self.in_channels in (1, 3), "must be 1 or 3")
         flipped = self.horizontal_flip or not self.alternate_flips

@@ -381,7 +381,7 @@ class RunFolder:
                 continue
             if name == PREVIOUS_STATE_FILE:
                 why = problem or f"{self.path / STATE_FILE} is not there"
-                self._sound = False  # so it is not kept in place of the one before it
+                self._sound = False  # so that it does not replace the one before it
                 (say or _say)(f"{why}; going on from the checkpoint before it, {name}")
             return state
         if problem is not None:
@@ -465,18 +465,18 @@ def metrics_text(history: list[dict[str, Any]]) -> str:
 
 
 def checked_epoch(line: Any) -> dict[str, Any]:
-    """Return the figures of an epoch as a file has them.
+    """Return the numbers of an epoch as a file has them.
 
     Raises:
         InputError: they are no object, or one of them is neither a number nor empty.
     """
     if not isinstance(line, dict):
-        raise InputError(f"the figures of an epoch cannot be {quoted(line)}")
+        raise InputError(f"the numbers of an epoch cannot be {quoted(line)}")
     for name, value in line.items():
         # A bad start may have an infinite loss; a whole number that no float holds, nobody writes.
         number = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
         if value is not None and not number:
-            raise InputError(f"the figures of an epoch: {quoted(name)} cannot be {quoted(value)}")
+            raise InputError(f"the numbers of an epoch: {quoted(name)} cannot be {quoted(value)}")
     return line
 
 
