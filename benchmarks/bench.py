@@ -51,8 +51,7 @@ def bench(arguments: Arguments) -> list[Path]:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     # Not before a flag was wrong or --help was asked for: torch takes seconds.
     from bench_figures import measured
-    from bench_page import bench_page
-    from targets import NAMES, targets
+    from bench_page import NAMES, bench_page, targets
 
     from loss_attention.saving import make_folder, write_whole
 

@@ -5,12 +5,15 @@
 
 Writes growth-MACHINE.json, growth-MACHINE.md and a plot of each sweep to results/bench/, all at
 the end. Each point is measured in a process of its own, with a narrow network: what is shown is how
-a step grows, not how long it takes at full width. Nothing else should run meanwhile.
+a step grows, not how long it takes at full width. Nothing else should run meanwhile. The page has
+the paragraph on each sweep that someone wrote (growth.md), with the figures measured.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,7 +24,7 @@ import tyro
 from measuring import write_and_list
 
 if TYPE_CHECKING:
-    from growth_step import Point
+    from isolated import Point
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,8 +56,8 @@ class Sweep:
     logarithmic: bool = True
 
 
-MAIN, HELD = "trained", "held"
-"""As it is trained; with all patch logits held, however many."""
+MAIN = "trained"
+"""As it is trained, which is the one line of each plot."""
 
 
 def sweeps(base: Point) -> dict[str, Sweep]:
@@ -64,7 +67,6 @@ def sweeps(base: Point) -> dict[str, Sweep]:
     by_patches = {16: 21, 64: 9, 256: 4, 1024: 2, 4096: 1}
     patched = replace(base, side=72, batch=4)
     classes = (10, 100, 1000, 4000, 10_000, 21_841)
-    classified = {k: replace(patched, patch_stride=2, classes=k) for k in classes}
     return {
         "image-size": Sweep(
             "height and width of an image, pixels",
@@ -76,10 +78,7 @@ def sweeps(base: Point) -> dict[str, Sweep]:
         ),
         "classes": Sweep(
             "classes",
-            {
-                MAIN: classified,
-                HELD: {k: replace(classified[k], hold_all=True) for k in classes[3:]},
-            },
+            {MAIN: {k: replace(patched, patch_stride=2, classes=k) for k in classes}},
         ),
         "processes": Sweep(
             "processes that share a batch",
@@ -114,13 +113,12 @@ def measured(all_sweeps: dict[str, Sweep]) -> dict[str, Any]:
 
 
 def _line(name: str, line: dict[int, Point]) -> Iterator[dict[str, float]]:
-    from growth_step import measure_point
+    from isolated import measure_point
 
     for size, point in line.items():
         found = {"size": size, **measure_point(point)}
-        held = ", all held" if point.hold_all else ""
         took = f"{1000 * found['seconds']:,.0f} ms, {found['peak_bytes'] / 2**20:,.0f} MiB"
-        print(f"{name} {size}{held}: {took}", flush=True)
+        print(f"{name} {size}: {took}", flush=True)
         yield found
 
 
@@ -134,9 +132,7 @@ def grow(arguments: Arguments) -> list[Path]:
     """Measure, write the files, and return their paths."""
     # Not before a flag was wrong or --help was asked for: torch takes seconds.
     from bench_figures import machine_slug
-    from growth_page import growth_page
-    from growth_plots import plot
-    from growth_step import Point
+    from isolated import Point
 
     from loss_attention.saving import make_folder, write_whole
     from loss_attention.training.environment import (
@@ -174,6 +170,133 @@ def grow(arguments: Arguments) -> list[Path]:
     for name, content in contents.items():
         write_whole(folder / name, content)
     return [folder / name for name in contents]
+
+
+PARAGRAPHS = Path(__file__).with_name("growth.md")
+MIB = 2**20
+
+
+def growth_page(figures: dict[str, Any], slug: str) -> str:
+    """Return the page, whose plots are called `SLUG-SWEEP.png`."""
+    from loss_attention.training.environment import shown_precision
+
+    machine = figures["hardware"]
+    parts = [
+        "# How a training step grows",
+        f"`{figures['command']}`, {figures['measured']}, on {machine['cpu']}, {machine['cores']} "
+        f"cores, {machine['device']}, {shown_precision(machine['precision'])}; torch "
+        f"{figures['versions']['torch']}. ResNet18 of width {figures['width']:g} with the "
+        "loss-attention head; each point in a process of its own, the median of its steps after "
+        "the first, and the most memory that it took beyond what its imports did.",
+    ]
+    if figures["quick"]:
+        parts.append("**A quick look with tiny networks, to try the command: no figure counts.**")
+    for name, (title, text) in paragraphs().items():
+        sweep = figures["sweeps"].get(name)
+        if sweep is None:
+            parts += [f"## {title}", "Not measured: this machine has too few GPUs."]
+            continue
+        parts += [f"## {title}", filled(text, sweep), f"![{title}]({slug}-{name}.png)"]
+        parts.append(_table(sweep))
+    return "\n\n".join(parts) + "\n"
+
+
+def paragraphs() -> dict[str, tuple[str, str]]:
+    """Return the title and the paragraph of each sweep, by the sweep's name."""
+    sections = re.split(r"^## ", PARAGRAPHS.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    found = {}
+    for section in sections:
+        title, _, text = section.partition("\n")
+        found[title.strip().lower().replace(" ", "-")] = (title.strip(), text.strip())
+    return found
+
+
+def filled(text: str, sweep: dict[str, Any]) -> str:
+    """Return a paragraph with its figures; `{trained[time_to]}` is one of `_summary`'s."""
+    return text.format_map({name: _summary(line) for name, line in sweep["lines"].items()})
+
+
+def _summary(line: list[dict[str, float]]) -> dict[str, str]:
+    """Return what a paragraph can say of a line: its two ends, and how often one has the other."""
+    first, last = line[0], line[-1]
+
+    def times(name: str) -> str:
+        ratio = last[name] / first[name]
+        return f"{ratio:,.1f}" if ratio < 10 else f"{ratio:,.0f}"
+
+    return {
+        "from": f"{first['size']:,}",
+        "to": f"{last['size']:,}",
+        "times": times("size"),
+        "time_from": _milliseconds(first),
+        "time_to": _milliseconds(last),
+        "time_times": times("seconds"),
+        "memory_from": _mebibytes(first),
+        "memory_to": _mebibytes(last),
+        "memory_times": times("peak_bytes"),
+    }
+
+
+def _milliseconds(point: dict[str, float]) -> str:
+    return f"{1000 * point['seconds']:,.0f} ms"
+
+
+def _mebibytes(point: dict[str, float]) -> str:
+    return f"{point['peak_bytes'] / MIB:,.0f} MiB"
+
+
+def _table(sweep: dict[str, Any]) -> str:
+    lines = sweep["lines"]
+    heads = [f"{what}, {LABELS[name]}" for name in lines for what in ("time", "peak memory")]
+    rows = [
+        f"| {sweep['axis']} | {' | '.join(heads)} |",
+        f"| ---: |{' ---: |' * len(heads)}",
+    ]
+    for size in [point["size"] for point in lines["trained"]]:
+        cells = []
+        for line in lines.values():
+            found = next((point for point in line if point["size"] == size), None)
+            cells += ["", ""] if found is None else [_milliseconds(found), _mebibytes(found)]
+        rows.append(f"| {size:,} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+QUANTITIES = (
+    ("seconds", "time of a training step, ms", 1000.0),
+    ("peak_bytes", "peak memory of a process, MiB", 1 / 2**20),
+)
+LABELS = {"trained": "as it is trained", "held": "all patch logits held"}
+
+
+def plot(sweep: dict[str, Any]) -> bytes:
+    """Return a PNG with a panel for time and one for memory, a line for each way of training."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, (quantity, label, factor) in zip(figure.subplots(1, 2), QUANTITIES, strict=True):
+        for name, line in sweep["lines"].items():
+            sizes = [point["size"] for point in line]
+            axes.plot(
+                sizes, [factor * point[quantity] for point in line], marker="o", label=LABELS[name]
+            )
+        axes.set_xlabel(sweep["axis"])
+        axes.set_ylabel(label)
+        if sweep["logarithmic"]:
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+        longest = max(sweep["lines"].values(), key=len)
+        axes.set_xticks([point["size"] for point in longest])
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.grid(visible=True, alpha=0.3)
+        if len(sweep["lines"]) > 1:
+            axes.legend(frameon=False)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110, metadata={"Software": None})
+    return drawn.getvalue()
 
 
 if __name__ == "__main__":

@@ -12,10 +12,8 @@ does not count, and neither do the methods that `dataclass` writes.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import inspect
-import io
 import pkgutil
 import sys
 import tempfile
@@ -27,9 +25,11 @@ from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
+from measuring import typed
 from PIL import Image
 
 import loss_attention
+from loss_attention.terminal import markdown_table
 
 SOURCE = Path(loss_attention.__file__).parent
 TINY = (
@@ -84,24 +84,17 @@ def stories(folder: Path) -> Iterator[tuple[str, set[str]]]:
 
 
 def _command(*words: str) -> None:
-    from loss_attention.cli import main
-
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        try:
-            main(words)
-        except SystemExit as end:
-            code = end.code
+    code, said = typed(*words)
     if code:
-        raise RuntimeError(f"{' '.join(words)} ended with {code}: {said.getvalue()}")
+        raise RuntimeError(f"{' '.join(words)} ended with {code}: {said}")
 
 
 def page(sizes: dict[str, int], entered: dict[str, set[str]]) -> str:
     """Return the counts as a table in Markdown."""
     rows = {"modules in src": len(sizes), "lines in src": sum(sizes.values())}
     rows |= {f"modules run through by `{name}`": len(found) for name, found in entered.items()}
-    lines = ["| what | count |", "| --- | ---: |"]
-    return "\n".join(lines + [f"| {what} | {count:,} |" for what, count in rows.items()])
+    counts = [(what, f"{count:,}") for what, count in rows.items()]
+    return markdown_table(["what", "count"], counts)
 
 
 def main() -> None:

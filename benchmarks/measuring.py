@@ -1,13 +1,19 @@
-"""Run a command as a user would, and keep what it took beside hardware and versions."""
+"""Run a command as a user would, and keep what it took beside hardware and versions.
+
+What takes turns is shown as medians with their spread.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +53,21 @@ def timed(*words: str, folder: Path | None = None) -> Finished:
     return Finished(seconds, usage.ru_maxrss / 1024, output)
 
 
+def typed(*words: str) -> tuple[int, str]:
+    """Run the command in this process; return its exit code and what it says of errors."""
+    from loss_attention.cli import main
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        try:
+            main(words)
+        except SystemExit as stop:
+            return int(stop.code or 0), said.getvalue()
+        except Exception as error:
+            return 1, f"Traceback: {error!r}"
+    return 0, said.getvalue()
+
+
 def write_and_list(name: str, measure: Callable[[], list[Path]]) -> None:
     """Measure and print the files that were written; what a user can mend is one line."""
     try:
@@ -82,3 +103,62 @@ def stand() -> dict[str, Any]:
         "hardware": hardware(accelerator, 1, choose_precision("auto", accelerator)),
         "versions": versions(),
     }
+
+
+Spread = dict[str, float]
+"""`median`, `lowest` and `highest` of so many `turns`."""
+
+
+def spread(values: Sequence[float]) -> Spread:
+    return {
+        "median": statistics.median(values),
+        "lowest": min(values),
+        "highest": max(values),
+        "turns": len(values),
+    }
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
+    """Return the ratio of two things turn by turn, so that what slows a turn down meets both."""
+    return spread([a / b for a, b in zip(over, under, strict=True)])
+
+
+def shown(value: Spread | None, digits: int = 2, factor: float = 1.0, unit: str = "") -> str:
+    """Return a spread as people read it: the median, and in brackets from where to where."""
+    if value is None:
+        return "-"
+    median, low, high = (
+        f"{factor * value[name]:,.{digits}f}" for name in ("median", "lowest", "highest")
+    )
+    return f"{median}{unit} ({low} to {high})" if value["turns"] > 1 else f"{median}{unit}"
+
+
+TURNS = 9
+WORDS: dict[str, tuple[str, ...]] = {
+    "help_seconds": (command(), "--help"),
+    "import_seconds": (sys.executable, "-c", "import loss_attention"),
+    "python_seconds": (sys.executable, "-c", "pass"),
+    "import_with_models_seconds": (
+        sys.executable,
+        "-c",
+        "import loss_attention as la; la.create_model",
+    ),
+    "import_torch_seconds": (sys.executable, "-c", "import torch"),
+    "import_after_torch_seconds": (sys.executable, "-c", "import torch, loss_attention"),
+}
+"""What is run, by the name of its figure."""
+
+
+def startup_seconds(turns: int = TURNS, warm_up: int = 1) -> dict[str, list[float]]:
+    """Return the seconds of each command, which take turns; the first reads files from disk."""
+    seconds: dict[str, list[float]] = {name: [] for name in WORDS}
+    for _ in range(warm_up + turns):
+        for name, words in WORDS.items():
+            seconds[name].append(timed(*words).seconds)
+    return {name: values[warm_up:] for name, values in seconds.items()}
+
+
+def startup() -> dict[str, Any]:
+    """Seconds that `--help`, the import of the package and of torch take; medians of nine."""
+    medians = {name: statistics.median(values) for name, values in startup_seconds().items()}
+    return {"command": "loss-attention --help; python -c 'import loss_attention'", **medians}

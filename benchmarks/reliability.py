@@ -6,13 +6,19 @@
 
 Hostile files are counted by `python benchmarks/fuzzing.py --keep`, to the same page.
 Each part returns, for each kind of mishap, how many were tried and how many ended well.
+
+In results/reliability.json a part is what one command tried, with the machine and the date of its
+own. Its rows are what was tried, how often, and how often that was
+good; `columns` are further figures of the rows, by what to call them:
+
+    {"title": "Signals", "about": "A run gets ...", "command": "python benchmarks/...",
+     "seeds": [0], "columns": {"most_seconds": "seconds at most"},
+     "rows": [{"what": "SIGTERM", "tried": 20, "good": 20, "most_seconds": 1.5}]}
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import random
@@ -28,8 +34,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import stand, typed
 from PIL import Image
-from reliability_page import keep_part
 
 ROOT = Path(__file__).resolve().parent.parent
 Counts = dict[str, tuple[int, int]]
@@ -58,7 +64,7 @@ def flipped_bits(scale: float, folder: Path) -> Counts:
     images = _pictures(folder / "images", 24)
     whole, stopped = folder / "whole", folder / "stopped"
     words = ["train", "folder", "--data", str(images), *TINY, "--epochs", "3"]
-    assert _typed(*words, "--out", str(whole))[0] == 0
+    assert typed(*words, "--out", str(whole))[0] == 0
     shutil.copytree(whole, folder / "reference")
     _stopped_run(words, stopped)
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
@@ -95,7 +101,7 @@ def _told_or_harmless(kind: str, run: Path, images: Path, folder: Path) -> bool:
         "stopped": (["resume", str(run)],),
     }[kind]
     for command in words:
-        code, said = _typed(*command)
+        code, said = typed(*command)
         if code == 2 and said.count("\n") == 1:
             return True
         if code != 0 or "Traceback" in said:
@@ -167,7 +173,7 @@ def kills(scale: float, folder: Path) -> Counts:
     words = ["train", "folder", "--data", str(images), *TINY, "--epochs", "12"]
     words += ["--checkpoint-every-steps", "2"]
     reference = folder / "reference"
-    assert _typed(*words, "--out", str(reference))[0] == 0
+    assert typed(*words, "--out", str(reference))[0] == 0
     tried = good = 0
     for number in range(_some(KILLS, scale)):
         run = folder / f"run-{number}"
@@ -177,7 +183,7 @@ def kills(scale: float, folder: Path) -> Counts:
         process.kill()
         process.communicate()
         tried += 1
-        code, _ = _typed("resume", str(run))
+        code, _ = typed("resume", str(run))
         good += code == 0 and _outcome(run) == _outcome(reference)
     return {"SIGKILL, resumed": (tried, good)}
 
@@ -212,24 +218,9 @@ def _stopped_run(words: list[str], run: Path) -> None:
 
     Trainer.train_step = until  # type: ignore[method-assign]
     try:
-        assert _typed(*words, "--out", str(run))[0] == 130
+        assert typed(*words, "--out", str(run))[0] == 130
     finally:
         Trainer.train_step = step  # type: ignore[method-assign]
-
-
-def _typed(*words: str) -> tuple[int, str]:
-    """Run the command in this process; return its exit code and what it says of errors."""
-    from loss_attention.cli import main
-
-    said = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-        try:
-            main(words)
-        except SystemExit as stop:
-            return int(stop.code or 0), said.getvalue()
-        except Exception as error:
-            return 1, f"Traceback: {error!r}"
-    return 0, said.getvalue()
 
 
 def _launched(*words: str) -> subprocess.Popen[str]:
@@ -294,6 +285,81 @@ def _kept(part: str, counts: dict[str, dict[str, int]], scale: float) -> dict[st
         "seeds": [0],
         "rows": [{"what": kind} | found for kind, found in counts.items()],
     }
+
+
+NAME = "reliability"
+Part = dict[str, Any]
+
+
+def keep_part(name: str, part: Part, folder: Path) -> Path:
+    """Put a part that was measured now in the place of the one before, and write the page anew."""
+    import torch
+
+    path = folder / f"{NAME}.json"
+    parts = json.loads(path.read_text(encoding="utf-8"))["parts"] if path.exists() else {}
+    about = stand()
+    about["hardware"]["vector_units"] = torch.backends.cpu.get_cpu_capability()
+    parts[name] = about | part
+    folder.mkdir(exist_ok=True)
+    text = json.dumps(about | {"parts": parts}, indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+    page = folder / f"{NAME}.md"
+    page.write_text(reliability_page(parts), encoding="utf-8")
+    return page
+
+
+def reliability_page(parts: dict[str, Part]) -> str:
+    """Return the whole page."""
+    pieces = [
+        "# What goes wrong on purpose",
+        "Each row: what was done, how often, and how often it ended as it should. Where the two "
+        "numbers differ, the command says what went wrong and how to see it again.",
+        _table(
+            ["part", "tried", "good"],
+            [[part["title"], *_counts(part["rows"])] for part in parts.values()],
+        ),
+    ]
+    for part in parts.values():
+        pieces += [f"## {part['title']}", part["about"], _stand(part), _rows(part)]
+    return "\n\n".join(pieces) + "\n"
+
+
+def _counts(rows: list[dict[str, Any]]) -> list[str]:
+    return [f"{sum(row[name] for row in rows):,}" for name in ("tried", "good")]
+
+
+def _rows(part: Part) -> str:
+    columns = part.get("columns", {})
+    rows = [
+        [row["what"], *_counts([row]), *(_shown(row.get(name)) for name in columns)]
+        for row in part["rows"]
+    ]
+    if len(rows) > 1:
+        rows.append(["all", *_counts(part["rows"]), *("" for _ in columns)])
+    return _table(["what", "tried", "good", *columns.values()], rows)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    return f"{value:,}" if isinstance(value, int) else str("" if value is None else value)
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _stand(part: Part) -> str:
+    machine, versions = part["hardware"], part["versions"]
+    seeds = ", ".join(map(str, part["seeds"]))
+    return (
+        f"`{part['command']}`, {'seed' if len(part['seeds']) == 1 else 'seeds'} {seeds}. Measured "
+        f"{part['measured']} on {machine['cpu']}, {machine['cores']} cores, vector units "
+        f"{machine['vector_units']}, {machine.get('memory_gib', '?')} GiB; {machine['system']}; "
+        + ", ".join(f"{name} {version}" for name, version in versions.items())
+        + "."
+    )
 
 
 if __name__ == "__main__":

@@ -21,10 +21,8 @@ from typing import Any
 from explaining import explaining
 from interpreting import SUBJECTS as INTERPRETED
 from interpreting import interpreting
-from interpreting_page import write_page
-from measuring import Finished, command, keep, timed
-from startup import startup
-from summary import write_summary
+from measuring import Finished, command, keep, startup, timed
+from pages import write_page, write_summary
 
 SEEDS = (0, 1, 2)
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,13 +14,25 @@ from PIL import Image
 from rich.console import Console
 from typed import complaint, exit_code, run
 
-from loss_attention import compare_jobs, jobs
+from loss_attention import run_data, runs
+from loss_attention.attribution import compare as comparing
 from loss_attention.data.sample import LabelledImages
 from loss_attention.errors import InputError
+from loss_attention.evaluation import Evaluation
 from loss_attention.training.run_folder import RunFolder
 
 CLASSES = ("ash", "elm", "fir")
 QUIET = Console(quiet=True)
+
+
+def evaluated(run: Path, data: str | None, console: Console) -> Evaluation:
+    """What `evaluate` measures of a run, on its own data or others."""
+    folder = RunFolder.open(run)
+    model, other = runs.load_weights(folder), run_data.OtherData.asked(data, (), skip_broken=False)
+    found = run_data.measured(folder, model, other, console)
+    return runs.measure(model, found.images, found.own, console, found.split)
+
+
 SMALL = (
     *("--image-size", "12", "--epochs", "1", "--batch-size", "8", "--width", "0.06"),
     *("--strided-layers", "6", "--patch-kernel", "3", "--patch-stride", "1"),
@@ -73,10 +85,10 @@ def project(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 def test_thresholds_come_from_the_run_and_images_from_elsewhere(
     project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = jobs.evaluate_run(project / "runs/one", None, QUIET)
+    own = evaluated(project / "runs/one", None, QUIET)
     written = (project / "runs/one/evaluation.json").read_bytes()
     other = trees(tmp_path / "other", ("fir", "ash"), each=5)
-    found = jobs.evaluate_run(project / "runs/one", str(other), Console())
+    found = evaluated(project / "runs/one", str(other), Console())
     assert found.images == found.boxed_images == 10
     assert own.thresholds
     assert found.thresholds == own.thresholds
@@ -98,9 +110,9 @@ def test_without_its_own_data_what_is_fitted_to_it_is_undefined(
     project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = trees(tmp_path / "other", ("elm",), each=4)
-    before = jobs.evaluate_run(project / "runs/one", str(other), QUIET)
+    before = evaluated(project / "runs/one", str(other), QUIET)
     shutil.rmtree(project / "data")
-    found = jobs.evaluate_run(project / "runs/one", str(other), Console())
+    found = evaluated(project / "runs/one", str(other), Console())
     said = capsys.readouterr().out
     assert "what is fitted to the run's own images stays undefined: the data of the run" in said
     assert found.value("accuracy") == before.value("accuracy")
@@ -135,14 +147,14 @@ def test_what_other_data_may_not_be(
 def test_a_run_knows_its_own_data_by_any_name(
     project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = jobs.evaluate_run(project / "runs/one", None, QUIET)
+    own = evaluated(project / "runs/one", None, QUIET)
     (tmp_path / "link").symlink_to(project / "data")
     for word in (str(project / "data/trees"), str(tmp_path / "link" / "trees")):
-        assert jobs.evaluate_run(project / "runs/one", word, Console()) == own
+        assert evaluated(project / "runs/one", word, Console()) == own
         assert "is the run's own data: its test images are measured" in capsys.readouterr().out
     part = shutil.copytree(project / "data/trees", project / "data/trees/ash")
     (part / "all.csv").unlink()
-    found = jobs.evaluate_run(project / "runs/one", str(part), Console())
+    found = evaluated(project / "runs/one", str(part), Console())
     assert found.images == 24
     assert "part of the run's own data, some of it was trained on" in capsys.readouterr().out
 
@@ -151,9 +163,9 @@ def test_a_run_knows_its_own_data_by_any_name(
 def test_a_run_is_found_with_its_data_from_anywhere(
     word: str, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
-    monkeypatch.setattr(compare_jobs, "compare", stop_and_say)
+    monkeypatch.setattr(comparing, "compare", stop_and_say)
     # Measuring is slow, and begins after what is looked at here.
-    monkeypatch.setattr(jobs, "evaluate", stop_and_say)
+    monkeypatch.setattr(runs, "evaluate", stop_and_say)
     assert exit_code(word, project / "runs/one") == 130
     assert f"{project}/data/trees: images held" in capsys.readouterr().out
     moved = shutil.move(project, tmp_path / "moved")
@@ -183,16 +195,16 @@ def test_other_data_in_the_place_of_its_own_is_not_taken_for_it(
     shutil.rmtree(moved / "data")
     trees(moved / "data/trees", each=7)
     with pytest.raises(InputError, match=r"is not the data that the run .* was trained on"):
-        jobs.evaluate_run(moved / "runs/one", None, QUIET)
+        evaluated(moved / "runs/one", None, QUIET)
 
 
 def test_changed_training_images_are_said(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    jobs.evaluate_run(project / "runs/one", None, Console())
+    evaluated(project / "runs/one", None, Console())
     assert "what is held out may have been trained on" not in capsys.readouterr().out
     Image.new("RGB", (12, 12)).save(project / "data/trees/ash0.png")
-    jobs.evaluate_run(project / "runs/one", None, Console())
+    evaluated(project / "runs/one", None, Console())
     assert "what is held out may have been trained on" in capsys.readouterr().out
 
 
@@ -227,7 +239,7 @@ def test_a_run_of_before_finds_its_data(
 def test_compare_tunes_no_cut_on_training_images(
     fraction: float, told: str, project: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(compare_jobs, "compare", stop_and_say)
+    monkeypatch.setattr(comparing, "compare", stop_and_say)
     one = RunFolder(project / "runs/one")
     one.write("recipe.yaml", replace(one.recipe(), validation_fraction=fraction).to_yaml())
     assert exit_code("compare", one.path) == 130

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from loss_attention.attention import pool_patches
 from loss_attention.explanation import ROUTING_WEIGHT, explain_prediction
 from loss_attention.geometry import PatchGrid
 from loss_attention.prediction import (
@@ -15,7 +16,6 @@ from loss_attention.prediction import (
     PatchPrediction,
     RoutedPrediction,
     on_cpu,
-    pool_patches,
 )
 
 # Two windows of 2 x 2 pixels, one column apart, on an image of 2 x 3.

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from loss_attention.attention import patch_weights
+from loss_attention.attention import patch_weights, pool_patches
 from loss_attention.errors import InputError
 from loss_attention.geometry import PatchGrid
 from loss_attention.losses import (
@@ -22,7 +22,7 @@ from loss_attention.losses import (
     ramp_up,
     single_label_loss,
 )
-from loss_attention.prediction import ImagePrediction, PatchPrediction, pool_patches
+from loss_attention.prediction import ImagePrediction, PatchPrediction
 
 
 def predict(patch_logits: Tensor, weights: Tensor | None = None) -> PatchPrediction:
@@ -78,7 +78,7 @@ def test_label_smoothing_is_of_the_image_and_not_of_its_patches() -> None:
 def test_other_losses_have_no_smoothing(
     objective: Objective, multi_label: bool, named: str
 ) -> None:
-    with pytest.raises(InputError, match=f"--label-smoothing is for .* not for {named}"):
+    with pytest.raises(InputError, match=f"`label_smoothing` is for .* not for {named}"):
         loss_for(objective, multi_label=multi_label, label_smoothing=0.1)
 
 

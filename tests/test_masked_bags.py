@@ -15,16 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from loss_attention.attention import capsule_weights, patch_weights
+from loss_attention.attention import capsule_weights, patch_weights, pool_patches
 from loss_attention.explanation import explain_prediction
 from loss_attention.geometry import PatchGrid
 from loss_attention.losses import margin_loss, multi_label_loss, single_label_loss
-from loss_attention.many_classes import LogitsOnDemand
 from loss_attention.prediction import (
     CapsulePrediction,
-    ManyClassPrediction,
     PatchPrediction,
-    pool_patches,
 )
 
 NAN, INF = float("nan"), float("inf")
@@ -126,7 +123,6 @@ def test_pooled_logits_and_evidence(filler: float) -> None:
         np.testing.assert_allclose(found.logits[i].detach().numpy(), alpha @ p, atol=1e-13)
     evidence = [alpha[:, None] * p for alpha, p in zip(weights, real, strict=True)]
     lies(found.evidence.transpose(1, 2), [each.T for each in evidence])
-    lies(found.mean_evidence, [each.mean(axis=1) for each in evidence])
     lies(found.evidence_of(LABELS), [each[:, k] for each, k in zip(evidence, LABELS, strict=True)])
 
 
@@ -203,31 +199,6 @@ def test_capsules(filler: float) -> None:
     single_label_loss(found, LABELS, 0.4).backward()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("filler", [NAN, INF, 1e30])
-def test_more_logits_than_are_held(filler: float) -> None:
-    """The same with logits that are computed on demand from features, which hold the filler."""
-    features = torch.randn(3, 5, 4).masked_fill(~MASK.unsqueeze(2), filler).requires_grad_()
-    classifier = (torch.randn(3, 4), torch.randn(3))
-    lazy = LogitsOnDemand(features, torch.ones(3, 5), *classifier)
-    real = lazy.real_part(MASK).whole().masked_fill(~MASK.unsqueeze(2), 0.0)
-    weights = patch_weights(real, 0.3, MASK)
-    held = PatchPrediction(pool_patches(real, weights), real, weights, grid(), 0.5, mask=MASK)
-    found = ManyClassPrediction(
-        held.logits, lazy, lazy.weighted(weights), weights, grid(), 0.5, mask=MASK
-    )
-    assert torch.equal(found.selected, held.selected)
-    torch.testing.assert_close(found.evidence, held.evidence)
-    torch.testing.assert_close(found.mean_evidence, held.mean_evidence)
-    torch.testing.assert_close(found.evidence_of(LABELS), held.evidence_of(LABELS))
-    torch.testing.assert_close(found.patch_logits, held.patch_scores)
-    for loss, labels in ((single_label_loss, LABELS), (multi_label_loss, MATRIX)):
-        torch.testing.assert_close(loss(found, labels, 0.5), loss(held, labels, 0.5))
-    single_label_loss(found, LABELS, 0.5).backward()
-    assert features.grad is not None
-    assert features.grad.isfinite().all()
-    assert not features.grad[~MASK].any()
 
 
 def test_an_explanation_shows_nothing_of_what_is_masked() -> None:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from loss_attention.attention import patch_weights
+from loss_attention.attention import patch_weights, pool_patches
 from loss_attention.losses import multi_label_loss, single_label_loss
-from loss_attention.prediction import ImagePrediction, pool_patches
+from loss_attention.prediction import ImagePrediction
 
 cases = st.tuples(
     st.integers(0, 2**32),  # seed

@@ -18,10 +18,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_cli import SMALL, make_folder
-from typed import run
+from typed import SMALL, make_folder, run
 
-from loss_attention import interruption, jobs, run_data
+from loss_attention import interruption, run_data, runs
 from loss_attention.cli import main
 from loss_attention.interruption import SIGNALS, StopRequest, ending_on_signals
 from loss_attention.models import load
@@ -123,7 +122,7 @@ def test_a_signal_in_the_evaluation_is_no_loss(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "run"
-    monkeypatch.setattr(jobs, "evaluate", signalling(jobs.evaluate, number))
+    monkeypatch.setattr(runs, "evaluate", signalling(runs.evaluate, number))
     code, said = ended(capsys, *words(images, out))
     assert code == (130 if number == signal.SIGINT else 75)
     assert f"loss-attention resume {out}" in said

@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from loss_attention.cli import main
+
+SMALL = [
+    *("--image-size", "16", "--epochs", "2", "--batch-size", "8", "--width", "0.06"),
+    *("--strided-layers", "6", "--patch-kernel", "3", "--patch-stride", "1"),
+    *("--accelerator", "cpu"),
+]
+
+
+def make_folder(path: Path, classes: tuple[str, ...] = ("dark", "light"), each: int = 10) -> Path:
+    """Grey squares of unequal sizes, dark ones and light ones."""
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(classes):
+        (path / name).mkdir(parents=True)
+        for i in range(each):
+            level = 60 + 120 * number + rng.integers(-30, 30, (20 + i, 24, 3))
+            Image.fromarray(level.astype(np.uint8)).save(path / name / f"{i}.png")
+    return path
 
 
 def exit_code(*words: object) -> int:

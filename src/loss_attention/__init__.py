@@ -18,7 +18,6 @@ if TYPE_CHECKING:
         CapsulePrediction,
         EvidencePrediction,
         ImagePrediction,
-        ManyClassPrediction,
         PatchPrediction,
         RoutedPrediction,
     )
@@ -33,7 +32,6 @@ _HOMES = {
     "Explanation": "explanation",
     "FoundObject": "report.explained",
     "ImagePrediction": "prediction",
-    "ManyClassPrediction": "prediction",
     "PatchClassifier": "models",
     "PatchPrediction": "prediction",
     "RoutedPrediction": "prediction",
@@ -54,7 +52,6 @@ __all__ = [
     "Explanation",
     "FoundObject",
     "ImagePrediction",
-    "ManyClassPrediction",
     "PatchClassifier",
     "PatchPrediction",
     "RoutedPrediction",

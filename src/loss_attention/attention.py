@@ -22,8 +22,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from loss_attention.many_classes import PatchLogits, each_patch
-
 
 def patch_weights(
     patch_logits: Float[Tensor, "B M K"],
@@ -61,10 +59,10 @@ def patch_weights(
             "patch_logits must have shape (B, M, K) with at least one patch and one class, "
             f"got {tuple(patch_logits.shape)}"
         )
-    if mask is None:
-        return weights_of_lengths(scaled_lengths(patch_logits), threshold)
-    check_mask(mask, patch_logits.shape[:2])
-    return weights_of_lengths(scaled_lengths(real_part(patch_logits, mask)), threshold, mask)
+    if mask is not None:
+        check_mask(mask, patch_logits.shape[:2])
+    fractions = _fractions(_lengths(real_part(patch_logits, mask)), mask)
+    return _drop_trivial(fractions, threshold, mask)
 
 
 def capsule_weights(
@@ -105,79 +103,75 @@ def capsule_weights(
             "capsule_logits must have shape (B, C, M, K) with at least one of each of the last "
             f"three, got {tuple(capsule_logits.shape)}"
         )
+    of_capsules = None
     if mask is not None:
         check_mask(mask, capsule_logits.shape[::2])
         capsule_logits = real_part(capsule_logits, mask.unsqueeze(1))
-    lengths = scaled_lengths(capsule_logits.flatten(1, 2))
-    return capsule_weights_of_lengths(lengths.reshape(capsule_logits.shape[:3]), threshold, mask)
+        of_capsules = mask.repeat(1, capsule_logits.shape[1])
+    fractions = _fractions(_lengths(capsule_logits.flatten(1, 2)), of_capsules)
+    fractions = fractions.reshape(capsule_logits.shape[:3])
+    weights = _drop_trivial(fractions.sum(dim=1), threshold, mask)
+    kept = fractions * (weights > 0).unsqueeze(1)
+    return weights, kept / kept.sum(dim=(1, 2), keepdim=True)
+
+
+def pool_patches(
+    patch_logits: Float[Tensor, "B M K"],
+    weights: Float[Tensor, "B M"],
+    mask: Bool[Tensor, "B M"] | None = None,
+) -> Float[Tensor, "B K"]:
+    """Return the image logits `sum over m of alpha_m p_m` (Eqs. 5c and 5d).
+
+    The classifier's bias is part of `p_m`; as the weights sum to 1, it comes through unchanged.
+
+    Args:
+        patch_logits: `p`, shape `(B, M, K)`.
+        weights: `alpha`, shape `(B, M)`.
+        mask: True where a patch is real; what a masked one holds takes no part. None: all are.
+
+    Raises:
+        ValueError: a mask of another shape or type, or a bag without a single real patch.
+    """
+    if mask is not None:
+        check_mask(mask, weights.shape)
+    return torch.einsum("bm,bmk->bk", real_part(weights, mask), real_part(patch_logits, mask))
 
 
 def check_mask(mask: Tensor, shape: Sequence[int]) -> None:
-    """Raise `ValueError` for a mask of another type or shape, or one that leaves a bag empty."""
+    """Raise `ValueError` for a mask of another type or shape, or one that leaves a bag empty.
+
+    An empty bag is found on the CPU only, and not while a graph is traced: reading the mask would
+    make the host wait for the device, or has nothing to read yet. Its weights are NaN there.
+    """
     if tuple(mask.shape) != tuple(shape) or mask.dtype != torch.bool:
         raise ValueError(
             f"mask must be bool of shape {tuple(shape)} like the patches, "
             f"got {mask.dtype} of {tuple(mask.shape)}"
         )
+    if mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return
     empty = ~mask.any(dim=1)
     if empty.any():
         raise ValueError(f"bag {int(empty.nonzero()[0])} has no unmasked patch")
 
 
-def real_part(
-    values: Float[Tensor, "*N K"], mask: Bool[Tensor, "*#N"] | None
-) -> Float[Tensor, "*N K"]:
-    """Return values of patches with zeros for what is masked, whatever it holds, NaN included."""
+def real_part(values: Float[Tensor, "*N"], mask: Bool[Tensor, "*P"] | None) -> Float[Tensor, "*N"]:
+    """Return values with zeros for what is masked, whatever it holds, NaN included.
+
+    Args:
+        values: of patches, one each or, along further axes, several.
+        mask: True where a patch is real; its axes are the first of the values'. None: all are.
+    """
+    if mask is None:
+        return values
     # A product would not do: 0 * NaN is NaN.
-    return values if mask is None else values.masked_fill(~mask.unsqueeze(-1), 0.0)
+    masked = ~mask.reshape(*mask.shape, *[1] * (values.ndim - mask.ndim))
+    return values.masked_fill(masked, 0.0)
 
 
-def scaled_lengths(logits: PatchLogits) -> Float[Tensor, "B M"]:
-    """Return the lengths of class vectors, the terms of the l2,1 norm (Eq. 4).
-
-    They are in units of the largest magnitude of the image's logits, which weights do not depend
-    on. The logits may be held or on demand.
-    """
-
-    def full(part: Float[Tensor, "B m K"]) -> Float[Tensor, "B m K"]:
-        return part.to(torch.promote_types(part.dtype, torch.float32))
-
-    with torch.no_grad():
-        largest = each_patch(logits, lambda part: full(part).abs().amax(dim=2)).amax(dim=1)
-    # Below the smallest normal number, dividing by it would overflow the gradient: all but zero.
-    scale = largest.where(largest >= torch.finfo(largest.dtype).tiny, 1.0).reshape(-1, 1, 1)
-    # vector_norm has gradient 0 at a zero row, where the derivative of the root does not exist.
-    return each_patch(logits, lambda part: torch.linalg.vector_norm(full(part) / scale, dim=2))
-
-
-def weights_of_lengths(
-    lengths: Float[Tensor, "B M"], threshold: float, mask: Bool[Tensor, "B M"] | None = None
-) -> Float[Tensor, "B M"]:
-    """Weigh each patch by the length of its class vector; see `patch_weights`.
-
-    Args:
-        lengths: of the class vectors, in any unit; 0 for a masked patch.
-        threshold: the paper's xi in [0, 1].
-        mask: True where a patch is real; None: all are.
-    """
-    return _drop_trivial(_shares(lengths, mask), threshold, mask)
-
-
-def capsule_weights_of_lengths(
-    lengths: Float[Tensor, "B C M"], threshold: float, mask: Bool[Tensor, "B M"] | None = None
-) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B C M"]]:
-    """Weigh patches and capsules by the lengths of the latter; see `capsule_weights`.
-
-    Args:
-        lengths: of the class vectors, in any unit; 0 for the capsules of a masked patch.
-        threshold: the paper's xi in [0, 1].
-        mask: True where a patch is real; None: all are.
-    """
-    of_capsules = None if mask is None else mask.repeat(1, lengths.shape[1])
-    shares = _shares(lengths.flatten(1), of_capsules).reshape(lengths.shape)
-    weights = _drop_trivial(shares.sum(dim=1), threshold, mask)
-    kept = shares * (weights > 0).unsqueeze(1)
-    return weights, kept / kept.sum(dim=(1, 2), keepdim=True)
+def full_precision(values: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+    """Return float32 for anything less; float64 stays as it is."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def per_patch(
@@ -195,10 +189,29 @@ def _check_threshold(threshold: float) -> None:
         raise ValueError(f"threshold must be in [0, 1], got {threshold}")
 
 
-def _shares(
-    lengths: Float[Tensor, "B N"], mask: Bool[Tensor, "B N"] | None = None
+def _lengths(logits: Float[Tensor, "B N K"]) -> Float[Tensor, "B N"]:
+    """Return the lengths of class vectors, the terms of the l2,1 norm (Eq. 4).
+
+    They are in units of the largest magnitude of the image's logits, which weights do not depend
+    on.
+    """
+    logits = full_precision(logits)
+    values, of_image = logits.detach(), (1, 2)
+    # Not of absolute values, which would be a copy, and a large one for many classes.
+    largest = torch.maximum(
+        values.amax(of_image, keepdim=True), -values.amin(of_image, keepdim=True)
+    )
+    # Below the smallest normal number, dividing by it would overflow the gradient: all but zero.
+    scale = largest.where(largest >= torch.finfo(largest.dtype).tiny, 1.0)
+    # vector_norm has gradient 0 at a zero row, where the derivative of the root does not exist.
+    lengths: Tensor = torch.linalg.vector_norm(logits / scale, dim=2)
+    return lengths
+
+
+def _fractions(
+    lengths: Float[Tensor, "B N"], mask: Bool[Tensor, "B N"] | None
 ) -> Float[Tensor, "B N"]:
-    """Each length's share of their sum (Eq. 5a); uniform where that is zero."""
+    """Each length as a fraction of their sum (Eq. 5a); uniform where that is zero."""
     if mask is None:
         uniform = torch.full_like(lengths, 1.0 / lengths.shape[1])
     else:
@@ -209,12 +222,11 @@ def _shares(
 
 
 def _drop_trivial(
-    shares: Float[Tensor, "B M"], threshold: float, mask: Bool[Tensor, "B M"] | None = None
+    fractions: Float[Tensor, "B M"], threshold: float, mask: Bool[Tensor, "B M"] | None
 ) -> Float[Tensor, "B M"]:
     """Subtract `threshold / M`, drop what falls below zero, normalise again (Eqs. 5b and 6b)."""
-    bound = per_patch(threshold, shares, mask)
-    kept = torch.relu(shares - bound)
+    kept = torch.relu(fractions - per_patch(threshold, fractions, mask))
     total = kept.sum(dim=1, keepdim=True)
     # What is kept sums to at least 1 - threshold; less than a few roundings is nothing but them.
-    meaningful = total > 16 * torch.finfo(shares.dtype).eps
-    return torch.where(meaningful, kept / total.where(meaningful, 1.0), shares)
+    meaningful = total > 16 * torch.finfo(fractions.dtype).eps
+    return torch.where(meaningful, kept / total.where(meaningful, 1.0), fractions)

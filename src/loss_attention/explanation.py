@@ -16,7 +16,6 @@ from torch import Tensor
 from loss_attention.errors import InputError, printable, quoted, unknown_name
 from loss_attention.geometry import PatchGrid, enclosing_boxes, paint_patches
 from loss_attention.prediction import (
-    EvidencePrediction,
     ImagePrediction,
     PatchPrediction,
     RoutedPrediction,
@@ -63,9 +62,8 @@ class Explanation:
         probabilities: shape `(B, K)`: softmax, or sigmoid for a multi-label model.
         target: the explained class of each image, shape `(B,)`.
         evidence: what each patch adds to each class, in units of the logits, shape `(B, M, K)`;
-            sums over M to `logits`. None where the head has no exact evidence, or where there
-            are too many classes to hold it for each (a `ManyClassPrediction`).
-        target_evidence: that of the target class, shape `(B, M)`; None where the head has none.
+            sums over M to `logits`. None where the head has no exact evidence.
+        target_evidence: that of the target class, shape `(B, M)`; None likewise.
         patch_weights: shape `(B, M)`; each row sums to 1. With dynamic routing, those of the
             target class.
         selected: the patches that count as chosen by these weights, shape `(B, M)`.
@@ -104,7 +102,8 @@ def explain_prediction(
         multi_label: probabilities are sigmoids rather than a softmax.
 
     Raises:
-        ValueError: a prediction without patches (a baseline), or a target outside the classes.
+        ValueError: a prediction without patches (a baseline) or without an image (a bag), or a
+            target outside the classes.
     """
     if not isinstance(prediction, WeightedPrediction):
         raise InputError(
@@ -120,22 +119,24 @@ def explain_prediction(
         target = explained_class(target, batch, classes, logits.device)
     if isinstance(prediction, RoutedPrediction):
         prediction = prediction.of_class(target)
-    shown, values, of_target = ROUTING_WEIGHT, prediction.real_weights, None
-    if isinstance(prediction, EvidencePrediction):
-        of_target = prediction.evidence_of(target)
+    grid = prediction.image_grid
+    shown, values = ROUTING_WEIGHT, prediction.real_weights
+    evidence = of_target = None
+    if isinstance(prediction, PatchPrediction):
+        evidence, of_target = prediction.evidence, prediction.evidence_of(target)
         shown, values = EVIDENCE, of_target
     return Explanation(
         logits=logits,
         probabilities=logits.sigmoid() if multi_label else logits.softmax(dim=1),
         target=target,
-        evidence=prediction.evidence if isinstance(prediction, PatchPrediction) else None,
+        evidence=evidence,
         target_evidence=of_target,
         patch_weights=prediction.real_weights,
         selected=prediction.selected,
-        heat_maps=paint_patches(values, prediction.grid),
+        heat_maps=paint_patches(values, grid),
         shown=shown,
-        boxes=enclosing_boxes(prediction.selected, prediction.grid.windows(logits.device)),
-        grid=prediction.grid,
+        boxes=enclosing_boxes(prediction.selected, grid.windows(logits.device)),
+        grid=grid,
     )
 
 

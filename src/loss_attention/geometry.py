@@ -6,7 +6,6 @@ image is `(0, 0, width, height)`. A row of NaN stands for "no box".
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -103,53 +102,32 @@ def paint_patches(values: Float[Tensor, "N M"], grid: PatchGrid) -> Float[Tensor
 
     The units are those of `values`. Pixels under no window (a margin at the right or bottom edge
     narrower than a stride) are 0.
-    """
-    covering = _covering(grid, values.device)
-    shaped = values.float().reshape(-1, grid.rows, grid.columns)
-    with torch.autocast(values.device.type, enabled=False):
-        total = covering.down @ shaped @ covering.across
-    mean = (total / covering.windows).flatten(1)
-    return mean.index_select(1, covering.group).reshape(-1, grid.height, grid.width)
-
-
-class _Covering(NamedTuple):
-    """Which windows cover what.
 
     A window is a range of rows times a range of columns, and so is what covers a pixel. Pixels
     under the same windows are a group and get the same number, not one that differs by rounding.
-
-    Attributes:
-        down: 1 where a row of windows covers a row of groups, shape `(G, rows)`.
-        across: likewise for columns, shape `(columns, H)`.
-        windows: how many cover a group, and 1 for none, shape `(G, H)`.
-        group: that of each pixel of the image, counted row by row.
     """
-
-    down: Float[Tensor, "G rows"]
-    across: Float[Tensor, "columns H"]
-    windows: Float[Tensor, "G H"]
-    group: Int[Tensor, " pixels"]
-
-
-@lru_cache(maxsize=64)
-def _covering(grid: PatchGrid, device: torch.device) -> _Covering:
-    # Kept, and so to be of use in any mode.
-    with torch.inference_mode(False):
-        down, row = _covering_along(grid.rows, grid.height, grid.window, grid.stride)
-        across, column = _covering_along(grid.columns, grid.width, grid.window, grid.stride)
-        windows = torch.outer(down.sum(dim=1), across.sum(dim=1)).clamp(min=1)
-        group = (row.unsqueeze(1) * len(across) + column).flatten()
-        parts = (down, across.T.contiguous(), windows, group)
-        return _Covering(*(part.to(device) for part in parts))
+    device = values.device
+    down, row = _covering(grid.rows, grid.height, grid.window, grid.stride, device)
+    across, column = _covering(grid.columns, grid.width, grid.window, grid.stride, device)
+    shaped = values.float().reshape(values.shape[0], grid.rows, grid.columns)
+    with torch.autocast(device.type, enabled=False):
+        total = down @ shaped @ across.T
+    mean = total / torch.outer(down.sum(dim=1), across.sum(dim=1)).clamp(min=1)
+    group = row.unsqueeze(1) * across.shape[0] + column
+    painted = mean.flatten(1).index_select(1, group.flatten())
+    return painted.reshape(values.shape[0], grid.height, grid.width)
 
 
-def _covering_along(
-    count: int, side: int, window: int, stride: int
+def _covering(
+    count: int, side: int, window: int, stride: int, device: torch.device
 ) -> tuple[Float[Tensor, "G count"], Int[Tensor, " side"]]:
-    """Return for one axis which windows cover which group of pixels, and the group of each."""
-    start = stride * torch.arange(count)
-    pixel = torch.arange(side).unsqueeze(1)
-    inside = (pixel >= start) & (pixel < start + window)
-    changes = (inside[1:] != inside[:-1]).any(dim=1)
-    first = torch.cat([torch.ones(1, dtype=torch.bool), changes])
-    return inside[first].float(), first.cumsum(dim=0) - 1
+    """Return for one axis which windows cover which group of pixels, and the group of each.
+
+    A group reaches from where a window begins or ends to where the next one does. Where two do at
+    once, the first of their groups has no pixels.
+    """
+    start = stride * torch.arange(count, device=device)
+    edges = torch.cat([start, start + window]).sort().values
+    inside = (edges.unsqueeze(1) >= start) & (edges.unsqueeze(1) < start + window)
+    pixel = torch.arange(side, device=device)
+    return inside.float(), (pixel.unsqueeze(1) >= edges).sum(dim=1) - 1

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loss_attention.errors import InputError
-from loss_attention.prediction import EvidencePrediction, ImagePrediction, of_class
+from loss_attention.prediction import ImagePrediction, PatchPrediction, of_class
 
 PRESENT_MARGIN, ABSENT_MARGIN, ABSENT_WEIGHT = 0.9, 0.1, 0.5
 """Sabour et al.'s m+, m- and lambda."""
@@ -62,7 +62,7 @@ def single_label_loss(
     labels = _class_indices(prediction, labels)
     loss = F.cross_entropy(prediction.logits, labels, label_smoothing=label_smoothing)
     if _has_regulariser(prediction, gamma):
-        of_label = prediction.each_patch(lambda p: of_class(F.log_softmax(p, dim=2), labels))
+        of_label = of_class(F.log_softmax(prediction.patch_scores, dim=2), labels)
         loss = loss - gamma * (prediction.real_weights * of_label).sum(dim=1).mean()
     return loss
 
@@ -94,7 +94,7 @@ def multi_label_loss(
     if _has_regulariser(prediction, gamma):
         positive = labels.bool().unsqueeze(1)
         # The sigmoid rises, so the best label is known before it is taken.
-        best = prediction.each_patch(lambda p: p.masked_fill(~positive, -torch.inf).amax(dim=2))
+        best = prediction.patch_scores.masked_fill(~positive, -torch.inf).amax(dim=2)
         best = F.logsigmoid(best).masked_fill(~positive.any(dim=2), 0.0)
         loss = loss - gamma * (prediction.real_weights * best).sum(dim=1).mean()
     return loss
@@ -151,7 +151,7 @@ def loss_for(objective: Objective, *, multi_label: bool, label_smoothing: float 
         if multi_label or objective == "margin":
             what = "several labels an image" if multi_label else "the margin loss"
             raise InputError(
-                f"--label-smoothing is for one label and cross-entropy, not for {what}"
+                f"`label_smoothing` is for one label and cross-entropy, not for {what}"
             )
         return partial(single_label_loss, label_smoothing=label_smoothing)
     if objective == "margin":
@@ -187,10 +187,10 @@ def _label_matrix(prediction: ImagePrediction, labels: Tensor) -> Float[Tensor, 
     return labels.to(prediction.logits.dtype)
 
 
-def _has_regulariser(prediction: ImagePrediction, gamma: float) -> TypeGuard[EvidencePrediction]:
+def _has_regulariser(prediction: ImagePrediction, gamma: float) -> TypeGuard[PatchPrediction]:
     if not gamma >= 0:
         raise ValueError(f"gamma must be at least 0, got {gamma}")
-    if gamma > 0 and not isinstance(prediction, EvidencePrediction):
+    if gamma > 0 and not isinstance(prediction, PatchPrediction):
         raise ValueError(f"gamma = {gamma} needs patch logits, and this prediction has none")
     return gamma > 0
 

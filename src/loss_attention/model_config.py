@@ -13,7 +13,7 @@ from numbers import Integral, Real
 from typing import Any, get_args
 
 from loss_attention.backbones.catalog import BACKBONES
-from loss_attention.data.placement import Resize
+from loss_attention.data.sample import Resize
 from loss_attention.errors import InputError, quoted, unknown_name
 from loss_attention.heads.catalog import HEADS
 

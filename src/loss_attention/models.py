@@ -18,7 +18,7 @@ from loss_attention.backbones.catalog import BACKBONES
 from loss_attention.backbones.layered import Layered
 from loss_attention.backbones.receptive_field import ReceptiveField
 from loss_attention.data.memory import free_memory
-from loss_attention.data.placement import Resize
+from loss_attention.data.sample import Resize
 from loss_attention.errors import InputError, guarded, printable, quoted
 from loss_attention.explanation import Explanation, Target, explain_prediction, explained_class
 from loss_attention.heads.catalog import HEADS, HeadOptions
@@ -120,9 +120,7 @@ class PatchClassifier(
 
         Returns:
             A `PatchPrediction`, a `CapsulePrediction` or `RoutedPrediction` for the capsule heads,
-            or an `ImagePrediction` without patches for the baseline head. Where there are too many
-            patch logits to hold (`B * M * K` above 2^25), a `ManyClassPrediction`, which answers
-            the same and computes them when asked.
+            or an `ImagePrediction` without patches for the baseline head.
 
         Raises:
             ValueError: another number of channels, another type, images smaller than one patch,
@@ -300,8 +298,7 @@ def create_model(
 
     Returns:
         A module from images `(B, C, H, W)` to a `PatchPrediction`; the capsule heads return a
-        `CapsulePrediction` and a `RoutedPrediction`, the baseline an `ImagePrediction`. With very
-        many classes it is a `ManyClassPrediction`; see `forward`.
+        `CapsulePrediction` and a `RoutedPrediction`, the baseline an `ImagePrediction`.
 
     Raises:
         ValueError: an unknown name (with the nearest known one), a value out of its range, or a

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from loss_attention.data.loading import load_splits
+from loss_attention.data.formats.hub import HUB_ID
+from loss_attention.data.loading import (
+    HUB_PREFIX,
+    KNOWN,
+    MADE,
+    expanded,
+    is_there,
+    known_at,
+    load_splits,
+    looks_local,
+    meant,
+)
 from loss_attention.data.memory import Storage
-from loss_attention.data.naming import find_again, lies_within, same_data
 from loss_attention.data.outside import Outside, Wanted, load_outside
 from loss_attention.data.sample import LabelledImages, Splits, limited
 from loss_attention.data.stacking import Form
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, quoted
 from loss_attention.models import PatchClassifier
 from loss_attention.terminal import counted, say_line
 from loss_attention.training.environment import image_memory
@@ -117,12 +129,12 @@ def own_data(
     Raises:
         InputError: it is gone, cannot be used, or is other data than the run was trained on.
     """
-    recipe, certain = located(run) if data is None else (replace(run.recipe(), data=data), False)
+    recipe, certain = _located(run) if data is None else (replace(run.recipe(), data=data), False)
     wanted, options = replace(recipe, masks=masks or recipe.masks), run.options()
     splits = load_data(wanted, console, options)
     streamed_alike = options.stream == "yes" and wanted.masks == recipe.masks
     if splits.trainval.in_memory or streamed_alike:
-        check_own(run, splits, recipe.data, console, certain=certain)
+        _check_own(run, splits, recipe.data, console, certain=certain)
     return splits
 
 
@@ -147,7 +159,7 @@ def measured(
         InputError: the data cannot be used; or the run's own is gone, and there is no other.
     """
     own: Splits | None = None
-    if other is None or is_own(run, other):
+    if other is None or _is_own(run, other):
         own = own_data(run, console, masks=masks)
     elif _has_moved(run, other):
         own = own_data(run, console, data=other.data, masks=masks)
@@ -156,7 +168,7 @@ def measured(
             say_line(console, f"{other.data} is the run's own data: its test images are measured")
         return Measured(own.test, own.source, "test", own, others=False)
     assert other is not None
-    found = load_other(run, model, other, console, masks=masks)
+    found = _load_other(run, model, other, console, masks=masks)
     try:
         own = own_data(run, console)
     except InputError as error:
@@ -164,7 +176,7 @@ def measured(
     return Measured(found.images, found.source, found.split or "given", own, others=True)
 
 
-def located(run: RunFolder) -> tuple[Recipe, bool]:
+def _located(run: RunFolder) -> tuple[Recipe, bool]:
     """Return a run's recipe with its data where that lies now, and whether it is there for certain.
 
     Raises:
@@ -175,21 +187,13 @@ def located(run: RunFolder) -> tuple[Recipe, bool]:
     return replace(recipe, data=found.data), found.certain
 
 
-def check_own(
+def _check_own(
     run: RunFolder, splits: Splits, data: str, console: Console, *, certain: bool
 ) -> None:
-    """Hold data that was loaded against what a run was trained on.
+    """Hold data that was loaded from `data` against what a run was trained on.
 
-    Args:
-        run: the run.
-        splits: the data, loaded as the run had it.
-        data: where it was found.
-        console: where a doubt is said.
-        certain: it lies where it lay, so that a difference is said and not an error: a later
-            version may also read the same files otherwise.
-
-    Raises:
-        InputError: it was found elsewhere, and is other data.
+    Where it lies as it lay, for `certain`, a difference is said and no error: a later version may
+    also read the same files otherwise.
     """
     wanted = run.facts().get("data_fingerprint")
     if splits.trainval.fingerprint() == wanted:
@@ -215,7 +219,7 @@ def _has_moved(run: RunFolder, other: OtherData) -> bool:
     if other.classes or other.skip_broken:
         return False
     try:
-        located(run)
+        _located(run)
     except InputError:
         recipe = replace(run.recipe(), data=other.data)
         try:
@@ -226,17 +230,14 @@ def _has_moved(run: RunFolder, other: OtherData) -> bool:
     return False
 
 
-def is_own(run: RunFolder, other: OtherData) -> bool:
+def _is_own(run: RunFolder, other: OtherData) -> bool:
     """Return whether what is called other data is a run's own, by its name or path.
 
     Raises:
         InputError: it is, and only a part of it is asked for.
     """
-    record: Any = run.facts().get("data")
-    path = record.get("path") if isinstance(record, dict) else None
     # Where a path was kept, what was written need not lead there from here.
-    own = path if isinstance(path, str) else run.recipe().data
-    found = same_data(other.data, own)
+    found = same_data(other.data, _own_path(run) or run.recipe().data)
     if found and (other.classes or other.skip_broken):
         raise InputError(
             f"{other.data} is the run's own data, read as in training: --classes and --skip-broken "
@@ -245,65 +246,157 @@ def is_own(run: RunFolder, other: OtherData) -> bool:
     return found
 
 
-def load_other(
+def _own_path(run: RunFolder) -> str | None:
+    """Return the path that a run keeps of its data; None: it has none."""
+    record = run.facts().get("data")
+    path = record.get("path") if isinstance(record, dict) else None
+    return path if isinstance(path, str) else None
+
+
+def _load_other(
     run: RunFolder, model: PatchClassifier, other: OtherData, console: Console, *, masks: bool
 ) -> Outside:
     """Load other data for a run's model, in the form that it was trained with, and describe it.
 
-    Args:
-        run: the run.
-        model: its model.
-        other: the data.
-        console: where the bar goes, and what is to be said of the data.
-        masks: it must have masks of objects, to measure against.
-
-    Raises:
-        InputError: see `load_outside`.
+    With `masks` it must have masks of objects, to measure against.
     """
-    recipe, options = run.recipe(), run.options()
-    masks, needed = masks or recipe.masks, masks
-    size = model.image_size
+    recipe, options, size = run.recipe(), run.options(), model.image_size
     side = size[0] if size is not None and size[0] == size[1] else recipe.image_size
     wanted = Wanted(
         model.class_names,
         multi_label=model.multi_label,
-        classes=other.classes or _chosen(recipe, model),
+        # Where they were chosen from more, other images show those too.
+        classes=other.classes or (model.class_names if recipe.classes else ()),
         skip_broken=other.skip_broken or recipe.skip_broken,
         skip_unknown=other.skip_broken,
-        masks=needed,
+        masks=masks,
     )
     # They may be of another size, and need not fit in a GPU's memory: nothing is trained.
     storage = Storage("auto", image_memory(replace(options, accelerator="cpu")), options.workers)
+    form = Form(recipe.in_channels, side, model.resize, masks or recipe.masks)
     with counted("reading images", console) as progress:
-        found = load_outside(
-            other.data,
-            wanted,
-            Form(recipe.in_channels, side, model.resize, masks),
-            storage=storage,
-            progress=progress,
-        )
-    if size is not None and found.images.size != size:
+        found = load_outside(other.data, wanted, form, storage=storage, progress=progress)
+    height, width = found.images.size
+    if size is not None and (height, width) != size:
         raise InputError(
-            f"{other.data}: its images have {_by(found.images.size)} pixels, and the model was "
-            f"trained at {_by(size)}; bring them to that"
+            f"{other.data}: its images have {width} x {height} pixels, and the model was trained "
+            f"at {size[1]} x {size[0]}; bring them to that"
         )
-    for note in found.notes:
-        say_line(console, f"{other.data}: {note}")
+    notes = [*found.notes]
     if recipe.image_size is None and found.images.placements is not None:
-        say_line(
-            console, f"{other.data}: brought to {_by(found.images.size)} pixels, as in training"
-        )
-    own = run.facts().get("data")
-    path = own.get("path") if isinstance(own, dict) else None
-    if isinstance(path, str) and lies_within(other.data, path):
-        say_line(console, f"{other.data}: part of the run's own data, some of it was trained on")
+        notes.append(f"brought to {width} x {height} pixels, as in training")
+    own = _own_path(run)
+    if own is not None and lies_within(other.data, own):
+        notes.append("part of the run's own data, some of it was trained on")
+    for note in notes:
+        say_line(console, f"{other.data}: {note}")
     return found
 
 
-def _chosen(recipe: Recipe, model: PatchClassifier) -> tuple[str, ...]:
-    """Return the model's classes where they were chosen from more: other images show those too."""
-    return model.class_names if recipe.classes else ()
+class Found(NamedTuple):
+    """A run's data, found again.
+
+    Attributes:
+        data: what to load.
+        certain: it lies where it lay when the run began; elsewhere it may be other data.
+    """
+
+    data: str
+    certain: bool
 
 
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[1]} x {size[0]}"
+def find_again(data: str, facts: Mapping[str, Any], run: Path) -> Found:
+    """Return where the data of a run lies now.
+
+    Looked for where it lay, then as it was written from the current folder, then as it lay from the
+    run's folder. What was a local path is never looked for on the hub.
+
+    Args:
+        data: as the run's recipe has it.
+        facts: the run's run.json; those of version 0.1 do not say where the data lay.
+        run: the run's folder.
+
+    Raises:
+        InputError: it was a path, and there is nothing now.
+    """
+    record = facts.get("data")
+    if not isinstance(record, dict) or not isinstance(record.get("given"), str):
+        record = {"given": data, "kind": _kind_of_old(data, facts.get("source"))}
+    given, kind = record["given"], record.get("kind")
+    if kind == "hub":
+        return Found(HUB_PREFIX + given.removeprefix(HUB_PREFIX), certain=True)
+    if kind != "path":
+        return Found(given, certain=True)
+    name, place = known_at(given)
+    written = expanded(place or given)
+    paths = _paths(written, record, run)
+    for number, path in enumerate(paths):
+        if is_there(path):
+            as_written = is_there(written) and written.samefile(path)
+            shown = str(written if as_written else path)
+            if name:
+                shown = f"{name}:{shown}"
+            elif as_written:
+                shown = given
+            return Found(shown, certain=number == 0)
+    looked = ", ".join(map(str, paths[:3]))
+    raise InputError(
+        f"the data of the run {run} is gone: it was given as {given}, and there is nothing at "
+        f"{looked}; say where it is now with --data"
+    )
+
+
+def _paths(written: Path, record: Mapping[str, Any], run: Path) -> list[Path]:
+    """Return where local data of a run may lie, the likeliest first."""
+    path, from_run = record.get("path"), record.get("from_run")
+    paths = [Path(path)] if isinstance(path, str) else []
+    paths.append(written.absolute())
+    if isinstance(from_run, str):
+        paths.append(Path(os.path.normpath(run.absolute() / from_run)))
+    elif not written.is_absolute():  # of version 0.1: `train` most often ran in a folder above
+        paths += [folder / written for folder in run.absolute().parents]
+    return list(dict.fromkeys(paths))
+
+
+def _kind_of_old(data: str, source: Any) -> str:
+    """Return of what kind the data of a run of version 0.1 is: its description begins with it.
+
+    Raises:
+        InputError: it may have been a path or a data set of the hub.
+    """
+    told = source if isinstance(source, str) else ""
+    if data in MADE or data in KNOWN or not data:
+        return ""
+    if HUB_ID.fullmatch(data) and told.startswith(f"{data}: "):
+        return "hub"
+    name, place = known_at(data)
+    local = (f"data folder {data}: ", f"{name} in {place}: ")
+    if name or told.startswith(local) or looks_local(data):
+        return "path"
+    if HUB_ID.fullmatch(data):
+        raise InputError(
+            f"the run's data {quoted(data)} was a folder or a data set of the Hugging Face hub, "
+            f"and there is no such folder here: say which with --data PATH or --data "
+            f"{HUB_PREFIX}{data}"
+        )
+    return ""
+
+
+def same_data(data: str, own: str) -> bool:
+    """Return whether two words for data mean the same: one name, or paths to one place."""
+    if data == own:
+        return True
+    one, other = meant(data), meant(own)
+    if one is None or other is None:
+        return False
+    if one.path is None or other.path is None:
+        return one == other
+    return one.path.resolve() == other.path.resolve()
+
+
+def lies_within(data: str, own: str) -> bool:
+    """Return whether data at a path is a part of other data by its path."""
+    inner, outer = meant(data), meant(own)
+    if inner is None or outer is None or inner.path is None or outer.path is None:
+        return False
+    return outer.path.resolve() in inner.path.resolve().parents

@@ -1,9 +1,8 @@
 """Text that we did not write, where people read it: on the terminal, in Markdown, in files of text.
 
 Names of files and classes may hold anything. A terminal must not obey them, nor may they be taken
-for markup: brackets are shown as brackets, and control characters are escaped.
-
-A bar for a job that counts things: images read, evaluated, explained.
+for markup: brackets are shown as brackets, and control characters are escaped. So they are in the
+bar for a job that counts things: images read, evaluated, explained.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import contextlib
 import html
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -57,6 +56,30 @@ def markdown(text: str) -> str:
         'a\\|b &lt;i&gt; \\[x\\](y)'
     """
     return html.escape(_MARKS.sub(r"\\\1", printable(text)), quote=False)
+
+
+def markdown_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], align: str | None = None
+) -> str:
+    """Lay out cells that are Markdown already.
+
+    Args:
+        headings: of the columns.
+        rows: a text in one line for each column.
+        align: a letter for each column, l or r; None: the first left, the others right.
+
+    Example:
+        >>> print(markdown_table(["part", "ms"], [["all", "12"]]))
+        | part | ms |
+        | --- | ---: |
+        | all | 12 |
+    """
+    letters = "l".ljust(len(headings), "r") if align is None else align
+    rule = ["---:" if letter == "r" else "---" for letter in letters]
+    return "\n".join(
+        "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+        for cells in (headings, rule, *rows)
+    )
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -22,7 +22,7 @@ from loss_attention.geometry import PatchGrid
 from loss_attention.metrics import faithfulness as curves
 from loss_attention.metrics.detection import REACHES
 from loss_attention.metrics.faithfulness import masking_agreement
-from loss_attention.report.tables import comparison_markdown
+from loss_attention.report.tables import comparison_table, table_markdown
 
 
 def test_a_model_that_is_right_by_construction(compared) -> None:
@@ -126,10 +126,10 @@ def test_data_without_boxes_and_with_few_classes() -> None:
     assert set(comparison.mosaics) == {"grid_2x2"}
     absent = {"share_inside", "pointing", "spread_box", "box", "box_oracle", "max_box", "grid_3x3"}
     assert set(comparison.figures["evidence"]) == set(MEASURES) - absent
-    text = comparison_markdown(comparison)
+    text = table_markdown(comparison_table(comparison))
     assert "No grid pointing, 3 x 3: too few classes" in text
     free = {**comparison.figures, "edges": {"seconds": Figure(0.00009, None, 1)}}
-    assert "| < 0.0001 |" in comparison_markdown(replace(comparison, figures=free))
+    assert "| < 0.0001 |" in table_markdown(comparison_table(replace(comparison, figures=free)))
 
 
 def test_mosaics_are_of_rightly_classified_images() -> None:
@@ -262,7 +262,9 @@ def test_methods_that_a_model_does_not_allow(monkeypatch: pytest.MonkeyPatch) ->
     assert list(comparison.figures) == [
         name for name in METHODS if name not in {*absent, *FLOORS}
     ] + list(FLOORS)
-    assert "Not possible with this model: evidence (" in comparison_markdown(comparison)
+    assert "Not possible with this model: evidence (" in table_markdown(
+        comparison_table(comparison)
+    )
 
 
 def test_a_head_made_for_one_size_has_no_mosaics(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,18 +12,16 @@ from typing import Any
 import bench
 import bench_figures
 import isolated
-import parts
+import measuring
 import pytest
-import startup
 import torch
-from arithmetic import operations_of_step
+import workloads
+from bench_page import NAMES, targets
 from explaining import beside_forward
-from measuring import Finished
+from measuring import Finished, ratio, shown, spread
 from reference_structure import ConvolutionalReference
-from spreads import ratio, shown, spread
-from targets import NAMES, targets
 from torch import Tensor, nn
-from workloads import Ours, Setting, Yardstick, checkpointed
+from workloads import Ours, Setting, Yardstick, checkpointed, operations_of_step
 
 import loss_attention as la
 from loss_attention.training.environment import choose_precision, hardware
@@ -35,7 +33,7 @@ MIB = 2**20
 def processes_that_take_no_time(*words: str) -> Finished:
     """In place of processes of their own, each of which would import torch."""
     if "isolated.py" in "".join(words):
-        peak = {"ours": 30, "checkpointed": 15, "yardstick": 60}[words[2]]
+        peak = {"ours": 30, "checkpointed": 15, "yardstick": 60}[words[3]]
         return Finished(0.0, 0.0, json.dumps({"first_step_seconds": 2.0, "peak_bytes": peak * MIB}))
     seconds = {"--help": 0.1, "import torch": 1.5, "import torch, loss_attention": 1.6}
     return Finished(seconds.get(words[-1], 1.0), 0.0, "")
@@ -43,7 +41,7 @@ def processes_that_take_no_time(*words: str) -> Finished:
 
 @pytest.fixture
 def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (isolated, startup):
+    for module in (isolated, measuring):
         monkeypatch.setattr(module, "timed", processes_that_take_no_time)
 
 
@@ -129,13 +127,15 @@ def test_turns_belong_together() -> None:
     assert shown(spread([1234.4]), 0) == "1,234"
 
 
-@pytest.mark.parametrize("head", sorted(parts.LAST_PATCH_LAYER))
+@pytest.mark.parametrize("head", sorted(workloads.LAST_PATCH_LAYER))
 def test_parts_make_up_the_step(head: str) -> None:
     ours = Ours(replace(TINY, head=head))
     model = ours.trainer.model
-    seconds = parts.parts_of_step(ours)
-    assert sum(seconds[name] for name in parts.PARTS) == pytest.approx(seconds["step"], rel=1e-6)
-    assert all(seconds[name] > 0 for name in parts.PARTS)
+    seconds = workloads.parts_of_step(ours)
+    assert sum(seconds[name] for name in workloads.PARTS) == pytest.approx(
+        seconds["step"], rel=1e-6
+    )
+    assert all(seconds[name] > 0 for name in workloads.PARTS)
     assert not any(module._forward_hooks for module in model.head.modules())
 
 
@@ -148,7 +148,7 @@ def test_parts_find_what_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
         return loss(*arguments)
 
     monkeypatch.setattr(ours.trainer, "loss", slow)
-    assert parts.parts_of_step(ours)["head, forward and backward"] > 0.5
+    assert workloads.parts_of_step(ours)["head, forward and backward"] > 0.5
 
 
 def test_operations_are_those_of_the_layers() -> None:
@@ -339,6 +339,6 @@ def test_waits_for_a_gpu_are_counted_and_nothing_else(monkeypatch: pytest.Monkey
             warnings.warn(said[mode], stacklevel=2)
 
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", switch)
-    assert parts.host_waits(Waiting()) == 2  # type: ignore[arg-type]
+    assert workloads.host_waits(Waiting()) == 2  # type: ignore[arg-type]
     assert modes == ["warn", "default"]
-    assert parts.host_waits(Ours(TINY)) is None
+    assert workloads.host_waits(Ours(TINY)) is None

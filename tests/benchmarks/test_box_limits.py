@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from box_limits import made, table
+from boxes import limits, made
 
 
 def test_boxes_are_made_of_middles_and_sizes() -> None:
@@ -24,7 +24,7 @@ def test_what_is_framed_as_it_is_moved_and_resized() -> None:
         ]
     )
     nowhere = torch.zeros(4, 4)
-    lines = table(torch.stack([nowhere, here], dim=1), truth, (10, 10))
+    lines = limits(torch.stack([nowhere, here], dim=1), truth, (10, 10))
     # In the middle: 8 x 8 at (1, 1) frames the first (IoU 0.64) and both of 64; of the second 0.25.
     assert lines[2:] == [
         "| 0.0 to 1.0 | 4 | 0.750 | 0.500 | 0.750 | 0.750 |",

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import box_tries
 import pytest
 import torch
-from box_tries import along_colours, as_shares, chosen_by_halves, correlations, framed_by, tables
+from boxes import (
+    along_colours,
+    as_shares,
+    chosen_by_halves,
+    correlations,
+    framed_by,
+    middle_boxes,
+    tries,
+)
 
 import loss_attention as la
 from loss_attention.data.sample import ImageSet
@@ -49,7 +56,7 @@ def squares(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_maps_that_are_the_object_frame_it_and_tell_all_of_it() -> None:
     maps, boxes = squares(12)
-    assert framed_by(maps, boxes, box_tries.middle_boxes((32, 32))) == [1.0, 1.0, 1.0]
+    assert framed_by(maps, boxes, middle_boxes((32, 32))) == [1.0, 1.0, 1.0]
     assert correlations(maps, boxes) == pytest.approx([1.0] * 4, abs=0.02)
 
 
@@ -58,7 +65,7 @@ def test_a_box_drawn_to_the_middle_needs_no_map() -> None:
     maps = torch.zeros(4, 32, 32)
     maps[:, :4, :4] = 1.0
     truth = torch.tensor([[4.0, 4.0, 28.0, 28.0]]).expand(4, 4)
-    assert framed_by(maps, truth, box_tries.middle_boxes((32, 32))) == [0.0, 0.0, 1.0]
+    assert framed_by(maps, truth, middle_boxes((32, 32))) == [0.0, 0.0, 1.0]
 
 
 def test_the_tables_of_a_model() -> None:
@@ -69,7 +76,7 @@ def test_the_tables_of_a_model() -> None:
     images = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8)
     labels = torch.tensor([0, 1] * 3)
     boxes = torch.tensor([2.0, 2.0, 14.0, 14.0]).expand(6, 1, 4)
-    lines = tables(model, ImageSet(images, labels, ("a", "b"), boxes, labels.unsqueeze(1)))
+    lines = tries(model, ImageSet(images, labels, ("a", "b"), boxes, labels.unsqueeze(1)))
     names = [line.split(" | ")[0] for line in lines]
     assert names[3:7] == names[-4:]
     assert lines[2] == "| none: the box in the middle | 1.000 | | |"

@@ -8,16 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import growth
-import growth_step
+import isolated
 import pytest
 import torch
-from growth_page import filled, paragraphs
-from growth_step import Point, take_steps
+from growth import filled, paragraphs
+from isolated import Point, take_steps
 from PIL import Image
 from workloads import Ours, fabric_for
 
-from loss_attention import many_classes
-from loss_attention.prediction import ManyClassPrediction
+from loss_attention.prediction import PatchPrediction
 from loss_attention.training import environment
 
 TINY = Point(width=0.03, side=16, batch=2, evaluated=2, steps=2)
@@ -31,12 +30,12 @@ def test_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         asked.append(point)
         return {"seconds": 0.5 * len(asked), "peak_bytes": 3.0 * MIB * len(asked)}
 
-    monkeypatch.setattr(growth_step, "measure_point", no_process)
+    monkeypatch.setattr(isolated, "measure_point", no_process)
     written = growth.grow(growth.Arguments(quick=True, accelerator="cpu", out=tmp_path))
     found = {path.suffix: path for path in written}
     figures = json.loads(found[".json"].read_text())
     assert list(figures["sweeps"]) == ["image-size", "patches", "classes", "processes"]
-    assert len(asked) == 2 * 5
+    assert len(asked) == 2 * 4
     assert figures["sweeps"]["patches"]["lines"]["trained"] == [
         {"size": 16, "seconds": 1.5, "peak_bytes": 9.0 * MIB},
         {"size": 64, "seconds": 2.0, "peak_bytes": 12.0 * MIB},
@@ -63,7 +62,7 @@ def test_one_gpu_is_no_place_for_two_processes(tmp_path: Path, monkeypatch) -> N
         monkeypatch.setattr(environment, name, lambda *_, answer=answer: answer)
     monkeypatch.setattr("bench_figures.machine_slug", lambda _: "box")
     figure = {"seconds": 0.5, "peak_bytes": 3.0 * MIB}
-    monkeypatch.setattr(growth_step, "measure_point", lambda _: figure)
+    monkeypatch.setattr(isolated, "measure_point", lambda _: figure)
     written = growth.grow(growth.Arguments(quick=True, out=tmp_path))
     page = (tmp_path / "growth-box.md").read_text()
     assert "## Processes\n\nNot measured: this machine has too few GPUs." in page
@@ -77,8 +76,8 @@ def test_a_paragraph_has_its_figures() -> None:
         {"size": 1000, "seconds": 1.25, "peak_bytes": 75 * MIB},
     ]
     text = "{trained[from]} to {trained[to]}: {trained[times]}, {trained[time_from]} to "
-    text += "{trained[time_to]}: {trained[time_times]}, {held[memory_to]}: {held[memory_times]}"
-    assert filled(text, {"lines": {"trained": line, "held": line[:2]}}) == (
+    text += "{trained[time_to]}: {trained[time_times]}, {few[memory_to]}: {few[memory_times]}"
+    assert filled(text, {"lines": {"trained": line, "few": line[:2]}}) == (
         "10 to 1,000: 100, 100 ms to 1,250 ms: 12, 60 MiB: 6.0"
     )
 
@@ -92,19 +91,15 @@ def test_every_sweep_has_a_paragraph_and_each_point_is_of_the_size_it_says() -> 
         rows, columns = point.model().head.layout.shape((point.side, point.side))
         assert rows * columns == size
     at = found["classes"].points["trained"]
-    logits = {k: point.batch * 32**2 * k for k, point in at.items()}
-    assert [k for k, count in logits.items() if count > many_classes.MOST_HELD] == [10_000, 21_841]
     assert all(point.classes == k for k, point in at.items())
-    assert all(point.hold_all for point in found["classes"].points["held"].values())
     assert [point.processes for point in found["processes"].points["trained"].values()] == [1, 2]
 
 
-def test_steps_of_a_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(many_classes, "MOST_HELD", 0)
+def test_steps_of_a_point() -> None:
     point = Point(width=0.03, side=16, batch=2, evaluated=2, steps=2, classes=7, patch_stride=2)
     model = Ours(point, fabric_for(point)).trainer.model
     prediction = model(torch.zeros(2, 3, 16, 16))
-    assert isinstance(prediction, ManyClassPrediction)
+    assert isinstance(prediction, PatchPrediction)
     assert prediction.logits.shape == (2, 7)
     assert prediction.grid.patches == 16
     found = fabric_for(point).launch(take_steps, asdict(point))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import interpreting
 import pytest
 from measuring import Finished
 
-from loss_attention.arguments import TrainArguments, parse
+from loss_attention.cli.options import Flat, parse
 from loss_attention.errors import InputError
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.recipes import recipe
@@ -145,9 +146,14 @@ def test_slow_methods_are_compared_on_fewer_images(tmp_path: Path, commands, mon
     assert commands == []
 
 
+def is_it(console: object, recipe: Annotated[Recipe, Flat]) -> int:
+    """Whether the options make a recipe, which comes in the place of the console."""
+    return recipe == console
+
+
 @pytest.mark.parametrize("subject", sorted(interpreting.SUBJECTS))
 def test_the_flags_of_every_study_make_its_recipe(subject: str) -> None:
     for study in interpreting.SUBJECTS[subject]:
-        default = TrainArguments(recipe=recipe(study.recipe))
-        given = parse(TrainArguments, study.flags(), "train", default=default)
-        assert given.recipe == replace(recipe(study.recipe), **study.changes)
+        base = recipe(study.recipe)
+        changed = replace(base, **study.changes)
+        assert parse(is_it, study.flags(), "train", recipe=base)(changed)

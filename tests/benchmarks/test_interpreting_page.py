@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from interpreting_page import interpreting_page, standard_error
+from pages import interpreting_page, standard_error
 
 MEASURES = {
     "pointing": {"label": "pointing game", "higher_is_better": True},
@@ -102,7 +102,7 @@ def test_every_measure_has_direction_error_and_floors() -> None:
         "| accuracy \N{UPWARDS ARROW} | 0.905 ± 0.007 | 0.905 ± 0.007 "
         "| majority class 0.100 ± 0.000 |"
     ) in lines
-    assert "| box AP (oracle) \N{UPWARDS ARROW} | - | - |  |" in lines
+    assert "| box AP (oracle) \N{UPWARDS ARROW} | - | - | |" in lines
     assert "training and evaluation, seconds" not in "".join(lines)  # not known of every seed
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import fuzzing
 from fuzz.harness import Tried
 from fuzz.judging import Outcome
-from reliability_page import keep_part
-from summary import write_summary
+from pages import write_summary
+from reliability import keep_part
 
 SIGNALS: dict[str, Any] = {
     "title": "Signals",

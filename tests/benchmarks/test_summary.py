@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import summary
+import pages
 
 STAND = {
     "measured": "2026-01-02",
@@ -18,7 +18,7 @@ def written(folder: Path, **subjects: dict) -> str:
     for name, figures in subjects.items():
         path = folder / f"{name.replace('_', '-')}.json"
         path.write_text(json.dumps(STAND | figures), encoding="utf-8")
-    summary.write_summary(folder)
+    pages.write_summary(folder)
     return (folder / "README.md").read_text(encoding="utf-8")
 
 

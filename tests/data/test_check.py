@@ -71,11 +71,11 @@ def test_everything_that_is_wrong(tmp_path: Path, capsys) -> None:
     code, out, err = said(capsys, "check", tmp_path, "--out", tmp_path.parent / "sheet.png")
     assert code == 2
     for line in (
-        "wrong: train.csv row 3: box (0, 0, 9, 9) lies outside 1.png, which is 8 x 6",
-        "wrong: train.csv row 4: box (3, 0, 1, 4) has x1 < x0",
-        "wrong: broken.png cannot be read as an image: ",
-        "wrong: train.csv row 6: its image gone.png is missing",
-        "wrong: split test shows class 'zebra', which split train lacks: 3.png (test.csv row 2)",
+        "error: train.csv row 3: box (0, 0, 9, 9) lies outside 1.png, which is 8 x 6",
+        "error: train.csv row 4: box (3, 0, 1, 4) has x1 < x0",
+        "error: broken.png cannot be read as an image: ",
+        "error: train.csv row 6: its image gone.png is missing",
+        "error: split test shows class 'zebra', which split train lacks: 3.png (test.csv row 2)",
         "2 sizes, 8 to 30 wide and 6 to 6 high, most often 8 x 6 (2 images): train with",
         "train: 2 boxes in 2 images",
     ):
@@ -110,8 +110,8 @@ def test_the_contact_sheet(tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ((), "data needs a word after it: data check PATH"),
-        (("chekc", "x"), "data needs a word after it"),
+        ((), "data needs a subcommand after it: data check PATH"),
+        (("chekc", "x"), "data needs a subcommand after it"),
         (("check", "nowhere/"), "nowhere/ does not exist"),
         (("check", "digits"), "digits is made here"),
         (("check", ".", "--out", "x.txt"), "a picture, .png or .jpg"),
@@ -137,7 +137,7 @@ def test_a_known_set_is_counted(tmp_path: Path, capsys) -> None:
     root = tiny_imagenet(tmp_path / "tiny")
     code, out, _ = said(capsys, "check", f"tiny-imagenet:{root}")
     assert code == 0
-    assert "to know: 4 training images found where the whole set has 100,000" in out
+    assert "warning: 4 training images found where the whole set has 100,000" in out
     image_folder(tmp_path / "folder", {f"train/{c}/{i}.png": i for c in "ab" for i in range(2)})
     code, out, _ = said(capsys, "check", f"imagenet:{tmp_path / 'folder'}")
     assert code == 2

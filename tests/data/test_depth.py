@@ -201,7 +201,7 @@ def test_deep_pixels_band_by_band(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).integers(0, 65536, (50, 7))
     content = tiff(values, "u2", bits=16)
     whole = read(content)
-    monkeypatch.setattr("loss_attention.data.depth._AT_ONCE", 20)
+    monkeypatch.setattr("loss_attention.data.pixels._AT_ONCE", 20)
     assert np.array_equal(read(content), whole)
     assert whole.tolist() == scaled(values, 65535)
 

@@ -13,17 +13,17 @@ from data.refusing import load, refusal
 from PIL import Image
 from rich.console import Console
 
-from loss_attention.data import file_types
-from loss_attention.data.file_types import is_image, may_be_meant
-from loss_attention.data.files import list_images
-from loss_attention.data_jobs import check_data
+from loss_attention.cli.subcommands import check_data
+from loss_attention.data import decoding
+from loss_attention.data.decoding import is_image, may_be_meant
+from loss_attention.data.tree import list_images
 
 PETS = {f"{c}/{i}.png": 10 * ord(c) % 90 + i for c in "ab" for i in range(3)}
 
 
 def checked(data: Path) -> str:
     console = Console(file=io.StringIO(), width=300)
-    check_data(str(data), None, console)
+    check_data(console, str(data))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -34,7 +34,7 @@ def said_of(root: Path) -> str:
     printed = checked(root)
     for one in told:
         assert one in line
-        assert f"to know: {one}" in printed
+        assert f"warning: {one}" in printed
     assert ("nothing wrong with" in printed) is not bool(told)
     return "; ".join(told)
 
@@ -170,9 +170,9 @@ def heif(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("pillow_heif")
     module.register_heif_opener = register  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pillow_heif", module)
-    file_types.load_plugins.cache_clear()
+    decoding.load_plugins.cache_clear()
     yield
-    file_types.load_plugins.cache_clear()
+    decoding.load_plugins.cache_clear()
 
 
 @pytest.mark.usefixtures("heif")

@@ -10,10 +10,9 @@ import pytest
 from data.making import image_folder, png, text, write
 from data.refusing import load, refusal
 
-from loss_attention.data import files as listing
-from loss_attention.data.files import find_files, list_images
+from loss_attention.data import tree as listing
 from loss_attention.data.memory import Storage
-from loss_attention.data.tree import open_tree
+from loss_attention.data.tree import find_files, list_images, open_tree
 from loss_attention.errors import InputError
 
 PETS = {f"{c}/{i}.png": 10 * ord(c) % 90 + i for c in "ab" for i in (1, 2)}
@@ -25,7 +24,7 @@ def names(root: Path) -> tuple[str, ...]:
 
 
 def realpaths(root: Path) -> list[str]:
-    return [os.path.realpath(path) for path in find_files(root).files.values()]
+    return [os.path.realpath(root / name) for name in find_files(root).names]
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_refused_and_left_out(tmp_path: Path, make, said: str, capsys) -> None:
     left = 1 if make is coco else 2
     assert any(note.startswith(f"{left} image") and "left out" in note for note in splits.notes)
     assert exit_code("data", "check", tmp_path) == 2
-    assert f"wrong: {said}" in capsys.readouterr().out
+    assert f"error: {said}" in capsys.readouterr().out
 
 
 def test_nothing_is_left(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from data.making import coco_json, image_folder, parquet, stored, text
 from data.refusing import load, refusal
 
-from loss_attention.data.known import KNOWN
+from loss_attention.data.loading import KNOWN
 
 
 def test_the_counts_of_the_paper() -> None:
@@ -152,4 +152,4 @@ def test_the_size_of_a_known_set(tmp_path: Path, name: str, asked: int | None, s
     if size:
         assert load(f"{name}:{tmp_path}", image_size=asked).train.size == (size, size)
     else:
-        assert "--image-size N resizes them all" in refusal(f"{name}:{tmp_path}")
+        assert "`image_size` N resizes them all" in refusal(f"{name}:{tmp_path}")

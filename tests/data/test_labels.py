@@ -10,7 +10,15 @@ import torch
 from data.refusing import short
 
 from loss_attention.data.formats.cells import CellError
-from loss_attention.data.labels import LabelKind, Labels, read_labels, unlabelled
+from loss_attention.data.records import (
+    LabelKind,
+    Labels,
+    Part,
+    Record,
+    Source,
+    read_labels,
+    unlabelled,
+)
 from loss_attention.errors import InputError
 
 PETS = ("cat", "dog", "hen")
@@ -21,13 +29,11 @@ def read(
     declared: tuple[str, ...] | None = None,
     multi_label: bool = False,
 ) -> Labels:
-    return read_labels(
-        rows,
-        declared,
-        multi_label=multi_label,
-        title=lambda split, row: f"{split}[{row}]",
-        where="pets",
+    parts = tuple(
+        Part(split, [Record(f"{split}[{row}]", None, label) for row, label in enumerate(labels)])
+        for split, labels in rows.items()
     )
+    return read_labels(Source("pets", parts, declared, multi_label))
 
 
 def test_declared_classes_keep_their_indices() -> None:

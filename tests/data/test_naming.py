@@ -8,15 +8,9 @@ from typing import Any
 
 import pytest
 
-from loss_attention.data.naming import (
-    Named,
-    find_again,
-    lies_within,
-    recorded,
-    same_data,
-    understood,
-)
+from loss_attention.data.loading import Named, recorded, understood
 from loss_attention.errors import InputError
+from loss_attention.run_data import find_again, lies_within, same_data
 
 
 @pytest.fixture(autouse=True)

@@ -255,11 +255,11 @@ def test_nothing_to_measure_is_one_line(empty: str, tmp_path: Path) -> None:
 
 
 def test_data_made_here_is_measured_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    from loss_attention.data import naming
+    from loss_attention.data import loading
     from loss_attention.data.digits import digits, multi_digits
 
-    monkeypatch.setitem(naming.MADE, "digits", lambda seed: digits(seed, 2, 40))
-    monkeypatch.setitem(naming.MADE, "multi-digits", lambda seed: multi_digits(seed, 2, 10))
+    monkeypatch.setitem(loading.MADE, "digits", lambda seed: digits(seed, 2, 40))
+    monkeypatch.setitem(loading.MADE, "multi-digits", lambda seed: multi_digits(seed, 2, 10))
     turned = tuple("9876543210")
     whole, found = digits(0, 2, 40).test, load("digits", turned).images
     assert isinstance(found.labels, torch.Tensor)

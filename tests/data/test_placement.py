@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loss_attention.data.placement import place, to_image, to_original
+from loss_attention.data.sample import place, to_image, to_original
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
 from loss_attention.data.decoding import UnreadableImage, read_image, read_size
-from loss_attention.data.png import picture_alone
+from loss_attention.data.pixels import picture_alone
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 MEGABYTES = "".join(random.Random(0).choices(string.ascii_letters, k=3_000_000))

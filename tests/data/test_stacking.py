@@ -8,7 +8,8 @@ import pytest
 import torch
 from data.making import png, write
 
-from loss_attention.data.stacking import Encoded, Form, stack_images
+from loss_attention.data.records import Encoded
+from loss_attention.data.stacking import Form, stack_images
 from loss_attention.errors import InputError
 
 
@@ -50,7 +51,7 @@ def test_unequal_sizes_name_two_files_and_the_way_out() -> None:
         stack(images)
     assert str(caught.value) == (
         "images of unequal sizes: a is 4 x 4, b is 5 x 3 (width x height); "
-        "--image-size N resizes them all to N x N"
+        "`image_size` N resizes them all to N x N"
     )
     assert stack(images, image_size=6).shape == (2, 1, 6, 6)
 

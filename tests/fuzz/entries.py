@@ -12,12 +12,12 @@ import torch
 from fuzz.runs import splits
 
 from loss_attention import cli
+from loss_attention.cli.subcommands import explain
 from loss_attention.data.decoding import read_image, read_numbers, read_size
 from loss_attention.data.loading import load_splits
 from loss_attention.data.memory import Storage
 from loss_attention.data.sample import Splits
 from loss_attention.errors import InputError
-from loss_attention.jobs import explain
 from loss_attention.models import load
 from loss_attention.training.job import continue_run
 from loss_attention.training.run_folder import RunFolder
@@ -153,7 +153,7 @@ def explained(path: Path) -> None:
     image.write_bytes(picture("png", "L"))
     out = path.parent / "explained"
     shutil.rmtree(out, ignore_errors=True)
-    explain(path, [image], out, Console(file=io.StringIO()), accelerator="cpu")
+    explain(Console(file=io.StringIO()), path, (image,), out, accelerator="cpu")
 
 
 def weighed(path: Path) -> None:

@@ -11,7 +11,7 @@ from heads.used import NARROW, PATCH_HEADS, WEIGHTED_HEADS, patches_of, used_mod
 
 import loss_attention as la
 from loss_attention.heads.catalog import HEADS
-from loss_attention.losses import loss_for
+from loss_attention.losses import loss_for, single_label_loss
 from loss_attention.prediction import WeightedPrediction
 
 
@@ -33,6 +33,29 @@ def test_the_evidence_sums_to_the_logits(backbone: str, head: str) -> None:
         assert difference.abs().max() <= 1e-4
     joined = torch.cat([prediction.evidence for prediction in batches])
     torch.testing.assert_close(joined, whole.evidence, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("head", PATCH_HEADS)
+def test_the_evidence_for_a_class_is_its_part_of_all_evidence(head: str) -> None:
+    model, images = used_model(head=head), torch.rand(3, 3, 20, 24)
+    target, image = torch.tensor([4, 0, 2]), torch.tensor([2, 0, 0, 1])
+    explanation, prediction = model.explain(images, target), patches_of(model, images)
+    torch.testing.assert_close(
+        explanation.target_evidence, explanation.evidence[torch.arange(3), :, target]
+    )
+    classes = torch.tensor([1, 1, 3, 0])
+    torch.testing.assert_close(
+        prediction.evidence_at(image, classes), prediction.evidence[image, :, classes]
+    )
+
+
+def test_patches_are_classified_once() -> None:
+    model = used_model().train()
+    calls: list[int] = []
+    model.head.classifier.register_forward_hook(lambda *_: calls.append(1))
+    prediction = patches_of(model, torch.rand(2, 3, 20, 20))
+    single_label_loss(prediction, torch.tensor([0, 1]), gamma=0.1).backward()
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -9,10 +9,10 @@ import pytest
 
 from loss_attention.data import loading
 from loss_attention.data.digits import digits, multi_digits
-from loss_attention.paper import workers
+from loss_attention.paper import trainings
 
 SCENES = {"train": 40, "test": 40}
-_begin = workers._begin
+_begin = trainings._begin
 
 
 def make_few(patch: pytest.MonkeyPatch) -> None:

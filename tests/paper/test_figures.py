@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,16 +18,18 @@ from rich.console import Console
 from loss_attention.data import loading
 from loss_attention.data.digits import multi_digits
 from loss_attention.data.sample import ImageSet
-from loss_attention.paper.catalog import TARGETS
-from loss_attention.paper.cells import training_key
-from loss_attention.paper.command import reproduce
-from loss_attention.paper.figures_captions import data_words, scores
-from loss_attention.paper.figures_networks import choose_samples, samples_of
-from loss_attention.paper.figures_sweep import sweep_cells, sweep_panels
-from loss_attention.paper.ledger import Record
+from loss_attention.paper import TARGETS, reproduce
+from loss_attention.paper.figures import (
+    choose_samples,
+    data_words,
+    samples_of,
+    scores,
+    sweep_cells,
+    sweep_panels,
+)
 from loss_attention.paper.reproduction import Reproduction
-from loss_attention.paper.scales import SCALES, scale
-from loss_attention.paper.tables import table_cells
+from loss_attention.paper.tables import SCALES, scale, table_cells, training_key
+from loss_attention.paper.trainings import Record
 
 NO_BOX = (math.nan,) * 4
 
@@ -145,9 +148,8 @@ def test_captions_give_scores_with_their_floors() -> None:
 def test_without_trainings_pictures_wait_and_curves_say_what_is_missing(tmp_path: Path) -> None:
     said = io.StringIO()
     console = Console(file=said, width=10_000)
-    reproduction = Reproduction(scale("smoke"), tmp_path, console=console)
     names = ["figure4", "figure5", "figure6", "figure7"]
-    outcome = reproduce(names, reproduction, train=False)
+    outcome = reproduce(names, "smoke", tmp_path, train=False, console=console)
 
     assert {path.stem for path in outcome.written} == {"figure7"}
     assert not outcome.problems
@@ -169,15 +171,15 @@ def test_without_trainings_pictures_wait_and_curves_say_what_is_missing(tmp_path
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Reproduction:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reproduction]:
     """Figures 4 to 6 of two tiny networks, and the data that they were trained on."""
-    reproduction = Reproduction(scale("smoke"), tmp_path_factory.mktemp("figures"))
+    out = tmp_path_factory.mktemp("figures")
     with pytest.MonkeyPatch.context() as patch:  # 10,000 scenes take longer than all the rest
         patch.setitem(loading.MADE, "multi-digits", partial(multi_digits, train=40, test=40))
-        outcome = reproduce(["figure4", "figure5", "figure6"], reproduction)
-    assert not outcome.problems
-    assert len(outcome.written) == 3 * 4
-    return reproduction
+        outcome = reproduce(["figure4", "figure5", "figure6"], "smoke", out)
+        assert not outcome.problems
+        assert len(outcome.written) == 3 * 4
+        yield Reproduction(scale("smoke"), out)
 
 
 def numbers_of(reproduction: Reproduction, name: str) -> dict[str, Any]:
@@ -232,7 +234,7 @@ def test_captions_name_data_scale_and_seed(trained: Reproduction) -> None:
 
 def test_drawing_again_trains_nothing(trained: Reproduction) -> None:
     ledger = (trained.out / "ledger.json").read_bytes()
-    outcome = reproduce(["figure5"], trained, train=False)
+    outcome = reproduce(["figure5"], "smoke", trained.out, train=False)
     assert len(outcome.written) == 4
     assert (trained.out / "ledger.json").read_bytes() == ledger
 

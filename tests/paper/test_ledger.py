@@ -9,13 +9,10 @@ import pytest
 from rich.console import Console
 
 from loss_attention.errors import InputError
-from loss_attention.paper.cells import Cell, training_key
-from loss_attention.paper.datasets import located
-from loss_attention.paper.ledger import LEDGER_FILE, Ledger, Record
 from loss_attention.paper.numbers import PaperRow, PaperTable
-from loss_attention.paper.reproduction import Reproduction
-from loss_attention.paper.scales import SCALES
-from loss_attention.paper.writing import write_table
+from loss_attention.paper.reproduction import Reproduction, write_table
+from loss_attention.paper.tables import SCALES, Cell, training_key
+from loss_attention.paper.trainings import LEDGER_FILE, Ledger, Record, located
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.recipes import paper_recipe
 

@@ -9,8 +9,8 @@ from rich.console import Console
 from training.tiny import tiny_recipe, tiny_splits
 
 from loss_attention.data.sample import Splits
-from loss_attention.paper import datasets
-from loss_attention.paper.datasets import Shelf
+from loss_attention.paper import trainings
+from loss_attention.paper.trainings import Shelf
 from loss_attention.training.recipe import Recipe, RunOptions
 
 
@@ -21,7 +21,7 @@ def test_streamed_or_not_as_the_training_asks(monkeypatch: pytest.MonkeyPatch) -
         loaded.append(options.stream)
         return replace(tiny_splits(), storage=options.stream)
 
-    monkeypatch.setattr(datasets, "load_data", load)
+    monkeypatch.setattr(trainings, "load_data", load)
     shelf, recipe = Shelf(None, Console(quiet=True)), tiny_recipe()
     streamed, held = RunOptions(stream="yes"), RunOptions(stream="no")
     assert shelf.splits(recipe, streamed).storage == "yes"

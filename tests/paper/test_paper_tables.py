@@ -8,12 +8,19 @@ import pytest
 
 from loss_attention.errors import InputError
 from loss_attention.heads.catalog import HEADS
-from loss_attention.paper.cells import NO_TRACE, PARAMETERS, matching, training_key
-from loss_attention.paper.ledger import LEDGER_FILE, Ledger
 from loss_attention.paper.numbers import PAPER_TABLES
 from loss_attention.paper.reproduction import parameters
-from loss_attention.paper.scales import SCALES, scale
-from loss_attention.paper.tables import table_at, table_cells
+from loss_attention.paper.tables import (
+    NO_TRACE,
+    PARAMETERS,
+    SCALES,
+    matching,
+    scale,
+    table_at,
+    table_cells,
+    training_key,
+)
+from loss_attention.paper.trainings import LEDGER_FILE, Ledger
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.recipes import PAPER_DATA, paper_recipe
 

@@ -11,8 +11,8 @@ from typed import complaint
 
 from loss_attention.cli import main
 from loss_attention.errors import InputError
-from loss_attention.paper import datasets, trainings, workers
-from loss_attention.paper.ledger import LEDGER_FILE, Ledger
+from loss_attention.paper import trainings
+from loss_attention.paper.trainings import LEDGER_FILE, Ledger
 from loss_attention.training.trainer import Trainer
 
 TABLES = tuple(f"table{number}" for number in range(1, 8))
@@ -43,7 +43,7 @@ def _few_scenes() -> Iterator[None]:
     """Making scenes of digits takes longer than the trainings here."""
     with pytest.MonkeyPatch.context() as patch:
         make_few(patch)
-        patch.setattr(workers, "_begin", begin_with_few)
+        patch.setattr(trainings, "_begin", begin_with_few)
         yield
 
 
@@ -197,14 +197,14 @@ def test_two_trainings_side_by_side_give_the_same_figures(everything, tmp_path, 
 
 
 def test_data_that_is_not_here_costs_its_own_cells_alone(tmp_path, monkeypatch, capsys):
-    load = datasets.load_data
+    load = trainings.load_data
 
     def without_coco(recipe, *how):
         if recipe.data == "multi-digits":
             raise InputError("no such data set; get it from its makers")
         return load(recipe, *how)
 
-    monkeypatch.setattr(datasets, "load_data", without_coco)
+    monkeypatch.setattr(trainings, "load_data", without_coco)
     reproduce(tmp_path, "table1", "--only", "sgd", code=2)
     found = {cell["column"]: cell["state"] for cell in table(tmp_path, "table1")["cells"][:4]}
     assert found == {

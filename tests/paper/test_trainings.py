@@ -11,8 +11,8 @@ from training.tiny import start_run, tiny_recipe, tiny_splits
 
 from loss_attention.data.sample import Splits
 from loss_attention.paper import trainings
-from loss_attention.paper.cells import training_key
-from loss_attention.paper.ledger import Ledger
+from loss_attention.paper.tables import training_key
+from loss_attention.paper.trainings import Ledger
 from loss_attention.training.recipe import Recipe, RunOptions
 
 FITTED = "map_box_ap"

@@ -15,15 +15,16 @@ from loss_attention.attribution.measures import MEASURES
 from loss_attention.report.drawing import maps_picture
 from loss_attention.report.tables import (
     comparison_json,
-    comparison_markdown,
-    show_comparison,
+    comparison_table,
+    show_table,
+    table_markdown,
 )
 
 
 def test_json_and_markdown_say_the_same(compared) -> None:
     comparison, _ = compared
     values = comparison_json(comparison)
-    text = comparison_markdown(comparison)
+    text = table_markdown(comparison_table(comparison, errors=True))
     for method, entry in values["methods"].items():
         assert entry["floor"] == (method in FLOORS)
         for name, figure in entry["figures"].items():
@@ -47,7 +48,7 @@ def test_json_and_markdown_say_the_same(compared) -> None:
 def test_the_table_fits_the_terminal(compared, width: int) -> None:
     comparison, _ = compared
     out = io.StringIO()
-    show_comparison(comparison, Console(file=out, width=width))
+    show_table(comparison_table(comparison), Console(file=out, width=width))
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     shown = [line for line in lines if "grid pointing, 3 x 3" in line]
@@ -63,7 +64,9 @@ def test_methods_of_any_speed_keep_their_names_in_a_narrow_terminal(compared, wi
     names = ("layer-cam", *FLOORS)
     figures = dict.fromkeys(("evidence", *names), comparison.figures["evidence"] | instant)
     out = io.StringIO()
-    show_comparison(replace(comparison, figures=figures), Console(file=out, width=width))
+    show_table(
+        comparison_table(replace(comparison, figures=figures)), Console(file=out, width=width)
+    )
     shown = out.getvalue()
     assert max(map(len, shown.splitlines())) <= width
     for name in names:

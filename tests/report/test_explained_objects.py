@@ -17,10 +17,10 @@ from loss_attention.data.decoding import read_image, to_tensor
 from loss_attention.errors import InputError
 from loss_attention.explanation import explain_prediction
 from loss_attention.geometry import PatchGrid
-from loss_attention.jobs import _object_threshold
 from loss_attention.prediction import PatchPrediction
 from loss_attention.report.drawing import OBJECT
 from loss_attention.report.explained import FoundObject, describe, explain_files
+from loss_attention.runs import object_threshold
 from loss_attention.training.run_folder import RunFolder
 
 GRID = PatchGrid(2, 4, window=4, stride=2, height=6, width=10)
@@ -120,18 +120,6 @@ def test_a_head_without_evidence_finds_none(tmp_path: Path) -> None:
     assert read(summary.written[0])["objects"] is None
 
 
-def test_of_more_classes_than_can_be_held_the_explained_one_is_looked_for(monkeypatch) -> None:
-    model, images = make_model(multi_label=True), torch.rand(2, 3, 24, 24)
-    held = la.find_objects(model.explain(images, 1), 0.2)
-    monkeypatch.setattr("loss_attention.many_classes.MOST_HELD", 0)
-    explanation = model.explain(images, 1)
-    assert explanation.evidence is None
-    for found, expected in zip(la.find_objects(explanation, 0.2), held, strict=True):
-        wanted = [one for one in expected if one.class_index == 1]
-        assert [one.box for one in found] == [one.box for one in wanted]
-        assert [one.score for one in found] == pytest.approx([one.score for one in wanted])
-
-
 def test_the_json_lists_them_in_pixels_of_the_original(tmp_path: Path) -> None:
     model, file = make_model(), save_image(tmp_path / "a.png", (240, 48))
     found = read(explain_files(model, [file], tmp_path / "out", object_threshold=0.3).written[0])
@@ -151,7 +139,7 @@ def test_the_json_lists_them_in_pixels_of_the_original(tmp_path: Path) -> None:
 
 def test_a_run_uses_the_threshold_that_its_evaluation_chose(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    assert _object_threshold(run) is None
+    assert object_threshold(run) is None
     for thresholds, expected in (
         (None, None),
         ({}, None),
@@ -160,4 +148,4 @@ def test_a_run_uses_the_threshold_that_its_evaluation_chose(tmp_path: Path) -> N
         ({"object_ap": 2.0}, None),
     ):
         (tmp_path / "evaluation.json").write_text(json.dumps({"thresholds": thresholds}))
-        assert _object_threshold(run) == expected
+        assert object_threshold(run) == expected

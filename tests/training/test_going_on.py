@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_cli import SMALL, make_folder
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 from training.tiny import start_run, tiny_recipe, tiny_splits
-from typed import exit_code, run
+from typed import SMALL, exit_code, make_folder, run
 
 from loss_attention.errors import InputError, KilledError, ReportedError
 from loss_attention.interruption import StopRequest

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_cli import SMALL, make_folder
-from typed import complaint, run
+from typed import SMALL, complaint, make_folder, run
 
 from loss_attention.errors import InputError
 from loss_attention.training.run_folder import RunFolder

@@ -20,9 +20,9 @@ from training.stream_epoch import StreamedEpoch, train_in_a_group_of_its_own
 from training.test_resume import assert_same_run
 from training.tiny import start_run, tiny_recipe
 
-from loss_attention import jobs
-from loss_attention.data.reading import Reader
+from loss_attention.cli import subcommands
 from loss_attention.data.sample import Splits
+from loss_attention.data.streaming import Reader
 from loss_attention.errors import InputError
 from loss_attention.evaluation import evaluate
 from loss_attention.models import load
@@ -176,12 +176,12 @@ def test_the_terminal_says_which_was_chosen_and_resuming_keeps_to_it(
 ) -> None:
     options = RunOptions(accelerator="cpu", stream="yes", workers=0)
     asked = tiny_recipe(epochs=1, data=str(data), image_size=12)
-    jobs.train(asked, tmp_path / "run", options, Console(width=300))
+    subcommands.train(Console(width=300), asked, options, tmp_path / "run")
     assert "images streamed from disk, as asked for: decoded they take" in capsys.readouterr().out
     run = RunFolder.open(tmp_path / "run")
     assert run.options().stream == "yes"
-    jobs.resume(run.path, Console(width=300))
+    subcommands.resume(Console(width=300), run.path)
     assert "images streamed from disk" in capsys.readouterr().out
     expected = run.read_json("evaluation.json")
-    jobs.evaluate_run(run.path, None, Console(quiet=True))
+    subcommands.evaluate(Console(quiet=True), run.path)
     assert run.read_json("evaluation.json") == expected

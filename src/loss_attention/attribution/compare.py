@@ -1,11 +1,12 @@
 """Methods of explanation side by side: where they point, how faithful they are, their cost.
 
-Models whose weights say nothing any more, to see whether a map depends on them.
+Among what they are measured on are copies of the model whose weights say nothing any more.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from loss_attention.attribution.maps import METHODS, attribute, find_method
 from loss_attention.attribution.measures import (
+    MOSAIC_SIDES,
     RANDOMISED_SHARES,
     STAGES,
     Boxed,
@@ -25,7 +27,6 @@ from loss_attention.attribution.measures import (
     logit,
     measure_method,
     measure_time,
-    unit_range,
 )
 from loss_attention.attribution.peers import window_grid
 from loss_attention.data.sample import ImageSet, LabelledImages
@@ -36,7 +37,6 @@ from loss_attention.metrics.localisation import assemble, choose_mosaics
 from loss_attention.models import PatchClassifier
 
 FLOORS = tuple(name for name, method in METHODS.items() if method.floor)
-MOSAIC_SIDES = {"grid_2x2": 2, "grid_3x3": 3}
 MOSAIC_POOL = 1000
 """Mosaics are made of the most confident of at most so many images."""
 
@@ -124,56 +124,48 @@ def compare(
     with torch.no_grad():
         sample = _drawn(data, images, seed).to(model.mean.device)
         allowed, left_out = _allowed(model, sample.images[:2], methods)
-        steps = _Steps(len(allowed) * (len(STAGES) + 1), progress)
-        steps.begin("preparing")
-        shuffled = _randomised(original, sample, batch_size, seed)
+        done, total = itertools.count(1), len(allowed) * (len(STAGES) + 1)
+
+        def tell(count: int, what: str) -> None:
+            if progress is not None:
+                progress(count, total, what)
+
+        tell(0, "preparing")
+        few = sample.images[: max(2, batch_size)] / 255
+        shuffled = {
+            name: for_inference(randomised(original, few, share, seed))
+            for name, share in RANDOMISED_SHARES.items()
+        }
         subject = _subject(model, shuffled, sample, data, train, batch_size, seed)
-        figures = {}
-        for method in allowed:
-            steps.begin(method)
-            values = measure_method(subject, method, steps.done)
-            figures[method] = {name: _figure(value) for name, value in values.items()}
+        figures: dict[str, dict[str, Figure]] = {}
+        for number, method in enumerate(allowed):
+            tell(number * (len(STAGES) + 1), method)
+            figures[method] = {}
+            for values in measure_method(subject, method):
+                figures[method] |= {name: _figure(value) for name, value in values.items()}
+                tell(next(done), method)
             times = measure_time(subject, method)
             figures[method] |= {name: Figure(value, None, 1) for name, value in times.items()}
-            steps.done()
+            tell(next(done), method)
     mosaics = {name: len(found.images) for name, found in subject.mosaics.items()}
     boxed = int(subject.boxed().sum())
     return Comparison(figures, len(sample), boxed, mosaics, left_out, seed), subject
-
-
-class _Steps:
-    """Counts what has been measured, and says what comes next."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self._count, self._total, self._progress, self._now = 0, total, progress, ""
-
-    def begin(self, what: str) -> None:
-        self._now = what
-        self._tell()
-
-    def done(self) -> None:
-        self._count += 1
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._progress is not None:
-            self._progress(self._count, self._total, self._now)
 
 
 def _allowed(
     model: PatchClassifier, images: Tensor, methods: Sequence[str] | None
 ) -> tuple[list[str], dict[str, str]]:
     """Return the methods to measure, floors last, and why others cannot be, after trying each."""
-    names = [name for name in methods or METHODS if name not in FLOORS]
+    names = dict.fromkeys(name for name in methods or METHODS if name not in FLOORS)
     left_out = {}
-    for name in dict.fromkeys(names):
+    for name in names:
         try:
             attribute(model, images, name)
         except InputError as error:
             if methods is not None:
                 raise
             left_out[name] = str(error)
-    return [name for name in dict.fromkeys(names) if name not in left_out] + list(FLOORS), left_out
+    return [name for name in (*names, *FLOORS) if name not in left_out], left_out
 
 
 def _drawn(data: LabelledImages, images: int, seed: int) -> ImageSet:
@@ -201,7 +193,7 @@ def _subject(
     grid = window_grid(model, *sample.size)
     falls = []
     for raw, classes in in_batches(batch_size, sample.images, target):
-        part = unit_range(raw)
+        part = raw / 255
         fill = mean_fill(part, model.mean)
         windows = grid.windows(part.device)
         falls.append(masking_falls(logit(model, classes), part, windows, fill))
@@ -217,17 +209,6 @@ def _subject(
         randomised=shuffled,
         batch_size=batch_size,
     )
-
-
-def _randomised(
-    model: PatchClassifier, sample: ImageSet, batch_size: int, seed: int
-) -> dict[str, PatchClassifier]:
-    """Return copies of a model with randomised weights, by measure."""
-    few = unit_range(sample.images[: max(2, batch_size)])
-    return {
-        name: for_inference(randomised(model, few, share, seed))
-        for name, share in RANDOMISED_SHARES.items()
-    }
 
 
 def _explained(

@@ -19,8 +19,9 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from loss_attention.attribution.peers import (
-    class_activation_map,
-    class_patches,
+    PatchValues,
+    Values,
+    class_activation,
     enlarged,
     forward_with_features,
     grad_cam,
@@ -31,20 +32,17 @@ from loss_attention.attribution.peers import (
 )
 from loss_attention.errors import InputError, unknown_name
 from loss_attention.explanation import EVIDENCE, Quantity, explained_class
-from loss_attention.geometry import PatchGrid, paint_patches
-from loss_attention.heads.patches import BaselineHead
+from loss_attention.geometry import paint_patches
 from loss_attention.inference import evaluation_mode
 from loss_attention.metrics.localisation import edge_strength
 from loss_attention.models import PatchClassifier
-from loss_attention.prediction import EvidencePrediction
-
-RANDOM_SEED = 0
+from loss_attention.prediction import PatchPrediction, WeightedPrediction
 
 
-def evidence_map(
+def evidence(
     model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
-) -> Float[Tensor, "B H W"]:
-    """Return the model's own evidence, each pixel the mean over the windows that cover it.
+) -> PatchValues:
+    """Return the model's own evidence.
 
     Source: the model's decision itself (Eqs. 5c and 5d); nothing is estimated. Unit: the logit's.
     Sign: positive for the class, negative against it.
@@ -52,21 +50,14 @@ def evidence_map(
     Raises:
         ValueError: a head without exact evidence.
     """
-    return paint_patches(*evidence_patches(model, images, target))
-
-
-def evidence_patches(
-    model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
-) -> tuple[Float[Tensor, "B M"], PatchGrid]:
-    """Return the evidence of each patch, and where the patches lie; see `evidence_map`."""
     prediction = _with_evidence(model, images)
-    return prediction.evidence_of(target), prediction.grid
+    return prediction.evidence_of(target), prediction.image_grid
 
 
-def contrast_map(
+def contrast(
     model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
-) -> Float[Tensor, "B H W"]:
-    """Return the evidence for the class less the mean evidence for all classes, painted likewise.
+) -> PatchValues:
+    """Return the evidence for the class less the mean evidence for all classes.
 
     A softmax decides by differences of logits, so what a patch says to all classes alike decides
     nothing; the evidence for one class has it in, and this has not. It is as exact: it sums to the
@@ -78,25 +69,18 @@ def contrast_map(
     Raises:
         ValueError: a head without exact evidence, or a model that decides each class by itself.
     """
-    return paint_patches(*contrast_patches(model, images, target))
-
-
-def contrast_patches(
-    model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
-) -> tuple[Float[Tensor, "B M"], PatchGrid]:
-    """Return the values of the patches of a `contrast_map`, and where the patches lie."""
     if model.multi_label:
         raise InputError(
             "contrast is for models of one label an image; this one decides each class by itself, "
             "and --method evidence says all there is to say"
         )
     prediction = _with_evidence(model, images)
-    return prediction.evidence_of(target) - prediction.mean_evidence, prediction.grid
+    return prediction.evidence_of(target) - prediction.evidence.mean(dim=2), prediction.image_grid
 
 
-def _with_evidence(model: PatchClassifier, images: Float[Tensor, "B C H W"]) -> EvidencePrediction:
+def _with_evidence(model: PatchClassifier, images: Float[Tensor, "B C H W"]) -> PatchPrediction:
     prediction = model(images)
-    if not isinstance(prediction, EvidencePrediction):
+    if not isinstance(prediction, PatchPrediction):
         raise InputError(
             f"a model with the head {model.config['head']} has no exact evidence to show; "
             "--method grad-cam works with every model, --method cam with many"
@@ -104,11 +88,7 @@ def _with_evidence(model: PatchClassifier, images: Float[Tensor, "B C H W"]) -> 
     return prediction
 
 
-def uniform_map(
-    model: PatchClassifier,  # noqa: ARG001 (a floor knows nothing of it)
-    images: Float[Tensor, "B C H W"],
-    target: Int[Tensor, " B"],  # noqa: ARG001
-) -> Float[Tensor, "B H W"]:
+def uniform(_model: PatchClassifier, images: Tensor, _target: Tensor) -> Float[Tensor, "B H W"]:
     """Return 1 everywhere: the floor of an explanation that does not choose.
 
     Source: none needed. Unit: none. Sign: positive.
@@ -116,44 +96,25 @@ def uniform_map(
     return torch.ones_like(images[:, 0])
 
 
-def random_map(
-    model: PatchClassifier,
-    images: Float[Tensor, "B C H W"],
-    target: Int[Tensor, " B"],
-) -> Float[Tensor, "B H W"]:
+def random(
+    model: PatchClassifier, images: Float[Tensor, "B C H W"], _target: Int[Tensor, " B"]
+) -> Values:
     """Return random values at the places where the model's own explanation has values.
 
-    A value in [0, 1) for each patch, painted like evidence, or for each place of the feature map
-    of a model without patches: noise as fine as pixels would be another, less fair floor. The seed
-    is drawn from the image, so that it has the same map in any batch and on any device.
+    A value in [0, 1) for each patch, or for each place of the feature map of a model without
+    patches: noise as fine as pixels would be another, less fair floor. The seed is drawn from the
+    image, so that it has the same map in any batch and on any device.
 
     Source: none needed. Unit: none. Sign: positive.
     """
-    own = random_patches(model, images, target)
-    if own is not None:
-        return paint_patches(*own)
-    _, features = forward_with_features(model, images)
+    prediction, features = forward_with_features(model, images)
+    if isinstance(prediction, WeightedPrediction):
+        return _noise(images, prediction.image_grid.patches), prediction.image_grid
     height, width = features.shape[2:]
     return enlarged(_noise(images, height * width).reshape(-1, height, width), images)
 
 
-def random_patches(
-    model: PatchClassifier,
-    images: Float[Tensor, "B C H W"],
-    target: Int[Tensor, " B"],  # noqa: ARG001 (a floor knows nothing of it)
-) -> tuple[Float[Tensor, "B M"], PatchGrid] | None:
-    """Return a random value for each patch; None without patches."""
-    if isinstance(model.head, BaselineHead):
-        return None
-    grid = model(images).grid
-    return _noise(images, grid.patches), grid
-
-
-def edge_map(
-    model: PatchClassifier,  # noqa: ARG001 (a floor knows nothing of it)
-    images: Float[Tensor, "B C H W"],
-    target: Int[Tensor, " B"],  # noqa: ARG001
-) -> Float[Tensor, "B H W"]:
+def edges(_model: PatchClassifier, images: Tensor, _target: Tensor) -> Float[Tensor, "B H W"]:
     """Return the magnitude of the brightness gradient by the Sobel operator.
 
     Source: an edge detector passes for an explanation to many eyes and knows nothing of the model
@@ -168,19 +129,9 @@ def _noise(images: Float[Tensor, "B C H W"], count: int) -> Float[Tensor, "B cou
     rows = []
     for image in images.cpu():
         # Rounded: devices may differ in how they divide by 255.
-        seed = zlib.crc32((image * 255).round().to(torch.uint8).numpy().tobytes(), RANDOM_SEED)
+        seed = zlib.crc32((image * 255).round().to(torch.uint8).numpy().tobytes())
         rows.append(torch.rand(count, generator=torch.Generator().manual_seed(seed)))
     return torch.stack(rows).to(images.device)
-
-
-PatchValues = tuple[Float[Tensor, "B M"], PatchGrid]
-OfClasses = Callable[
-    [PatchClassifier, Float[Tensor, "B C H W"], Int[Tensor, "B T"]], Float[Tensor, "B T H W"]
-]
-
-
-def _no_patches(_model: PatchClassifier, _images: Tensor, _target: Tensor) -> None:
-    return None
 
 
 @dataclass(frozen=True)
@@ -189,44 +140,36 @@ class Method:
 
     Attributes:
         compute: from a model in evaluation mode, images with values in [0, 1] and the explained
-            class of each image to heat maps. Its docstring says source, unit and sign.
+            class of each image to heat maps; or to the values of the patches that they are painted
+            from, each pixel the mean over the windows that cover it. Its docstring says source,
+            unit and sign.
         shown: its name for people, its unit, and whether values below 0 speak against the class.
         floor: it knows nothing of the model, and other methods are measured against it.
-        patches: likewise the values of the patches that the map is painted from, and where they
-            lie; None where it is not painted from patches.
         of_classes: likewise the maps of several classes of each image, where that costs less than
             one after the other.
     """
 
-    compute: Callable[
-        [PatchClassifier, Float[Tensor, "B C H W"], Int[Tensor, " B"]], Float[Tensor, "B H W"]
-    ]
+    compute: Callable[[PatchClassifier, Float[Tensor, "B C H W"], Int[Tensor, " B"]], Values]
     shown: Quantity
     floor: bool = False
-    patches: Callable[[PatchClassifier, Tensor, Tensor], PatchValues | None] = _no_patches
-    of_classes: OfClasses | None = None
+    of_classes: (
+        Callable[
+            [PatchClassifier, Float[Tensor, "B C H W"], Int[Tensor, "B T"]],
+            Float[Tensor, "B T H W"],
+        ]
+        | None
+    ) = None
 
 
 METHODS: dict[str, Method] = {
-    "evidence": Method(evidence_map, EVIDENCE, patches=evidence_patches),
+    "evidence": Method(evidence, EVIDENCE),
     "contrast": Method(
-        contrast_map,
-        Quantity("evidence over the mean of all classes", "logit units", signed=True),
-        patches=contrast_patches,
+        contrast, Quantity("evidence over the mean of all classes", "logit units", signed=True)
     ),
-    "uniform": Method(uniform_map, Quantity("uniform map", "no unit", signed=False), floor=True),
-    "random": Method(
-        random_map,
-        Quantity("random values", "no unit", signed=False),
-        floor=True,
-        patches=random_patches,
-    ),
-    "edges": Method(edge_map, Quantity("edges", "brightness a pixel", signed=False), floor=True),
-    "cam": Method(
-        class_activation_map,
-        Quantity("class map", "logit units", signed=True),
-        patches=class_patches,
-    ),
+    "uniform": Method(uniform, Quantity("uniform map", "no unit", signed=False), floor=True),
+    "random": Method(random, Quantity("random values", "no unit", signed=False), floor=True),
+    "edges": Method(edges, Quantity("edges", "brightness a pixel", signed=False), floor=True),
+    "cam": Method(class_activation, Quantity("class map", "logit units", signed=True)),
     "grad-cam": Method(grad_cam, Quantity("Grad-CAM", "logit units a place", signed=False)),
     "layer-cam": Method(layer_cam, Quantity("LayerCAM", "logit units", signed=False)),
     "integrated-gradients": Method(
@@ -269,7 +212,8 @@ def attribute(
     """
     chosen = find_method(method)
     with _prepared(model, images, target) as (scaled, classes):
-        return chosen.compute(model, scaled, classes).detach()
+        found = chosen.compute(model, scaled, classes)
+        return (paint_patches(*found) if isinstance(found, tuple) else found).detach()
 
 
 def attribute_classes(
@@ -303,8 +247,8 @@ def attribute_patches(
     """
     chosen = find_method(method)
     with _prepared(model, images, target) as (scaled, classes):
-        own = chosen.patches(model, scaled, classes)
-    return None if own is None else own[0].detach()
+        found = chosen.compute(model, scaled, classes)
+    return found[0].detach() if isinstance(found, tuple) else None
 
 
 def find_method(name: str) -> Method:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -52,36 +53,30 @@ class MeasureText(NamedTuple):
     range: tuple[float, float | None]
 
 
-PLACES: dict[str, MeasureText] = {
+MOSAIC_SIDES = {"grid_2x2": 2, "grid_3x3": 3}
+MEASURES: dict[str, MeasureText] = {
     "share_inside": MeasureText("positive share in the box", True, (0, 1)),
     "pointing": MeasureText("pointing game", True, (0, 1)),
     "spread_box": MeasureText("box IoU > 0.5, spread fitted", True, (0, 1)),
     "box": MeasureText("box IoU > 0.5, cut fitted", True, (0, 1)),
     "box_oracle": MeasureText("box IoU > 0.5, cut oracle", True, (0, 1)),
     "max_box": MeasureText("MaxBoxAccV2, cuts fitted", True, (0, 1)),
-}
-CURVES: dict[str, MeasureText] = {
-    f"{way}_{fill}_{unit}": MeasureText(f"{way}, {fill} fill, {unit}", way == "insertion", (0, 1))
-    for unit in ("patches", "pixels")
-    for way in ("insertion", "deletion")
-    for fill in ("blurred", "mean")
-}
-MASKING: dict[str, MeasureText] = {
+    **{
+        f"{way}_{fill}_{unit}": MeasureText(
+            f"{way}, {fill} fill, {unit}", way == "insertion", (0, 1)
+        )
+        for unit in ("patches", "pixels")
+        for way in ("insertion", "deletion")
+        for fill in ("blurred", "mean")
+    },
     "masking": MeasureText("agreement with masking", True, (-1, 1)),
-}
-MOSAICS: dict[str, MeasureText] = {
     "grid_2x2": MeasureText("grid pointing, 2 x 2", True, (0, 1)),
     "grid_3x3": MeasureText("grid pointing, 3 x 3", True, (0, 1)),
-}
-RANDOMISED: dict[str, MeasureText] = {
     "randomised_part": MeasureText("likeness, last third random", False, (-1, 1)),
     "randomised": MeasureText("likeness, all layers random", False, (-1, 1)),
-}
-TIMES: dict[str, MeasureText] = {
     "seconds": MeasureText("seconds an image", False, (0, None)),
     "time_ratio": MeasureText("time / forward pass", False, (0, None)),
 }
-MEASURES = PLACES | CURVES | MASKING | MOSAICS | RANDOMISED | TIMES
 RANDOMISED_SHARES = {"randomised_part": 1 / 3, "randomised": 1.0}
 
 
@@ -150,21 +145,12 @@ class Explained(NamedTuple):
     """Of each window: the method's own value, or the mean of its map there."""
 
 
-def measure_method(subject: Subject, method: str, done: Callable[[], None]) -> Values:
-    """Measure one method by everything but time.
-
-    Args:
-        subject: what to measure on.
-        method: one of `METHODS`.
-        done: called after each of the `STAGES`.
-    """
+def measure_method(subject: Subject, method: str) -> Iterator[Values]:
+    """Measure one method by everything but time; yield what each of the `STAGES` finds."""
     maps = maps_of(subject.model, subject.images, subject.target, method, subject.batch_size)
     explained = Explained(method, maps, _window_scores(subject, method, maps))
-    values: Values = {}
     for stage in STAGES:
-        values |= stage(subject, explained)
-        done()
-    return {name: value.double().cpu() for name, value in values.items()}
+        yield {name: value.double().cpu() for name, value in stage(subject, explained).items()}
 
 
 def maps_of(
@@ -214,10 +200,10 @@ def _best_cut(right: Bool[Tensor, "N T"]) -> int:
 
 def _curves(subject: Subject, explained: Explained) -> Values:
     """Measure the areas of insertion and deletion curves, of the class's probability."""
-    areas: dict[str, list[Tensor]] = {name: [] for name in CURVES}
+    areas: dict[str, list[Tensor]] = defaultdict(list)
     tensors = (subject.images, subject.target, explained.maps, explained.windows)
     for raw, target, maps, windows in in_batches(subject.batch_size, *tensors):
-        images = unit_range(raw)
+        images = raw / 255
         score = probability(subject.model, target)
         whole = score(images)
         orders = {"patches": patch_order(windows, subject.grid), "pixels": pixel_order(maps)}
@@ -336,18 +322,9 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def unit_range(images: UInt8[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
-    """Return images in [0, 1]."""
-    return images / 255
-
-
 def logit(model: PatchClassifier, target: Int[Tensor, " B"]) -> Score:
     """Return the function from N times B images to the logits of their explained classes."""
-
-    def score(images: Tensor) -> Tensor:
-        return _of_target(model(images).logits, target)
-
-    return score
+    return lambda images: _of_target(model(images).logits, target)
 
 
 def probability(model: PatchClassifier, target: Int[Tensor, " B"]) -> Score:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loss_attention.errors import InputError
-from loss_attention.geometry import PatchGrid, paint_patches
+from loss_attention.geometry import PatchGrid
 from loss_attention.heads.patches import BaselineHead
 from loss_attention.metrics.faithfulness import PIXELS_AT_ONCE
 from loss_attention.models import PatchClassifier
@@ -29,15 +29,20 @@ BASELINE_WINDOWS = 4
 """A window of a model without patches is the image's side divided by this."""
 
 
-def class_activation_map(
+PatchValues = tuple[Float[Tensor, "B M"], PatchGrid]
+Values = Float[Tensor, "B H W"] | PatchValues
+"""Heat maps, or the values of patches to paint them from, and where the patches lie."""
+
+
+def class_activation(
     model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
-) -> Float[Tensor, "B H W"]:
+) -> Values:
     """Return what the classifier says of each place by itself.
 
     For a baseline that ends in average pooling and one linear layer: the class's weights applied
     to the feature map, whose mean is the logit less its bias; enlarged linearly. For a model of
-    patches: the patches' own scores for the class (patch logits; with dynamic routing, votes),
-    painted on the pixels; unlike the evidence they do not heed how much weight a patch has.
+    patches: the patches' own scores for the class (patch logits; with dynamic routing, votes);
+    unlike the evidence they do not heed how much weight a patch has.
 
     Source: Zhou et al. 2016, "Learning Deep Features for Discriminative Localization". Unit: the
     logit's. Sign: positive for the class, negative against it.
@@ -45,9 +50,10 @@ def class_activation_map(
     Raises:
         ValueError: a classifier with hidden layers, as VGG's.
     """
-    own = class_patches(model, images, target)
-    if own is not None:
-        return paint_patches(*own)
+    prediction, features = forward_with_features(model, images)
+    if isinstance(prediction, WeightedPrediction):
+        scores = of_class(prediction.patch_scores, target)
+        return scores, prediction.image_grid
     head = model.head
     if not isinstance(head, BaselineHead) or len(head.classifier) != 1:
         raise InputError(
@@ -57,19 +63,7 @@ def class_activation_map(
         )
     linear = head.classifier[0]
     assert isinstance(linear, nn.Linear)
-    _, features = forward_with_features(model, images)
     return enlarged(torch.einsum("bd,bdhw->bhw", linear.weight[target], features), images)
-
-
-def class_patches(
-    model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
-) -> tuple[Float[Tensor, "B M"], PatchGrid] | None:
-    """Return each patch's own score for the class; None without patches."""
-    if isinstance(model.head, BaselineHead):
-        return None
-    prediction = model(images)
-    assert isinstance(prediction, WeightedPrediction)
-    return prediction.each_patch(lambda scores: of_class(scores, target)), prediction.grid
 
 
 def grad_cam(
@@ -186,7 +180,7 @@ def window_grid(model: PatchClassifier, height: int, width: int) -> PatchGrid:
         blank = model.mean.expand(1, -1, height, width)
         prediction = model(blank)
     if isinstance(prediction, WeightedPrediction):
-        return prediction.grid
+        return prediction.image_grid
     window = max(1, min(height, width) // BASELINE_WINDOWS)
     stride = -(-window // 2)
     rows, columns = ((side - window) // stride + 1 for side in (height, width))

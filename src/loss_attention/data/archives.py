@@ -16,18 +16,17 @@ import re
 import stat
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import IO, BinaryIO, cast
 
-from loss_attention.data.file_types import is_hidden
-from loss_attention.data.files import MOST_DEEP
+from loss_attention.data.decoding import is_hidden
 from loss_attention.data.memory import free_memory
 from loss_attention.data.records import Content
-from loss_attention.errors import InputError, ReportedError, printable, quoted, reason
+from loss_attention.errors import InputError, ReportedError, quoted, reason
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 MOST_BYTES = 8 * 2**30
@@ -35,6 +34,8 @@ MOST_BYTES = 8 * 2**30
 MOST_MEMBER_BYTES = 2**30
 """A file in an archive that unpacks to more than this is refused."""
 MOST_MEMBERS = 4_000_000
+MOST_DEEP = 200
+"""Folders within folders beyond this are refused, in archives and out of them."""
 MOST_RATIO = 200
 """An archive that unpacks to over so many times its size, and `RATIO_FREE` bytes, is refused."""
 RATIO_FREE = 64 * 2**20
@@ -62,7 +63,7 @@ class Budget:
             self._left -= size
             if self._left < 0:
                 raise InputError(
-                    f"archive {_shown(path)} unpacks to more than {self._most / 2**30:.2g} GiB, "
+                    f"archive {path} unpacks to more than {self._most / 2**30:.2g} GiB, "
                     f"which would be held in memory; {_INSTEAD}"
                 )
 
@@ -78,27 +79,18 @@ def open_archive(path: Path, budget: Budget) -> Mapping[str, Content]:
         InputError: it is damaged, encrypted, compressed in an unknown way or to a small part of
             what it holds, or names a file twice, outside of itself, or that is none.
     """
-    with _damage_named(path):
-        files = _open_zip(path) if path.suffix.lower() == ".zip" else _read_tar(path, budget)
-    return {name: content for name, content in files.items() if not _hidden(name)}
-
-
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
     try:
-        yield
+        files = _open_zip(path) if path.suffix.lower() == ".zip" else _read_tar(path, budget)
     except ReportedError:
         raise
-    except OSError as error:
-        if error.errno is None:  # how decompressors say that what they read is not theirs
-            raise _damaged(path, error) from error
-        raise InputError(f"archive {_shown(path)} cannot be read: {reason(error)}") from error
     except Exception as error:  # parsers raise whatever broken content leads them into
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"archive {_shown(path)} is truncated or damaged: {reason(error)}")
+        # And decompressors an error of the system without a number, where it is not theirs.
+        unread = isinstance(error, OSError) and error.errno is not None
+        what = "cannot be read" if unread else "is truncated or damaged"
+        raise InputError(f"archive {path} {what}: {reason(error)}") from error
+    return {
+        name: content for name, content in files.items() if not any(map(is_hidden, name.split("/")))
+    }
 
 
 class _Zip:
@@ -159,19 +151,19 @@ def _open_zip(path: Path) -> Mapping[str, Content]:
         name = _name_in(path, _written(member))
         kind = stat.S_IFMT(member.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            _refuse_link(path, name)
+            raise _not_a_file(path, name)
         _require_size(path, name, member.file_size)
         total += member.file_size
         if total > most:
             raise _bomb(path)
         if member.flag_bits & 1:
-            raise InputError(f"archive {_shown(path)} is encrypted; {_INSTEAD}")
+            raise InputError(f"archive {path} is encrypted; {_INSTEAD}")
         if kind == stat.S_IFDIR or _written(member).endswith("/"):
             continue
         if member.compress_type not in _READ_METHODS:
             method = zipfile.compressor_names.get(member.compress_type, "unknown")  # type: ignore[attr-defined]
             raise InputError(
-                f"archive {_shown(path)}: {quoted(name)} is compressed by a method that is not "
+                f"archive {path}: {quoted(name)} is compressed by a method that is not "
                 f"read ({method}, {member.compress_type}); {_INSTEAD}, or pack it with deflate"
             )
         _add(files, path, name, Member(archive, member.filename, member.file_size))
@@ -210,10 +202,8 @@ class _Counted:
         if self._out > self._most:
             raise _bomb(self._path)
         if self.allowed < 0:
-            raise InputError(
-                f"archive {_shown(self._path)} is refused: what it says of one file takes more "
-                f"than {_MOST_HEADER_BYTES / 2**20:.0f} MiB; {_INSTEAD}"
-            )
+            most = f"more than {_MOST_HEADER_BYTES / 2**20:.0f} MiB"
+            raise _refused(self._path, f"what it says of one file takes {most}")
         return content
 
 
@@ -230,7 +220,7 @@ def _read_tar(path: Path, budget: Budget) -> Mapping[str, Content]:
                     _add(files, path, name, _tar_member(path, archive, member, budget))
                 if len(files) > MOST_MEMBERS:
                     raise InputError(
-                        f"archive {_shown(path)} holds more than {MOST_MEMBERS:,} files; {_INSTEAD}"
+                        f"archive {path} holds more than {MOST_MEMBERS:,} files; {_INSTEAD}"
                     )
                 counted.allowed = _MOST_HEADER_BYTES
             _require_end(archive, counted)
@@ -241,12 +231,9 @@ def _tar_member(
     path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo, budget: Budget
 ) -> bytes:
     if not member.isfile():
-        _refuse_link(path, member.name)
+        raise _not_a_file(path, member.name)
     if member.issparse():
-        raise InputError(
-            f"archive {_shown(path)} is refused: {quoted(member.name)} is stored as a sparse file; "
-            f"{_INSTEAD}"
-        )
+        raise _refused(path, f"{quoted(member.name)} is stored as a sparse file")
     if member.size < 0:
         raise tarfile.ReadError(f"{member.name} is of a negative size")
     _require_size(path, member.name, member.size)
@@ -288,11 +275,9 @@ def _require_end(archive: tarfile.TarFile, counted: _Counted) -> None:
 
 def _add(files: dict[str, Content], path: Path, name: str, content: Content) -> None:
     if not name:
-        raise InputError(f"archive {_shown(path)} is refused: a file in it has no name")
+        raise _refused(path, "a file in it has no name", "")
     if name in files:
-        raise InputError(
-            f"archive {_shown(path)} is refused: it holds {quoted(name)} twice; {_INSTEAD}"
-        )
+        raise _refused(path, f"it holds {quoted(name)} twice")
     files[name] = content
 
 
@@ -304,48 +289,30 @@ def _name_in(path: Path, written: str) -> str:
     """
     parts = re.split(r"[/\\]", written)
     if ".." in parts or parts[0] == "" or re.match(r"[A-Za-z]:", written):
-        raise InputError(
-            f"archive {_shown(path)} is refused: its file {quoted(written)} would lie outside of it"
-        )
+        raise _refused(path, f"its file {quoted(written)} would lie outside of it", "")
     if "\0" in written:
-        raise InputError(
-            f"archive {_shown(path)} is refused: the name {quoted(written)} in it is cut by a zero"
-        )
+        raise _refused(path, f"the name {quoted(written)} in it is cut by a zero", "")
     if len(parts) > MOST_DEEP:
-        raise InputError(
-            f"archive {_shown(path)} is refused: folders in it are nested more than {MOST_DEEP} "
-            f"deep ({quoted(written)})"
-        )
+        deep = f"folders in it are nested more than {MOST_DEEP} deep ({quoted(written)})"
+        raise _refused(path, deep, "")
     name = posixpath.normpath(written)
     return "" if name == "." else name
 
 
-def _refuse_link(path: Path, name: str) -> None:
-    raise InputError(
-        f"archive {_shown(path)} is refused: {quoted(name)} in it is a link or a device, not a "
-        f"file; {_INSTEAD}"
-    )
+def _not_a_file(path: Path, name: str) -> InputError:
+    return _refused(path, f"{quoted(name)} in it is a link or a device, not a file")
 
 
 def _require_size(path: Path, name: str, size: int) -> None:
     if size > MOST_MEMBER_BYTES:
-        raise InputError(
-            f"archive {_shown(path)} is refused: {quoted(name)} unpacks to {size / 2**30:.3g} GiB, "
-            f"over the limit of {MOST_MEMBER_BYTES / 2**30:.2g} GiB; {_INSTEAD}"
-        )
+        limit = f"over the limit of {MOST_MEMBER_BYTES / 2**30:.2g} GiB"
+        raise _refused(path, f"{quoted(name)} unpacks to {size / 2**30:.3g} GiB, {limit}")
 
 
 def _bomb(path: Path) -> InputError:
-    return InputError(
-        f"archive {_shown(path)} is refused: it unpacks to over {MOST_RATIO} times its size, as "
-        f"only a bomb does; if it is none, {_INSTEAD}"
-    )
+    what = f"it unpacks to over {MOST_RATIO} times its size, as only a bomb does"
+    return _refused(path, what, f"; if it is none, {_INSTEAD}")
 
 
-def _shown(path: Path) -> str:
-    return printable(str(path))
-
-
-def _hidden(name: str) -> bool:
-    """Return whether a path has a hidden part."""
-    return any(map(is_hidden, name.split("/")))
+def _refused(path: Path, why: str, instead: str = f"; {_INSTEAD}") -> InputError:
+    return InputError(f"archive {path} is refused: {why}{instead}")

@@ -1,42 +1,61 @@
 """From records of any source to splits, decoded in memory or streamed.
 
-In memory an image takes 8 bits a channel: 50,000 of CIFAR-10 take 150 MB, all of Tiny ImageNet
-1.35 GB. Streamed, what is known of the images is in memory, and they stay where they are.
+Which classes are used comes first: those asked for, and those that can be learned. In memory an
+image takes 8 bits a channel: 50,000 of CIFAR-10 take 150 MB, all of Tiny ImageNet 1.35 GB.
+Streamed, what is known of the images is in memory, and they stay where they are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from loss_attention.data.classes import without_foreign_classes
 from loss_attention.data.decoding import UnreadableImage
-from loss_attention.data.encoded import EncodedTable
-from loss_attention.data.labels import Labels, read_labels, unlabelled
 from loss_attention.data.memory import IN_REACH, Storage, choose_stream
-from loss_attention.data.placement import are_originals, to_image
-from loss_attention.data.reading import Reader
-from loss_attention.data.records import Part, Problem, Record, Source, count, outside, refuse
-from loss_attention.data.sample import ImageSet, LabelledImages, Splits, hold_out
-from loss_attention.data.splits import TEST_NAMES, reported_split, training_split
-from loss_attention.data.stacking import (
+from loss_attention.data.records import (
     Encoded,
+    Labels,
+    Part,
+    Problem,
+    Record,
+    Source,
+    class_name,
+    count,
+    labels_of,
+    outside,
+    read_labels,
+    refuse,
+    stored_classes,
+    unlabelled,
+    with_classes,
+)
+from loss_attention.data.sample import (
+    SPLITS,
+    ImageSet,
+    LabelledImages,
+    Splits,
+    are_originals,
+    hold_out,
+    reported_split,
+    to_image,
+    training_split,
+)
+from loss_attention.data.stacking import (
     Form,
     Progress,
-    Survey,
+    Stack,
     image_shape,
     stack_images,
-    survey_images,
 )
-from loss_attention.data.streaming import EncodedImages, StreamedSet
-from loss_attention.errors import InputError
+from loss_attention.data.streaming import EncodedImages, EncodedTable, Reader, StreamedSet
+from loss_attention.errors import InputError, quoted, unknown_name
 
 HELD_OUT = 0.2
 """The part of the training split that is reported on where there is nothing else to report on."""
@@ -53,7 +72,7 @@ def chosen(source: Source) -> Source:
     parts = {part.name: part for part in source.parts if len(part)}
     training = training_split(parts, source.where)
     reported = reported_split(
-        parts, lambda name: not unlabelled([record.label for record in parts[name].records])
+        parts, lambda name: not unlabelled(record.label for record in parts[name].records)
     )
     names = [training] if reported is None else [training, reported]
     return replace(source, parts=tuple(parts[name] for name in names))
@@ -86,7 +105,12 @@ def assemble(
     source = without_foreign_classes(source, skip_broken=skip_broken)
     parts, where = source.parts, source.where
     sets, source, why = image_sets(
-        source, _labels(source), form, skip_broken=skip_broken, storage=storage, progress=progress
+        source,
+        read_labels(source),
+        form,
+        skip_broken=skip_broken,
+        storage=storage,
+        progress=progress,
     )
     if len(sets) == 2:
         return _described(source, why, sets[0], sets[1], _how_reported(parts[1].name))
@@ -117,13 +141,15 @@ def image_sets(
         raise InputError(f"{where} has no masks; leave --masks out")
     streamed, why = choose_stream(storage, _decoded_bytes(parts, form))
     if streamed:
-        pictures = _streamed(parts, form, skip_broken, progress, storage.workers)
+        stack = _streamed(parts, form, storage.workers, progress, skip=skip_broken)
     else:
-        pictures = _decoded(parts, form, skip_broken, progress)
+        stack = stack_images(
+            _encoded(parts), _count(parts), form, skip_broken=skip_broken, progress=progress
+        )
     sets, start = [], 0
     left_out = len({problem.image for problem in source.problems})
     for part in parts:
-        data, bad = _image_set(part, labels, pictures, start, where, skip_broken=skip_broken)
+        data, bad = _image_set(part, labels, stack, start, where, skip_broken=skip_broken)
         start += len(part)
         left_out += bad
         sets.append(data)
@@ -133,66 +159,32 @@ def image_sets(
     return sets, replace(source, notes=notes), why
 
 
-def _labels(source: Source) -> Labels:
-    records = {part.name: part.records for part in source.parts}
-    return read_labels(
-        {name: [record.label for record in rows] for name, rows in records.items()},
-        source.class_names,
-        multi_label=source.multi_label,
-        title=lambda split, row: records[split][row].place,
-        where=source.where,
-    )
-
-
-class _Pictures(NamedTuple):
-    """The images of all parts, one part after the other, decoded or not.
-
-    `places` are the placements as far as they are known; what is left of them otherwise is of no
-    use to anyone. Rows of broken images are undefined.
-    """
-
-    images: Any
-    places: Float[Tensor, "N 6"]
-    masks: Bool[Tensor, "N H W"] | None
-    broken: Collection[int]
-
-
-def _decoded(
-    parts: Sequence[Part], form: Form, skip_broken: bool, progress: Progress | None
-) -> _Pictures:
-    stacked = stack_images(
-        _encoded(parts), _count(parts), form, skip_broken=skip_broken, progress=progress
-    )
-    return _Pictures(stacked.images, stacked.placements, stacked.masks, stacked.broken)
-
-
 def _streamed(
-    parts: Sequence[Part],
-    form: Form,
-    skip_broken: bool,
-    progress: Progress | None,
-    workers: int | None,
-) -> _Pictures:
+    parts: Sequence[Part], form: Form, workers: int | None, progress: Progress | None, *, skip: bool
+) -> Stack:
     """Look at the images as far as something depends on it.
 
     Boxes and a common size need the sizes of all; which images to leave out is decided before
     training, so that the order of the others is what it would be without them.
     """
+    count = _count(parts)
     boxed = any(record.boxes for part in parts for record in part.records)
-    if skip_broken or boxed or form.size is None:
-        found = survey_images(
+    if skip or boxed or form.size is None:
+        found = stack_images(
             _encoded(parts),
-            _count(parts),
+            count,
             form,
-            decode=skip_broken,
-            skip_broken=skip_broken,
+            keep=False,
+            decode=skip,
+            skip_broken=skip,
             progress=progress,
         )
     else:
-        found = Survey((form.in_channels, *form.size), torch.ones(_count(parts), 6), {})
-    reader, numbers = Reader(EncodedTable(parts, form), workers), torch.arange(_count(parts))
-    images = EncodedImages(reader, numbers, found.shape, torch.device("cpu"))
-    return _Pictures(images, found.placements, None, found.broken)
+        found = Stack(count, form, keep=False, shape=(form.in_channels, *form.size))
+    assert found.shape is not None
+    reader = Reader(EncodedTable(parts, form), workers)
+    found.images = EncodedImages(reader, torch.arange(count), found.shape, torch.device("cpu"))
+    return found
 
 
 def _count(parts: Sequence[Part]) -> int:
@@ -202,9 +194,7 @@ def _count(parts: Sequence[Part]) -> int:
 def _encoded(parts: Sequence[Part]) -> Iterator[Encoded]:
     for part in parts:
         for start in range(0, len(part), _BLOCK):
-            block = part.records[start : start + _BLOCK]
-            for record, content in zip(block, part.contents(block), strict=True):
-                yield Encoded(record.name, content, record.size, record.mask)
+            yield from part.encoded(part.records[start : start + _BLOCK])
 
 
 def _decoded_bytes(parts: Sequence[Part], form: Form) -> int:
@@ -216,24 +206,24 @@ def _decoded_bytes(parts: Sequence[Part], form: Form) -> int:
 
 
 def _image_set(
-    part: Part, labels: Labels, pictures: _Pictures, start: int, where: str, *, skip_broken: bool
+    part: Part, labels: Labels, stack: Stack, start: int, where: str, *, skip_broken: bool
 ) -> tuple[LabelledImages, int]:
     """Return the images of one split, and how many of it were left out."""
     stop = start + len(part)
-    placements = pictures.places[start:stop]
-    bad = {row - start for row in pictures.broken if start <= row < stop}
+    placements = stack.placements[start:stop]
+    bad = {row - start for row in stack.broken if start <= row < stop}
     boxes, box_labels, problems = _boxes(part.records, placements, labels, bad, where)
     if not skip_broken:
         refuse(where, list(problems.values()))
     bad |= set(problems)
-    images = pictures.images[start:stop]
+    images = stack.images[start:stop]
     known = labels.splits[part.name], labels.class_names, boxes, box_labels
     names = tuple(record.name for record in part.records)
     data: LabelledImages
     if isinstance(images, EncodedImages):
         data = StreamedSet(images, *known, names)
     else:
-        masks = None if pictures.masks is None else pictures.masks[start:stop]
+        masks = None if stack.masks is None else stack.masks[start:stop]
         sound = torch.tensor([row not in bad for row in range(len(part))])
         originals = are_originals(placements[sound])
         data = ImageSet(images, *known, names, masks, None if originals else placements)
@@ -286,7 +276,7 @@ def _boxes(
 
 
 def _how_reported(split: str) -> str:
-    if split.lower() in TEST_NAMES:
+    if SPLITS.get(split.lower()) == "test":
         return ""
     return f"no labelled test split, so split {split} is the test set"
 
@@ -298,3 +288,115 @@ def _described(
     text = "; ".join([how, *source.notes] if how else source.notes)
     line = f"{source.where}: {counts}" + (f" ({text})" if text else "")
     return Splits(train, test, line, source.notes, why)
+
+
+def select_classes(source: Source, classes: Sequence[str], seed: int) -> Source:
+    """Return the images of some of the classes, with the labels and boxes of these alone.
+
+    Args:
+        source: with its training split first.
+        classes: names of classes; one number: so many, drawn by the seed; none: all of them.
+        seed: the same seed draws the same classes, on any machine.
+
+    Raises:
+        InputError: a name that is no class, or fewer than two classes, or more than there are.
+    """
+    if not classes:
+        return source
+    stored = stored_classes(source)
+    kept = _kept(tuple(stored), classes, seed)
+    index = {stored[name]: k for k, name in enumerate(kept)}
+    parts = []
+    for part in source.parts:
+        shown = [(record, labels_of(source, record)) for record in part.records]
+        kept_records = [
+            with_classes(record, values, index, multi_label=source.multi_label)
+            for record, values in shown
+            if not index.keys().isdisjoint(values)
+        ]
+        parts.append(Part(part.name, kept_records, part.lookup))
+    note = f"{count(len(kept), 'class')} of {len(stored)}"
+    return replace(source, parts=tuple(parts), class_names=kept, notes=(*source.notes, note))
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A class that a split shows and training lacks, and the images there that show it."""
+
+    split: str
+    training: str
+    name: str
+    records: tuple[Record, ...]
+
+    @property
+    def what(self) -> str:
+        """One line of it."""
+        rest = len(self.records) - 1
+        more = f" and {rest:,} more" if rest else ""
+        return (
+            f"split {self.split} shows class {quoted(self.name)}, which split {self.training} "
+            f"lacks: {self.records[0].place}{more}"
+        )
+
+
+def foreign_classes(source: Source) -> list[Foreign]:
+    """Return the classes of other splits that no training image shows."""
+    if not source.parts:
+        return []
+    training = next((part for part in source.parts if part.name == "train"), source.parts[0])
+    known = {label for record in training.records for label in labels_of(source, record)}
+    declared = source.class_names is not None
+    # Numbers that are no class at all are another error.
+    possible = set(stored_classes(source).values()) if declared else None
+    found: dict[tuple[str, Any], list[Record]] = {}
+    for part in source.parts:
+        for record in part.records:
+            for label in set(labels_of(source, record)) - known:
+                if possible is None or label in possible:
+                    found.setdefault((part.name, label), []).append(record)
+    return [
+        Foreign(split, training.name, class_name(source, label), tuple(records))
+        for (split, label), records in found.items()
+    ]
+
+
+def without_foreign_classes(source: Source, *, skip_broken: bool) -> Source:
+    """Return a source without images of classes that no training image shows.
+
+    Raises:
+        InputError: there are such images and `skip_broken` is off, or there are no others.
+    """
+    foreign = foreign_classes(source)
+    problems = [Problem(record.name, one.what) for one in foreign for record in one.records]
+    if not skip_broken:
+        refuse(source.where, [Problem("", one.what) for one in foreign])
+    bad = {problem.image for problem in problems}
+    if not bad:
+        return source
+    parts = []
+    for part in source.parts:
+        kept = [record for record in part.records if record.name not in bad]
+        if not kept:
+            raise InputError(
+                f"{source.where}: every image of split {part.name} is of a class that training "
+                "lacks"
+            )
+        parts.append(Part(part.name, kept, part.lookup))
+    return replace(source, parts=tuple(parts), problems=(*source.problems, *problems))
+
+
+def _kept(names: tuple[str, ...], classes: Sequence[str], seed: int) -> tuple[str, ...]:
+    if len(classes) == 1 and classes[0].isdecimal() and len(classes[0]) < 10:
+        number = int(classes[0])
+        if not 2 <= number <= len(names):
+            raise InputError(
+                f"--classes {number}: at least 2 and at most the {len(names)} there are"
+            )
+        order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
+        return tuple(names[k] for k in sorted(order[:number].tolist()))
+    for name in classes:
+        if name not in names:
+            raise unknown_name("class", name, names)
+    if len(set(classes)) < 2:
+        raise InputError("--classes: a classifier needs at least two")
+    return tuple(name for name in names if name in classes)

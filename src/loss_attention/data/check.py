@@ -1,4 +1,4 @@
-"""What is in a data set and what is wrong with it, without training on it."""
+"""What is in a data set and what is wrong with it, without training on it; a picture of some."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from itertools import islice, zip_longest
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from loss_attention.data.classes import foreign_classes
-from loss_attention.data.decoding import UnreadableImage
-from loss_attention.data.depth import DEEP
+from loss_attention.data.assembling import chosen, foreign_classes
+from loss_attention.data.decoding import UnreadableImage, fitted
+from loss_attention.data.loading import KNOWN, MADE, Known, open_source, understood
+from loss_attention.data.pixels import DEEP
 from loss_attention.data.records import (
-    MOST_NAMED,
-    Content,
+    Encoded,
     Part,
     Record,
     Source,
     class_name,
     count,
+    few,
     labels_of,
     outside,
 )
-from loss_attention.data.splits import training_split
-from loss_attention.data.stacking import Encoded, Progress, read_encoded
-from loss_attention.errors import InputError
+from loss_attention.data.sample import place
+from loss_attention.data.stacking import Progress, read_encoded
+from loss_attention.errors import InputError, printable
 
 _BLOCK = 512  # images looked up at once
 _MOST_CLASSES = 40  # of more, only the smallest and the largest are listed
@@ -65,12 +66,15 @@ class Look:
     broken: str = ""
 
 
-def check(source: Source, progress: Progress | None = None) -> Checked:
+def check(
+    source: Source, progress: Progress | None = None, *, known: Known | None = None
+) -> Checked:
     """Decode every image of a source and look for all that is wrong.
 
     Args:
         source: with all of its splits.
         progress: called with the number of images looked at and their total.
+        known: the published set that it is meant to be.
     """
     result = Checked(
         facts=[note for note in source.notes if note not in source.unread],
@@ -78,9 +82,8 @@ def check(source: Source, progress: Progress | None = None) -> Checked:
         doubts=[*source.unread],
     )
     total, done = sum(map(len, source.parts)), 0
-    looks: dict[str, list[Look]] = {}
+    looks: dict[str, list[Look]] = {part.name: [] for part in source.parts}
     for part in source.parts:
-        looks[part.name] = []
         for look in _looks(part):
             looks[part.name].append(look)
             done += 1
@@ -89,14 +92,16 @@ def check(source: Source, progress: Progress | None = None) -> Checked:
     for part in source.parts:
         _count(source, part, looks[part.name], result)
     result.faults += [foreign.what for foreign in foreign_classes(source)]
-    try:
-        training_split({part.name: part for part in source.parts}, source.where)
-    except InputError as error:
-        result.faults.append(str(error))
     for part in source.parts:
         _duplicates(part.name, looks[part.name], result)
         _dark(part.name, looks[part.name], result)
     _leaks(looks, result)
+    try:
+        used = chosen(source)
+        if known is not None:
+            result.doubts += known.verified(used).notes[len(used.notes) :]
+    except InputError as error:
+        result.faults.append(str(error))
     return result
 
 
@@ -104,24 +109,20 @@ def _looks(part: Part) -> Iterator[Look]:
     records = iter(part.records)
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         while block := list(islice(records, _BLOCK)):
-            yield from pool.map(_look, block, part.contents(block))
+            yield from pool.map(_look, block, part.encoded(block))
 
 
-def _look(record: Record, content: Content) -> Look:
+def _look(record: Record, encoded: Encoded) -> Look:
     try:
-        image = read_encoded(Encoded(record.name, content, record.size), in_channels=3)
+        image = read_encoded(encoded, in_channels=3)
         if record.mask is not None:
             record.mask(image.size)
     except UnreadableImage as error:
         return Look(record, broken=str(error))
     brightest = int(np.asarray(image).max()) if DEEP in image.info else None
-    return Look(record, image.size, _hash(image), brightest)
-
-
-def _hash(image: Image.Image) -> bytes:
     digest = hashlib.sha256(repr(image.size).encode())
     digest.update(image.tobytes())
-    return digest.digest()
+    return Look(record, image.size, digest.digest(), brightest)
 
 
 def _count(source: Source, part: Part, looks: Sequence[Look], result: Checked) -> None:
@@ -192,11 +193,9 @@ def _dark(split: str, looks: Sequence[Look], result: Checked) -> None:
     dark = {look.record.name: look.brightest for look in looks if look.brightest is not None}
     dark = {name: level for name, level in dark.items() if level <= _DARK}
     if dark:
-        names = ", ".join([*dark][:MOST_NAMED])
-        more = f" and {len(dark) - MOST_NAMED:,} more" if len(dark) > MOST_NAMED else ""
         result.doubts.append(
             f"{split}: {count(len(dark), 'image')} of over 8 bits a pixel with no level above "
-            f"{max(dark.values())} of 255, nearly black: {names}{more}; if they are numbers of 8 "
+            f"{max(dark.values())} of 255, nearly black: {few(dark)}; if they are numbers of 8 "
             "bits (0..255), 12 (0..4095) or 14 saved with 16, multiply them by 257, 16 or 4 and "
             "save them again"
         )
@@ -219,6 +218,84 @@ def _leaks(looks: Mapping[str, Sequence[Look]], result: Checked) -> None:
 
 
 def _named(groups: Sequence[Sequence[Record]]) -> str:
-    shown = "; ".join(" = ".join(r.name for r in group[:3]) for group in groups[:MOST_NAMED])
-    rest = len(groups) - MOST_NAMED
-    return shown + (f"; and {rest:,} more" if rest > 0 else "")
+    return few([" = ".join(record.name for record in group[:3]) for group in groups], "; ")
+
+
+def check_named(data: str, progress: Progress | None = None) -> tuple[Source, Checked]:
+    """Look at all of a data set, and compare it with the published one that it is meant to be.
+
+    Args:
+        data: as for `load_splits`.
+        progress: called with images looked at and all.
+
+    Raises:
+        InputError: nothing usable there.
+    """
+    if data in MADE:
+        raise InputError(f"{data} is made here, so there is nothing to check")
+    source = open_source(data, masks=True)
+    # The training split first, as the others are held against it.
+    parts = sorted((part for part in source.parts if len(part)), key=lambda p: p.name != "train")
+    source = replace(source, parts=tuple(parts))
+    if not source.parts:
+        raise InputError(f"{source.where} holds no images that could be checked")
+    return source, check(source, progress, known=KNOWN.get(understood(data).name))
+
+
+CELL = 128
+CAPTION = 16
+COLUMNS, ROWS = 8, 6
+_BOX = (255, 80, 0)
+
+
+def contact_sheet(source: Source) -> Image.Image:
+    """Draw up to 48 images of the training split, of every class in turn, upright and whole."""
+    part = next((part for part in source.parts if part.name == "train"), source.parts[0])
+    records = list(islice(_in_turn(source, part.records), COLUMNS * ROWS))
+    rows = max(1, -(-len(records) // COLUMNS))
+    sheet = Image.new("RGB", (COLUMNS * CELL, rows * (CELL + CAPTION)), "white")
+    for number, cell in enumerate(_cells(source, part, records)):
+        row, column = divmod(number, COLUMNS)
+        sheet.paste(cell, (column * CELL, row * (CELL + CAPTION)))
+    return sheet
+
+
+def _in_turn(source: Source, records: Sequence[Record]) -> Iterator[Record]:
+    """Yield records class by class in turn, by the first label of each."""
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        labels = labels_of(source, record)
+        groups[class_name(source, labels[0]) if labels else ""].append(record)
+    for row in zip_longest(*(groups[name] for name in sorted(groups))):
+        yield from (record for record in row if record is not None)
+
+
+def _cells(source: Source, part: Part, records: Sequence[Record]) -> Iterator[Image.Image]:
+    for record, encoded in zip(records, part.encoded(records), strict=True):
+        cell = Image.new("RGB", (CELL, CELL + CAPTION), "white")
+        draw = ImageDraw.Draw(cell)
+        labels = ", ".join(class_name(source, label) for label in labels_of(source, record))
+        try:
+            image = read_encoded(encoded, in_channels=3)
+        except UnreadableImage:
+            labels = f"broken: {record.name}"
+        else:
+            cell.paste(fitted(image, (CELL, CELL), "pad", border=(255, 255, 255)), (0, 0))
+            _draw_boxes(draw, record, image.size)
+        draw.text((2, CELL + 2), _latin(printable(labels))[:20], fill="black")
+        yield cell
+
+
+def _draw_boxes(draw: ImageDraw.ImageDraw, record: Record, size: tuple[int, int]) -> None:
+    width, height, left, top, right, bottom = place(size, (CELL, CELL), "pad")
+    across, down = (right - left) / width, (bottom - top) / height
+    for box in record.boxes:
+        scale = (width, height) if record.relative else (1, 1)
+        x0, x1 = (left + x * scale[0] * across for x in (box.x0, box.x1))
+        y0, y1 = (top + y * scale[1] * down for y in (box.y0, box.y1))
+        draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=_BOX)
+
+
+def _latin(text: str) -> str:
+    """Return a text in the letters that Pillow's own font has."""
+    return text.encode("latin-1", "replace").decode("latin-1")

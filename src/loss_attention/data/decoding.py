@@ -1,20 +1,26 @@
-"""From image files to uint8 tensors, one image at a time.
+"""From image files to uint8 tensors, one image at a time; and which files are images.
 
 What files hold is brought to one form: upright (EXIF orientation applied), 8 bits, grey or colour.
 Transparent parts show white, as most viewers and web pages have it. Deeper pixels are scaled by the
-range that the file states, and not clipped (`depth.py`). Of animations and multi-page files the
-first picture is taken.
+range that the file states, and not clipped (`pixels.py`). Of animations and multi-page files the
+first picture is taken. Files are told to be images by their names; what looks like an image and is
+not read is said.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import posixpath
 import re
 import stat
 import threading
 import warnings
-from contextlib import ExitStack, suppress
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,11 +30,9 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageStat, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from loss_attention.data.depth import in_8_bits, unread_tiff
-from loss_attention.data.file_types import load_plugins
 from loss_attention.data.memory import free_memory
-from loss_attention.data.placement import Resize, place
-from loss_attention.data.png import picture_alone
+from loss_attention.data.pixels import in_8_bits, picture_alone, unread_tiff
+from loss_attention.data.sample import Resize, place
 from loss_attention.errors import InputError, printable
 from loss_attention.errors import reason as reason_of
 
@@ -55,11 +59,13 @@ _alone = threading.Lock()
 # Formats whose files begin with another size than they hold; and one that a program would draw.
 _SIZED_WHEN_DECODED = ("CUR", "ICNS", "ICO")
 _DRAWN = "EPS"
+_HEIF, _READS_HEIF = rb"....ftyp(hei[cmsx]|hev[cmx]|mif1|msf1)", "`pip install pillow-heif` reads"
+_JXL, _READS_JXL = rb"\xff\x0a|\0\0\0\x0cJXL ", "`pip install pillow-jxl-plugin` reads"
 _AS_PNG = "which is not read; save it as PNG"
 # What people take for an image, by what the file begins with.
 _OTHER_FILES = (
-    (rb"....ftyp(hei[cmsx]|hev[cmx]|mif1|msf1)", "HEIC, which `pip install pillow-heif` reads"),
-    (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL, which `pip install pillow-jxl-plugin` reads"),
+    (_HEIF, f"HEIC, which {_READS_HEIF}"),
+    (_JXL, f"JPEG XL, which {_READS_JXL}"),
     (rb"\W*(<(\?xml|!--|!DOCTYPE svg)[^>]*>\s*)*<svg\b", f"an SVG drawing, {_AS_PNG}"),
     (rb"%!PS|\xc5\xd0\xd3\xc6", f"a PostScript drawing, {_AS_PNG}"),
     (rb"%PDF", f"a PDF document, {_AS_PNG}"),
@@ -101,12 +107,11 @@ def read_image(source: Path | bytes, in_channels: int, name: str | None = None) 
     """
     _check_channels(in_channels)
     name = name or (str(source) if isinstance(source, Path) else "image")
-    try:
-        # Opened here: given a path, Pillow maps plain TIFF files and garbles those that are turned.
-        with _reader(source) as file:
-            return _decoded(file, in_channels)
-    except Exception as error:  # decoders raise whatever a broken file leads them into
-        raise UnreadableImage(name, _reason(error, source)) from error
+    with _opened(source, name) as image, ExitStack() as stack:
+        if image.width * image.height > _LARGE:
+            stack.enter_context(_alone)
+            _require_memory(image)
+        return upright(image, in_channels)
 
 
 def read_numbers(source: Path | bytes, name: str) -> UInt8[np.ndarray, "H W *3"]:
@@ -115,21 +120,15 @@ def read_numbers(source: Path | bytes, name: str) -> UInt8[np.ndarray, "H W *3"]
     Raises:
         UnreadableImage: as `read_image`.
     """
-    try:
-        with (
-            _reader(source) as file,
-            _opened(file) as image,
-        ):
-            _orientation(image)  # Pillow looks as well, and is not to warn of it
-            if image.mode.startswith("I"):  # more bits than the numbers need
-                low, high = map(int, image.getextrema())  # type: ignore[arg-type]
-                if low < 0 or high > 255:
-                    raise ValueError(f"it has numbers of {low}..{high}, at most 0..255 are read")
-                return np.asarray(image).astype(np.uint8)
-            pixels = image if image.mode in ("L", "P") else image.convert("RGB")
-            return np.array(pixels, np.uint8)
-    except Exception as error:
-        raise UnreadableImage(name, _reason(error, source)) from error
+    with _opened(source, name) as image:
+        _orientation(image)  # Pillow looks as well, and is not to warn of it
+        if image.mode.startswith("I"):  # more bits than the numbers need
+            low, high = map(int, image.getextrema())  # type: ignore[arg-type]
+            if low < 0 or high > 255:
+                raise ValueError(f"it has numbers of {low}..{high}, at most 0..255 are read")
+            return np.asarray(image).astype(np.uint8)
+        pixels = image if image.mode in ("L", "P") else image.convert("RGB")
+        return np.array(pixels, np.uint8)
 
 
 def read_size(source: Path | bytes, name: str) -> tuple[int, int]:
@@ -139,21 +138,15 @@ def read_size(source: Path | bytes, name: str) -> tuple[int, int]:
         UnreadableImage: missing, no image, or over `MOST_PIXELS`; what is broken further on is not
             noticed.
     """
-    try:
-        with (
-            _reader(source) as file,
-            _opened(file) as image,
-        ):
-            if image.format in _SIZED_WHEN_DECODED:
-                image.load()
-            size = image.size
-            if isinstance(image, TiffImagePlugin.TiffImageFile):
-                # Newer versions of Pillow have turned that size, and have not for all files.
-                tags = image.tag_v2
-                size = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
-            return size if _orientation(image) < _SIDEWAYS else size[::-1]
-    except Exception as error:
-        raise UnreadableImage(name, _reason(error, source)) from error
+    with _opened(source, name) as image:
+        if image.format in _SIZED_WHEN_DECODED:
+            image.load()
+        size = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            # Newer versions of Pillow have turned that size, and have not for all files.
+            tags = image.tag_v2
+            size = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
+        return size if _orientation(image) < _SIDEWAYS else size[::-1]
 
 
 def to_tensor(
@@ -254,33 +247,31 @@ def _check_channels(in_channels: int) -> None:
         raise InputError(f"in_channels must be 1 or 3, got {in_channels}")
 
 
-def _decoded(file: BinaryIO, in_channels: int) -> Image.Image:
-    """Decode an image, the largest ones one at a time."""
-    with ExitStack() as stack:
-        image = stack.enter_context(_opened(file))
-        if image.width * image.height > _LARGE:
-            stack.enter_context(_alone)
-            _require_memory(image)
-        return upright(image, in_channels)
+@contextmanager
+def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
+    """Open an image without decoding it, if it is not too large.
 
-
-def _opened(file: BinaryIO) -> Image.Image:
-    """Open an image without decoding it, if it is not too large."""
+    Raises:
+        UnreadableImage: for whatever goes wrong then and within.
+    """
     load_plugins()
-    file = picture_alone(file)
-    with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd metadata, and sizes that are checked here
-        image = Image.open(file)
-    if image.format == _DRAWN:
-        image.close()
-        raise UnidentifiedImageError
-    _require_few_pixels(image)
-    return image
+    try:
+        # Opened here: given a path, Pillow maps plain TIFF files and garbles those that are turned.
+        with _reader(source) as file:
+            with _quiet, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # odd metadata, and sizes that are checked here
+                image = Image.open(picture_alone(file))
+            with image:
+                if image.format == _DRAWN:
+                    raise UnidentifiedImageError
+                _require_few_pixels(image)
+                yield image
+    except Exception as error:  # decoders raise whatever a broken file leads them into
+        raise UnreadableImage(name, _reason(error, source)) from error
 
 
 def _require_few_pixels(image: Image.Image) -> None:
     if image.width * image.height > MOST_PIXELS:
-        image.close()
         raise Image.DecompressionBombError
 
 
@@ -351,3 +342,171 @@ def _unknown_format(source: Path | bytes) -> str:
         with _quiet, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return unread_tiff(file) or "of no known image format"
+
+
+IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
+    *(".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+
+# Pillow's plugins: the module to import, and the function in it that registers the formats.
+_PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}
+_RAW = "save them as PNG, JPEG or TIFF with a converter for raw photos"
+_HINTS = {
+    **dict.fromkeys((".heic", ".heif", ".hif", ".heics"), f"{_READS_HEIF} them"),
+    ".jxl": f"{_READS_JXL} them",
+    **dict.fromkeys(
+        (
+            *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc"),
+            *(".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2"),
+            *(".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+        ),
+        _RAW,
+    ),
+    **dict.fromkeys(
+        (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"),
+        "they are videos: save their pictures as PNG or JPEG",
+    ),
+    **dict.fromkeys(
+        (
+            *(".ai", ".apng", ".bpg", ".dcm", ".dds", ".dicom", ".emf", ".eps", ".exr", ".fits"),
+            *(".hdr", ".icns", ".ico", ".j2c", ".j2k", ".jpc", ".jpf", ".jpx", ".jxr", ".mpo"),
+            *(".nii", ".npy", ".pcx", ".psb", ".psd", ".qoi", ".ras", ".sgi", ".svg", ".svgz"),
+            *(".tga", ".wdp", ".wmf", ".xbm", ".xcf", ".xpm"),
+        ),
+        "save them as PNG or JPEG",
+    ),
+}
+_HEADS = (
+    (rb"\xff\xd8\xff", "JPEG", ".jpg"),
+    (rb"\x89PNG\r\n\x1a\n", "PNG", ".png"),
+    (rb"GIF8[79]a", "GIF", ".gif"),
+    (rb"RIFF....WEBP", "WebP", ".webp"),
+    (rb"II\*\0|MM\0\*", "TIFF", ".tif"),
+    (rb"BM....\0\0\0\0", "BMP", ".bmp"),
+    (rb"P[1-6]\s[\d\s#]", "PNM", ".pnm"),
+    (rb"....ftypavi[fs]", "AVIF", ".avif"),
+    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000", ".jp2"),
+    (_HEIF, "HEIF", ".heic"),
+    (_JXL, "JPEG XL", ".jxl"),
+)
+HEAD = 16
+"""So many bytes at the beginning of a file tell whether it is an image."""
+_MOST_HEADS = 200  # files looked into; of more, the others are told by name alone
+
+# What lies in data sets beside the images and is not meant to be one.
+_QUIET_NAMES = re.compile(
+    r"(thumbs\.db|ehthumbs\.db|desktop\.ini|icon\r|makefile|dockerfile|"
+    r"(readme|licen[cs]e|copying|notice|authors|changelog|changes|citation|contributing|version|"
+    r"todo|md5sums?|sha\d+sums?|checksums?)\b.*)",
+    re.IGNORECASE,
+)
+_QUIET_SUFFIXES = frozenset(
+    (
+        # texts and documents
+        *(".bib", ".doc", ".docx", ".htm", ".html", ".log", ".md", ".odt", ".pdf", ".rst", ".rtf"),
+        *(".tex", ".txt", ".url", ".lnk"),
+        # annotations and tables
+        *(".cache", ".cfg", ".csv", ".data", ".db", ".feather", ".h5", ".hdf5", ".ini", ".json"),
+        *(".jsonl", ".labels", ".lst", ".mat", ".names", ".ndjson", ".npz", ".ods", ".parquet"),
+        *(".arrow", ".pickle", ".pkl", ".sqlite", ".toml", ".tsv", ".xls", ".xlsx", ".xml"),
+        *(".yaml", ".yml", ".lock"),
+        # programs and what they leave
+        *(".bat", ".c", ".cpp", ".ipynb", ".js", ".m", ".onnx", ".pt", ".pth", ".py", ".pyc"),
+        *(".r", ".safetensors", ".sh"),
+        # archives and sums
+        *(".7z", ".bz2", ".gz", ".md5", ".rar", ".sha1", ".sha256", ".tar", ".tbz2", ".tgz"),
+        *(".txz", ".xz", ".zip", ".zst"),
+    )
+)
+_HIDDEN_FOLDERS = frozenset(
+    (
+        *("__macosx", "__pycache__", "@eadir", "$recycle.bin", "#recycle", "lost+found"),
+        "system volume information",
+    )
+)
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file is named like an image that is read.
+
+    Beside `IMAGE_SUFFIXES` these are the formats of Pillow's plugins, where they are installed.
+
+    Example:
+        >>> is_image("a/b.JPG"), is_image("a.txt")
+        (True, False)
+    """
+    suffix = suffix_of(name)
+    return suffix in IMAGE_SUFFIXES or (bool(suffix) and _has_plugin(suffix))
+
+
+def suffix_of(name: str) -> str:
+    """Return what a file's name ends with from its last dot, in lower case."""
+    return posixpath.splitext(name)[1].lower()
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is one that systems hide or leave beside people's own."""
+    return name.startswith(".") or name.lower() in _HIDDEN_FOLDERS
+
+
+@cache
+def load_plugins() -> None:
+    """Let Pillow read what its installed plugins read; whoever opens images calls this before."""
+    for module, register in _PLUGINS.items():
+        with suppress(ImportError):
+            plugin = import_module(module)
+            if register:
+                getattr(plugin, register)()
+
+
+def _has_plugin(suffix: str) -> bool:
+    """Return whether Pillow opens a suffix by a plugin that is not part of it."""
+    load_plugins()
+    opener = Image.OPEN.get(Image.registered_extensions().get(suffix, ""))
+    return opener is not None and not getattr(opener[0], "__module__", "PIL").startswith("PIL")
+
+
+def may_be_meant(name: str) -> bool:
+    """Return whether a file that is no image by its name may be meant as one."""
+    base = posixpath.basename(name)
+    return not (
+        is_image(name) or suffix_of(name) in _QUIET_SUFFIXES or _QUIET_NAMES.fullmatch(base)
+    )
+
+
+def told_unread(names: Iterable[str], head: Callable[[str], bytes]) -> list[str]:
+    """Return a line for each kind of file that may be meant as an image and is not read as one.
+
+    Args:
+        names: of files that `may_be_meant`.
+        head: reads the first `HEAD` bytes of one.
+
+    Example:
+        >>> told_unread(["a.heic", "b.HEIC"], lambda name: b"")
+        ['2 files .heic are not read (a.heic, say): `pip install pillow-heif` reads them']
+    """
+    kinds: dict[tuple[str, str], list[str]] = defaultdict(list)
+    looked = 0
+    for name in names:
+        suffix = suffix_of(name)
+        hint = _HINTS.get(suffix, "")
+        if not hint and looked < _MOST_HEADS:
+            looked += 1
+            hint = _by_content(head(name))
+        kinds[suffix, hint or "of no known image format"].append(name)
+    lines = []
+    for (suffix, hint), found in kinds.items():
+        what, say = ("1 file", "") if len(found) == 1 else (f"{len(found):,} files", ", say")
+        kind = printable(suffix) if suffix else "without suffix"
+        verb, example = "are" if say else "is", printable(min(found))
+        lines.append(f"{what} {kind} {verb} not read ({example}{say}): {hint}")
+    return lines
+
+
+def _by_content(content: bytes) -> str:
+    for beginning, kind, suffix in _HEADS:
+        if re.match(beginning, content, re.DOTALL):
+            more = f"; {_HINTS[suffix]}" if suffix in _HINTS else ""
+            return f"{kind} by the content; end the name in {suffix}{more}"
+    return ""

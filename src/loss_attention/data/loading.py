@@ -1,26 +1,44 @@
-"""From what a user names as data to decoded training and test images."""
+"""From what a user names as data to decoded training, validation and test images.
+
+A name is understood first: made here, a data set of the paper, one of the hub, or a path. What lies
+at a path is in a layout that is told from its files (`data/formats/`). Where a run's data lay is
+kept with the run, so that it is found again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+import os
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image
 
-from loss_attention.data.assembling import assemble, chosen
-from loss_attention.data.classes import select_classes
-from loss_attention.data.decoding import to_tensor
-from loss_attention.data.formats.hub import open_hub, source_of_tables
-from loss_attention.data.known import KNOWN
+from loss_attention.data.archives import is_archive
+from loss_attention.data.assembling import assemble, chosen, select_classes
+from loss_attention.data.decoding import may_be_meant, to_tensor
+from loss_attention.data.digits import digits, multi_digits
+from loss_attention.data.formats import LAYOUTS
+from loss_attention.data.formats.coco import coco_files, read_coco
+from loss_attention.data.formats.folder import (
+    SAVED,
+    open_metadata,
+    open_parquet,
+    open_saved,
+    read_class_folders,
+)
+from loss_attention.data.formats.hub import HUB_ID, open_hub, source_of_tables
+from loss_attention.data.formats.listed import read_listed
+from loss_attention.data.formats.tables import find_tables
+from loss_attention.data.formats.yolo import open_data_yaml
 from loss_attention.data.memory import IN_REACH, Storage
-from loss_attention.data.naming import MADE, understood
-from loss_attention.data.placement import Resize
-from loss_attention.data.places import open_place
-from loss_attention.data.records import Source, refuse
-from loss_attention.data.sample import ImageSet, Splits
+from loss_attention.data.records import Source, count, refuse, stored_classes
+from loss_attention.data.sample import ImageSet, Resize, Splits
 from loss_attention.data.stacking import Form, Progress
-from loss_attention.errors import InputError
+from loss_attention.data.tree import Tree, open_tree
+from loss_attention.errors import InputError, printable, unknown_name
 
 
 def load_splits(
@@ -94,12 +112,7 @@ def load_splits(
             source = replace(source, notes=(*source.notes, note))
     source = select_classes(source, classes, seed)
     splits = assemble(
-        source,
-        form,
-        seed,
-        skip_broken=skip_broken,
-        storage=storage,
-        progress=progress,
+        source, form, seed, skip_broken=skip_broken, storage=storage, progress=progress
     )
     return replace(splits, validation_fraction=validation_fraction, seed=seed)
 
@@ -144,3 +157,344 @@ def _in_form(images: ImageSet, in_channels: int, image_size: int | None) -> Imag
     if in_channels != pixels.shape[1]:
         pixels = pixels.repeat(1, in_channels, 1, 1)
     return replace(images, images=pixels, boxes=boxes)
+
+
+MADE: dict[str, Callable[[int], Splits]] = {"digits": digits, "multi-digits": multi_digits}
+"""Data made here, from a seed."""
+HUB_PREFIX = "hub:"
+"""Before the id of a data set of the hub, where it could be taken for a path."""
+_TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a user's word for data means.
+
+    Attributes:
+        kind: made here; a known data set, fetched by its name; one of the Hugging Face hub; or what
+            lies at a path.
+        name: the name, or the hub's id; of a path the known data set that is said to lie there.
+        path: of a path.
+    """
+
+    kind: Literal["made", "known", "hub", "path"]
+    name: str = ""
+    path: Path | None = None
+
+
+def understood(data: str) -> Named:
+    """Tell what data a user means; a name that is both known and a folder here is the known one.
+
+    Raises:
+        InputError: nothing of this name, or a hub id that may be a mistyped path.
+    """
+    if data in MADE:
+        return Named("made", data)
+    if data in KNOWN:
+        return Named("known", data)
+    name, place = known_at(data)
+    if name:
+        return Named("path", name, expanded(place))
+    hub = data.removeprefix(HUB_PREFIX)
+    if hub != data and HUB_ID.fullmatch(hub):
+        return Named("hub", hub)
+    if looks_local(data):
+        return Named("path", path=expanded(data))
+    if not HUB_ID.fullmatch(data):
+        raise unknown_name("dataset", data, [*MADE, *KNOWN])
+    folder, _, inside = data.partition("/")
+    if is_there(Path(folder)):
+        raise InputError(
+            f"there is a folder {folder} here and no {inside} in it: correct the path, or write "
+            f"{HUB_PREFIX}{data} for the data set of that name on the Hugging Face hub"
+        )
+    return Named("hub", data)
+
+
+def known_at(data: str) -> tuple[str, str]:
+    """Return name and path of `NAME:PATH`; two empty texts for anything else."""
+    name, _, place = data.partition(":")
+    return (name, place) if name in KNOWN and place else ("", "")
+
+
+def looks_local(data: str) -> bool:
+    """Tell a path from a name: it exists, is written like one, or is not `org/name`."""
+    path = expanded(data)
+    if data and is_there(path):
+        return True
+    written_so = (
+        data.startswith((".", "~", "/", os.sep))
+        or path.suffix.lower() in _TABLES
+        or is_archive(path)
+    )
+    return written_so or (bool({"/", os.sep} & set(data)) and not HUB_ID.fullmatch(data))
+
+
+def expanded(path: str) -> Path:
+    """Return a path as it was written, a `~` before it replaced by the folder that it means."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user
+        return Path(path)
+
+
+def is_there(path: Path) -> bool:
+    """Return whether something lies at a path, as far as can be told."""
+    try:
+        return path.exists()
+    except OSError:  # too long for a name, or in a folder that may not be looked into
+        return False
+
+
+def recorded(data: str, run: Path) -> dict[str, str]:
+    """Return what a run keeps of where its data lies, for `run_data.find_again`.
+
+    Args:
+        data: what the user wrote.
+        run: the run's folder.
+    """
+    named = meant(data)
+    if named is None:  # data that did not come from its name
+        return {"given": data}
+    kept = {"given": data, "kind": named.kind}
+    if named.path is not None:
+        kept["path"] = str(named.path.absolute())
+        kept["from_run"] = os.path.relpath(named.path, run)
+    return kept
+
+
+def meant(data: str) -> Named | None:
+    """Return what a user's word for data means; None: nothing, or it cannot be told."""
+    try:
+        return understood(data)
+    except InputError:
+        return None
+
+
+@dataclass(frozen=True)
+class Known:
+    """A published data set.
+
+    Attributes:
+        train: how many training images the paper's split has.
+        test: how many images its reported split has.
+        classes: how many classes there are.
+        hub: its id on the Hugging Face hub; None: it is not there in the form that is needed.
+        get: where to get it otherwise and how to point to it.
+        size: the side in pixels that images are brought to where no other is asked for; None: they
+            stay as they are. The paper's for COCO.
+    """
+
+    train: int
+    test: int
+    classes: int
+    hub: str | None
+    get: str
+    size: int | None = None
+
+    def verified(self, source: Source) -> Source:
+        """Return what was found, with a note for each count that is not the published one.
+
+        Raises:
+            InputError: it lacks the split that the paper reports on.
+        """
+        if len(source.parts) < 2:
+            raise InputError(
+                f"{source.where} lacks the split to report on: {self.test:,} labelled test or "
+                f"validation images; {self.get}"
+            )
+        return replace(source, notes=(*source.notes, *self.differences(source)))
+
+    def differences(self, source: Source) -> tuple[str, ...]:
+        """Return a line for each count in which the chosen splits of a source are not these."""
+        sizes = [*map(len, source.parts), 0][:2]
+        counts = (
+            ("training images", sizes[0], self.train),
+            ("test images", sizes[1], self.test),
+            ("classes", len(stored_classes(source)), self.classes),
+        )
+        return tuple(
+            f"{found:,} {what} found where the whole set has {wanted:,}"
+            for what, found, wanted in counts
+            if found != wanted
+        )
+
+
+_HUB = "https://huggingface.co/datasets"
+_ONE_FOLDER = "into one folder and give that: --data"
+_COCO_ZIPS = "train{0}.zip, val{0}.zip and annotations_trainval{0}.zip"
+_OF_COCO = f"get {_COCO_ZIPS} from https://cocodataset.org/#download {_ONE_FOLDER} coco{{0}}:FOLDER"
+_CLASS_FOLDERS = "give a folder train/CLASS/... and val/CLASS/... of its images"
+
+KNOWN: dict[str, Known] = {
+    "cifar10": Known(
+        50_000,
+        10_000,
+        10,
+        "uoft-cs/cifar10",
+        f"get its parquet files from {_HUB}/uoft-cs/cifar10 {_ONE_FOLDER} cifar10:FOLDER",
+    ),
+    "cifar100": Known(
+        50_000,
+        10_000,
+        100,
+        "uoft-cs/cifar100",
+        f"get its parquet files from {_HUB}/uoft-cs/cifar100 {_ONE_FOLDER} cifar100:FOLDER",
+    ),
+    "svhn": Known(
+        73_257,
+        26_032,
+        10,
+        "ufldl-stanford/svhn:cropped_digits",
+        f"get its parquet files of cropped digits from {_HUB}/ufldl-stanford/svhn {_ONE_FOLDER} "
+        "svhn:FOLDER",
+    ),
+    "tiny-imagenet": Known(
+        100_000,
+        10_000,
+        200,
+        None,
+        "get http://cs231n.stanford.edu/tiny-imagenet-200.zip and give the zip, or the folder in "
+        "it: --data tiny-imagenet:PATH",
+    ),
+    "coco2014": Known(82_081, 40_137, 80, None, _OF_COCO.format(2014), size=64),
+    "coco2017": Known(117_266, 4_952, 80, None, _OF_COCO.format(2017), size=64),
+    "imagenet32": Known(
+        1_281_167,
+        50_000,
+        1000,
+        "benjamin-paine/imagenet-1k-32x32",
+        f"{_CLASS_FOLDERS}, of this or any other size: --data imagenet32:FOLDER",
+        size=32,
+    ),
+    "imagenet": Known(
+        1_281_167,
+        50_000,
+        1000,
+        "ILSVRC/imagenet-1k",
+        f"accept its terms at {_HUB}/ILSVRC/imagenet-1k and log in with `hf auth login`, or "
+        f"{_CLASS_FOLDERS}: --data imagenet:FOLDER",
+    ),
+}
+"""The paper's six, COCO in both years and ImageNet in both sizes. COCO counts the images that have
+an annotation: the paper trains and tests on those alone."""
+
+
+def open_place(
+    path: Path,
+    where: str,
+    *,
+    masks: bool = False,
+    known: str | None = None,
+    known_classes: Collection[str] | None = None,
+) -> Source:
+    """Return what is at a path, whatever its layout.
+
+    Args:
+        path: a folder, an archive, a parquet file, or a table, COCO JSON or YOLO's YAML of images.
+        where: what the data is called in errors and descriptions.
+        masks: draw masks where the layout has them.
+        known: the known data set that is meant to lie there; of COCO it decides the year.
+        known_classes: those of a model that is to be measured on it; see `read_class_folders`.
+
+    Raises:
+        InputError: nothing there, nothing of use in it, or a layout that can be read in two ways.
+    """
+    if not path.exists():
+        raise InputError(f"{where} does not exist")
+    try:
+        if path.is_dir() and any((path / name).is_file() for name in SAVED):
+            return open_saved(path, where)
+        if path.is_file() and not is_archive(path):
+            return _open_file(path, where, masks=masks)
+        tree = open_tree(path)
+        return _open_tree(tree, where, masks=masks, known=known, known_classes=known_classes)
+    except OSError as error:
+        raise InputError(f"{where} cannot be read: {error}") from error
+
+
+def _open_file(path: Path, where: str, *, masks: bool) -> Source:
+    if path.suffix.lower() == ".parquet":
+        return open_parquet(path, [path], where)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return _with_odd(*open_data_yaml(path, where, masks=masks))
+    tree = Tree(path.parent, (path.name,), lambda name: path.parent / name)
+    if found := coco_files(tree, None):
+        return read_coco(open_tree(path.parent), found, where, masks=masks)
+    if find_tables(tree, where).used:
+        return _twice_named(read_listed(open_tree(path.parent), [path.name], where, masks=masks))
+    raise InputError(
+        f"{where} is no parquet file, archive, COCO JSON, YOLO data.yaml, or CSV or JSON-lines "
+        "file with a column of images; a folder of images works too"
+    )
+
+
+def _open_tree(
+    tree: Tree,
+    where: str,
+    *,
+    masks: bool,
+    known: str | None,
+    known_classes: Collection[str] | None,
+) -> Source:
+    """Try the layouts from the most to the least particular."""
+    whole, tree = tree, tree.unwrapped()
+    for open_layout in LAYOUTS.values():
+        if (opened := open_layout(tree, where, masks, known)) is not None:
+            return _with_odd(*opened)
+    tables = find_tables(tree, where)
+    if tables.used:
+        return _twice_named(tables.beside(read_listed(tree, tables.used, where, masks=masks)))
+    if parquet := [name for name in whole.names if name.lower().endswith(".parquet")]:
+        return tables.beside(_open_parquet(whole, parquet, where))
+    if known_classes is not None:
+        tree = whole.unwrapped(known_classes)
+    return _with_odd(tree, tables.beside(read_class_folders(tree, where, known_classes)))
+
+
+def _with_odd(tree: Tree, source: Source) -> Source:
+    """Say what there is of a tree beside the images of a source.
+
+    Not for tables, which name the files that are meant.
+    """
+    unread = set(filter(may_be_meant, tree.names))
+    unread -= {r.name for part in source.parts for r in part.records if r.name in unread}
+    lines = tuple(tree.unread(unread)) if unread else ()
+    known = {problem.image for problem in source.problems}
+    odd = tuple(problem for problem in tree.problems if problem.image not in known)
+    return _twice_named(
+        replace(
+            source,
+            problems=(*source.problems, *odd),
+            notes=(*source.notes, *tree.notes, *lines),
+            unread=lines,
+        )
+    )
+
+
+def _twice_named(source: Source) -> Source:
+    """Say which images are in several splits of a source."""
+    splits: dict[str, str] = {}
+    shared: dict[tuple[str, str], list[str]] = {}
+    for part in source.parts:
+        for record in part.records:
+            first = splits.setdefault(record.name, part.name)
+            if first != part.name:
+                shared.setdefault((first, part.name), []).append(record.name)
+    notes = (
+        f"{count(len(names), 'image')} of {first} also in {second} ({printable(names[0])}"
+        f"{', say' if len(names) > 1 else ''})"
+        for (first, second), names in shared.items()
+    )
+    return replace(source, notes=(*source.notes, *notes))
+
+
+def _open_parquet(tree: Tree, parquet: list[str], where: str) -> Source:
+    files = [tree.content(name) for name in parquet]
+    here = [file for file in files if isinstance(file, Path)]
+    if len(here) < len(files):
+        raise InputError(f"{where}: parquet files are not read from archives; unpack {tree.path}")
+    if any(file.name == "metadata.parquet" for file in here):
+        images = [tree.content(name) for name in tree.names]
+        return open_metadata(tree.path, [p for p in images if isinstance(p, Path)], where)
+    return open_parquet(tree.path, here, where)

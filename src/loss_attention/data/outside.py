@@ -16,25 +16,26 @@ from typing import Any
 from PIL import Image
 
 from loss_attention.data.assembling import image_sets
-from loss_attention.data.known import KNOWN
-from loss_attention.data.labels import Labels, label_tensor, unlabelled
-from loss_attention.data.loading import open_source
+from loss_attention.data.loading import KNOWN, MADE, open_source, understood
 from loss_attention.data.memory import IN_REACH, Storage
-from loss_attention.data.naming import MADE, understood
 from loss_attention.data.records import (
     MOST_NAMED,
     Box,
+    Labels,
     Part,
     Problem,
     Record,
     Source,
     class_name,
     count,
+    few,
+    label_tensor,
     labels_of,
     refuse,
+    unlabelled,
+    with_classes,
 )
-from loss_attention.data.sample import ImageSet, LabelledImages
-from loss_attention.data.splits import reported_split
+from loss_attention.data.sample import ImageSet, LabelledImages, reported_split
 from loss_attention.data.stacking import Form, Progress
 from loss_attention.errors import InputError, nearest_name, quoted, unknown_name
 
@@ -115,9 +116,7 @@ def load_outside(
     if known is not None and len(part) != known.test:
         told = f"{len(part):,} test images found where the whole set has {known.test:,}"
         source = replace(source, notes=(*source.notes, told))
-    matching = _Matching(source, wanted)
-    records = matching.records(part)
-    source = replace(matching.finish(), parts=(replace(part, records=records),))
+    source = _Matching(source, wanted).matched(part)
     images, source, why = _images(source, wanted, form, storage, progress)
     measured = count(len(images), "image") + (f" of split {split}" if split else "")
     rest = "".join(f"; {count(len(one), 'image')} of split {one.name} not" for one in others)
@@ -133,7 +132,7 @@ def _measured(source: Source) -> tuple[Part, str]:
     labelled = {
         part.name: part
         for part in source.parts
-        if len(part) and not unlabelled([record.label for record in part.records])
+        if len(part) and not unlabelled(record.label for record in part.records)
     }
     if not labelled:
         raise InputError(f"{source.where} holds no images with labels to measure")
@@ -160,18 +159,13 @@ def _images(
         raise InputError(f"{source.where} holds no image of a class that is to be measured")
     if not wanted.masks and not any(record.mask for record in part.records):
         form = replace(form, masks=False)
-    several = wanted.multi_label
+    classes, several = range(len(wanted.class_names)), wanted.multi_label
     indices = [record.label if several else [record.label] for record in part.records]
-    classes = len(wanted.class_names)
-    tensor = label_tensor(indices, classes if several else None)
-    labels = Labels(tuple(wanted.class_names), {part.name: tensor}, {k: k for k in range(classes)})
+    tensor = label_tensor(indices, len(classes) if several else None)
+    labels = Labels(tuple(wanted.class_names), {part.name: tensor}, {k: k for k in classes})
+    skip = wanted.skip_broken
     (images,), source, why = image_sets(
-        source,
-        labels,
-        form,
-        skip_broken=wanted.skip_broken,
-        storage=storage,
-        progress=progress,
+        source, labels, form, skip_broken=skip, storage=storage, progress=progress
     )
     return images, source, why
 
@@ -194,32 +188,25 @@ class _Matching:
         if len(composed) == len(names):
             self._index = composed | self._index
 
-    def records(self, part: Part) -> list[Record]:
-        """Return the records of a part that can be measured."""
-        kept = []
-        for record in part.records:
-            matched = self._matched(record)
-            if matched is not None:
-                kept.append(matched)
+    def matched(self, part: Part) -> Source:
+        """Return the source with the records of one part that can be measured, and with notes."""
+        records = [kept for record in part.records if (kept := self._matched(record)) is not None]
         if self.unknown and not self.wanted.skip_unknown:
             raise InputError(self._what_is_unknown())
         if not self.wanted.skip_broken:
             refuse(self.source.where, self.problems)
-        return kept
-
-    def finish(self) -> Source:
-        """Return the source with notes of what was left out."""
         notes = self.source.notes
-        if self.wanted.classes and self.left_out:
+        if self.left_out:
             notes += (f"{count(self.left_out, 'image')} of other classes left out",)
         if self.unknown:
-            left_out = {id(record) for records in self.unknown.values() for record in records}
+            left_out = {id(record) for found in self.unknown.values() for record in found}
             notes += (
                 f"{count(len(left_out), 'image')} of classes that the model does not know left "
-                f"out: {_few(sorted(self.unknown))}",
+                f"out: {few(sorted(self.unknown))}",
             )
         problems = (*self.source.problems, *self.problems)
-        return replace(self.source, notes=notes, problems=problems)
+        parts = (replace(part, records=records),)
+        return replace(self.source, parts=parts, notes=notes, problems=problems)
 
     def _matched(self, record: Record) -> Record | None:
         if record.label is None:
@@ -239,18 +226,13 @@ class _Matching:
                 self.unknown.setdefault(class_name(self.source, value), []).append(record)
             if unknown:
                 return None
-        indices = sorted({k for k in found.values() if k is not None})
-        if not self.wanted.multi_label and len(indices) != 1:
-            what = f"{record.place} has {count(len(indices), 'label')}"
-            what += ", and the model was made for one an image"
-            self.problems.append(Problem(record.name, what))
+        classes = {value: k for value, k in (found | boxes).items() if k is not None}
+        labels, several = len(set(found.values())), self.wanted.multi_label
+        if not several and labels != 1:
+            what = f"{record.place} has {count(labels, 'label')}, and the model was made for one an"
+            self.problems.append(Problem(record.name, f"{what} image"))
             return None
-        mask = record.mask
-        if mask is not None and len(found) < len(values):
-            mask = mask.of(list(found))
-        kept = tuple(_relabelled(box, boxes) for box in record.boxes if box.label in boxes)
-        label = indices if self.wanted.multi_label else indices[0]
-        return replace(record, label=label, boxes=kept, mask=mask)
+        return with_classes(record, values, classes, multi_label=several)
 
     def _class_of(self, value: Any, record: Record) -> int | None:
         """Return the model's class of a label of the source; None: it has none."""
@@ -277,13 +259,9 @@ class _Matching:
         more = f" and {rest:,} more" if rest else ""
         return (
             f"{self.source.where} shows {count(len(self.unknown), 'class')} that the model does "
-            f"not know: {', '.join(shown)}{more}; the model's are {_few(known)}. "
+            f"not know: {', '.join(shown)}{more}; the model's are {few(known)}. "
             "--skip-broken leaves their images out, --classes measures the classes that it names"
         )
-
-
-def _relabelled(box: Box, classes: dict[Any, int | None]) -> Box:
-    return box._replace(label=classes[box.label])
 
 
 def _absent(images: LabelledImages) -> tuple[str, ...]:
@@ -294,14 +272,8 @@ def _absent(images: LabelledImages) -> tuple[str, ...]:
         return ()
     return (
         f"{count(len(absent), 'class')} of the model not in it, so measures taken class by class "
-        f"are over the others: {_few(absent)}",
+        f"are over the others: {few(absent)}",
     )
-
-
-def _few(names: Collection[str]) -> str:
-    some = list(names)[:MOST_NAMED]
-    rest = len(names) - len(some)
-    return ", ".join(some) + (f" and {rest:,} more" if rest else "")
 
 
 def _made(data: str) -> Source:

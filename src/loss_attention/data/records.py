@@ -2,17 +2,24 @@
 
 A reader turns a layout of files into a `Source`; what is wrong with single images it notes in
 `Source.problems` and goes on, so that all of it can be told at once, or left out where that is
-asked for. `data/assembling.py` decodes any source.
+asked for. What a column of labels means (class indices, or a 0/1 matrix where rows hold several) is
+decided for all of a source together. `data/assembling.py` decodes any source.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
 
 from loss_attention.data.decoding import MOST_PIXELS
 from loss_attention.data.masks import Mask, Segment, SegmentMask, read_shape
@@ -72,6 +79,23 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """An image as it is stored.
+
+    Attributes:
+        name: what people may call it.
+        source: its file, its bytes, a way to get them, or nothing at all; no row.
+        size: width and height that its annotations state; None: they do not.
+        mask: draws its mask; None: it has none.
+    """
+
+    name: str
+    source: Content
+    size: tuple[int, int] | None = None
+    mask: Mask | None = None
+
+
+@dataclass(frozen=True)
 class Part:
     """One split: its records, and for contents that are row numbers the way to them."""
 
@@ -82,13 +106,15 @@ class Part:
     def __len__(self) -> int:
         return len(self.records)
 
-    def contents(self, records: Sequence[Record]) -> list[Content]:
-        """Return where the images of some of the records are, looked up together."""
-        if self.lookup is None:
-            return [record.content for record in records]
-        return self.lookup(
-            [record.content for record in records if isinstance(record.content, int)]
-        )
+    def encoded(self, records: Sequence[Record]) -> list[Encoded]:
+        """Return the images of some of the records, looked up together."""
+        contents = [record.content for record in records]
+        if self.lookup is not None:
+            contents = self.lookup([row for row in contents if isinstance(row, int)])
+        return [
+            Encoded(record.name, content, record.size, record.mask)
+            for record, content in zip(records, contents, strict=True)
+        ]
 
 
 class Problem(NamedTuple):
@@ -130,14 +156,35 @@ def stored_classes(source: Source) -> dict[str, Any]:
         return {name: k for k, name in enumerate(source.class_names)}
     found: set[Any] = set()
     for record in source.parts[0].records:
-        found.update(record.label if source.multi_label else [record.label])
-    return {str(value): value for value in sorted(found - {None})}
+        found.update(labels_of(source, record))
+    return {str(value): value for value in sorted(found)}
 
 
 def labels_of(source: Source, record: Record) -> list[Any]:
     """Return the labels of a record, none or one or several."""
     labels = record.label if source.multi_label else [record.label]
     return [label for label in labels or [] if label is not None]
+
+
+def with_classes(
+    record: Record, values: Sequence[Any], classes: Mapping[Any, int], *, multi_label: bool
+) -> Record:
+    """Return a record with indices of classes as its labels and those of its boxes.
+
+    Args:
+        record: of an image that shows one of the classes, or may show none.
+        values: its labels.
+        classes: from a label to its class; labels and boxes of others are left out.
+        multi_label: whether the record is to hold a list.
+    """
+    kept = [value for value in values if value in classes]
+    indices, mask = sorted({classes[value] for value in kept}), record.mask
+    if mask is not None and len(kept) < len(values):
+        mask = mask.of(kept)
+    boxes = tuple(
+        box._replace(label=classes[box.label]) for box in record.boxes if box.label in classes
+    )
+    return replace(record, label=indices if multi_label else indices[0], boxes=boxes, mask=mask)
 
 
 def class_name(source: Source, label: Any) -> str:
@@ -262,9 +309,7 @@ class Findings:
 def refuse(where: str, problems: Sequence[Problem]) -> None:
     """Raise `InputError` for problems, if there are any: the first ten, in one line."""
     if problems:
-        rest = len(problems) - MOST_NAMED
-        more = f"; and {rest:,} more" if rest > 0 else ""
-        raise InputError(f"{where}: {'; '.join(p.what for p in problems[:MOST_NAMED])}{more}")
+        raise InputError(f"{where}: {few([problem.what for problem in problems], '; ')}")
 
 
 def stated_size(width: Any, height: Any, place: str) -> tuple[int, int] | None:
@@ -309,6 +354,18 @@ def count(number: int, what: str) -> str:
     return f"{number:,} {what}{ending}"
 
 
+def few(things: Collection[str], separator: str = ", ") -> str:
+    """Return the first ten of several, printable, and how many more there are.
+
+    Example:
+        >>> few("abc"), few("abcdefghijkl")
+        ('a, b, c', 'a, b, c, d, e, f, g, h, i, j and 2 more')
+    """
+    shown = separator.join(map(printable, islice(things, MOST_NAMED)))
+    rest = len(things) - MOST_NAMED
+    return shown if rest <= 0 else f"{shown}{separator.replace(',', '')}and {rest:,} more"
+
+
 def outside(record: Record, which: int, width: int, height: int) -> str | None:
     """Return what to say of a box that leaves its image by over a pixel; None if it does not.
 
@@ -341,3 +398,161 @@ def _finite(numbers: Iterable[float]) -> bool:
 def _shown(box: Box) -> str:
     numbers = (f"{n:g}" if _finite([n]) or isinstance(n, float) else quoted(n) for n in box[1:5])
     return f"({', '.join(numbers)})"
+
+
+_WHOLE = re.compile(r"-?(0|[1-9]\d{0,999})(\.0*)?", re.ASCII)
+_NUMBER = re.compile(
+    r"-?(((0|[1-9]\d{0,999})(\.\d*)?|\.\d+)(e[+-]?\d{1,3})?|inf)", re.ASCII | re.IGNORECASE
+)
+HIDDEN = (-1, "-1")
+"""What stands for a label that is not published."""
+
+
+class CellError(InputError):
+    """What is wrong with a cell of a table, to be said after the row's name."""
+
+
+@dataclass(frozen=True)
+class LabelKind:
+    """What the labels of a data set are together: numbers, where all can be, else texts.
+
+    So 1, 1.0 and "1" are one class, and 10 comes after 9; "01" is a text, and so is "1" beside it.
+
+    Example:
+        >>> kind = LabelKind.of([10, "9", 1.0])
+        >>> [kind(10), kind("9"), kind(1.0)], LabelKind.of([1, "01"])(1)
+        ([10, 9, 1], '1')
+    """
+
+    numbers: bool
+    booleans: bool
+    whole: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, labels: Iterable[Any]) -> LabelKind:
+        """Return the kind of all labels of a data set."""
+        found = {(type(label), label) for label in labels}
+        values = [label for _, label in found]
+        texts = {label for label in values if isinstance(label, str)}
+        whole = {str(int(v)) for v in values if _is_whole(v)} | {
+            text for text in texts if _WHOLE.fullmatch(text) and "." not in text
+        }
+        return cls(
+            numbers=all(not isinstance(v, str) or _NUMBER.fullmatch(v) for v in values),
+            booleans=bool(values) and all(isinstance(v, bool) for v in values),
+            whole=frozenset(whole),
+        )
+
+    def __call__(self, label: Any) -> Any:
+        """Return a label as the class that it is of.
+
+        Raises:
+            CellError: a fraction, or a truth value among others.
+        """
+        if isinstance(label, bool):
+            if self.booleans:
+                return str(label)
+            raise CellError(
+                f"has label {label}, a truth value, where others are none; write all in one way"
+            )
+        if isinstance(label, str):
+            whole = _WHOLE.fullmatch(label)
+            if self.numbers and whole:
+                return int(label.partition(".")[0])
+            if self.numbers:
+                raise _fraction(label)
+            integer = label.partition(".")[0]
+            return integer if whole and integer in self.whole else label
+        if not _is_whole(label):
+            raise _fraction(label)
+        return int(label) if self.numbers else str(int(label))
+
+
+def _is_whole(label: Any) -> bool:
+    if isinstance(label, bool) or not isinstance(label, (int, float)):
+        return False
+    return isinstance(label, int) or label.is_integer()
+
+
+def _fraction(label: Any) -> CellError:
+    return CellError(
+        f"has label {quoted(label)}, which is a measurement and no class: classes are texts or "
+        "whole numbers; give each range of values a name"
+    )
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of every split: indices `(N,)` or a matrix `(N, K)`, as in `ImageSet`.
+
+    `index` leads from a label as it is stored to the index of its class.
+    """
+
+    class_names: tuple[str, ...]
+    splits: dict[str, Shaped[Tensor, "N *K"]]
+    index: dict[Any, int]
+
+
+def read_labels(source: Source) -> Labels:
+    """Turn the labels of a source into tensors.
+
+    The classes are those that it declares, else the distinct values of its first split, which is
+    the one for training, sorted.
+
+    Raises:
+        InputError: a record without a label, a label outside the classes, or one class only.
+    """
+    training = source.parts[0]
+    if source.class_names is None:
+        found = stored_classes(source)
+        names, index = tuple(found), {value: k for k, value in enumerate(found.values())}
+        rule = f"is no class of split {training.name}, which has {few(names)}"
+    else:
+        names = source.class_names
+        index = {k: k for k in range(len(names))}
+        rule = f"is outside the {len(names)} classes, 0 to {len(names) - 1}"
+
+    def indices(record: Record) -> list[int]:
+        if record.label is None:
+            raise InputError(f"{source.where}: {record.place} has no label")
+        values = record.label if source.multi_label else [record.label]
+        for value in values:
+            if value not in index:
+                raise InputError(f"{source.where}: label {quoted(value)} of {record.place} {rule}")
+        return [index[value] for value in values]
+
+    classes = len(names) if source.multi_label else None
+    tensors = {
+        part.name: label_tensor([indices(record) for record in part.records], classes)
+        for part in source.parts
+    }
+    _require_two_classes(names, tensors[training.name], source.where)
+    return Labels(names, tensors, index)
+
+
+def unlabelled(labels: Iterable[Any]) -> bool:
+    """Return whether a split has no labels at all: None or -1, as hidden test labels are given."""
+    hidden = (None, [], *HIDDEN, *([one] for one in HIDDEN))
+    return all(label in hidden for label in labels)
+
+
+def label_tensor(indices: Sequence[Sequence[int]], classes: int | None) -> Shaped[Tensor, "N *K"]:
+    """Return the classes of each image as `ImageSet` has them.
+
+    Args:
+        indices: of each image; one where `classes` is None.
+        classes: how many there are, for a 0/1 matrix; None: for indices.
+    """
+    if classes is None:
+        return torch.tensor([row[0] for row in indices], dtype=torch.int64)
+    matrix = torch.zeros(len(indices), classes, dtype=torch.uint8)
+    for row, columns in enumerate(indices):
+        matrix[row, columns] = 1
+    return matrix
+
+
+def _require_two_classes(names: tuple[str, ...], labels: Tensor, where: str) -> None:
+    seen = sorted(set(labels.tolist())) if labels.ndim == 1 else list(range(len(names)))
+    if len(seen) < 2:
+        only = f", {quoted(names[seen[0]])}" if seen else ""
+        raise InputError(f"{where} has one class only{only}: a classifier needs at least two")

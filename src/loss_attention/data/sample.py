@@ -1,24 +1,32 @@
 """What every data source hands over: images with labels and, if there are any, boxes and masks.
 
 `ImageSet` holds its images decoded, in memory. `data/streaming.py` has the set that decodes them on
-demand; what both can is `LabelledImages`.
+demand; what both can is `LabelledImages`. `Splits` are the sets to train on, to choose by and to
+report on, and which split of a source is which is told by its name.
+
+Where a picture lies in an image of another size is its placement, six numbers: width and height of
+the upright original in pixels, and the box `(x0, y0, x1, y1)` in pixels of the image that the
+picture fills. Squashed, it fills the whole image; padded, it keeps its aspect and lies in the
+middle.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, TypeVar
+from pathlib import PurePath
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
-from loss_attention.data.placement import to_original
+from loss_attention.errors import InputError
 
 PINNED = ("cuda", "xpu")
 """Kinds of devices that take copies from pinned memory while the host goes on."""
@@ -43,7 +51,7 @@ class LabelledImages(ABC):
             image without any has no mask. None where the set has no masks, or they come with the
             decoded images.
         placements: size of each original image and the box that its picture fills in `images`,
-            shape `(N, 6)`, as `data/placement.py` has it; None: the images are the originals, or
+            shape `(N, 6)`, as `data/sample.py` has it; None: the images are the originals, or
             they come with the decoded images.
     """
 
@@ -85,12 +93,8 @@ class LabelledImages(ABC):
         return replace(
             self,
             images=self.images[there if self.in_memory else index],
-            labels=self.labels[there],
-            boxes=None if self.boxes is None else self.boxes[there],
-            box_labels=None if self.box_labels is None else self.box_labels[there],
             names=tuple(self.names[i] for i in index.tolist()) if self.names else (),
-            masks=None if self.masks is None else self.masks[there],
-            placements=None if self.placements is None else self.placements[there],
+            **self._each(lambda tensor: tensor[there]),
         )
 
     def without_places(self: Images) -> Images:
@@ -99,15 +103,14 @@ class LabelledImages(ABC):
 
     def to(self: Images, device: torch.device | str) -> Images:
         """Return the set with its tensors on a device; images not yet decoded come to be there."""
-        return replace(
-            self,
-            images=self.images.to(device),
-            labels=self.labels.to(device),
-            boxes=None if self.boxes is None else self.boxes.to(device),
-            box_labels=None if self.box_labels is None else self.box_labels.to(device),
-            masks=None if self.masks is None else self.masks.to(device),
-            placements=None if self.placements is None else self.placements.to(device),
-        )
+        moved = self._each(lambda tensor: tensor.to(device))
+        return replace(self, images=self.images.to(device), **moved)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Return what is known of the images, all that there is of it changed in one way."""
+        fields = ("labels", "boxes", "box_labels", "masks", "placements")
+        known = {name: getattr(self, name) for name in fields}
+        return {name: None if value is None else change(value) for name, value in known.items()}
 
     @abstractmethod
     def take(self, index: Int[Tensor, " n"]) -> ImageSet:
@@ -251,6 +254,165 @@ def hold_out(labels: Shaped[Tensor, "N *K"], fraction: float, seed: int) -> tupl
             count = round(fraction * len(members))
             held_out[members[: min(max(1, count), len(members) - 1)]] = True
     return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
+
+
+SPLITS = {
+    name: split
+    for split, names in (
+        ("train", ("train", "training")),
+        ("test", ("test", "testing")),
+        ("validation", ("validation", "valid", "val", "dev")),
+        # More training images of SVHN, which the paper leaves out, and so does this package.
+        ("extra", ("extra",)),
+    )
+    for name in names
+}
+"""What splits are called."""
+T = TypeVar("T")
+
+
+def split_of(path: PurePath) -> str:
+    """Return the split that a path names, in the file's name or in a folder's; "" if none.
+
+    Example:
+        >>> split_of(PurePath("data/val-00000-of-00002.parquet")), split_of(PurePath("cats.csv"))
+        ('validation', '')
+    """
+    for part in reversed(path.parts):
+        for word in re.split(r"[^a-z]+", part.lower()):
+            if word in SPLITS:
+                return SPLITS[word]
+    return ""
+
+
+def by_split(
+    items: Iterable[tuple[T, str]], named: Callable[[T], str], where: str
+) -> dict[str, list[T]]:
+    """Sort items by split; where none has one, all are for training.
+
+    Args:
+        items: each with its split, "" where it has none.
+        named: what an item is called in an error.
+        where: what the data is called in an error.
+
+    Raises:
+        InputError: some have none while others say that they are for training.
+    """
+    parts: dict[str, list[T]] = {}
+    for item, split in items:
+        parts.setdefault(split, []).append(item)
+    unnamed = parts.pop("", [])
+    if unnamed and "train" in parts:
+        raise InputError(
+            f"{where}: the name of {named(unnamed[0])} says no split "
+            "(train, test or validation), while others do"
+        )
+    return {"train": unnamed, **parts} if unnamed else parts
+
+
+def training_split(parts: Mapping[str, object], where: str) -> str:
+    """Return the name of the training split: the one called so, or the only one.
+
+    Raises:
+        InputError: no split at all, several and none called so, or one that is for testing.
+    """
+    if not parts:
+        raise InputError(f"{where} holds no images")
+    found = find_training_split(parts)
+    if found is None:
+        raise InputError(f"{where} has no split named train among {', '.join(parts)}")
+    return found
+
+
+def find_training_split(parts: Mapping[str, object]) -> str | None:
+    """Return the name of the training split, None where there is none; see `training_split`."""
+    if (found := _called("train", parts)) or len(parts) != 1:
+        return found
+    (only,) = parts
+    return None if SPLITS.get(only.lower()) in ("test", "validation") else only
+
+
+def reported_split(parts: Mapping[str, object], usable: Callable[[str], bool]) -> str | None:
+    """Return the test split if that is usable (has labels), else the validation split."""
+    found = (_called(split, parts) for split in ("test", "validation"))
+    return next((name for name in found if name is not None and usable(name)), None)
+
+
+def _called(split: str, parts: Mapping[str, object]) -> str | None:
+    return next((name for name in parts if SPLITS.get(name.lower()) == split), None)
+
+
+Resize = Literal["squash", "pad"]
+"""How a picture is brought to another shape: out of its aspect, or with a border."""
+
+
+def place(
+    original: tuple[int, int], size: tuple[int, int] | None, resize: Resize
+) -> tuple[int, int, int, int, int, int]:
+    """Return the placement of a picture in an image.
+
+    Args:
+        original: width and height of the picture.
+        size: height and width of the image; None: those of the picture.
+        resize: squash, or keep the aspect and pad.
+
+    Example:
+        >>> place((200, 100), size=(50, 50), resize="pad")
+        (200, 100, 0, 12, 50, 37)
+        >>> place((200, 100), size=(50, 50), resize="squash")
+        (200, 100, 0, 0, 50, 50)
+    """
+    width, height = original
+    if size is None:
+        return width, height, 0, 0, width, height
+    image_height, image_width = size
+    if resize == "squash":
+        return width, height, 0, 0, image_width, image_height
+    scale = min(image_width / width, image_height / height)
+    # A picture of extreme aspect still gets a pixel.
+    inner_width = min(image_width, max(1, round(width * scale)))
+    inner_height = min(image_height, max(1, round(height * scale)))
+    left, top = (image_width - inner_width) // 2, (image_height - inner_height) // 2
+    return width, height, left, top, left + inner_width, top + inner_height
+
+
+def to_image(
+    boxes: Float[Tensor, "N G 4"], placements: Float[Tensor, "N 6"]
+) -> Float[Tensor, "N G 4"]:
+    """Return boxes in pixels of the originals in pixels of the images; NaN stays NaN."""
+    scale, shift = _maps(placements)
+    return boxes * scale + shift
+
+
+def to_original(
+    boxes: Float[Tensor, "N G 4"], placements: Float[Tensor, "N 6"]
+) -> Float[Tensor, "N G 4"]:
+    """Return boxes in pixels of the images in pixels of the originals, clipped to them.
+
+    A box that lies on the border alone ends up empty, at the original's edge.
+
+    Example:
+        >>> placed = torch.tensor([place((200, 100), (50, 50), "pad")]).float()
+        >>> to_original(torch.tensor([[[0.0, 0.0, 25.0, 37.0]]]), placed)
+        tensor([[[  0.,   0., 100., 100.]]])
+    """
+    scale, shift = _maps(placements)
+    size = placements[:, None, [0, 1, 0, 1]]
+    return torch.minimum(((boxes - shift) / scale).clamp(min=0), size)
+
+
+def are_originals(placements: Float[Tensor, "N 6"]) -> bool:
+    """Return whether every picture is its image, neither resized nor padded."""
+    return bool((placements[:, :2] == placements[:, 4:]).all() and (placements[:, 2:4] == 0).all())
+
+
+def _maps(
+    placements: Float[Tensor, "N 6"],
+) -> tuple[Float[Tensor, "N 1 4"], Float[Tensor, "N 1 4"]]:
+    """Return factor and shift of each coordinate, from the originals to the images."""
+    inner = placements[:, 4:] - placements[:, 2:4]
+    scale = inner / placements[:, :2]
+    return scale.repeat(1, 2).unsqueeze(1), placements[:, 2:4].repeat(1, 2).unsqueeze(1)
 
 
 def sent(tensor: Shaped[Tensor, "*N"], device: torch.device) -> Shaped[Tensor, "*N"]:

@@ -8,16 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
 from loss_attention.data.decoding import UnreadableImage, fitted, read_image, read_size, to_tensor
-from loss_attention.data.masks import Mask
-from loss_attention.data.placement import Resize, place
-from loss_attention.data.records import MOST_NAMED, Content
+from loss_attention.data.records import Encoded, count, few
+from loss_attention.data.sample import Resize, place
 from loss_attention.errors import InputError
 
 Progress = Callable[[int, int], None]
@@ -26,23 +26,6 @@ Progress = Callable[[int, int], None]
 # Threads take images in runs: for small ones, handing over each by itself costs more than it gains.
 _RUN = 16
 _HALF = 128  # a pixel of a resized mask is an object's where at least half of it is
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """An image as it is stored.
-
-    Attributes:
-        name: what people may call it.
-        source: its file, its bytes, a way to get them, or nothing at all.
-        size: width and height that its annotations state; None: they do not.
-        mask: draws its mask; None: it has none.
-    """
-
-    name: str
-    source: Content
-    size: tuple[int, int] | None = None
-    mask: Mask | None = None
 
 
 @dataclass(frozen=True)
@@ -63,37 +46,25 @@ class Form:
         return None if self.image_size is None else (self.image_size, self.image_size)
 
 
-@dataclass(frozen=True)
-class Stacked:
-    """Decoded images and what goes with them; see `ImageSet` for the tensors.
-
-    Attributes:
-        images: rows of broken images are left undefined.
-        placements: of each picture, never None.
-        masks: None where none were asked for.
-        broken: what is wrong with images that could not be read, by row.
-    """
-
-    images: UInt8[Tensor, "N C H W"]
-    placements: Float[Tensor, "N 6"]
-    masks: Bool[Tensor, "N H W"] | None
-    broken: dict[int, UnreadableImage]
-
-
 def stack_images(
     encoded: Iterable[Encoded],
     count: int,
     form: Form,
     *,
+    keep: bool = True,
+    decode: bool = True,
     skip_broken: bool = False,
     progress: Progress | None = None,
-) -> Stacked:
+) -> Stack:
     """Decode images in parallel threads into one tensor.
 
     Args:
         encoded: the images; they are taken a block at a time, never all at once.
         count: how many they are.
         form: what to bring them to.
+        keep: hold what is decoded; or only see where each picture will lie, and what is broken.
+        decode: decode each, which finds every broken one; or read their sizes alone, from the
+            annotations where these have them, else from the beginning of the file.
         skip_broken: go on without images that cannot be read, as long as there is one that can.
         progress: called after every block.
 
@@ -101,69 +72,24 @@ def stack_images(
         InputError: images that cannot be read (all are looked for, the first ten named), or
             images of different sizes (two are named).
     """
-    stack = _Stack(count, form)
-    for image, result in _in_threads(encoded, count, lambda one: _decode(one, form), progress):
+    stack, look = Stack(count, form, keep), _decode if decode else _measure
+    for image, result in _in_threads(encoded, count, lambda one: look(one, form), progress):
         stack.add(image.name, result)
-    return stack.stacked(skip_broken=skip_broken)
+    stack.check(skip_broken=skip_broken)
+    return stack
 
 
-def stack_few(encoded: Sequence[Encoded], form: Form) -> Stacked:
+def stack_few(encoded: Sequence[Encoded], form: Form) -> Stack:
     """Decode a few images one after the other: what one of many worker processes does.
 
     Raises:
         InputError: see `stack_images`.
     """
-    stack = _Stack(len(encoded), form)
+    stack = Stack(len(encoded), form)
     for image in encoded:
         stack.add(image.name, _decode(image, form))
-    return stack.stacked()
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What is known of many images without holding them.
-
-    Attributes:
-        shape: of each image: channels, height and width.
-        placements: of each picture.
-        broken: what is wrong with images that could not be read, by row.
-    """
-
-    shape: tuple[int, int, int]
-    placements: Float[Tensor, "N 6"]
-    broken: dict[int, UnreadableImage]
-
-
-def survey_images(
-    encoded: Iterable[Encoded],
-    count: int,
-    form: Form,
-    *,
-    decode: bool,
-    skip_broken: bool = False,
-    progress: Progress | None = None,
-) -> Survey:
-    """Look at images without keeping them: where each picture will lie, and what is broken.
-
-    Args:
-        encoded: the images.
-        count: how many they are.
-        form: what they are to be brought to.
-        decode: decode each, which finds every broken one; or read their sizes alone, from the
-            annotations where these have them, else from the beginning of the file.
-        skip_broken: go on without images that cannot be read.
-        progress: called after every block.
-
-    Raises:
-        InputError: see `stack_images`.
-    """
-    look = _decode if decode else _measure
-    stack = _Stack(count, form, keep=False)
-    for image, result in _in_threads(encoded, count, lambda one: look(one, form), progress):
-        stack.add(image.name, result)
-    stack.check(skip_broken=skip_broken)
-    assert stack.shape is not None
-    return Survey(stack.shape, stack.placements, stack.broken)
+    stack.check()
+    return stack
 
 
 def image_shape(image: Encoded, form: Form) -> tuple[int, int, int]:
@@ -266,73 +192,68 @@ def _measure(image: Encoded, form: Form) -> _Decoded | UnreadableImage:
 
 
 @dataclass
-class _Stack:
-    """The tensors as they fill, and what is wrong with the images that do not fit in.
+class Stack:
+    """The tensors of many images as they fill, and what is wrong with those that do not fit in.
 
-    With `keep` off only the placements are kept.
+    Attributes:
+        count: how many images there will be.
+        form: what they are brought to.
+        keep: hold the images and masks; or only the placements.
+        shape: of each image: channels, height and width; None: of none yet.
+        images: shape `(N, C, H, W)`; rows of broken images are left undefined.
+        placements: of each picture, as `ImageSet` has them, never None.
+        masks: shape `(N, H, W)`; None where none were asked for.
+        broken: what is wrong with images that could not be read, by row.
     """
 
     count: int
     form: Form
     keep: bool = True
-    seen: int = 0
     shape: tuple[int, int, int] | None = None
-    images: Tensor | None = None
-    masks: Tensor | None = None
-    first: str = ""
-    other: tuple[str, tuple[int, int, int]] | None = None
+    images: Any = None
+    masks: Bool[Tensor, "N H W"] | None = None
     broken: dict[int, UnreadableImage] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.placements = torch.ones(self.count, 6)
+        self._seen, self._first = 0, ""
+        self._other: tuple[str, tuple[int, int, int]] | None = None
 
     def add(self, name: str, result: _Decoded | UnreadableImage) -> None:
+        """Take the next image."""
         if isinstance(result, UnreadableImage):
-            self.broken[self.seen] = result
+            self.broken[self._seen] = result
         else:
             if self.shape is None:  # only now is the size known
-                self.shape, self.first = result.shape, name
+                self.shape, self._first = result.shape, name
                 if self.keep:
                     self.images = torch.empty(self.count, *self.shape, dtype=torch.uint8)
                 if self.keep and self.form.masks:
                     self.masks = torch.zeros(self.count, *self.shape[1:], dtype=torch.bool)
             if result.shape == self.shape:
-                self.placements[self.seen] = torch.tensor(result.placement)
-                if self.images is not None and result.pixels is not None:
-                    self.images[self.seen] = result.pixels
+                self.placements[self._seen] = torch.tensor(result.placement)
+                if self.images is not None:
+                    self.images[self._seen] = result.pixels
                 if self.masks is not None and result.mask is not None:
-                    self.masks[self.seen] = result.mask
-            elif self.other is None:
-                self.other = (name, result.shape)
-        self.seen += 1
+                    self.masks[self._seen] = result.mask
+            elif self._other is None:
+                self._other = (name, result.shape)
+        self._seen += 1
 
-    def stacked(self, *, skip_broken: bool = False) -> Stacked:
-        """Return the filled tensors, or raise what `check` does."""
-        self.check(skip_broken=skip_broken)
-        assert self.images is not None
-        return Stacked(self.images, self.placements, self.masks, self.broken)
-
-    def check(self, *, skip_broken: bool) -> None:
+    def check(self, *, skip_broken: bool = False) -> None:
         """Raise what was wrong: unreadable images first, then sizes."""
         if self.broken and (not skip_broken or self.shape is None):
-            raise InputError(_unreadable_message(list(self.broken.values())))
+            names = few([f"{error.name} ({error.reason})" for error in self.broken.values()])
+            raise InputError(f"{count(len(self.broken), 'image')} cannot be read: {names}")
         assert self.shape is not None
-        assert self.seen == self.count
-        if self.other is not None:
-            name, shape = self.other
+        assert self._seen == self.count
+        if self._other is not None:
+            name, shape = self._other
             raise InputError(
-                f"images of unequal sizes: {self.first} is {_size(self.shape)}, {name} is "
-                f"{_size(shape)} (width x height); --image-size N resizes them all to N x N"
+                f"images of unequal sizes: {self._first} is {_size(self.shape)}, {name} is "
+                f"{_size(shape)} (width x height); `image_size` N resizes them all to N x N"
             )
 
 
 def _size(shape: tuple[int, int, int]) -> str:
     return f"{shape[2]} x {shape[1]}"
-
-
-def _unreadable_message(errors: list[UnreadableImage]) -> str:
-    what = "1 image" if len(errors) == 1 else f"{len(errors):,} images"
-    names = ", ".join(f"{error.name} ({error.reason})" for error in errors[:MOST_NAMED])
-    rest = len(errors) - MOST_NAMED
-    more = f" and {rest:,} more" if rest > 0 else ""
-    return f"{what} cannot be read: {names}{more}"

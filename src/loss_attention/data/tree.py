@@ -1,26 +1,36 @@
 """Files by name, wherever they lie: in a folder, a zip or a tar, or in several of these.
 
-One name is one file: links are resolved where the files are listed, see `files.py`.
+One name is one file: of a folder's files each is there once, whatever links lead to it.
 """
 
 from __future__ import annotations
 
 import codecs
+import os
 import posixpath
+import stat
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from loss_attention.data.archives import ARCHIVES, Budget, Member, is_archive, open_archive
-from loss_attention.data.file_types import HEAD, is_image, may_be_meant, told_unread
-from loss_attention.data.files import find_files, head_of
-from loss_attention.data.records import Content, Problem
-from loss_attention.data.splits import SPLITS
-from loss_attention.errors import InputError, guarded, printable
+from loss_attention.data.archives import (
+    ARCHIVES,
+    MOST_DEEP,
+    Budget,
+    Member,
+    is_archive,
+    open_archive,
+)
+from loss_attention.data.decoding import HEAD, is_hidden, is_image, may_be_meant, told_unread
+from loss_attention.data.records import Content, Problem, count, few
+from loss_attention.data.sample import SPLITS, split_of
+from loss_attention.errors import InputError, guarded, printable, reason
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class Tree:
             InputError: it cannot be read, or is too large.
         """
         content = self.file(name)
-        place = f"{printable(str(self.path))}: {printable(name)}"
+        place = f"{self.path}: {name}"
         with guarded(place):
             size = _size(content)
             if most is not None and size > most:
@@ -73,9 +83,10 @@ class Tree:
     def head(self, name: str) -> bytes:
         """Return a file's first bytes, enough to tell what it is; none where it is unreadable."""
         content = self.file(name)
-        if isinstance(content, Path):
-            return head_of(content)
         with suppress(Exception):  # whatever a damaged archive leads its reader into
+            if isinstance(content, Path):
+                with content.open("rb") as file:
+                    return file.read(HEAD)
             if isinstance(content, Member):
                 return content.head(HEAD)
             return (content if isinstance(content, bytes) else content())[:HEAD]
@@ -92,9 +103,7 @@ class Tree:
         try:
             return content.decode("utf-16" if utf_16 else "utf-8-sig")
         except UnicodeDecodeError as error:
-            raise InputError(
-                f"{printable(str(self.path))}: {printable(name)} is no UTF-8 text: {error.reason}"
-            ) from error
+            raise InputError(f"{self.path}: {name} is no UTF-8 text: {error.reason}") from error
 
     @cached_property
     def files(self) -> frozenset[str]:
@@ -204,7 +213,7 @@ class Tree:
             for name, kept in self.links.items()
             if name.startswith(root) and kept.startswith(root)
         }
-        content = partial(_content_below, self.content, root)
+        content = partial(_content_below, self.content, root)  # which processes can be sent
         return Tree(self.path / root, names, content, links, self.problems, self.notes)
 
     def unwrapped(self, known_classes: Collection[str] = ()) -> Tree:
@@ -263,19 +272,15 @@ def open_tree(path: Path) -> Tree:
     budget = Budget()
     if path.is_file():
         return _joined(path, {path: open_archive(path, budget)})
-    found = find_files(path)
-    files = found.files
-    problems, notes = tuple(found.problems), tuple(found.notes)
-    folder = Tree(path, tuple(sorted(files)), path.joinpath, found.links, problems, notes)
-    archives = [file for file in files.values() if file.parent == path and is_archive(file)]
-    if not archives or any(map(is_image, files)):
+    folder = find_files(path)
+    archives = [path / name for name in folder.names if "/" not in name and is_archive(Path(name))]
+    if not archives or any(map(is_image, folder.names)):
         return folder
-    archives.sort()
     with ThreadPoolExecutor() as pool:  # decompressing leaves Python's lock to the others
         opened = pool.map(lambda archive: open_archive(archive, budget), archives)
         parts = {a: _of_its_split(a, held) for a, held in zip(archives, opened, strict=True)}
-    joined = _joined(path, {path: dict(files), **parts})
-    return replace(joined, links=found.links, problems=problems, notes=notes)
+    joined = _joined(path, {path: {name: path / name for name in folder.names}, **parts})
+    return replace(joined, links=folder.links, problems=folder.problems, notes=folder.notes)
 
 
 def _of_its_split(archive: Path, files: Mapping[str, Content]) -> Mapping[str, Content]:
@@ -298,9 +303,236 @@ def _joined(path: Path, parts: Mapping[Path, Mapping[str, Content]]) -> Tree:
         for name, content in part.items():
             if name in files and is_image(name):
                 raise InputError(
-                    f"{printable(str(path))}: {printable(home[name].name)} and "
-                    f"{printable(place.name)} both hold {printable(name)}; unpack them and keep one"
+                    f"{path}: {home[name].name} and {place.name} both hold {name}; unpack them and "
+                    "keep one"
                 )
             if name not in files:
                 files[name], home[name] = content, place
     return Tree(path, tuple(sorted(files)), files.__getitem__)
+
+
+_MOST_VISITS = 8  # of one folder, through links
+
+_ODD = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class _Entry(NamedTuple):
+    """A regular file: how it was reached, and which one it is."""
+
+    name: str
+    path: str
+    is_link: bool
+    in_linked: bool  # a link to a folder leads to it
+    identity: tuple[int, int]
+
+    def rank(self) -> tuple[bool, bool, str]:
+        """Sort the names of one file: the first is the one that it counts under.
+
+        A split's folder goes before one that is none, and the file before links to it.
+        """
+        return not _split(self.name), self.is_link or self.in_linked, self.name
+
+
+class _Folder(NamedTuple):
+    """A folder to look into: its path from the root, where it is, and by which way."""
+
+    name: str
+    path: str
+    real: str
+    jumps: tuple[str, ...]  # the folders that hold the links on the way
+    depth: int
+
+
+def find_files(folder: Path) -> Tree:
+    """Return the files in a folder and the folders in it, without what is hidden.
+
+    Links are followed, but not to a folder that they lie in. A file that several names lead to
+    counts under one of them. Problems are what is named like an image and is no file, and images
+    that two splits share; notes are links that are not followed, and files that count once.
+
+    Raises:
+        InputError: a folder that cannot be read, or folders too deep in each other.
+    """
+    return _Walk(folder).tree()
+
+
+class _Walk:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._problems: list[Problem] = []
+        self._notes: list[str] = []
+        self._loops: list[str] = []
+        self._again: list[str] = []
+        self._visits: dict[tuple[int, int], int] = defaultdict(int)
+
+    def tree(self) -> Tree:
+        """Give every image one name, and every file in a linked folder that is there without it."""
+        groups: dict[tuple[int, int], list[_Entry]] = defaultdict(list)
+        for entry in self.entries():
+            groups[entry.identity].append(entry)
+        for links, why in (
+            (self._loops, "not followed, as what they lead to holds them"),
+            (self._again, f"not followed, as over {_MOST_VISITS} links lead to one folder"),
+        ):
+            if links:
+                self._notes.append(f"{count(len(links), 'link')} {why}: {few(links)}")
+        names: list[str] = []
+        links_to: dict[str, str] = {}
+        double: list[tuple[str, str]] = []
+        for same in (files for group in groups.values() for files in _same_files(group)):
+            kept, *others = sorted(same, key=_Entry.rank)
+            names.append(kept.name)
+            for other in others:
+                if not other.in_linked and not is_image(other.name):
+                    names.append(other.name)
+                    continue
+                links_to[other.name] = kept.name
+                splits = _split(kept.name), _split(other.name)
+                if is_image(other.name) and all(splits) and splits[0] != splits[1]:
+                    what = f"{printable(other.name)} is the same file as {printable(kept.name)}"
+                    what += ", by a link: an image belongs to one split"
+                    self._problems.append(Problem(other.name, what))
+                else:
+                    double.append((other.name, kept.name))
+        if double:
+            link, name = map(printable, min(double))
+            self._notes.append(
+                f"{count(len(double), 'link')} to files that are here by another name, too, which "
+                f"count once ({link} is {name}{', say' if len(double) > 1 else ''})"
+            )
+        return Tree(
+            self.root,
+            tuple(sorted(names)),
+            self.root.joinpath,
+            links_to,
+            tuple(self._problems),
+            tuple(self._notes),
+        )
+
+    def entries(self) -> Iterator[_Entry]:
+        """Yield every regular file; note what else there is."""
+        folders = [_Folder("", str(self.root), os.path.realpath(self.root), (), 0)]
+        while folders:
+            folder = folders.pop()
+            if folder.depth > MOST_DEEP:
+                raise InputError(
+                    f"{self.root}: folders are nested more than {MOST_DEEP} deep "
+                    f"({folder.name[:60]}...)"
+                )
+            try:
+                device = Path(folder.path).stat().st_dev
+                with os.scandir(folder.path) as inside:
+                    children = sorted(inside, key=lambda child: child.name)
+            except OSError as error:
+                raise InputError(
+                    f"the folder {folder.path} cannot be read: {reason(error)}"
+                ) from error
+            for child in children:
+                if is_hidden(child.name):
+                    continue
+                name = posixpath.join(folder.name, child.name)
+                if child.is_symlink():
+                    entry = self._linked(folder, child, name)
+                elif child.is_dir(follow_symlinks=False):
+                    real = posixpath.join(folder.real, child.name)
+                    entry = _Folder(name, child.path, real, folder.jumps, folder.depth + 1)
+                elif child.is_file(follow_symlinks=False):
+                    identity = device, child.inode()
+                    entry = _Entry(name, child.path, False, bool(folder.jumps), identity)
+                else:
+                    self._odd(name, child.stat(follow_symlinks=False).st_mode)
+                    continue
+                if isinstance(entry, _Folder):
+                    folders.append(entry)
+                elif entry is not None:
+                    yield entry
+
+    def _linked(
+        self, folder: _Folder, link: os.DirEntry[str], name: str
+    ) -> _Entry | _Folder | None:
+        """Return what a link leads to; None where it is not followed."""
+        try:
+            target = link.stat()
+        except OSError as error:
+            self._broken(name, reason(error))
+            return None
+        identity = target.st_dev, target.st_ino
+        if stat.S_ISREG(target.st_mode):
+            return _Entry(name, link.path, True, bool(folder.jumps), identity)
+        if not stat.S_ISDIR(target.st_mode):
+            self._odd(name, target.st_mode)
+            return None
+        real = os.path.realpath(link.path)
+        jumps = (*folder.jumps, folder.real)
+        if any(_lies_in(place, real) for place in jumps):
+            self._loops.append(name)
+            return None
+        self._visits[identity] += 1
+        if self._visits[identity] > _MOST_VISITS:
+            self._again.append(name)
+            return None
+        return _Folder(name, link.path, real, jumps, folder.depth + 1)
+
+    def _broken(self, name: str, why: str) -> None:
+        what = f"{printable(name)} is a link that leads to no file ({why})"
+        # Without a suffix it may have been a whole folder of images.
+        if is_image(name) or "." not in posixpath.basename(name):
+            self._problems.append(Problem(name, what))
+        else:
+            self._notes.append(what)
+
+    def _odd(self, name: str, mode: int) -> None:
+        if is_image(name):
+            kind = _ODD.get(stat.S_IFMT(mode), "no regular file")
+            what = f"{printable(name)} cannot be read as an image: it is {kind}"
+            self._problems.append(Problem(name, what))
+
+
+def _same_files(entries: list[_Entry]) -> Iterable[list[_Entry]]:
+    """Divide entries of one number by the file that they are.
+
+    Some file systems give several files one number: those are told by their paths.
+    """
+    if len(entries) == 1:
+        return [entries]
+    by_path: dict[str, list[_Entry]] = defaultdict(list)
+    for entry in entries:
+        by_path[os.path.realpath(entry.path)].append(entry)
+    if len(by_path) == 1 or Path(entries[0].path).stat().st_nlink > 1:
+        return [entries]
+    return by_path.values()
+
+
+def _split(name: str) -> str:
+    return split_of(PurePosixPath(name).parent)
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+class Listed(NamedTuple):
+    """The images of a folder, sorted; `odd` says what is no file, `unread` what is not read."""
+
+    images: list[Path]
+    odd: list[str]
+    unread: list[str]
+
+
+def list_images(folder: Path) -> Listed:
+    """Return the images in a folder and the folders in it, and what beside them is not read.
+
+    Raises:
+        InputError: a folder that cannot be read.
+    """
+    tree = find_files(folder)
+    return Listed(
+        sorted(folder / name for name in tree.names if is_image(name)),
+        [problem.what for problem in tree.problems if problem.image not in tree.links],
+        tree.unread(),
+    )

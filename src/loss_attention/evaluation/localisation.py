@@ -57,7 +57,7 @@ from loss_attention.metrics.localisation import (
     share_inside,
     weight_inside,
 )
-from loss_attention.prediction import EvidencePrediction, ImagePrediction, WeightedPrediction
+from loss_attention.prediction import ImagePrediction, PatchPrediction, WeightedPrediction
 
 ASKED_CLASSES = 10
 """Of so many classes an image, the likeliest, objects are looked for."""
@@ -139,7 +139,7 @@ def see(batch: ImageSet, prediction: WeightedPrediction) -> Scene | None:
         box_labels = torch.full_like(boxes[..., 0], -1, dtype=torch.int64)
     relevant = relevant_boxes(box_labels, batch.labels)
     boxed = relevant.any(dim=1)
-    labels, grid = batch.label_matrix(), prediction.grid
+    labels, grid = batch.label_matrix(), prediction.image_grid
     logits = prediction.logits.float()
     has_box = torch.zeros_like(labels, dtype=torch.bool)
     image, box = relevant.nonzero(as_tuple=True)
@@ -147,7 +147,7 @@ def see(batch: ImageSet, prediction: WeightedPrediction) -> Scene | None:
     image, shown = has_box.nonzero(as_tuple=True)
     pairs = Questions.of(image, shown, boxes, box_labels)
     probabilities = logits.sigmoid() if batch.multi_label else logits.softmax(dim=1)
-    right = prediction.each_patch(lambda scores: right_patches(scores, batch.labels))
+    right = right_patches(prediction.patch_scores, batch.labels)
     likeliest = probabilities.topk(min(ASKED_CLASSES, logits.shape[1]), dim=1)
     which = torch.arange(len(batch), device=logits.device).repeat_interleave(
         likeliest.indices.shape[1]
@@ -289,7 +289,7 @@ class AnswerMaker:
 
 def _values_of(prediction: WeightedPrediction, scene: Scene) -> PatchValues | None:
     """Return the evidence for the classes asked about, None for a head without any."""
-    if not isinstance(prediction, EvidencePrediction):
+    if not isinstance(prediction, PatchPrediction):
         return None
 
     def of(asked: Questions) -> Tensor:

@@ -6,32 +6,27 @@ After them, capsules under dynamic routing (Sabour et al. 2017), which the paper
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loss_attention.attention import (
-    capsule_weights,
-    capsule_weights_of_lengths,
-    scaled_lengths,
-)
+from loss_attention.attention import capsule_weights, full_precision, real_part
 from loss_attention.backbones.convolution import Conv2d
 from loss_attention.backbones.layered import Layered
-from loss_attention.geometry import PatchGrid
-from loss_attention.heads.patches import PatchLayout, on_demand
-from loss_attention.many_classes import too_many
-from loss_attention.prediction import (
-    CapsulePrediction,
-    ManyClassPrediction,
-    RoutedPrediction,
-    full_precision,
-    of_class,
-)
+from loss_attention.heads.patches import PatchLayout
+from loss_attention.prediction import CapsulePrediction, RoutedPrediction, of_class
 
 PRIMARY_CHANNELS, PRIMARY_DIMENSION = 32, 16
 PATCH_CHANNELS, PATCH_DIMENSION = 64, 128
+CLASS_DIMENSION = 16
+ROUNDS = 3
+# With 1152 capsules and 10 classes, class capsules then begin neither near 0 nor near 1.
+INITIAL_DEVIATION = 0.1
+# Added to squared lengths, so that the gradient at length 0 is 0.
+SMALLEST = 1e-12
 
 
 class Capsules(Layered):
@@ -75,7 +70,7 @@ class Capsules(Layered):
     def forward(self, maps: Float[Tensor, "B N h w"]) -> Float[Tensor, "B C D rows columns"]:
         """Return the vector of each capsule."""
         outputs: Tensor = self.layers(maps)
-        return outputs.view(len(outputs), *self.shape, *outputs.shape[2:])
+        return outputs.view(outputs.shape[0], *self.shape, *outputs.shape[2:])
 
 
 class CapsuleHead(Layered):
@@ -129,62 +124,58 @@ class CapsuleHead(Layered):
 
     def forward(
         self, feature_map: Float[Tensor, "B N h w"], image_size: tuple[int, int]
-    ) -> CapsulePrediction | ManyClassPrediction:
+    ) -> CapsulePrediction:
         """Return the prediction for feature maps of images of `(height, width)` pixels."""
         lengths = torch.linalg.vector_norm(self.primary(feature_map), dim=2)
         capsules: Tensor = self.patch_capsules(
             F.relu(lengths - self.trivial_length.reshape(-1, 1, 1).to(lengths.dtype))
         )
         rows, columns = capsules.shape[3:]
-        grid = self.layout.grid(rows, columns, image_size)
-        # Full precision from here on: the evidence has to add up.
-        with torch.autocast(capsules.device.type, enabled=False):
-            # (B, M, C, D): with channels last in memory, this order needs no copy.
-            vectors = capsules.flatten(3).permute(0, 3, 1, 2).to(self.classifier.weight.dtype)
-            if too_many(vectors.shape[:3].numel() * self.classifier.out_features):
-                return self._of_many_classes(vectors, grid)
-            logits_of_all: Tensor = full_precision(self.classifier(vectors)).transpose(1, 2)
-            patch_weights, weights = capsule_weights(logits_of_all, self.threshold)
-            return CapsulePrediction(
-                logits=torch.einsum("bcm,bcmk->bk", weights, logits_of_all),
-                patch_logits=logits_of_all.sum(dim=1),
-                patch_weights=patch_weights,
-                grid=grid,
-                selection=self.layout.selection,
-                capsule_logits=logits_of_all,
-                capsule_weights=weights,
-            )
-
-    def _of_many_classes(
-        self, vectors: Float[Tensor, "B M C D"], grid: PatchGrid
-    ) -> ManyClassPrediction:
-        """Return the prediction where there are too many class vectors to hold."""
-        vectors = full_precision(vectors)
-        channels = vectors.shape[2]
-        lengths = scaled_lengths(on_demand(vectors.flatten(1, 2), self.classifier))
-        patch_weights, weights = capsule_weights_of_lengths(
-            lengths.reshape(vectors.shape[:3]).transpose(1, 2), self.threshold
+        # With channels last in memory, this order needs no copy.
+        vectors = capsules.flatten(3).permute(0, 3, 1, 2)
+        prediction = pooled_capsules(
+            vectors, self.classifier, self.threshold, self.layout.selection
         )
-        # Sums of class vectors are the classifier's answers to sums of vectors and of biases.
-        evidence = torch.einsum("bcm,bmcd->bmd", weights, vectors)
-        lazy_evidence = on_demand(evidence, self.classifier, weights.sum(dim=1))
-        biases = vectors.new_full(vectors.shape[:2], channels)
-        return ManyClassPrediction(
-            logits=lazy_evidence.total(),
-            lazy_patch_logits=on_demand(vectors.sum(dim=2), self.classifier, biases),
-            lazy_evidence=lazy_evidence,
+        return replace(prediction, grid=self.layout.grid(rows, columns, image_size))
+
+
+def pooled_capsules(
+    vectors: Float[Tensor, "B M C D"],
+    classifier: nn.Module,
+    threshold: float,
+    selection: float = 0.0,
+    mask: Bool[Tensor, "B M"] | None = None,
+) -> CapsulePrediction:
+    """Classify and weigh the capsules of patches, or of the instances of bags (Eqs. 6a to 6e).
+
+    Args:
+        vectors: `h_cm`, shape `(B, M, C, D)`.
+        classifier: from D features to K logits, the same for all.
+        threshold: the paper's xi.
+        selection: patches of weight above `selection / M` count as selected.
+        mask: True where a patch is real; what a masked one holds takes no part. None: all are.
+
+    Returns:
+        The prediction, without a grid.
+
+    Raises:
+        ValueError: a mask of another shape or type, or a bag without a single real patch.
+    """
+    # Full precision from here on: the evidence has to add up.
+    with torch.autocast(vectors.device.type, enabled=False):
+        vectors = real_part(vectors.to(next(classifier.parameters()).dtype), mask)
+        capsule_logits = full_precision(classifier(vectors)).transpose(1, 2)
+        patch_weights, weights = capsule_weights(capsule_logits, threshold, mask)
+        return CapsulePrediction(
+            logits=torch.einsum("bcm,bcmk->bk", weights, capsule_logits),
+            patch_logits=capsule_logits.sum(dim=1),
             patch_weights=patch_weights,
-            grid=grid,
-            selection=self.layout.selection,
+            grid=None,
+            selection=selection,
+            mask=mask,
+            capsule_logits=capsule_logits,
+            capsule_weights=weights,
         )
-
-
-CLASS_DIMENSION = 16
-ROUNDS = 3
-# With 1152 capsules and 10 classes, class capsules then begin neither near 0 nor near 1.
-INITIAL_DEVIATION = 0.1
-# Added to squared lengths, so that the gradient at length 0 is 0.
-SMALLEST = 1e-12
 
 
 class RoutingHead(Layered):

@@ -1,33 +1,29 @@
 """The convolutional patch head of the paper's Section IV-A, for any way of weighing patches.
 
-The ways are the paper's own, by the classifier's logits (Eq. 5), and those that it compares with.
-After them, the published networks' own classifiers, which look at no patch: the paper's baselines.
+Read from top to bottom: a convolution makes patches of a feature map (`PatchHead`); one classifier
+gives each its class vector, a way of weighing says how much each counts, and their weighted sum is
+the answer (`pooled`). Of images and grids, only the first knows. The ways of weighing are the
+paper's own, by the class vectors (`LossAttention`, Eq. 5), and those that it compares with. Last
+come the published networks' own classifiers, which look at no patch: the paper's baselines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from loss_attention.attention import scaled_lengths, weights_of_lengths
+from loss_attention.attention import full_precision, patch_weights, pool_patches, real_part
 from loss_attention.backbones.convolution import Conv2d
 from loss_attention.backbones.layered import Layered
 from loss_attention.geometry import PatchGrid
-from loss_attention.many_classes import LogitsOnDemand, PatchLogits, too_many
-from loss_attention.prediction import (
-    EvidencePrediction,
-    ImagePrediction,
-    ManyClassPrediction,
-    PatchPrediction,
-    full_precision,
-    pool_patches,
-)
+from loss_attention.prediction import ImagePrediction, PatchPrediction
 
 PATCH_CHANNELS = 512
+ATTENTION_UNITS = 128
 
 
 @dataclass(frozen=True)
@@ -35,9 +31,9 @@ class PatchLayout:
     """How patches lie on a feature map, and which of them count as selected.
 
     Attributes:
-        kernel: side of a patch, in places of the feature map.
-        stride: step between patches, in places of the feature map.
-        feature_stride: pixels of the image between neighbouring places of the feature map.
+        kernel: side of a patch, in cells of the feature map.
+        stride: step between patches, in cells of the feature map.
+        feature_stride: pixels of the image between neighbouring cells of the feature map.
         selection: patches of weight above `selection / M` count as selected.
     """
 
@@ -62,14 +58,13 @@ class PatchHead(Layered):
 
     A 9 x 9 convolution of stride 4 (by default) makes the patches, a 1 x 1 convolution maps their
     features, both with batch norm and ReLU. The classifier gives each patch its class vector; the
-    image's is their weighted sum, so it needs no second pass. Where there are too many class
-    vectors to hold (`many_classes.MOST_HELD`), they are computed a chunk at a time instead.
+    image's is their weighted sum, so it needs no second pass.
 
     Args:
         in_channels: channels of the feature map.
         num_classes: K.
-        weighing: a module from patch features `(B, M, D)` and patch logits, `(B, M, K)` or on
-            demand, to weights `(B, M)`.
+        weighing: a module from patch features `(B, M, D)`, patch logits `(B, M, K)` and a mask
+            `(B, M)` or None to weights `(B, M)`.
         layout: how the patches lie on the feature map.
         channels: D, features of a patch.
     """
@@ -103,53 +98,61 @@ class PatchHead(Layered):
 
     def forward(
         self, feature_map: Float[Tensor, "B C h w"], image_size: tuple[int, int]
-    ) -> EvidencePrediction:
+    ) -> PatchPrediction:
         """Return the prediction for feature maps of images of `(height, width)` pixels."""
-        places: Tensor = self.patch_layers(feature_map)
-        rows, columns = places.shape[2:]
-        patches = places.flatten(2).transpose(1, 2)
-        place = (self.layout.grid(rows, columns, image_size), self.layout.selection)
-        # Full precision from here on: the head is cheap, and the evidence has to add up.
-        with torch.autocast(patches.device.type, enabled=False):
-            patches = patches.to(self.classifier.weight.dtype)
-            patch_logits = classified(patches, self.classifier)
-            weights: Tensor = self.weighing(patches, patch_logits)
-            if isinstance(patch_logits, LogitsOnDemand):
-                evidence = patch_logits.weighted(weights)
-                return ManyClassPrediction(
-                    evidence.total(), patch_logits, evidence, weights, *place
-                )
-            logits = pool_patches(patch_logits, weights)
-            return PatchPrediction(logits, patch_logits, weights, *place)
+        cells: Tensor = self.patch_layers(feature_map)
+        rows, columns = cells.shape[2:]
+        features = cells.flatten(2).transpose(1, 2)
+        prediction = pooled(features, self.classifier, self.weighing, self.layout.selection)
+        return replace(prediction, grid=self.layout.grid(rows, columns, image_size))
 
 
-def classified(features: Float[Tensor, "B M D"], classifier: nn.Linear) -> PatchLogits:
-    """Return the class vector of each of a patch's features, on demand where they are too many."""
-    if too_many(features.shape[:2].numel() * classifier.out_features):
-        return on_demand(features, classifier)
-    return full_precision(classifier(features))
-
-
-def on_demand(
-    features: Float[Tensor, "B N D"],
-    classifier: nn.Linear,
-    bias_share: Float[Tensor, "B N"] | None = None,
-) -> LogitsOnDemand:
-    """Return the classifier's answers to features, to be computed when they are asked for.
+def pooled(
+    features: Float[Tensor, "B M D"],
+    classifier: nn.Module,
+    weighing: nn.Module,
+    selection: float,
+    mask: Bool[Tensor, "B M"] | None = None,
+) -> PatchPrediction:
+    """Classify and weigh patches, or the instances of bags, and add them up (Eqs. 5a to 5d).
 
     Args:
-        features: shape `(B, N, D)`.
-        classifier: from D to K.
-        bias_share: how often each answer has the classifier's bias; None: once.
+        features: `h`, shape `(B, M, D)`.
+        classifier: from D features to K logits, the same for all.
+        weighing: from features, logits and mask to weights; see `PatchHead`.
+        selection: patches of weight above `selection / M` count as selected.
+        mask: True where a patch is real; what a masked one holds takes no part. None: all are.
+
+    Returns:
+        The prediction, without a grid.
+
+    Raises:
+        ValueError: a mask of another shape or type, or a bag without a single real patch.
     """
-    features, weight, bias = map(full_precision, (features, classifier.weight, classifier.bias))
-    if bias_share is None:
-        bias_share = features.new_ones(features.shape[:2])
-    # Views: Fabric hooks the tensors of each output, and would hook the parameters for good.
-    return LogitsOnDemand(features, bias_share, weight.view_as(weight), bias.view_as(bias))
+    # Full precision from here on: the head is cheap, and the evidence has to add up.
+    with torch.autocast(features.device.type, enabled=False):
+        features = real_part(features.to(next(classifier.parameters()).dtype), mask)
+        patch_logits = full_precision(classifier(features))
+        weights: Tensor = weighing(features, patch_logits, mask)
+        logits = pool_patches(patch_logits, weights, mask)
+    return PatchPrediction(logits, patch_logits, weights, None, selection, mask=mask)
 
 
-ATTENTION_UNITS = 128
+class LossAttention(nn.Module):
+    """The paper's weights, from the lengths of the class vectors; no parameters of its own."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(
+        self,
+        features: Float[Tensor, "B M D"],  # noqa: ARG002 (other ways weigh by features)
+        patch_logits: Float[Tensor, "B M K"],
+        mask: Bool[Tensor, "B M"] | None = None,
+    ) -> Float[Tensor, "B M"]:
+        """Return Eq. 5's weights."""
+        return patch_weights(patch_logits, self.threshold, mask)
 
 
 class MeanPooling(nn.Module):
@@ -157,13 +160,13 @@ class MeanPooling(nn.Module):
 
     def forward(
         self,
-        patches: Float[Tensor, "B M D"],
-        patch_logits: PatchLogits,  # noqa: ARG002 (other heads weigh by logits)
+        features: Float[Tensor, "B M D"],  # noqa: ARG002
+        patch_logits: Float[Tensor, "B M K"],
+        mask: Bool[Tensor, "B M"] | None = None,
     ) -> Float[Tensor, "B M"]:
         """Return uniform weights, in float32 or better."""
-        batch, count, _ = patches.shape
-        dtype = torch.promote_types(patches.dtype, torch.float32)
-        return patches.new_full((batch, count), 1.0 / count, dtype=dtype)
+        real = torch.ones_like(patch_logits[:, :, 0]) if mask is None else mask.to(patch_logits)
+        return real / real.sum(dim=1, keepdim=True)
 
 
 class AttentionPooling(nn.Module):
@@ -188,34 +191,22 @@ class AttentionPooling(nn.Module):
 
     def forward(
         self,
-        patches: Float[Tensor, "B M D"],
-        patch_logits: PatchLogits,  # noqa: ARG002 (other heads weigh by logits)
+        features: Float[Tensor, "B M D"],
+        patch_logits: Float[Tensor, "B M K"],  # noqa: ARG002 (other ways weigh by logits)
+        mask: Bool[Tensor, "B M"] | None = None,
     ) -> Float[Tensor, "B M"]:
         """Return the weights, in float32 or better."""
-        hidden = torch.tanh(self.hidden(patches))
+        hidden = torch.tanh(self.hidden(features))
         if self.gate is not None:
-            hidden = hidden * torch.sigmoid(self.gate(patches))
-        return torch.softmax(full_precision(self.score(hidden).squeeze(2)), dim=1)
-
-
-class LossAttention(nn.Module):
-    """Weights from the lengths of the patches' class vectors; no parameters of its own."""
-
-    def __init__(self, threshold: float) -> None:
-        super().__init__()
-        self.threshold = threshold
-
-    def forward(
-        self,
-        patches: Float[Tensor, "B M D"],  # noqa: ARG002 (other heads weigh by features)
-        patch_logits: PatchLogits,
-    ) -> Float[Tensor, "B M"]:
-        """Return Eq. 5's weights."""
-        return weights_of_lengths(scaled_lengths(patch_logits), self.threshold)
+            hidden = hidden * torch.sigmoid(self.gate(features))
+        scores = full_precision(self.score(hidden).squeeze(2))
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return torch.softmax(scores, dim=1)
 
 
 class BaselineHead(nn.Module):
-    """Average over all places, then a linear layer, with two hidden layers where VGG has them.
+    """Average over all cells, then a linear layer, with two hidden layers where VGG has them.
 
     Args:
         in_channels: channels of the feature map.

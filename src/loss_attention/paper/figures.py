@@ -1,32 +1,325 @@
-"""The paper's Figures 4 to 7 with our networks, as targets of `reproduce`."""
+"""The paper's Figures 4 to 7 with our networks: what they show, and what their captions say."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+from jaxtyping import Int
+from PIL import Image
+from torch import Tensor
+
+from loss_attention.attribution.maps import attribute
+from loss_attention.data.sample import LabelledImages
 from loss_attention.errors import InputError
-from loss_attention.paper.cells import Cell
-from loss_attention.paper.figures_captions import data_words, facts
-from loss_attention.paper.figures_networks import figure4, figure5, figure6
-from loss_attention.paper.figures_sweep import figure7, sweep_cells
-from loss_attention.paper.numbers import CONV, LOSS_ATTENTION, RESNET
-from loss_attention.paper.reproduction import Reproduction
-from loss_attention.paper.scales import Scale
-from loss_attention.paper.tables import table_cells
-from loss_attention.paper.target import Target
-from loss_attention.paper.trainings import Trained, is_trained, run_path
+from loss_attention.explanation import Explanation
+from loss_attention.geometry import box_area
+from loss_attention.inference import evaluation_mode
+from loss_attention.metrics.localisation import relevant_boxes
+from loss_attention.paper.drawings import (
+    Drawing,
+    HeatMaps,
+    Panel,
+    Point,
+    Sample,
+    draw_boxes,
+    draw_curves,
+    draw_heat_maps,
+    draw_patches,
+    save_drawing,
+)
+from loss_attention.paper.numbers import CONV, LOSS_ATTENTION, PAPER_TABLES, RESNET, VGG
+from loss_attention.paper.reproduction import Reproduction, Target
+from loss_attention.paper.tables import BACKBONES, MEASURES, Cell, Scale, table_cells, training_key
+from loss_attention.paper.trainings import Record, Trained, is_trained, run_path
+from loss_attention.report.page import choose_right_answers
 from loss_attention.terminal import say
+from loss_attention.training.recipes import paper_recipe
 
-if TYPE_CHECKING:
-    from loss_attention.paper.figures_layout import Drawing
+_WORDS = {
+    "mean_average_precision": "mean average precision",
+    "accuracy": "accuracy",
+    "patch_precision": "patch precision",
+    "patch_recall": "patch recall",
+    "patch_f": "patch F",
+    "box_ap": "box AP",
+}
+
+
+def facts(scale: Scale, data: str, seeds: str) -> str:
+    """Return what every caption says of where its numbers come from."""
+    return f"Data: {data}. Scale {scale.name}: {scale.summary}; {seeds}."
+
+
+def data_words(record: Record) -> str:
+    """Return what the data was, by its name rather than by the folder that it lay in."""
+    if record.source.startswith("data folder "):
+        return f"{record.recipe['data']}, {record.source.partition(': ')[2]}"
+    return record.source
+
+
+def seed_words(counts: Sequence[int]) -> str:
+    """Say of how many seeds the means are.
+
+    Example:
+        >>> seed_words([4, 3, 4]), seed_words([1]), seed_words([])
+        ('3 to 4 seeds', '1 seed', 'no seed')
+    """
+    if not counts:
+        return "no seed"
+    if min(counts) < max(counts):
+        return f"{min(counts)} to {max(counts)} seeds"
+    return "1 seed" if counts[0] == 1 else f"{counts[0]} seeds"
+
+
+def scores(record: Record, measures: Sequence[str]) -> str:
+    """Say what a network scores on the test split, each figure with its floors."""
+    parts = []
+    for name in measures:
+        value = record.measures.get(name)
+        if value is None:
+            continue
+        floors = [
+            f"{floor} {100 * score:.1f}%"
+            for floor, score in record.floors.get(name, {}).items()
+            if score is not None
+        ]
+        beside = f" ({', '.join(floors)})" if floors else ""
+        parts.append(f"{_WORDS[name]} {100 * value:.1f}%{beside}")
+    return ", ".join(parts) or "not defined there"
+
+
+HEAT_MAP_SAMPLES, SAMPLES = 6, 12
+_CHOICE = (
+    "The images are the first of the test split of each class that comes up, whatever the "
+    "networks answer."
+)
+
+
+def choose_samples(data: LabelledImages, most: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Return which images to show, and the class to explain in each; no network has a say.
+
+    The class of an image is its only label, or the one with the largest box (without boxes, the
+    first). Shown are the first image of each class, then the second, in the order of the set.
+    """
+    matrix = data.label_matrix().bool()
+    classes = torch.where(matrix.any(dim=1), matrix.int().argmax(dim=1), -1)
+    if data.multi_label and data.boxes is not None and data.box_labels is not None:
+        relevant = relevant_boxes(data.box_labels, data.labels)
+        areas = torch.where(relevant, box_area(data.boxes), -1.0)
+        largest = data.box_labels.gather(1, areas.argmax(dim=1, keepdim=True)).squeeze(1)
+        classes = torch.where(relevant.any(dim=1), largest, classes)
+    # The report spreads its right answers over the classes by the same rule.
+    index = torch.tensor(choose_right_answers(classes >= 0, classes, most), dtype=torch.int64)
+    return index, classes[index]
+
+
+def samples_of(
+    data: LabelledImages, index: Int[Tensor, " n"], target: Int[Tensor, " n"]
+) -> list[Sample]:
+    """Return images as figures show them, with the true boxes of their labels."""
+    part = data.take(index)
+    truths = [torch.empty(0, 4)] * len(part)
+    if part.boxes is not None and part.box_labels is not None:
+        relevant = relevant_boxes(part.box_labels, part.labels)
+        truths = [boxes[kept] for boxes, kept in zip(part.boxes, relevant, strict=True)]
+    return [
+        Sample(
+            part.names[i] if part.names else f"test image {int(index[i])}",
+            Image.fromarray(part.images[i].permute(1, 2, 0).squeeze(2).numpy()),
+            data.class_names[int(target[i])],
+            truths[i],
+        )
+        for i in range(len(part))
+    ]
+
+
+def figure4(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
+    """Return the heat maps of the baseline and of Loss-Attention, and the caption.
+
+    Args:
+        networks: by the method's name.
+        facts: what the caption says of data, scale and seed.
+    """
+    baseline, ours = networks["Baseline"], networks[LOSS_ATTENTION]
+    index, target = choose_samples(ours.splits.test, HEAT_MAP_SAMPLES)
+    images = ours.splits.test.take(index).images
+    systems = []
+    for words, network, method in (
+        ("Grad-CAM\nof the baseline", baseline, "grad-cam"),
+        ("Grad-CAM of\nLoss-Attention", ours, "grad-cam"),
+        ("Evidence of\nLoss-Attention", ours, "evidence"),
+    ):
+        model = network.model
+        with torch.inference_mode(), evaluation_mode(model):
+            logits = model(images).logits.float()
+        probabilities = logits.sigmoid() if model.multi_label else logits.softmax(dim=1)
+        given = probabilities[torch.arange(len(index)), target]
+        systems.append(HeatMaps(words, attribute(model, images, method, target), given))
+    measures = ("mean_average_precision", "accuracy")
+    caption = (
+        "Figure 4. Heat maps of test images: Grad-CAM of the baseline, Grad-CAM of Loss-Attention "
+        "(convolutional), and the exact evidence of Loss-Attention, all with ResNet18. Above each "
+        "image is the explained class, of its labels the one with the largest box; p is the "
+        "probability that the network gives it. Grad-CAM shows only what speaks for a "
+        "class, and leaves an image grey where nothing does. "
+        f"{_CHOICE} {facts} Baseline: {scores(baseline.record, measures)}. Loss-Attention: "
+        f"{scores(ours.record, measures)}."
+    )
+    return draw_heat_maps(samples_of(ours.splits.test, index, target), systems, caption), caption
+
+
+def figure5(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
+    """Return the selected patches of Loss-Attention, and the caption; see `figure4`."""
+    words = (
+        "Figure 5. Selected patches of test images by Loss-Attention (convolutional) with "
+        "ResNet18: those with a weight above 0. What no window of theirs covers is pale; a "
+        "network sees beyond its windows. Above each image is one of its labels, that of the "
+        "largest box."
+    )
+    measures = ("patch_precision", "patch_recall", "patch_f")
+    return _explained(networks[LOSS_ATTENTION], draw_patches, words, facts, measures)
+
+
+def figure6(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
+    """Return the boxes of Loss-Attention beside the true ones, and the caption; see `figure4`."""
+    words = (
+        "Figure 6. Boxes of test images by Loss-Attention (convolutional) with ResNet18: the "
+        "smallest rectangle around the windows of the selected patches, and the true boxes of the "
+        "image's labels. One box stands for the whole image, so with several objects it can frame "
+        "them all and match none. Above each image is one of its labels, that of the largest box; "
+        "IoU is with the true box that fits best."
+    )
+    return _explained(networks[LOSS_ATTENTION], draw_boxes, words, facts, ("box_ap",))
+
+
+def _explained(
+    network: Trained,
+    draw: Callable[[Sequence[Sample], Explanation, str], Drawing],
+    words: str,
+    facts: str,
+    measures: Sequence[str],
+) -> tuple[Drawing, str]:
+    """Draw what a network says of test images, with what it scores on all of them."""
+    test = network.splits.test
+    index, target = choose_samples(test, SAMPLES)
+    caption = (
+        f"{words} {_CHOICE} {facts} On the whole test split: {scores(network.record, measures)}."
+    )
+    said = network.model.explain(test.take(index).images)
+    return draw(samples_of(test, index, target), said, caption), caption
+
+
+GAMMAS: tuple[float, ...] = (0.0, 0.1, 0.5, 1.0, 5.0)
+"""The paper names 0, 0.1, 0.5 and 5; it prints no list."""
+THRESHOLDS: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5, 1.0)
+"""Ours: the paper names 0, 0.1 and 1."""
+USUAL = 0.1
+"""Both parameters, where the other one varies."""
+SWEPT = ("Accuracy", "AP", "Precision", "Recall")
+LOCALISED = ("AP", "Precision", "Recall")
+"""Measures whose floors are drawn."""
+
+
+def swept(scale: Scale) -> dict[str, tuple[float, ...]]:
+    """Return the points of Figure 7: of each parameter, the other one being `USUAL`."""
+    if scale.name == "smoke":  # Table VI's trainings and one at each far end
+        return {"gamma_max": (0.0, USUAL, GAMMAS[-1]), "xi": (0.0, USUAL, THRESHOLDS[-1])}
+    return {"gamma_max": GAMMAS, "xi": THRESHOLDS}
+
+
+def _setting(parameter: str, value: float) -> str:
+    """Return what Table VI calls a point of the sweep."""
+    both = {"gamma_max": USUAL, "xi": USUAL} | {parameter: value}
+    return ", ".join(f"{name} {at:g}" for name, at in both.items())
+
+
+def sweep_cells(scale: Scale) -> tuple[Cell, ...]:
+    """Return the cells of Figure 7; those of Table VI are among them, with the same trainings.
+
+    Raises:
+        InputError: the scale is not made for this figure.
+    """
+    scale.check("figure7")
+    cells = {}
+    for parameter, values in swept(scale).items():
+        for backbone in (VGG, RESNET):
+            base = paper_recipe("tiny-imagenet", BACKBONES[backbone])
+            for value in values:
+                both = {"gamma_max": USUAL, "threshold": USUAL}
+                both["gamma_max" if parameter == "gamma_max" else "threshold"] = value
+                recipe = scale.recipe(replace(base, **both))  # type: ignore[arg-type]
+                labels = (backbone, _setting(parameter, value))
+                for column in SWEPT:
+                    paper = _printed(column, labels)
+                    cells[labels, column] = Cell(labels, column, paper, MEASURES[column], recipe)
+    return tuple(cells.values())
+
+
+def _printed(column: str, labels: tuple[str, ...]) -> float | None:
+    """Return the paper's figure of a point, which Table VI has for some of them."""
+    try:
+        return PAPER_TABLES["table6"].value(column, *labels)
+    except KeyError:
+        return None
+
+
+def sweep_panels(reproduction: Reproduction, cells: Sequence[Cell]) -> list[Panel]:
+    """Return Figure 7's eight pairs of axes with what is measured so far."""
+    by_place = {(cell.labels, cell.column): cell for cell in cells}
+
+    def point(backbone: str, parameter: str, value: float, column: str) -> Point:
+        cell = by_place[(backbone, _setting(parameter, value)), column]
+        result = reproduction.result(cell)
+        if result is None:
+            return Point(value, paper=cell.paper)
+        floors = result.floors if column in LOCALISED else {}
+        return Point(value, result.mean, result.deviation, cell.paper, floors)
+
+    return [
+        Panel(
+            parameter,
+            column,
+            {
+                backbone: tuple(point(backbone, parameter, value, column) for value in values)
+                for backbone in (VGG, RESNET)
+            },
+        )
+        for parameter, values in swept(reproduction.scale).items()
+        for column in SWEPT
+    ]
+
+
+def write_figure7(reproduction: Reproduction, cells: Sequence[Cell], folder: Path) -> list[Path]:
+    """Write the figure with what is measured so far."""
+    caption = (
+        "Figure 7. The effect of gamma_max (a to d, xi = 0.1) and of the threshold xi (e to h, "
+        "gamma_max = 0.1) on Loss-Attention (convolutional): accuracy, box AP, patch precision and "
+        "patch recall, mean over seeds, bars the sample deviation. gamma_max is drawn linearly up "
+        "to 0.1 and logarithmically above. Hollow marks: the paper's figures on Tiny ImageNet, of "
+        "which it prints those of Table VI; the other points are our choice. Grey and thin lines: "
+        f"what constant answers score. {_measured(reproduction, cells)}"
+    )
+    drawing = draw_curves(sweep_panels(reproduction, cells), caption)
+    return _save("figure7", drawing, caption, reproduction, folder)
+
+
+def _measured(reproduction: Reproduction, cells: Sequence[Cell]) -> str:
+    """Say what the curves are of, and how much of it is there."""
+    recipes = {training_key(cell.recipe): cell.recipe for cell in cells if cell.recipe}
+    records = {key: reproduction.ledger.seeds(key) for key in recipes}
+    found = [of_one for of_one in records.values() if of_one]
+    data = data_words(found[0][0]) if found else next(iter(recipes.values())).data
+    missing = len(records) - len(found)
+    absent = f" Missing, as not measured yet: {missing} of {len(records)} trainings."
+    counts = [len(of_one) for of_one in found]
+    return facts(reproduction.scale, data, seed_words(counts)) + (absent if missing else "")
+
 
 SEED = 0
 """Whose networks Figures 4 to 6 show."""
-
-Write = Callable[[Reproduction, Sequence[Cell], Path], list[Path]]
 
 
 def _coco_cells(name: str, *methods: str) -> Callable[[Scale], tuple[Cell, ...]]:
@@ -42,7 +335,7 @@ def _coco_cells(name: str, *methods: str) -> Callable[[Scale], tuple[Cell, ...]]
 
 def _pictures(
     name: str, draw: Callable[[Mapping[str, Trained], str], tuple[Drawing, str]]
-) -> Write:
+) -> Callable[[Reproduction, Sequence[Cell], Path], list[Path]]:
     """Return what draws a figure of trained networks, and leaves it out where they are not."""
 
     def write(reproduction: Reproduction, cells: Sequence[Cell], folder: Path) -> list[Path]:
@@ -51,7 +344,7 @@ def _pictures(
             seeded = replace(recipe, seed=SEED)
             if not is_trained(reproduction.out, seeded):
                 run = run_path(reproduction.out, seeded)
-                _say(reproduction, f"{name} is not drawn: no trained weights in {run}")
+                say(reproduction.console, f"{name} is not drawn: no trained weights in {run}")
                 return []
         try:
             networks = {
@@ -62,52 +355,27 @@ def _pictures(
         except InputError as error:
             problem = f"{name} is not drawn: {error}"
             reproduction.problems[problem] = None
-            _say(reproduction, problem)
+            say(reproduction.console, problem)
             return []
         return _save(name, drawing, caption, reproduction, folder)
 
     return write
 
 
-def _sweep(reproduction: Reproduction, cells: Sequence[Cell], folder: Path) -> list[Path]:
-    drawing, caption = figure7(reproduction, cells)
-    return _save("figure7", drawing, caption, reproduction, folder)
-
-
 def _save(
     name: str, drawing: Drawing, caption: str, reproduction: Reproduction, folder: Path
 ) -> list[Path]:
-    from loss_attention.paper.figures_layout import save_drawing
-
-    _say(reproduction, caption)
+    say(reproduction.console, caption)
     scale = reproduction.scale
     about = {"scale": scale.name, "scale_summary": scale.summary}
     return save_drawing(name, drawing, caption, folder, about)
 
 
-def _say(reproduction: Reproduction, words: str) -> None:
-    say(reproduction.console, words)
-
-
-_TARGETS = (
-    Target(
-        "figure4",
-        "Heat maps beside Grad-CAM; ResNet18 on COCO",
-        _coco_cells("figure4", "Baseline", LOSS_ATTENTION),
-        _pictures("figure4", figure4),
+FIGURES: dict[str, Target] = {
+    "figure4": Target(
+        _coco_cells("figure4", "Baseline", LOSS_ATTENTION), _pictures("figure4", figure4)
     ),
-    Target(
-        "figure5",
-        "Selected patches; ResNet18 on COCO",
-        _coco_cells("figure5", LOSS_ATTENTION),
-        _pictures("figure5", figure5),
-    ),
-    Target(
-        "figure6",
-        "Predicted and true boxes; ResNet18 on COCO",
-        _coco_cells("figure6", LOSS_ATTENTION),
-        _pictures("figure6", figure6),
-    ),
-    Target("figure7", "Effect of gamma_max and xi; Tiny ImageNet", sweep_cells, _sweep),
-)
-FIGURES: dict[str, Target] = {target.name: target for target in _TARGETS}
+    "figure5": Target(_coco_cells("figure5", LOSS_ATTENTION), _pictures("figure5", figure5)),
+    "figure6": Target(_coco_cells("figure6", LOSS_ATTENTION), _pictures("figure6", figure6)),
+    "figure7": Target(sweep_cells, write_figure7),
+}

@@ -1,12 +1,19 @@
-"""The paper's tables as cells: which training stands behind each figure, at a scale."""
+"""Which training stands behind each number of the paper's tables, at the paper's size or smaller.
+
+A `Cell` is a number of the paper with the recipe of the training that measures it; a `Scale` makes
+of the paper's recipes what there is time for; the tables are rows of such cells.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from loss_attention.paper.cells import EPOCH_SECONDS, PARAMETERS, Cell
+from loss_attention.errors import InputError, unknown_name
 from loss_attention.paper.numbers import (
     PAPER_TABLES,
     RESNET,
@@ -15,9 +22,253 @@ from loss_attention.paper.numbers import (
     PaperRow,
     PaperTable,
 )
-from loss_attention.paper.scales import Scale
 from loss_attention.training.recipe import Recipe
-from loss_attention.training.recipes import paper_recipe, with_adam
+from loss_attention.training.recipes import STRIDED_AT_64, paper_recipe, with_adam
+
+PARAMETERS = "parameters"
+"""The measure that needs no training: millions of parameters at the paper's size."""
+EPOCH_SECONDS = "epoch_seconds"
+"""The measure that the training itself takes: mean seconds of an epoch, without validation."""
+NO_TRACE: dict[str, object] = {
+    "image_size": None,
+    "resize": "squash",
+    "classes": (),
+    "masks": False,
+    "skip_broken": False,
+    "in_channels": 3,
+    "limit_images": None,
+    "crop_padding": 4,
+    "horizontal_flip": True,
+    "alternate_flips": False,
+    "cutout": 0,
+    "validation_fraction": 0.1,
+    "backbone": None,
+    "head": None,
+    "width": 1.0,
+    "strided_layers": (),
+    "patch_kernel": 9,
+    "patch_stride": 4,
+    "threshold": 0.1,
+    "gamma_max": 0.1,
+    "gamma_epochs": 0.4,
+    "regularise": None,
+    "label_smoothing": 0.0,
+    "epochs": 200,
+    "batch_size": 128,
+    "learning_rate": 0.1,
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 0.0005,
+    "average_weights": 0.0,
+    "schedule": "steps",
+    "warmup": 0.25,
+    "precision": "auto",
+}
+"""By field of a recipe, the value that leaves no trace in the key of a training.
+
+Frozen: these are the defaults of version 0.1, and stay so when a default changes. A new field has
+here what earlier versions did without it. Every backbone and head leaves a trace.
+"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of the paper, and how we measure it.
+
+    Attributes:
+        labels: what its row is called, from the outermost group to the method.
+        column: what its column is called.
+        paper: the paper's figure; None where it prints none.
+        measure: the name of a measure of `evaluation.evaluate`, `PARAMETERS` or `EPOCH_SECONDS`.
+        recipe: what to train, at the scale in question, any seed; None for a network of others,
+            which the paper cites and we do not build.
+        factor: from our unit to the paper's, 100 for a percentage.
+        weights: the trained weights are needed, not the figure alone.
+    """
+
+    labels: tuple[str, ...]
+    column: str
+    paper: float | None
+    measure: str
+    recipe: Recipe | None
+    factor: float = 100.0
+    weights: bool = False
+
+    @property
+    def path(self) -> str:
+        """Return labels and column in a line, which `--only` patterns are held against."""
+        return "/".join((*self.labels, self.column))
+
+    @property
+    def trained(self) -> bool:
+        """Whether measuring it takes a training."""
+        return self.recipe is not None and self.measure != PARAMETERS
+
+
+def training_key(recipe: Recipe) -> str:
+    """Return what identifies a training: a readable name and a hash of what decides its figures.
+
+    Recipes that differ in name and seed alone are the same training, so tables share it. What
+    `NO_TRACE` names leaves none, so that neither a new field nor a new default changes a key. The
+    data counts by its name and not by where it lies.
+
+    Example:
+        >>> training_key(Recipe("x", "digits", head="mean", seed=3))
+        'digits-resnet18-mean-bd089bd8'
+    """
+    values = asdict(recipe)
+    decisive = {name: values[name] for name, none in NO_TRACE.items() if values[name] != none}
+    decisive["data"] = recipe.data
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{recipe.data}-{recipe.backbone}-{recipe.head}-{digest}".replace("/", "_")
+
+
+def matching(cells: Sequence[Cell], pattern: str | None) -> list[Cell]:
+    """Return the cells whose path has every word of a pattern in it, in any case and order.
+
+    A word that ends in a digit ends there: CIFAR-10 does not mean CIFAR-100.
+
+    Args:
+        cells: all cells of the targets in question.
+        pattern: words, divided by spaces; None: every cell.
+
+    Raises:
+        InputError: the pattern matches no cell.
+    """
+    words = [
+        re.compile(re.escape(word) + (r"(?!\d)" if word[-1].isdigit() else ""), re.IGNORECASE)
+        for word in (pattern or "").split()
+    ]
+    found = [cell for cell in cells if all(word.search(cell.path) for word in words)]
+    if pattern is not None and not found:
+        raise InputError(
+            f"--only {pattern!r} matches none of {len(cells)} cells, {cells[0].path!r} for example"
+        )
+    return found
+
+
+SHORT_EPOCHS = 30
+MULTI_LABEL = ("coco2014",)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A size to reproduce the paper at.
+
+    Attributes:
+        name: what `--scale` calls it.
+        summary: what it is, for captions.
+        seeds: how many seeds a cell has unless told otherwise.
+        recipe: from the paper's recipe of a training to that of this scale.
+        targets: the tables and figures that it is made for; none: all of them.
+    """
+
+    name: str
+    summary: str
+    seeds: int
+    recipe: Callable[[Recipe], Recipe]
+    targets: tuple[str, ...] = ()
+
+    def check(self, target: str) -> None:
+        """Raise `InputError` for a table or figure that this scale is not made for."""
+        if self.targets and target not in self.targets:
+            raise InputError(
+                f"{target} has no scale {self.name}, which is made for {', '.join(self.targets)}"
+            )
+
+
+def _one_cycle(recipe: Recipe, epochs: int, rate: float) -> Recipe:
+    """Return a recipe with a schedule for few epochs; Adam keeps the paper's highest rate."""
+    return replace(
+        recipe,
+        epochs=epochs,
+        schedule="one-cycle",
+        learning_rate=rate if recipe.optimizer == "sgd" else recipe.learning_rate,
+        nesterov=recipe.optimizer == "sgd",
+    )
+
+
+def _short(recipe: Recipe) -> Recipe:
+    return _one_cycle(recipe, SHORT_EPOCHS, recipe.learning_rate)
+
+
+def _reduced(recipe: Recipe) -> Recipe:
+    """Shrink a training to well under a minute on two cores, to compare heads and parameters.
+
+    Every head gets the same images and epochs. Strides leave a feature map of 8 x 8 places for
+    CIFAR-10 and 12 x 12 for digits, patches of 3 x 3 places 36 and 100 patches.
+    """
+    digits = recipe.data == "digits"
+    strided = {"resnet18": (1, 6), "vgg11_bn": (1, 3)}[recipe.backbone]
+    small = replace(
+        recipe,
+        in_channels=1 if digits else 3,
+        limit_images=3000 if digits else 6000,
+        crop_padding=4 if digits else 2,
+        horizontal_flip=not digits,
+        width=0.25,
+        strided_layers=() if recipe.head == "baseline" else strided,
+        patch_kernel=3,
+        patch_stride=1,
+        batch_size=32 if digits else 64,
+    )
+    return _one_cycle(small, 5 if digits else 6, 0.05)
+
+
+def _smoke(recipe: Recipe) -> Recipe:
+    """Shrink everything, so that all tables take a minute; the figures mean nothing."""
+    strided = recipe.strided_layers
+    if recipe.image_size is None and recipe.head != "baseline":
+        # As for the 64-pixel sets, whose tables then share these trainings.
+        strided = STRIDED_AT_64.get(recipe.backbone, ())
+    return replace(
+        recipe,
+        data="multi-digits" if recipe.data in MULTI_LABEL else "digits",
+        image_size=16,
+        in_channels=1,
+        limit_images=32,
+        crop_padding=1,
+        horizontal_flip=False,
+        width=0.05,
+        strided_layers=strided,
+        patch_kernel=2,
+        epochs=2,
+        batch_size=16,
+        learning_rate=min(recipe.learning_rate, 0.02),
+        precision="32",
+    )
+
+
+SCALES: dict[str, Scale] = {
+    "smoke": Scale("smoke", "tiny networks and data; the figures mean nothing", 1, _smoke),
+    "reduced": Scale(
+        "reduced",
+        "a quarter of the width, and few images and epochs, the same for every head",
+        3,
+        _reduced,
+        ("table2", "table6"),
+    ),
+    "short": Scale(
+        "short",
+        f"the paper's networks and data, {SHORT_EPOCHS} epochs of a one-cycle schedule each",
+        1,
+        _short,
+    ),
+    "paper": Scale("paper", "the paper's settings", 4, lambda recipe: recipe),
+}
+
+
+def scale(name: str) -> Scale:
+    """Return a scale by name.
+
+    Raises:
+        InputError: an unknown name, with the nearest known one.
+    """
+    if name not in SCALES:
+        raise unknown_name("scale", name, SCALES)
+    return SCALES[name]
+
 
 DATA = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "SVHN": "svhn", "COCO": "coco2014"}
 BACKBONES = {
@@ -122,23 +373,15 @@ CELLS: dict[str, CellOf] = {
 }
 
 
-@dataclass(frozen=True)
-class TableAtScale:
-    """A table and what measures each of its figures at a scale."""
-
-    table: PaperTable
-    cells: tuple[Cell, ...]
-
-
-def table_at(name: str, scale: Scale) -> TableAtScale:
-    """Return a table at a scale; figures that the paper does not print have no cell.
+def table_at(name: str, scale: Scale) -> tuple[PaperTable, tuple[Cell, ...]]:
+    """Return a table at a scale and its cells, row by row: one for each number that is printed.
 
     Raises:
         InputError: the scale is not made for this table.
     """
     scale.check(name)
     if scale.name == "reduced":
-        return reduced_table(name, scale)
+        return _reduced_table(name, scale)
     table, cell_of = PAPER_TABLES[name], CELLS[name]
     cells = []
     for row in table.rows:
@@ -150,12 +393,12 @@ def table_at(name: str, scale: Scale) -> TableAtScale:
                 recipe = scale.recipe(recipe)
             factor = 1.0 if measure in (PARAMETERS, EPOCH_SECONDS) else 100.0
             cells.append(Cell(row.labels, column, value, measure, recipe, factor))
-    return TableAtScale(table, tuple(cells))
+    return table, tuple(cells)
 
 
 def table_cells(name: str, scale: Scale) -> tuple[Cell, ...]:
-    """Return the cells of a table at a scale, row by row."""
-    return table_at(name, scale).cells
+    """Return the cells of a table at a scale; see `table_at`."""
+    return table_at(name, scale)[1]
 
 
 REDUCED_BACKBONES = {"CIFAR-10": "resnet18", "digits": "vgg11_bn"}
@@ -184,7 +427,7 @@ REDUCED_TABLES = {
 }
 
 
-def reduced_table(name: str, scale: Scale) -> TableAtScale:
+def _reduced_table(name: str, scale: Scale) -> tuple[PaperTable, tuple[Cell, ...]]:
     """Return Table II or VI for small machines: every head, or both parameters, on two data sets.
 
     CIFAR-10 has no boxes, so accuracy alone; beside it stand the paper's figures of its full
@@ -208,7 +451,7 @@ def reduced_table(name: str, scale: Scale) -> TableAtScale:
             cells.append(Cell(labels, column, paper, measure, scale.recipe(recipe)))
         rows.append(PaperRow(labels, tuple(values)))
     table = replace(REDUCED_TABLES[name], columns=tuple(columns), rows=tuple(rows))
-    return TableAtScale(table, tuple(cells))
+    return table, tuple(cells)
 
 
 def _reduced_rows(name: str) -> dict[tuple[str, ...], dict[str, Any]]:

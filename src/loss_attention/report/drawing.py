@@ -12,8 +12,7 @@ The heat maps of several methods side by side, a row for each image.
 from __future__ import annotations
 
 import io
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -23,7 +22,6 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -39,10 +37,9 @@ _STRONGEST = 0.8
 _DIMMEST = 40.0
 _PAPER, _INK, _DARK = (255, 255, 255), (26, 26, 26), (15, 15, 15)
 _GREY = 150
-
-
-Segment = tuple[float, float, float, float]
-"""A level or upright line from (x0, y0) to (x1, y1)."""
+SHOWN_IMAGES = 6
+_CELL, _LETTERS = 192, 13
+"""Of the picture of maps side by side: the side of a cell and the height of letters, in pixels."""
 
 
 class Line(NamedTuple):
@@ -128,16 +125,18 @@ def panel(
     heat = Image.fromarray(_finite(marks.heat_map)).resize(picture.size, Image.Resampling.BILINEAR)
     drawn = Image.fromarray(_tint(grey, np.asarray(heat) / (marks.limit or 1.0)))
     rows, columns = marks.heat_map.shape
-    scale = (picture.width / columns, picture.height / rows)
+    scale = np.array([picture.width / columns, picture.height / rows] * 2)
+    covered = np.zeros((rows, columns), np.bool_)
+    for x0, y0, x1, y1 in marks.windows.round().astype(int):
+        covered[max(0, y0) : y1, max(0, x0) : x1] = True
     width = max(2, round(min(drawn.size) / 200))
-    outline = outline_segments(_cover(marks.windows, rows, columns))
     for line, segments in (
-        (OUTLINE, outline),
+        (OUTLINE, np.array(outline_segments(covered)).reshape(-1, 4)),
         (TRUTH, _sides(marks.truths)),
         (BOX, _sides(marks.boxes)),
         (OBJECT, _sides(marks.objects)),
     ):
-        _draw_line(drawn, line, _scaled(segments, scale), width)
+        _draw_line(drawn, line, segments * scale, width)
     return drawn
 
 
@@ -230,7 +229,7 @@ def _keys(marks: Marks, width: int, size: int) -> Image.Image | None:
         sample = Image.new("RGB", (swatch, size), (_GREY, _GREY, _GREY))
         middle = size / 2
         ends = (size / 2, middle, swatch - size / 2, middle)
-        _draw_line(sample, line, [ends], max(2, size // 6))
+        _draw_line(sample, line, np.array([ends]), max(2, size // 6))
         sheet.paste(sample, (x, y))
         draw.text((x + swatch + gap, y + middle), line.words, _INK, _font(size), anchor="lm")
     return sheet
@@ -267,7 +266,7 @@ def fit(text: str, size: int, room: float) -> str:
     return text.rstrip() + "…"
 
 
-def outline_segments(mask: NDArray[np.bool_]) -> list[Segment]:
+def outline_segments(mask: NDArray[np.bool_]) -> list[tuple[float, float, float, float]]:
     """Return the edges between True and False, and around the array, as straight lines.
 
     Each is `(x0, y0, x1, y1)` along the lines between pixels; an edge is one line as long as it
@@ -291,76 +290,41 @@ def _runs(changes: NDArray[np.int8]) -> Iterator[tuple[int, int, int]]:
                 yield int(row), int(start), int(end)
 
 
-def _cover(windows: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.bool_]:
-    """Return which pixels lie under at least one window."""
-    mask = np.zeros((rows, columns), np.bool_)
-    for x0, y0, x1, y1 in windows.round().astype(int):
-        mask[max(0, y0) : y1, max(0, x0) : x1] = True
-    return mask
-
-
-def _sides(boxes: NDArray[np.float32]) -> list[Segment]:
-    """Return the four sides of each box as lines, one after the other around it."""
-    lines = []
-    for x0, y0, x1, y1 in boxes.tolist():
-        lines += [(x0, y0, x1, y0), (x1, y0, x1, y1), (x1, y1, x0, y1), (x0, y1, x0, y0)]
-    return lines
-
-
-def _scaled(segments: Iterable[Segment], scale: tuple[float, float]) -> list[Segment]:
-    x, y = scale
-    return [(x0 * x, y0 * y, x1 * x, y1 * y) for x0, y0, x1, y1 in segments]
+def _sides(boxes: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "S 4"]:
+    """Return the sides of boxes, each from left to right or downward."""
+    return boxes[:, [0, 1, 2, 1, 2, 1, 2, 3, 0, 3, 2, 3, 0, 1, 0, 3]].reshape(-1, 4)
 
 
 def _draw_line(
-    image: Image.Image,
-    line: Line,
-    segments: list[Segment],
-    width: int,
+    image: Image.Image, line: Line, segments: Float[np.ndarray, "S 4"], width: int
 ) -> None:
     """Draw level and upright lines, all of each within the image, over a wider dark line."""
     draw = ImageDraw.Draw(image)
     edge = max(1, width // 2)
     inset = width / 2 + edge
-    most = (image.width - inset, image.height - inset)
-    kept = [
-        tuple(min(max(value, inset), most[axis % 2]) for axis, value in enumerate(segment))
-        for segment in segments
-    ]
+    most = np.array([image.width, image.height] * 2) - inset
+    kept = np.maximum(np.minimum(segments, most), inset)
     # The gaps of a dashed line show what lies under it: an outline that runs along a box.
-    pieces = [piece for x0, y0, x1, y1 in kept for piece in _dashes((x0, y0, x1, y1), line, width)]
-    for half, colour in ((width / 2 + edge, _DARK), (width / 2, line.colour)):
+    pieces = [piece for segment in kept for piece in _dashes(segment, line, width)]
+    for half, colour in ((inset, _DARK), (width / 2, line.colour)):
         for piece in pieces:
-            _stroke(draw, piece, half, colour)
+            x0, y0, x1, y1 = (piece + np.array([-half, -half, half, half])).round()
+            draw.rectangle((x0, y0, x1 - 1, y1 - 1), colour)
 
 
-def _dashes(segment: Segment, line: Line, width: int) -> Iterator[Segment]:
+def _dashes(
+    segment: Float[np.ndarray, "4"], line: Line, width: int
+) -> Iterator[Float[np.ndarray, "4"]]:
     """Cut a line into dashes, one at each end, the gaps stretched to fit."""
-    x0, y0, x1, y1 = segment
-    length = abs(x1 - x0) + abs(y1 - y0)
+    start, way = segment[:2], segment[2:] - segment[:2]
+    length = way.sum()
     on, off = (part * width for part in line.dash or (length, 0))
     gaps = round((length - on) / (on + off)) if length > on else 0
     if gaps == 0:
         yield segment
         return
-    for start in np.linspace(0, length - on, gaps + 1) / length:
-        end = start + on / length
-        ends = (start, start, end, end)
-        yield tuple(
-            a + (b - a) * at for a, b, at in zip((x0, y0) * 2, (x1, y1) * 2, ends, strict=True)
-        )
-
-
-def _stroke(
-    draw: ImageDraw.ImageDraw,
-    segment: Segment,
-    half: float,
-    colour: tuple[int, int, int],
-) -> None:
-    x0, y0, x1, y1 = segment
-    left, right, top, bottom = min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1)
-    corners = (round(left - half), round(top - half), round(right + half), round(bottom + half))
-    draw.rectangle((corners[0], corners[1], corners[2] - 1, corners[3] - 1), colour)
+    for at in np.linspace(0, length - on, gaps + 1) / length:
+        yield np.concatenate([start + at * way, start + (at + on / length) * way])
 
 
 def _tint(
@@ -391,49 +355,41 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
 
 
-SHOWN_IMAGES = 6
-_INCHES, _DOTS = 1.6, 120
-_LETTERS = round(8 / 72 * _DOTS)
-"""Height of the letters in pixels."""
-
-
 def maps_picture(subject: Subject, methods: Sequence[str], images: int = SHOWN_IMAGES) -> bytes:
     """Draw the first images of a comparison, and beside each its map by every method, as a PNG.
 
     Each map has a colour scale of its own, red for the class and blue against it: what is to be
     compared is where, not how much. True boxes are dotted.
     """
-    count = min(images, len(subject.images))
-    raw, target = subject.images[:count], subject.target[:count]
+    raw, target = subject.images[:images], subject.target[:images]
     columns = {
         method: maps_of(subject.model, raw, target, method, subject.batch_size).cpu().numpy()
         for method in methods
     }
-    figure = Figure(figsize=(_INCHES * (1 + len(columns)), _INCHES * count + 0.3), dpi=_DOTS)
-    axes = figure.subplots(count, 1 + len(columns), squeeze=False)
-    for row in range(count):
-        pixels = raw[row].permute(1, 2, 0).cpu().numpy()
+    size, head = _LETTERS, 2 * _LETTERS
+    sheet = Image.new("RGB", (_CELL * (1 + len(columns)), head + (_CELL + head) * len(raw)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+
+    def put(text: str, column: int, top: int) -> None:
+        middle = (column * _CELL + _CELL // 2, top + head // 2)
+        draw.text(middle, fit(text, size, _CELL - size), _INK, _font(size), anchor="mm")
+
+    for column, title in enumerate(["image", *columns]):
+        put(title, column, 0)
+    for row, pixels in enumerate(raw.permute(0, 2, 3, 1).cpu().numpy()):
         picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., :3])
-        truths = np.empty((0, 4), np.float32)
+        truths = _no_boxes()
         if subject.boxes is not None:
             truths = subject.boxes[row].cpu().numpy()
             truths = truths[~np.isnan(truths).any(axis=1)]
-        axes[row][0].imshow(picture.convert("RGB"))
-        name = printable(subject.model.class_names[int(target[row])])
-        name = fit(name, _LETTERS, _INCHES * _DOTS)
-        # A name is no formula, whatever dollars it has.
-        axes[row][0].set_ylabel(name, fontsize=8, parse_math=False)
-        for axis, (method, maps) in zip(axes[row][1:], columns.items(), strict=True):
+        side, top = _CELL - size, head + row * (_CELL + head)
+        shown = [resized(picture.convert("RGB"), side, side)]
+        for method, maps in columns.items():
             marks = Marks(maps[row], truths=truths, shown=METHODS[method].shown)
-            axis.imshow(panel(picture, marks))
-    for axis, title in zip(axes[0], ["image", *columns], strict=True):
-        axis.set_title(title, fontsize=8)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
+            shown.append(panel(picture, marks, shortest=side, longest=side))
+        for column, one in enumerate(shown):
+            sheet.paste(one, (column * _CELL + (_CELL - one.width) // 2, top))
+        put(printable(subject.model.class_names[int(target[row])]), 0, top + side)
     drawn = io.BytesIO()
-    with warnings.catch_warnings():
-        # A letter that the font lacks is drawn as an empty box.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.tight_layout(pad=0.4)
-        figure.savefig(drawn, format="png")
+    sheet.save(drawn, "PNG")
     return drawn.getvalue()

@@ -13,10 +13,11 @@ import io
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,12 +25,12 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from loss_attention.attribution.maps import attribute, find_method
+from loss_attention.attribution.maps import METHODS, attribute
 from loss_attention.data.decoding import UnreadableImage, fitted, read_image, to_tensor
-from loss_attention.data.files import Listed, list_images
-from loss_attention.data.placement import Resize, place, to_original
+from loss_attention.data.sample import Resize, place, to_original
+from loss_attention.data.tree import Listed, list_images
 from loss_attention.errors import InputError, printable
-from loss_attention.explanation import Explanation, Quantity, class_index
+from loss_attention.explanation import Explanation, class_index
 from loss_attention.heads.catalog import HEADS
 from loss_attention.metrics.detection import group_boxes
 from loss_attention.models import PatchClassifier
@@ -43,6 +44,30 @@ LEAST_PROBABILITY = 0.5
 DRAWN_SHARE = 0.1
 """Objects with a smaller share of the evidence are listed, not drawn."""
 LONGEST_NAME = 200
+EVIDENCE_UNITS = (
+    "evidence and logits: in units of the logits; the evidence of a class summed over patches is "
+    "its logit."
+)
+NO_EVIDENCE_UNITS = (
+    "evidence: null, as no sum over patches is what this model decides on; the patch weights, "
+    "which the picture shows, are those of the target class and sum to 1. logits: log-odds of the "
+    "lengths of the class capsules."
+)
+BOX_UNITS = (
+    "boxes and windows: [x0, y0, x1, y1] in pixels of the upright original image, x1 and y1 "
+    "exclusive."
+)
+OBJECT_UNITS = (
+    "objects: connected patches with more than threshold times the greatest evidence for the class "
+    "in the image; score is the probability of the class times share, which is theirs of its "
+    "positive evidence."
+)
+METHOD_UNITS = (
+    "logits: the model's own. heat_map: in its unit, a row of values for each row of pixels of the "
+    "image in the size that the model saw it in; it need not add up to the logit."
+)
+
+Explained = Callable[[Tensor, Sequence[tuple[int, int]]], Iterator[tuple[dict[str, Any], Marks]]]
 
 
 @dataclass
@@ -59,24 +84,6 @@ class ExplainSummary:
     written: list[Path] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What is to be explained of every image, and how; see `explain_files`."""
-
-    target: int | None
-    method: str | None
-    object_threshold: float
-
-
-@dataclass(frozen=True)
-class _Job:
-    """An image file and where what is written for it goes."""
-
-    source: Path
-    picture: Path
-    description: Path
 
 
 def explain_files(
@@ -117,9 +124,13 @@ def explain_files(
         )
     if model.image_size is None:
         raise InputError("this model does not say the image size that it was trained at")
-    if method is not None:
-        check_method(model, model.image_size, method)
-    asked = _Asked(_class_index(model, target), method, object_threshold)
+    index = None if target is None else class_index(target, model.class_names)
+    if method is None:
+        explained = partial(_by_model, model, index, object_threshold)
+    else:
+        # Tried before anything is written: not every model allows every method.
+        attribute(model, model.mean.expand(1, -1, *model.image_size), method, 0)
+        explained = partial(_by_method, model, index, method)
     summary = ExplainSummary()
     sources = _sources(paths, out, summary)
     jobs = [
@@ -129,10 +140,18 @@ def explain_files(
     _refuse_to_replace(jobs, overwrite=overwrite)
     make_folder(out)
     for start in range(0, len(jobs), batch_size):
-        _explain_batch(model, jobs[start : start + batch_size], asked, summary)
+        _explain_batch(model, jobs[start : start + batch_size], explained, summary)
         if progress is not None:
             progress(min(start + batch_size, len(jobs)), len(jobs))
     return summary
+
+
+class _Job(NamedTuple):
+    """An image file and where what is written for it goes."""
+
+    source: Path
+    picture: Path
+    description: Path
 
 
 def output_names(sources: Sequence[Path]) -> list[str]:
@@ -172,14 +191,11 @@ def _cut(name: str) -> str:
 
 
 def _explain_batch(
-    model: PatchClassifier,
-    jobs: Sequence[_Job],
-    asked: _Asked,
-    summary: ExplainSummary,
+    model: PatchClassifier, jobs: Sequence[_Job], explained: Explained, summary: ExplainSummary
 ) -> None:
     assert model.image_size is not None
-    readable: list[tuple[_Job, Image.Image, tuple[int, int]]] = []
-    inputs: list[Tensor] = []
+    readable: list[tuple[_Job, Image.Image]] = []
+    inputs, sizes = [], []
     for job in jobs:
         try:
             image = read_image(job.source, model.config["in_channels"])
@@ -187,62 +203,70 @@ def _explain_batch(
             summary.unreadable.append(str(error))
             continue
         inputs.append(to_tensor(image, model.image_size, model.resize))
+        sizes.append(image.size)
         # A batch of photos in full size would fill the memory.
         shown = _as_seen(resized(image, 1, LONGEST), model.image_size, model.resize)
-        readable.append((job, shown, image.size))
+        readable.append((job, shown))
     if not readable:
         return
-    described_with_marks = _explained(
-        model,
-        torch.stack(inputs).to(model.mean.device),
-        [size for _, _, size in readable],
-        asked,
-    )
-    for (job, image, _), (described, marks) in zip(readable, described_with_marks, strict=True):
-        picture = overlay(
-            image,
-            marks,
-            prediction=described["prediction"],
-            probability=described["probability"],
-            target=described["target"],
-        )
+    found = explained(torch.stack(inputs).to(model.mean.device), sizes)
+    for (job, image), (described, marks) in zip(readable, found, strict=True):
+        said = {key: described[key] for key in ("prediction", "probability", "target")}
         drawn = io.BytesIO()
-        picture.save(drawn, "PNG")
+        overlay(image, marks, **said).save(drawn, "PNG")
         write_whole(job.picture, drawn.getvalue())
         text = json_text({"file": str(job.source)} | described)
         write_whole(job.description, text + "\n")
         summary.written.append(job.description)
 
 
-def _explained(
+def _by_model(
     model: PatchClassifier,
-    images: Tensor,
+    target: int | None,
+    threshold: float,
+    images: UInt8[Tensor, "B C H W"],
     sizes: Sequence[tuple[int, int]],
-    asked: _Asked,
-) -> list[tuple[dict[str, Any], Marks]]:
-    """Return the JSON of each image of a batch and what to draw for it."""
-    names = model.class_names
-    if asked.method is not None:
-        by_method = explain_by(model, images, asked.target, asked.method)
-        return [
-            (describe_attribution(by_method, index, names, size), by_method.marks(index))
-            for index, size in enumerate(sizes)
-        ]
-    own, threshold = model.explain(images, asked.target), asked.object_threshold
+) -> Iterator[tuple[dict[str, Any], Marks]]:
+    """Yield the JSON of each image of a batch and what to draw for it, by the model itself."""
+    own = model.explain(images, target)
     objects = find_objects(own, threshold)
-    written = []
     for index, size in enumerate(sizes):
         found = None if objects is None else objects[index]
-        described = describe(own, index, names, size, model.resize, found, threshold)
-        marks = _with_objects(marks_of(own, index), found or (), int(own.target[index]))
-        written.append((described, marks))
-    return written
+        boxes = [
+            one.box
+            for one in found or ()
+            if one.class_index == int(own.target[index]) and one.share >= DRAWN_SHARE
+        ]
+        marks = replace(marks_of(own, index), objects=np.array(boxes, np.float32).reshape(-1, 4))
+        yield describe(own, index, model.class_names, size, model.resize, found, threshold), marks
 
 
-def _with_objects(marks: Marks, objects: Sequence[FoundObject], target: int) -> Marks:
-    """Add the boxes of what was found of the explained class, but for the faintest."""
-    boxes = [one.box for one in objects if one.class_index == target and one.share >= DRAWN_SHARE]
-    return replace(marks, objects=np.array(boxes, np.float32).reshape(-1, 4))
+def _by_method(
+    model: PatchClassifier,
+    target: int | None,
+    method: str,
+    images: UInt8[Tensor, "B C H W"],
+    sizes: Sequence[tuple[int, int]],
+) -> Iterator[tuple[dict[str, Any], Marks]]:
+    """Yield the JSON of each image of a batch and what to draw for it, by a named method."""
+    with torch.inference_mode():
+        logits = model(images).logits
+    probabilities = logits.sigmoid() if model.multi_label else logits.softmax(dim=1)
+    explained = logits.argmax(dim=1) if target is None else torch.full_like(logits[:, 0], target)
+    explained = explained.long()
+    maps, shown = attribute(model, images, method, explained).float().cpu(), METHODS[method].shown
+    for index, size in enumerate(sizes):
+        decided = (logits[index], probabilities[index], int(explained[index]))
+        values = [[float(f"{value:.5g}") for value in row] for row in maps[index].tolist()]
+        yield (
+            {
+                **_decision(*decided, model.class_names, size),
+                "method": method,
+                "heat_map": {"shows": shown.name, "unit": shown.unit, "values": values},
+                "units": METHOD_UNITS,
+            },
+            Marks(maps[index].numpy(), shown=shown),
+        )
 
 
 def _as_seen(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image.Image:
@@ -251,10 +275,6 @@ def _as_seen(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image
         return image
     scale = max(image.height / size[0], image.width / size[1])
     return fitted(image, (round(size[0] * scale), round(size[1] * scale)), resize)
-
-
-def _class_index(model: PatchClassifier, target: str | None) -> int | None:
-    return None if target is None else class_index(target, model.class_names)
 
 
 def _sources(paths: Sequence[Path], out: Path, summary: ExplainSummary) -> list[Path]:
@@ -300,31 +320,6 @@ def _refuse_to_replace(jobs: Sequence[_Job], *, overwrite: bool) -> None:
             )
 
 
-EVIDENCE_UNITS = (
-    "evidence and logits: in units of the logits; the evidence of a class summed over patches is "
-    "its logit."
-)
-MANY_CLASSES_UNITS = (
-    "evidence: null, as there are too many classes to list it for each. target_evidence and "
-    "logits: in units of the logits; target_evidence summed over patches is the logit of the "
-    "target class."
-)
-NO_EVIDENCE_UNITS = (
-    "evidence: null, as no sum over patches is what this model decides on; the patch weights, "
-    "which the picture shows, are those of the target class and sum to 1. logits: log-odds of the "
-    "lengths of the class capsules."
-)
-BOX_UNITS = (
-    "boxes and windows: [x0, y0, x1, y1] in pixels of the upright original image, x1 and y1 "
-    "exclusive."
-)
-OBJECT_UNITS = (
-    "objects: connected patches with more than threshold times the greatest evidence for the class "
-    "in the image; score is the probability of the class times share, which is theirs of its "
-    "positive evidence."
-)
-
-
 def describe(
     explanation: Explanation,
     index: int,
@@ -364,11 +359,15 @@ def describe(
     ]
     box = explanation.boxes[index].cpu()
     evidence, of_target = explanation.evidence, explanation.target_evidence
-    units = EVIDENCE_UNITS
-    if evidence is None:
-        units = NO_EVIDENCE_UNITS if of_target is None else MANY_CLASSES_UNITS
+    units = NO_EVIDENCE_UNITS if evidence is None else EVIDENCE_UNITS
     return {
-        **describe_decision(explanation, index, class_names, original),
+        **_decision(
+            explanation.logits[index],
+            explanation.probabilities[index],
+            int(explanation.target[index]),
+            class_names,
+            original,
+        ),
         "box": None if box.isnan().any() else originally(box.unsqueeze(0))[0],
         "objects": None if objects is None else {"threshold": object_threshold, "found": found},
         "selected_patches": explanation.selected[index].nonzero().squeeze(1).tolist(),
@@ -391,88 +390,14 @@ def _rounded(values: Float[Tensor, "*N 4"]) -> list[Any]:
     return rounded
 
 
-UNITS = (
-    "logits: the model's own. heat_map: in its unit, a row of values for each row of pixels of the "
-    "image in the size that the model saw it in; it need not add up to the logit."
-)
-
-
-class Decided(Protocol):
-    """What was decided of a batch and for which class it is explained."""
-
-    @property
-    def logits(self) -> Float[Tensor, "B K"]: ...  # noqa: D102
-    @property
-    def probabilities(self) -> Float[Tensor, "B K"]: ...  # noqa: D102
-    @property
-    def target(self) -> Int[Tensor, " B"]: ...  # noqa: D102
-
-
-@dataclass(frozen=True)
-class Attribution:
-    """Heat maps of a batch by a named method.
-
-    Attributes:
-        logits: shape `(B, K)`.
-        probabilities: shape `(B, K)`: softmax, or sigmoid for a multi-label model.
-        target: the explained class of each image, shape `(B,)`.
-        heat_maps: shape `(B, H, W)`.
-        shown: what they show, and its unit.
-        method: its name.
-    """
-
-    logits: Float[Tensor, "B K"]
-    probabilities: Float[Tensor, "B K"]
-    target: Int[Tensor, " B"]
-    heat_maps: Float[Tensor, "B H W"]
-    shown: Quantity
-    method: str
-
-    def marks(self, index: int) -> Marks:
-        """Return what to draw for one image."""
-        return Marks(self.heat_maps[index].float().cpu().numpy(), shown=self.shown)
-
-
-def explain_by(
-    model: PatchClassifier, images: UInt8[Tensor, "B C H W"], target: int | None, method: str
-) -> Attribution:
-    """Explain a batch by a named method.
-
-    Raises:
-        InputError: an unknown method, or one that this model does not allow.
-    """
-    chosen = find_method(method)
-    with torch.inference_mode():
-        logits = model(images).logits
-    of = logits.argmax(dim=1) if target is None else torch.full((len(images),), target)
-    of = of.to(logits.device)
-    return Attribution(
-        logits=logits,
-        probabilities=logits.sigmoid() if model.multi_label else logits.softmax(dim=1),
-        target=of,
-        heat_maps=attribute(model, images, method, of),
-        shown=chosen.shown,
-        method=method,
-    )
-
-
-def check_method(model: PatchClassifier, size: tuple[int, int], method: str) -> None:
-    """Raise `InputError` for an unknown method, or one that this model does not allow."""
-    attribute(model, model.mean.expand(1, -1, *size), method, 0)
-
-
-def describe_decision(
-    decided: Decided, index: int, class_names: Sequence[str], original: tuple[int, int]
+def _decision(
+    logits: Float[Tensor, " K"],
+    probabilities: Float[Tensor, " K"],
+    target: int,
+    class_names: Sequence[str],
+    original: tuple[int, int],
 ) -> dict[str, Any]:
-    """Return the part of an image's JSON that says what was decided, and what is explained.
-
-    Args:
-        decided: of its batch.
-        index: which image of the batch.
-        class_names: of the model.
-        original: width and height of the upright original image, in pixels.
-    """
-    logits = decided.logits[index]
+    """Return the part of an image's JSON that says what was decided, and what is explained."""
     if not logits.isfinite().all():
         raise InputError("the model's logits are not finite numbers: its weights are damaged")
     predicted = int(logits.argmax())
@@ -480,28 +405,11 @@ def describe_decision(
         "width": original[0],
         "height": original[1],
         "prediction": class_names[predicted],
-        "probability": float(decided.probabilities[index, predicted]),
-        "target": class_names[int(decided.target[index])],
+        "probability": float(probabilities[predicted]),
+        "target": class_names[target],
         "classes": list(class_names),
         "logits": logits.tolist(),
-        "probabilities": decided.probabilities[index].tolist(),
-    }
-
-
-def describe_attribution(
-    attribution: Attribution, index: int, class_names: Sequence[str], original: tuple[int, int]
-) -> dict[str, Any]:
-    """Return the JSON of one image; the arguments are those of `describe_decision`."""
-    rows = attribution.heat_maps[index].tolist()
-    return {
-        **describe_decision(attribution, index, class_names, original),
-        "method": attribution.method,
-        "heat_map": {
-            "shows": attribution.shown.name,
-            "unit": attribution.shown.unit,
-            "values": [[float(f"{value:.5g}") for value in row] for row in rows],
-        },
-        "units": UNITS,
+        "probabilities": probabilities.tolist(),
     }
 
 
@@ -530,9 +438,8 @@ def find_objects(
 ) -> list[list[FoundObject]] | None:
     """Find the objects of each image of an explained batch.
 
-    They are looked for of the explained class, and of every likely class where the explanation
-    holds evidence for all classes. (`evaluate` asks for the ten likeliest, as average precision
-    ranks unlikely ones too.)
+    They are looked for of the explained class and of every likely class. (`evaluate` asks for the
+    ten likeliest, as average precision ranks unlikely ones too.)
 
     Args:
         explanation: of the batch.
@@ -548,7 +455,7 @@ def find_objects(
     """
     if not 0 <= threshold < 1:
         raise InputError(f"threshold must be at least 0 and below 1, got {threshold}")
-    if explanation.target_evidence is None:
+    if explanation.evidence is None:
         return None
     images, classes, values = _questions(explanation, least_probability)
     probabilities = explanation.probabilities[images, classes].tolist()
@@ -570,9 +477,7 @@ def _questions(
 ) -> tuple[Int[Tensor, " Q"], Int[Tensor, " Q"], Float[Tensor, "Q M"]]:
     """Return the images and the classes to look for there, and each patch's evidence for them."""
     target, evidence = explanation.target, explanation.evidence
-    if evidence is None:
-        assert explanation.target_evidence is not None
-        return torch.arange(len(target)), target, explanation.target_evidence
+    assert evidence is not None
     asked = explanation.probabilities > least_probability
     asked = asked.scatter(1, target.unsqueeze(1), value=True)
     images, classes = asked.nonzero(as_tuple=True)

@@ -1,8 +1,6 @@
 """One self-contained HTML page about a run: what was trained, how good it is, what it looked at.
 
 The pictures of a report: which images to show, and what to show of each.
-
-Curves over epochs as inline SVG that takes its colours from the page, light or dark.
 """
 
 from __future__ import annotations
@@ -10,17 +8,21 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from html import escape
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import matplotlib.style
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from PIL import Image
 from torch import Tensor
 
@@ -35,21 +37,38 @@ from loss_attention.metrics.localisation import relevant_boxes
 from loss_attention.models import PatchClassifier
 from loss_attention.prediction import ImagePrediction, WeightedPrediction, on_cpu
 from loss_attention.report.drawing import marks_of, number, panel, resized
-from loss_attention.report.tables import Section, evaluation_notes, evaluation_sections
+from loss_attention.report.tables import evaluation_tables, grouped
 from loss_attention.training.run_folder import RunFolder
 
 REPORT_FILE = "report.html"
 TEMPLATE, STYLE = "page.html.jinja", "page.css"
 MOST_EPOCHS = 300
 """Of longer runs, evenly spaced epochs are shown."""
-
-
-@dataclass(frozen=True)
-class Gauge:
-    """A figure as a bar, all in percent of the way from the least to the greatest value."""
-
-    percent: float
-    floors: tuple[float, ...]
+MISTAKES = RIGHT_ANSWERS = 12
+BARS = 5
+BATCH = 256
+SHORTEST, LONGEST = 240, 360
+QUALITIES = (88, 75, 60, 45, 30)
+MOST_BYTES = 3_000_000
+"""All pictures of a report together, before base64 makes them a third longer."""
+CHART_COLOURS = {"#5b5b5b": "quiet", "#d9d9d9": "rule", "#b40426": "first", "#3b4cc0": "second"}
+"""As they are drawn on white, and what the style of the page calls them, light and dark."""
+CHART_SETTINGS = {
+    "axes.autolimit_mode": "round_numbers",
+    "axes.labelcolor": "#5b5b5b",
+    "axes.xmargin": 0,
+    "axes.ymargin": 0,
+    "font.size": 11,
+    "lines.linewidth": 2,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "the same each time",
+    "text.color": "#5b5b5b",
+    "text.parse_math": False,
+    "xtick.bottom": False,
+    "xtick.color": "#5b5b5b",
+    "ytick.color": "#5b5b5b",
+    "ytick.left": False,
+}
 
 
 def write_report(
@@ -77,26 +96,39 @@ def write_report(
     Raises:
         SaveError: it could not be written; an earlier one stays.
     """
-    if evaluation.per_image is None:
+    results = evaluation.per_image
+    if results is None:
         raise ValueError("the report needs an evaluation with its results image by image")
     folder = RunFolder(run)
     recipe, facts = asdict(folder.recipe()), folder.facts()
     head = HEADS[recipe["head"]]
     figures = {recipe["head"]: evaluation, **(comparisons or {})}
-    mistakes, right = _gallery(model, test, evaluation, twins)
-    history = _thinned(folder.metrics())
+    correct = results.correct
+    confidence = mistake_confidence(model, test, correct, results.probabilities)
+    chosen = (
+        choose_mistakes(correct, confidence),
+        choose_right_answers(correct, results.predictions),
+    )
+    mistakes, right = (
+        make_cards(model, test, some, twins, most_bytes=MOST_BYTES // 2) for some in chosen
+    )
+    history = folder.metrics()
+    history = history[::-1][:: -(-len(history) // MOST_EPOCHS) or 1][::-1]
+    tables = evaluation_tables(figures)
     page = _template().render(
         style=resources.files("loss_attention.report").joinpath(STYLE).read_text("utf-8"),
         recipe=recipe,
         facts=facts,
-        model_names=list(figures),
-        sections=[(section, _gauges(section)) for section in evaluation_sections(figures)],
-        notes=evaluation_notes(figures),
+        tables=[
+            (table, [_gauge(found) for _, _, found in rows])
+            for table, (_, rows) in zip(tables, grouped(figures), strict=True)
+        ],
+        notes=tables[-1].notes,
         images=evaluation.images,
         history=history,
         charts=_charts(history, facts),
         mistakes=mistakes,
-        mistake_count=int((~evaluation.per_image.correct).sum()),
+        mistake_count=int((~correct).sum()),
         right=right,
         has_patches=not head.pooled_backbone,
         has_evidence=head.has_evidence,
@@ -106,24 +138,6 @@ def write_report(
     )
     folder.write(REPORT_FILE, page)
     return run / REPORT_FILE
-
-
-def _gallery(
-    model: PatchClassifier,
-    test: LabelledImages,
-    evaluation: Evaluation,
-    twins: Mapping[str, PatchClassifier] | None,
-) -> tuple[list[Card], list[Card]]:
-    """Return the mistakes, the most confident first, and right answers of every class."""
-    results = evaluation.per_image
-    assert results is not None
-    confidence = mistake_confidence(model, test, results.correct, results.probabilities)
-    chosen = choose_mistakes(results.correct, confidence)
-    right = choose_right_answers(results.correct, results.predictions)
-    return (
-        make_cards(model, test, chosen, twins, most_bytes=MOST_BYTES // 2),
-        make_cards(model, test, right, twins, most_bytes=MOST_BYTES // 2),
-    )
 
 
 def _template() -> Any:
@@ -145,12 +159,15 @@ def _shown(value: Any) -> Any:
     return printable(value) if type(value) is str else value
 
 
-def _gauges(section: Section) -> list[Gauge | None]:
-    """Return a bar for each row; None where its figure is undefined."""
-    return [_gauge(row.measure) for row in section.rows]
+class Gauge(NamedTuple):
+    """A figure as a bar, all in percent of the way from the least to the greatest value."""
+
+    percent: float
+    floors: list[float]
 
 
 def _gauge(measure: Measure | None) -> Gauge | None:
+    """Return the bar of a row of a table; None where its figure is undefined."""
     if measure is None or measure.value is None:
         return None
     low, high = measure.range
@@ -158,14 +175,9 @@ def _gauge(measure: Measure | None) -> Gauge | None:
     def percent(value: float) -> float:
         return 100 * min(1.0, max(0.0, (value - low) / (high - low)))
 
-    floors = [value for value in measure.floors.values() if value is not None]
-    return Gauge(percent(measure.value), tuple(map(percent, floors)))
-
-
-def _thinned(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return evenly spaced epochs where there are many, the last one always."""
-    step = -(-len(history) // MOST_EPOCHS) or 1
-    return list(history[::-1][::step][::-1])
+    return Gauge(
+        percent(measure.value), [percent(v) for v in measure.floors.values() if v is not None]
+    )
 
 
 def _charts(history: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -184,17 +196,85 @@ def _charts(history: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> l
     return charts
 
 
-MISTAKES = RIGHT_ANSWERS = 12
-BARS = 5
-BATCH = 256
-SHORTEST, LONGEST = 240, 360
-QUALITIES = (88, 75, 60, 45, 30)
-MOST_BYTES = 3_000_000
-"""All pictures of a report together, before base64 makes them a third longer."""
+def curve_chart(
+    title: str,
+    epochs: Sequence[int],
+    lines: Mapping[str, Sequence[float | None]],
+    chosen: int | None = None,
+) -> str:
+    """Return an SVG element with one line a series over the epochs, in colours of the page.
+
+    Lines are told apart by colour and by dashes. Empty when there is nothing to draw.
+
+    Args:
+        title: names the chart for those who hear it; lower case.
+        epochs: the x axis, rising.
+        lines: values by epoch under the name of each series, of two; None where an epoch has none.
+        chosen: the epoch to mark, whose weights were kept.
+    """
+    known = {
+        name: [
+            (x, y)
+            for x, y in zip(epochs, values, strict=True)
+            if y is not None and math.isfinite(y)
+        ]
+        for name, values in lines.items()
+    }
+    known = {name: points for name, points in known.items() if points}
+    if not known:
+        return ""
+    first, last = epochs[0], epochs[-1]
+    quiet, rule, *colours = CHART_COLOURS
+    with matplotlib.style.context(["default", CHART_SETTINGS]):
+        figure = Figure(figsize=(5, 2.78), dpi=72)
+        axes = figure.add_axes((0.13, 0.14, 0.84, 0.77), frameon=False)
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        for points, colour, dash in zip(known.values(), colours, ("-", (0, (3, 2))), strict=False):
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, color=colour, linestyle=dash, clip_on=False)
+            # A dot at the end: one epoch makes no line.
+            dot: dict[str, Any] = {"linewidth": 5, "solid_capstyle": "round", "clip_on": False}
+            axes.plot(x[-1:] * 2, y[-1:] * 2, color=colour, **dot)
+        axes.set_xlim(first, max(last, first + 1))
+        axes.set_xticks(sorted({first, last}))
+        axes.set_xlabel("epoch", labelpad=-11)
+        for ticks in (axes.xaxis, axes.yaxis):
+            ticks.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.grid(axis="y", color=rule, clip_on=False)
+        if chosen is not None and first <= chosen <= last:
+            axes.axvline(chosen, color=quiet, linewidth=1, linestyle=":", clip_on=False)
+            side = "right" if chosen > (first + last) / 2 else "left"
+            above = axes.get_xaxis_transform()
+            axes.text(chosen, 1.03, f"kept: {chosen}", transform=above, ha=side)
+        drawn = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
+    # Inline it needs no namespaces, and its letters and colours are the page's.
+    svg = drawn.getvalue().partition("<svg")[2]
+    svg = re.sub(
+        r' xmlns(:xlink)?="[^"]*"| id="[^"]*"|font-family: [^;]*; |<defs>.*?</defs>',
+        "",
+        svg,
+        flags=re.DOTALL,
+    )
+    for colour, name in CHART_COLOURS.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    label = escape(_spoken(title, known, chosen))
+    return f'<svg role="img" aria-label="{label}" {" ".join(svg.split())}'
 
 
-@dataclass(frozen=True)
-class Picture:
+def _spoken(
+    title: str, known: Mapping[str, Sequence[tuple[int, float]]], chosen: int | None
+) -> str:
+    """Say what the chart shows, for those who hear it."""
+    ends = [
+        f"{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}" for name, points in known.items()
+    ]
+    kept = "" if chosen is None else f"; epoch {chosen} was kept"
+    return f"{title} over epochs: {', '.join(ends)}{kept}"
+
+
+class Picture(NamedTuple):
     """A picture of a card.
 
     Attributes:
@@ -214,8 +294,7 @@ class Picture:
     signed: bool = True
 
 
-@dataclass(frozen=True)
-class Bar:
+class Bar(NamedTuple):
     """A class and its logit for an image.
 
     Attributes:
@@ -231,8 +310,7 @@ class Bar:
     is_label: bool
 
 
-@dataclass(frozen=True)
-class Card:
+class Card(NamedTuple):
     """One image of the gallery.
 
     Attributes:
@@ -360,8 +438,9 @@ def make_cards(
         if isinstance(one, WeightedPrediction)
     }
     room = most_bytes // (len(chosen) * (1 + len(explanations)))
+    names = part.names or [f"test image {index}" for index in chosen]
     return [
-        _card(part, i, chosen[i], logits[i], int(target[i]), bool(correct[i]), explanations, room)
+        _card(part, i, names[i], logits[i], int(target[i]), bool(correct[i]), explanations, room)
         for i in range(len(chosen))
     ]
 
@@ -392,7 +471,7 @@ def _predict(model: PatchClassifier, part: ImageSet) -> ImagePrediction:
 def _card(
     part: ImageSet,
     i: int,
-    number_in_set: int,
+    name: str,
     logits: Float[Tensor, " K"],
     target: int,
     correct: bool,
@@ -403,8 +482,8 @@ def _card(
     labels = part.label_matrix()[i].bool()
     answer = (logits > 0) if part.multi_label else torch.arange(len(names)) == target
     probabilities = logits.sigmoid() if part.multi_label else logits.softmax(dim=0)
-    name = part.names[i] if part.names else f"test image {number_in_set}"
-    image = _image(part.images[i])
+    pixels = part.images[i].permute(1, 2, 0).numpy()
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     plain = Picture("image", name, data_uri(resized(image, SHORTEST, LONGEST), room))
     truths = _true_boxes(part, i)
     drawn = [
@@ -474,113 +553,3 @@ def _true_boxes(part: ImageSet, i: int) -> Float[Tensor, "G 4"]:
 
 def _listed(names: Sequence[str], has: Bool[Tensor, " K"]) -> str:
     return ", ".join(names[k] for k in has.nonzero().squeeze(1).tolist()) or "none"
-
-
-def _image(pixels: Tensor) -> Image.Image:
-    array = pixels.permute(1, 2, 0).numpy()
-    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
-
-
-WIDTH, HEIGHT = 360, 200
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 14, 30
-TICKS = 4
-
-
-def curve_chart(
-    title: str,
-    epochs: Sequence[int],
-    lines: Mapping[str, Sequence[float | None]],
-    chosen: int | None = None,
-) -> str:
-    """Return an SVG element with one line a series over the epochs.
-
-    Lines are told apart by colour and by dashes. Empty when there is nothing to draw.
-
-    Args:
-        title: names the chart for those who hear it; lower case.
-        epochs: the x axis, rising.
-        lines: values by epoch under the name of each series; None where an epoch has none.
-        chosen: the epoch to mark, whose weights were kept.
-    """
-    known = {
-        name: [
-            (x, y)
-            for x, y in zip(epochs, values, strict=True)
-            if y is not None and math.isfinite(y)
-        ]
-        for name, values in lines.items()
-    }
-    known = {name: points for name, points in known.items() if points}
-    if not known:
-        return ""
-    first, last = epochs[0], epochs[-1]
-    low, high, ticks = axis([y for points in known.values() for _, y in points])
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - first) / max(1, last - first)
-        up = (y - low) / (high - low)
-        return (
-            LEFT + across * (WIDTH - LEFT - RIGHT),
-            HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM),
-        )
-
-    parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(_spoken(title, known, chosen))}">'
-    ]
-    for tick in ticks:
-        y = place(first, tick)[1]
-        parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>'
-        )
-    for epoch in sorted({first, last}):
-        anchor = "middle" if epoch == first else "end"
-        parts.append(_text(place(epoch, low)[0], HEIGHT - 12, str(epoch), anchor))
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, "epoch", "middle"))
-    if chosen is not None and first <= chosen <= last:
-        x = place(chosen, low)[0]
-        parts.append(
-            f'<line class="chosen" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-        )
-        parts.append(_text(x, TOP - 4, f"kept: {chosen}", "end" if x > WIDTH / 2 else "start"))
-    for index, points in enumerate(known.values()):
-        placed = [place(x, y) for x, y in points]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-        parts.append(f'<polyline class="series{index}" points="{path}"/>')
-        x, y = placed[-1]
-        parts.append(f'<circle class="series{index}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>')
-    return "".join([*parts, "</svg>"])
-
-
-def axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
-    """Return the ends of an axis that holds the values, and round numbers along it.
-
-    Example:
-        >>> axis([0.12, 0.93])
-        (0.0, 1.0, [0.0, 0.25, 0.5, 0.75, 1.0])
-    """
-    low, high = min(values), max(values)
-    if high - low < 1e-9 * max(1.0, abs(high)):
-        low, high = low - 0.5 * max(1.0, abs(low)), high + 0.5 * max(1.0, abs(high))
-    rough = (high - low) / TICKS
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
-    first, final = math.floor(low / step), math.ceil(high / step)
-    ticks = [float(f"{step * i:.10g}") for i in range(first, final + 1)]
-    return ticks[0], ticks[-1], ticks
-
-
-def _spoken(
-    title: str, known: Mapping[str, Sequence[tuple[int, float]]], chosen: int | None
-) -> str:
-    """Say what the chart shows, for those who hear it."""
-    ends = [
-        f"{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}" for name, points in known.items()
-    ]
-    kept = "" if chosen is None else f"; epoch {chosen} was kept"
-    return f"{title} over epochs: {', '.join(ends)}{kept}"
-
-
-def _text(x: float, y: float, words: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'

@@ -1,29 +1,35 @@
-"""The tables of figures: a section for each kind, and beside each figure what its floors score.
+"""Tables for people: what stands in them is said once, and shown on a terminal or as Markdown.
 
-A comparison as a table for the terminal, as Markdown and as JSON.
+Below the renderer are the tables of an evaluation, with beside each figure what its floors score,
+and of a comparison. JSON is not made of tables: numbers in it are not rounded, and have names.
 """
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import rich.table
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from loss_attention.attribution.compare import Comparison, Figure
 from loss_attention.attribution.maps import METHODS
-from loss_attention.attribution.measures import MEASURES, MOSAICS
-from loss_attention.errors import printable
+from loss_attention.attribution.measures import MEASURES, MOSAIC_SIDES
 from loss_attention.evaluation import Evaluation, Measure
-from loss_attention.terminal import plain
+from loss_attention.terminal import markdown, markdown_table, plain
 
 UNDEFINED = "n/a"
 ABSENT = "-"
 LOWER = " ↓"
-# Column heads have to be short: five floors stand side by side in 80 columns.
+FORMAT_VERSION = 1
+LEAST_SECONDS = 0.0001
+"""Less is as good as nothing, and shown as less."""
+_FRAME = 3
+"""Letters that a column takes beside its text: a space on both sides and a line."""
+# Headings have to be short on a terminal: five floors stand side by side in 80 columns.
 _SHORT = {
     "whole image": "whole",
     "best centred box": "centred",
@@ -34,135 +40,189 @@ _SHORT = {
 
 
 @dataclass(frozen=True)
-class Row:
-    """A measure of one model.
+class Column:
+    """A column of a table.
 
     Attributes:
-        label: the measure.
-        model: whose figure it is.
-        measure: None where the model does not have it.
-        value: the figure as text.
-        floors: what the floors score, a cell for each column of the section.
+        heading: what stands over it, in one line.
+        align: where its heading and its cells stand.
+        narrow: its heading on a terminal, in one line or several, where that is another.
+        style: of its cells; Markdown knows nothing dim.
     """
 
-    label: str
-    model: str
-    measure: Measure | None
-    value: str
-    floors: tuple[str, ...]
+    heading: str
+    align: Literal["left", "right"] = "right"
+    narrow: str = ""
+    style: Literal["", "bold", "dim"] = ""
 
 
 @dataclass(frozen=True)
-class Section:
-    """The measures of one group.
+class Table:
+    """What a table shows, wherever it is shown. No text in it is markup, whoever wrote it.
 
     Attributes:
-        title: what they are about.
-        floors: the heads of their columns; a single "floor" where each measure has its own.
-        rows: measure by measure, and of each measure model by model.
+        columns: from left to right.
+        rows: a text for each column, in one line or several.
+        title: over it on a terminal; pages of Markdown have headings of their own.
+        notes: what a reader needs to read it, a line each.
+        labels: how many columns, from the left, say what a row is. A terminal shows two as one:
+            rows of the same first label stand indented under it.
+        ruled: a terminal has a line between rows.
     """
 
-    title: str
-    floors: tuple[str, ...]
-    rows: tuple[Row, ...]
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+    notes: Sequence[str] = ()
+    labels: Literal[1, 2] = 1
+    ruled: bool = False
+
+
+def show_table(table: Table, console: Console) -> None:
+    """Print a table, as many columns side by side as there is room for, and its notes."""
+    columns = [table.columns[0], *table.columns[table.labels :]]
+    headings = [plain(column.narrow or column.heading) for column in columns]
+    rows = list(_terminal_rows(table))
+    for chosen in _that_fit([headings, *rows], console.width):
+        shown = rich.table.Table(
+            title=plain(table.title) if table.title else None,
+            title_justify="left",
+            pad_edge=False,
+            show_lines=table.ruled,
+        )
+        for number in chosen:
+            shown.add_column(headings[number], justify=columns[number].align, overflow="fold")
+        for row in rows:
+            shown.add_row(*(row[number] for number in chosen))
+        console.print(shown)
+    for note in table.notes:
+        console.print(plain(note, "italic"))
+
+
+def _terminal_rows(table: Table) -> Iterator[list[Text]]:
+    before = None
+    for row in table.rows:
+        cells = [
+            plain(text, column.style)
+            for text, column in zip(row[table.labels :], table.columns[table.labels :], strict=True)
+        ]
+        if table.labels == 1:
+            yield [plain(row[0], "bold"), *cells]
+            continue
+        if row[0] != before:
+            yield [plain(row[0], "bold"), *(Text() for _ in cells)]
+        yield [plain(f"  {row[1]}"), *cells]
+        before = row[0]
+
+
+def _that_fit(rows: Sequence[Sequence[Text]], width: int) -> list[list[int]]:
+    """Divide columns into as few tables as are no wider, if that can be; each has the first.
+
+    Where but few letters are missing, the longest labels are wrapped instead.
+    """
+    label, *others = (
+        max(cell_len(line) for cell in column for line in cell.plain.split("\n"))
+        for column in zip(*rows, strict=True)
+    )
+    tables: list[list[int]] = []
+    left = 0
+    for number, letters in enumerate(others, start=1):
+        if letters + _FRAME > left or not tables:
+            tables.append([0])
+            left = width - label - 2 + label // 8
+        tables[-1].append(number)
+        left -= letters + _FRAME
+    return tables
+
+
+def table_markdown(table: Table) -> str:
+    """Return a table and its notes as Markdown."""
+    rows = [
+        [
+            f"**{_cell(text)}**" if column.style == "bold" else _cell(text)
+            for text, column in zip(row, table.columns, strict=True)
+        ]
+        for row in table.rows
+    ]
+    align = "".join(column.align[0] for column in table.columns)
+    shown = markdown_table([_cell(column.heading) for column in table.columns], rows, align)
+    notes = [f"- {markdown(note)}" for note in table.notes]
+    return "\n".join([shown, "", *notes]).rstrip() + "\n"
+
+
+def _cell(text: str) -> str:
+    # With a space after them these are signs of numbers, within a line: no tags, and no quotation.
+    lines = (markdown(line).replace("&lt; ", "< ") for line in text.split("\n"))
+    return "<br>".join(line.replace(" &gt; ", " > ") for line in lines)
 
 
 def show_evaluations(evaluations: Mapping[str, Evaluation], console: Console) -> None:
-    """Print a table for each section, and under them what a reader needs to read them.
+    """Print a table for each group of figures, and under them what a reader needs to read them.
 
     Args:
         evaluations: by what to call each model.
         console: where to.
     """
-    console.print(plain(_title(evaluations), "bold"))
-    for section in evaluation_sections(evaluations):
-        console.print(_table(section, several=len(evaluations) > 1))
-    for note in evaluation_notes(evaluations):
-        console.print(plain(note, "italic"))
+    console.print(plain(_images(evaluations), "bold"))
+    for table in evaluation_tables(evaluations):
+        show_table(table, console)
 
 
-def evaluation_markdown(evaluations: Mapping[str, Evaluation]) -> str:
-    """Return the same sections and notes as Markdown."""
-    lines = [_title(evaluations)]
-    several = len(evaluations) > 1
-    for section in evaluation_sections(evaluations):
-        heads = [section.title or "measure", *(["model"] if several else []), "figure"]
-        heads += section.floors
-        lines += ["", _markdown_row(heads)]
-        aligned = ["---"] * (len(heads) - 1 - len(section.floors))
-        lines.append(_markdown_row([*aligned, *["---:"] * (1 + len(section.floors))]))
-        for row in section.rows:
-            name = [row.model] if several else []
-            cells = [row.label, *name, f"**{row.value}**", *row.floors]
-            lines.append(_markdown_row(cells))
-    notes = [f"{note}  " for note in evaluation_notes(evaluations)]
-    return "\n".join([*lines, "", *notes]).rstrip() + "\n"
+def evaluation_tables(evaluations: Mapping[str, Evaluation]) -> list[Table]:
+    """Return a table for each group of figures; the last has the notes of all.
 
-
-def evaluation_sections(evaluations: Mapping[str, Evaluation]) -> list[Section]:
-    """Return the figures group by group, in the order in which they come."""
-    groups: dict[str, list[Measure]] = {}
-    for measure in _first_of_each(evaluations).values():
-        groups.setdefault(measure.group, []).append(measure)
-    return [_section(title, measures, evaluations) for title, measures in groups.items()]
-
-
-def _section(title: str, measures: list[Measure], evaluations: Mapping[str, Evaluation]) -> Section:
-    found = [
-        (measure, model, evaluation.get(measure.name))
-        for measure in measures
-        for model, evaluation in evaluations.items()
+    Bold is the figure, and dim are its floors: a column for each of them, or a single one where
+    each measure of the group has another.
+    """
+    tables = [
+        _evaluation_table(title, rows, several=len(evaluations) > 1)
+        for title, rows in grouped(evaluations)
     ]
-    present = [one for _, _, one in found if one is not None]
-    floors = tuple({name: None for one in present for name in one.floors})
-    # Where each measure has a floor of its own, columns would be all but empty.
-    alone = all(len(one.floors) <= 1 for one in present) and len(floors) > 1
-    rows = tuple(
-        Row(
-            measure.label + ("" if measure.higher_is_better else LOWER),
-            model,
-            one,
-            ABSENT if one is None else _number(one.value),
-            (_own_floor(one),) if alone else tuple(_floor(one, floor) for floor in floors),
+    tables[-1] = replace(tables[-1], notes=_evaluation_notes(evaluations, tables))
+    return tables
+
+
+Rows = list[tuple[Measure, str, Measure | None]]
+
+
+def grouped(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, Rows]]:
+    """Return the title of each table and what its rows are about: a measure of a model.
+
+    Measure by measure, and of each measure model by model: the measure, the name of the model, and
+    what this has; None where it does not have it.
+    """
+    groups: dict[str, Rows] = {}
+    for measure in _first_of_each(evaluations).values():
+        groups.setdefault(measure.group, []).extend(
+            (measure, model, evaluation.get(measure.name))
+            for model, evaluation in evaluations.items()
         )
-        for measure, model, one in found
-    )
-    return Section(title, ("floor",) if alone else floors, rows)
+    return list(groups.items())
 
 
-def _floor(measure: Measure | None, name: str) -> str:
-    if measure is None or name not in measure.floors:
-        return ABSENT
-    return _number(measure.floors[name])
-
-
-def _own_floor(measure: Measure | None) -> str:
-    if measure is None or not measure.floors:
-        return ABSENT
-    ((name, value),) = measure.floors.items()
-    return f"{_number(value)} ({name})"
-
-
-def _table(section: Section, *, several: bool) -> Table:
-    """Return a section for the terminal; of several models each has a line under its measure."""
-    table = Table(title=plain(section.title), title_justify="left", pad_edge=False)
-    table.add_column("measure", no_wrap=True)
-    table.add_column("figure", justify="right", no_wrap=True)
-    for floor in section.floors:
-        table.add_column(plain(_SHORT.get(floor, floor)), justify="right", style="dim")
-    for row, before in zip(section.rows, (None, *section.rows[:-1]), strict=True):
-        label = plain(row.label, "bold")
-        if several:
-            if before is None or before.label != row.label:
-                table.add_row(label)
-            label = plain(f"  {row.model}")
-        table.add_row(label, plain(row.value, "bold"), *map(plain, row.floors))
-    return table
-
-
-def _markdown_row(cells: list[str]) -> str:
-    shown = (html.escape(printable(cell), quote=False).replace("|", "&#124;") for cell in cells)
-    return f"| {' | '.join(shown)} |"
+def _evaluation_table(title: str, rows: Rows, *, several: bool) -> Table:
+    present = [found for _, _, found in rows if found is not None]
+    floors = list(dict.fromkeys(name for found in present for name in found.floors))
+    # Where each measure has a floor of its own, columns would be all but empty.
+    alone = len(floors) > 1 and all(len(found.floors) <= 1 for found in present)
+    heads = [Column(title or "measure", "left", "measure")]
+    heads += [Column("model", "left")] if several else []
+    heads += [Column("figure", style="bold")]
+    heads += [
+        Column(name, narrow=_SHORT.get(name, ""), style="dim") for name in floors if not alone
+    ]
+    heads += [Column("floor", style="dim")] if alone else []
+    cells = []
+    for measure, model, found in rows:
+        label = measure.label + ("" if measure.higher_is_better else LOWER)
+        value = ABSENT if found is None else _number(found.value)
+        scores = {} if found is None else {n: _number(v) for n, v in found.floors.items()}
+        if alone:
+            beside = [f"{score} ({name})" for name, score in scores.items()] or [ABSENT]
+        else:
+            beside = [scores.get(name, ABSENT) for name in floors]
+        cells.append([label, *([model] if several else []), value, *beside])
+    return Table(heads, cells, title, labels=2 if several else 1)
 
 
 def _first_of_each(evaluations: Mapping[str, Evaluation]) -> dict[str, Measure]:
@@ -178,7 +238,7 @@ def _number(value: float | None) -> str:
     return UNDEFINED if value is None else f"{value:.3f}"
 
 
-def _title(evaluations: Mapping[str, Evaluation]) -> str:
+def _images(evaluations: Mapping[str, Evaluation]) -> str:
     """Say which images the figures are of; each model's where they differ."""
     what = {
         name: f"{evaluation.images:,} {evaluation.split} images"
@@ -194,7 +254,7 @@ def _title(evaluations: Mapping[str, Evaluation]) -> str:
     return "; ".join(f"{name}: {images}" for name, images in what.items())
 
 
-def evaluation_notes(evaluations: Mapping[str, Evaluation]) -> list[str]:
+def _evaluation_notes(evaluations: Mapping[str, Evaluation], tables: Sequence[Table]) -> list[str]:
     """Return what a reader needs to read these tables, and nothing that does not occur in them."""
     measures = _first_of_each(evaluations)
     down = any(not measure.higher_is_better for measure in measures.values())
@@ -211,12 +271,7 @@ def evaluation_notes(evaluations: Mapping[str, Evaluation]) -> list[str]:
             "Boxes around heat maps: no held-out images (--validation-fraction) to choose a "
             "threshold on."
         )
-    cells = {
-        cell
-        for section in evaluation_sections(evaluations)
-        for row in section.rows
-        for cell in (row.value, *(floor.split(" ")[0] for floor in row.floors))
-    }
+    cells = {text.split(" ")[0] for table in tables for row in table.rows for text in row[1:]}
     if UNDEFINED in cells:
         notes.append(f"{UNDEFINED}: nothing to count, or nothing to choose or fit it by.")
     if ABSENT in cells:
@@ -226,35 +281,26 @@ def evaluation_notes(evaluations: Mapping[str, Evaluation]) -> list[str]:
     return notes
 
 
-FORMAT_VERSION = 1
-NOT_MEASURED = "-"
-LEAST_SECONDS = 0.0001
-"""Less is as good as nothing, and shown as less."""
-_FRAME = 3
-"""Letters that a column takes beside its text: a space on both sides and a line."""
-_LABEL_WIDTH = 1 + _FRAME + max(len(measure.label) + 2 for measure in MEASURES.values())
-"""Of the first column, with the table's outer line."""
+def comparison_table(comparison: Comparison, *, errors: bool = False) -> Table:
+    """Return the table of a comparison: a row for each measure, a column for each method.
 
-
-def show_comparison(comparison: Comparison, console: Console) -> None:
-    """Print the table, as many methods side by side as there is room for, and its notes."""
-    for methods in _that_fit(comparison, console.width):
-        console.print(_comparison_table(comparison, methods))
-    console.print(plain("\n".join(comparison_notes(comparison)), "italic"))
-
-
-def comparison_markdown(comparison: Comparison) -> str:
-    """Return the whole table and its notes as Markdown, with standard errors."""
-    methods = list(comparison.figures)
-    lines = [
-        f"| measure | {' | '.join(map(_method_title, methods))} |",
-        f"| --- |{' ---: |' * len(methods)}",
+    Args:
+        comparison: what was measured.
+        errors: with standard errors.
+    """
+    methods = [
+        Column(f"floor: {name}", narrow=f"floor:\n{name}", style="dim")
+        if METHODS[name].floor
+        else Column(
+            name, narrow=name if len(name) <= 12 else "\n".join(name.replace("-", "- ").split())
+        )
+        for name in comparison.figures
     ]
-    for name, label in _rows(comparison):
-        cells = [_cell(comparison, method, name, errors=True) for method in methods]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    notes = [f"{note}  " for note in comparison_notes(comparison)]
-    return "\n".join([*lines, "", *notes]).rstrip() + "\n"
+    rows = [
+        [label, *(_figure(name, one.get(name), errors) for one in comparison.figures.values())]
+        for name, label in _measured(comparison)
+    ]
+    return Table([Column("measure", "left"), *methods], rows, notes=_comparison_notes(comparison))
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
@@ -272,7 +318,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
                 "higher_is_better": MEASURES[name].higher_is_better,
                 "range": list(MEASURES[name].range),
             }
-            for name, _ in _rows(comparison)
+            for name, _ in _measured(comparison)
         },
         "methods": {
             method: {
@@ -287,7 +333,29 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def comparison_notes(comparison: Comparison) -> list[str]:
+def _measured(comparison: Comparison) -> list[tuple[str, str]]:
+    """Return the measures that some method has, in order, with their labels."""
+    found = {name for figures in comparison.figures.values() for name in figures}
+    arrows = {True: "\N{UPWARDS ARROW}", False: "\N{DOWNWARDS ARROW}"}
+    return [
+        (name, f"{measure.label} {arrows[measure.higher_is_better]}")
+        for name, measure in MEASURES.items()
+        if name in found
+    ]
+
+
+def _figure(measure: str, figure: Figure | None, errors: bool) -> str:
+    if figure is None:
+        return ABSENT
+    if measure == "seconds":
+        return f"{figure.value:.2g}" if figure.value >= LEAST_SECONDS else f"< {LEAST_SECONDS:g}"
+    if measure == "time_ratio":
+        return f"{figure.value:.2f}"
+    error = f" ± {figure.error:.3f}" if errors and figure.error is not None else ""
+    return f"{figure.value:.3f}{error}"
+
+
+def _comparison_notes(comparison: Comparison) -> list[str]:
     """Return what a reader needs to read the table."""
     notes = [
         f"{comparison.images} images, {comparison.boxed} with a box of the explained class: the "
@@ -302,7 +370,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
             for name, count in comparison.mosaics.items()
         )
         notes.append(f"Mosaics of rightly classified images: {counts}.")
-    missing = [measure.label for name, measure in MOSAICS.items() if name not in comparison.mosaics]
+    missing = [MEASURES[name].label for name in MOSAIC_SIDES if name not in comparison.mosaics]
     if missing:
         notes.append(
             f"No {' and '.join(missing)}: too few classes have a rightly classified image of one "
@@ -314,69 +382,6 @@ def comparison_notes(comparison: Comparison) -> list[str]:
             "choose a cut on."
         )
     if comparison.left_out:
-        notes.append(
-            "Not possible with this model: "
-            + "; ".join(f"{name} ({why})" for name, why in comparison.left_out.items())
-            + "."
-        )
+        reasons = "; ".join(f"{name} ({why})" for name, why in comparison.left_out.items())
+        notes.append(f"Not possible with this model: {reasons}.")
     return notes
-
-
-def _comparison_table(comparison: Comparison, methods: Sequence[str]) -> Table:
-    table = Table()
-    table.add_column("measure", no_wrap=True)
-    for method in methods:
-        style = "dim" if METHODS[method].floor else ""
-        table.add_column(plain("\n".join(_heading(method))), justify="right", style=style)
-    for name, label in _rows(comparison):
-        table.add_row(plain(label), *(plain(_cell(comparison, method, name)) for method in methods))
-    return table
-
-
-def _that_fit(comparison: Comparison, width: int) -> list[list[str]]:
-    """Divide methods into tables that are no wider than so many letters, if that can be."""
-    tables: list[list[str]] = []
-    left = 0
-    for method in comparison.figures:
-        cells = [_cell(comparison, method, name) for name, _ in _rows(comparison)]
-        needed = _FRAME + max(map(len, [*_heading(method), *cells]))
-        if needed > left or not tables:
-            tables.append([])
-            left = width - _LABEL_WIDTH
-        tables[-1].append(method)
-        left -= needed
-    return tables
-
-
-def _heading(method: str) -> list[str]:
-    """Return the lines over a method's column."""
-    if METHODS[method].floor:
-        return ["floor:", method]
-    return [method] if len(method) <= 12 else method.replace("-", "- ").split()
-
-
-def _rows(comparison: Comparison) -> list[tuple[str, str]]:
-    """Return the measures that some method has, in order, with their labels."""
-    found = {name for figures in comparison.figures.values() for name in figures}
-    arrows = {True: "\N{UPWARDS ARROW}", False: "\N{DOWNWARDS ARROW}"}
-    return [
-        (name, f"{measure.label} {arrows[measure.higher_is_better]}")
-        for name, measure in MEASURES.items()
-        if name in found
-    ]
-
-
-def _method_title(method: str) -> str:
-    return f"floor: {method}" if METHODS[method].floor else method
-
-
-def _cell(comparison: Comparison, method: str, measure: str, *, errors: bool = False) -> str:
-    figure: Figure | None = comparison.figures[method].get(measure)
-    if figure is None:
-        return NOT_MEASURED
-    if measure == "seconds":
-        return f"{figure.value:.2g}" if figure.value >= LEAST_SECONDS else f"< {LEAST_SECONDS:g}"
-    if measure == "time_ratio":
-        return f"{figure.value:.2f}"
-    error = f" ± {figure.error:.3f}" if errors and figure.error is not None else ""
-    return f"{figure.value:.3f}{error}"

@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from loss_attention import __version__
-from loss_attention.data.naming import recorded
+from loss_attention.data.loading import recorded
 from loss_attention.data.sample import LabelledImages, Splits
 from loss_attention.errors import InputError, KilledError, guarded
 from loss_attention.heads.catalog import check_regulariser

@@ -256,7 +256,7 @@ def test_unequal_sizes(tmp_path: Path) -> None:
     image_folder(tmp_path, {"test/cat/1.png": 1}, size=(6, 5))
     message = refusal(tmp_path)
     assert "train/cat/1.png is 4 x 4, test/cat/1.png is 6 x 5" in message
-    assert "--image-size N resizes them all" in message
+    assert "`image_size` N resizes them all" in message
     splits = load(tmp_path, image_size=7)
     assert splits.train.size == splits.test.size == (7, 7)
 

@@ -214,7 +214,7 @@ def test_an_image_without_label_is_refused_by_row_or_left_out(
     assert len(splits.train) + len(splits.test) == 5
     assert "1 image left out, as asked" in splits.source
     assert exit_code("data", "check", images) == 2
-    assert "wrong: labels.csv row 2: pics/0.png has no label" in capsys.readouterr().out
+    assert "error: labels.csv row 2: pics/0.png has no label" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("label", [None, float("nan"), "nan", [None], ["a", None], ["a", "nan"]])

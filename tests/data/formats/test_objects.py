@@ -30,7 +30,7 @@ def corners(boxes: list[tuple[float, ...]]) -> list[list[float]]:
     return [list(box) for box in boxes]
 
 
-def shares(boxes: list[tuple[float, ...]]) -> list[list[float]]:
+def fractions(boxes: list[tuple[float, ...]]) -> list[list[float]]:
     return [[x0 / 20, y0 / 10, x1 / 20, y1 / 10] for x0, y0, x1, y1 in boxes]
 
 
@@ -69,7 +69,7 @@ def of_pairs(layout: Any) -> tuple[dict[str, list[Any]], dict[str, Any]]:
     [
         (sized, "x, y, width, height in pixels"),
         (corners, "x0, y0, x1, y1 in pixels"),
-        (shares, "x0, y0, x1, y1 in shares of the image"),
+        (fractions, "x0, y0, x1, y1 in fractions of the image"),
     ],
 )
 @pytest.mark.parametrize("stream", ["yes", "no"])
@@ -156,3 +156,16 @@ def test_a_saved_table_with_boxes(tmp_path: Path) -> None:
     datasets.DatasetDict({"train": table, "test": table}).save_to_disk(tmp_path / "saved")
     datasets.enable_progress_bars()
     assert load(tmp_path / "saved").train.boxes[0].tolist() == [list(box) for box in TRUE[0]]
+
+
+def test_objects_of_other_classes_in_another_split(tmp_path: Path) -> None:
+    columns, features = of_lists(sized)
+    images = [{"bytes": png(i, (WIDTH, HEIGHT)), "path": None} for i in range(3)]
+    types = datasets.Features({"image": Image(), **features})
+    train = datasets.Dataset.from_dict({"image": images, **columns}, features=types)
+    types["objects"]["category"] = List(ClassLabel(names=["dog", "cat"]))
+    test = datasets.Dataset.from_dict({"image": images, **columns}, features=types)
+    datasets.disable_progress_bars()
+    datasets.DatasetDict({"train": train, "test": test}).save_to_disk(tmp_path / "saved")
+    datasets.enable_progress_bars()
+    assert "splits train and test declare different classes" in refusal(tmp_path / "saved")

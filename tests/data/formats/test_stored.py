@@ -49,7 +49,7 @@ def test_missing_labels_and_numbers(
     table(tmp_path, labels, kind)
     assert "train[0] has " in refusal(tmp_path)
     assert exit_code("data", "check", tmp_path) == 2
-    assert "wrong: train[0] has " in capsys.readouterr().out
+    assert "error: train[0] has " in capsys.readouterr().out
     splits = load(tmp_path, skip_broken=True)
     assert splits.train.class_names == ("1", "2", "10")
     assert len(splits.train) + len(splits.test) == 6

@@ -13,7 +13,7 @@ import pytest
 from data.making import png, text, tiny_imagenet, write
 from data.refusing import load, refusal
 
-from loss_attention.data.places import open_place
+from loss_attention.data.loading import open_place
 
 
 def packed(folder: Path, form: str) -> Path:

@@ -1,4 +1,4 @@
-"""YOLO text files: layouts, boxes in shares of the image, and what is wrong."""
+"""YOLO text files: layouts, boxes in fractions of the image, and what is wrong."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_texts_beside_the_images(tmp_path: Path, names: str | None) -> None:
         ("0 0.5 0.5 1 1 0.9", "row 2 has five numbers after the class; four are a box (is the las"),
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "row 2 is neither four numbers nor a polygon"),
         ("0", "row 2 is neither four numbers nor a polygon"),
-        ("0 12 30 80 96", "row 2: '12' is no share of a size; YOLO's run from 0 to 1"),
+        ("0 12 30 80 96", "row 2: '12' is no fraction of a size; YOLO's run from 0 to 1"),
         ("0 0.5 0.5 1 \x1b[31m1", "row 2: '\\x1b[31m1' is no number"),
     ],
 )

@@ -153,7 +153,7 @@ def test_several_yaml_files(tmp_path: Path) -> None:
     text(tmp_path / "b.yml", "names: [x, one, two, three]")
     said = refusal(tmp_path)
     assert "a.yaml and b.yml both describe the data, in different ways; name the one that" in said
-    assert f"--data {tmp_path}/b.yml" in said
+    assert f"`data` {tmp_path}/b.yml" in said
     assert set(classes_of(tmp_path / "b.yml").values()) == {"one", "two", "three"}
     assert "it has no `names` of classes" in refusal(tmp_path / "hyp.yaml")
 

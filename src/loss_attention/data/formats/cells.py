@@ -11,16 +11,16 @@ import ast
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from loss_attention.data.labels import CellError
+from loss_attention.data.records import CellError
 from loss_attention.errors import InputError, quoted
 
 Corners = tuple[float, float, float, float]
 
-MISSING = frozenset(("", "NA", "#NA", "N/A", "#N/A", "#N/A N/A", "None", "NaT"))
-"""What says that there is no label, as pandas reads it; further words in any case."""
+# What says that there is nothing, in the words of pandas; the second ones in any case.
+_MISSING = frozenset(("", "NA", "#NA", "N/A", "#N/A", "#N/A N/A", "None", "NaT"))
 _MISSING_IN_ANY_CASE = frozenset(("nan", "-nan", "null", "n/a", "<na>"))
 _FORMS = (
     'several are separated by ; or |, or a list ["cat", "dog"]; one with a comma needs quotes of '
@@ -32,6 +32,28 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _CALL = re.compile(r"\w+\((\[|\{|\(|\)).*", re.DOTALL)  # set(), array([...]), frozenset({...})
 _BRACKETS = {"[": "]", "{": "}", "(": ")"}
 _BOX = "a box is four numbers, x0 y0 x1 y1"
+# In this order people call them so; taken where the types of the columns do not decide.
+_IMAGE_NAMES = ("image", "img", "images", "picture")
+LABEL_NAMES = ("label", "labels", "fine_label", "class", "classes", "category", "target", "y")
+LISTED_IMAGES = (
+    *_IMAGE_NAMES,
+    *("file_name", "filename", "file", "path", "image_path", "image_file", "image_name"),
+    *("img_path", "file_path", "filepath"),
+)
+"""What tables of text call the paths of images, too."""
+BOX_NAMES = ("box", "boxes", "bbox", "bboxes")
+BOX_LABEL_NAMES = ("box_label", "box_labels")
+CORNER_NAMES = (
+    ("x0", "y0", "x1", "y1"),
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("x1", "y1", "x2", "y2"),
+)
+LISTED_NAMES = frozenset(
+    (*LISTED_IMAGES, *LABEL_NAMES, *BOX_NAMES, *BOX_LABEL_NAMES, "objects", "mask", "split")
+).union(*CORNER_NAMES)
+"""All columns of tables of text that mean something here."""
+_AROUND = " \t\r\n\"'`\u201c\u201d\u201e\u2018\u2019\ufeff\u200b\xa0"
+_PATHS_AND_BYTES = ("string", "large_string", "binary", "large_binary")
 
 
 class NoLabelError(CellError):
@@ -130,15 +152,11 @@ def is_number(value: Any) -> bool:
         return False
 
 
-def is_missing_text(text: str) -> bool:
-    """Return whether a text says that there is nothing, in the words of pandas."""
-    return text in MISSING or text.lower() in _MISSING_IN_ANY_CASE
-
-
 def is_missing(value: Any) -> bool:
     """Return whether a value says that there is nothing, as text or as data have it."""
     if isinstance(value, str):
-        return is_missing_text(value.strip())
+        text = value.strip()
+        return text in _MISSING or text.lower() in _MISSING_IN_ANY_CASE
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -183,22 +201,18 @@ def _unclear(text: str, why: str = "may be one label or several") -> CellError:
 
 
 def _text(text: str) -> Labels:
-    if is_missing_text(text):
+    if is_missing(text):
         raise NoLabelError(f"has no label{_shown(text)}")
     if _is_list(text):
         return Labels(_list(text), True)
     items = _items(text, ";|")
-    if len(items) > 1 and not items[-1].text and not items[-1].own:
-        items.pop()  # a separator at the end
-    labels = []
     for item in items:
         if not item.own:
-            if is_missing_text(item.text):
+            if is_missing(item.text):
                 raise NoLabelError(f"has labels {quoted(text)}, one of which is none")
             if _UNCLEAR.search(item.text) or _CALL.fullmatch(item.text):
                 raise _unclear(text)
-        labels.append(item.text)
-    return Labels(labels, False)
+    return Labels([item.text for item in items], False)
 
 
 def _is_list(text: str) -> bool:
@@ -231,15 +245,13 @@ def _list_by_hand(text: str) -> list[str]:
     if not inside:
         return []
     items = _items(inside, ",", brackets=True)
-    if len(items) > 1 and not items[-1].text and not items[-1].own:
-        items.pop()  # as in ("cat",)
     if len(items) == 1 and not items[0].own and len(numbers := inside.split()) > 1:
         if all(map(_NUMBER.fullmatch, numbers)):  # as NumPy writes them
             return numbers
         if any(map(_NUMBER.fullmatch, numbers)):
             raise _unclear(text)
     for item in items:
-        if is_missing_text(item.text):
+        if is_missing(item.text):
             raise NoLabelError(f"has labels {quoted(text)}, one of which is none")
         if not item.own and re.search(r"^['\"]|[\[\](){}:;|\t\n\r]|\.\.\.", item.text):
             raise _unclear(text)
@@ -247,7 +259,7 @@ def _list_by_hand(text: str) -> list[str]:
 
 
 def _items(text: str, separators: str, *, brackets: bool = False) -> list[_Item]:
-    """Split a text at separators that do not stand in quotes.
+    """Split a text at separators that do not stand in quotes; one at its end divides nothing.
 
     Args:
         text: what to split.
@@ -270,7 +282,7 @@ def _items(text: str, separators: str, *, brackets: bool = False) -> list[_Item]
         found = mark.search(text, start)
         items.append(_Item(text[start : found.start() if found else None].strip(), False))
         if found is None:
-            return items
+            return items[:-1] if len(items) > 1 and not items[-1].text else items
         start = found.end()
 
 
@@ -311,30 +323,6 @@ def _unquoted(text: str) -> str:
     return inside.strip()
 
 
-# In this order people call them so; taken where the types of the columns do not decide.
-IMAGE_NAMES = ("image", "img", "images", "picture")
-LABEL_NAMES = ("label", "labels", "fine_label", "class", "classes", "category", "target", "y")
-LISTED_IMAGES = (
-    *IMAGE_NAMES,
-    *("file_name", "filename", "file", "path", "image_path", "image_file", "image_name"),
-    *("img_path", "file_path", "filepath"),
-)
-"""What tables of text call the paths of images, too."""
-BOX_NAMES = ("box", "boxes", "bbox", "bboxes")
-BOX_LABEL_NAMES = ("box_label", "box_labels")
-CORNER_NAMES = (
-    ("x0", "y0", "x1", "y1"),
-    ("xmin", "ymin", "xmax", "ymax"),
-    ("x1", "y1", "x2", "y2"),
-)
-LISTED_NAMES = frozenset(
-    (*LISTED_IMAGES, *LABEL_NAMES, *BOX_NAMES, *BOX_LABEL_NAMES, "objects", "mask", "split")
-).union(*CORNER_NAMES)
-"""All columns of tables of text that mean something here."""
-_AROUND = " \t\r\n\"'`\u201c\u201d\u201e\u2018\u2019\ufeff\u200b\xa0"
-_PATHS_AND_BYTES = ("string", "large_string", "binary", "large_binary")
-
-
 def plain_name(name: str) -> str:
     """Return a column's name without what people and programs put around and into it.
 
@@ -345,12 +333,12 @@ def plain_name(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.strip(_AROUND)).lower()
 
 
-def named_column(header: Sequence[str], names: Sequence[str]) -> str | None:
+def named_column(header: Container[str], names: Sequence[str]) -> str | None:
     """Return the first of some names that is among plain names of columns."""
     return next((name for name in names if name in header), None)
 
 
-def listed_label_column(header: Sequence[str]) -> str | None:
+def listed_label_column(header: Container[str]) -> str | None:
     """Return the column of labels among the plain names of a table of text.
 
     Raises:
@@ -378,19 +366,23 @@ def image_column(features: Mapping[str, Any], where: str) -> str:
     import datasets
 
     typed = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    return _only("image", typed, _named(features, IMAGE_NAMES, _may_hold_images), features, where)
+    return _only("image", typed, _named(features, _IMAGE_NAMES, _may_hold_images), features, where)
 
 
 def label_column(features: Mapping[str, Any], where: str) -> str:
     """Return the one column of labels; see `image_column`."""
-    typed = [name for name, feature in features.items() if class_names(feature) is not None]
-    return _only("label", typed, _named(features, LABEL_NAMES, _may_hold_labels), features, where)
+    return _only("label", *_label_columns(features), features, where)
 
 
 def has_label_column(features: Mapping[str, Any]) -> bool:
     """Return whether a column may hold labels, one or several of them."""
-    typed = any(class_names(feature) is not None for feature in features.values())
-    return typed or bool(_named(features, LABEL_NAMES, _may_hold_labels))
+    return any(_label_columns(features))
+
+
+def _label_columns(features: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the columns that hold labels by their type, and those that do by their name."""
+    typed = [name for name, feature in features.items() if class_names(feature) is not None]
+    return typed, _named(features, LABEL_NAMES, _may_hold_labels)
 
 
 def class_names(feature: Any) -> tuple[str, ...] | None:

@@ -8,25 +8,20 @@ paper does; in others they count as images that show none of the classes.
 from __future__ import annotations
 
 import json
+import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-from loss_attention.data.file_types import is_image
+from loss_attention.data.decoding import is_image
 from loss_attention.data.memory import free_memory
-from loss_attention.data.records import (
-    Box,
-    Findings,
-    Part,
-    Record,
-    Source,
-    count,
-    stated_size,
-)
-from loss_attention.data.splits import by_split, split_of
+from loss_attention.data.records import Box, Findings, Part, Record, Source, count, stated_size
+from loss_attention.data.sample import by_split, split_of
 from loss_attention.data.tree import Tree
-from loss_attention.errors import InputError, guarded, printable, quoted
+from loss_attention.errors import InputError, guarded, quoted
 
 _OFFICIAL = re.compile(r"(.*/)?instances_(?P<images>(train|val)(?P<year>\d{4})).*\.json")
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
@@ -96,20 +91,17 @@ def read_coco(tree: Tree, files: list[str], where: str, *, masks: bool) -> Sourc
 
 
 class _File:
-    """One JSON file and the images that it annotates.
-
-    Numbers of images and categories may be whole numbers or text: `_id` makes them alike.
-    """
+    """One JSON file and the images that it annotates."""
 
     def __init__(self, tree: Tree, file: str, where: str, findings: Findings) -> None:
         self.tree, self.file, self.findings = tree, file, findings
-        self.place = printable(f"{where}: {file}")
+        self.place = f"{where}: {file}"
         with guarded(self.place):
             raw = _bytes(tree, file)
             try:
                 content = json.loads(raw)
             except ValueError as error:
-                raise InputError(f"{self.place} is no JSON: {printable(str(error))}") from error
+                raise InputError(f"{self.place} is no JSON: {error}") from error
             self.annotations = self._listed(content, "annotations")
             self.names = self._categories(self._listed(content, "categories"))
             self.twice = 0
@@ -124,19 +116,23 @@ class _File:
         used: dict[str, str] = {}
         for number, images in self.images.items():
             for image in images:
-                found = self._found(image)
-                if found is None:
-                    continue
-                if found in used:
+                place, file, found = self._called(image), image.get("file_name"), self._found(image)
+                if not isinstance(file, str) or not file.strip():
+                    self.findings.add(place, f"{place}: its file_name is {quoted(file)}")
+                elif found is None:
+                    self.findings.add(file, f"{place}: {quoted(file)} is missing")
+                elif found in used:
                     what = f"its file {found} is that of image {used[found]} too"
-                    self.findings.add(found, f"{self._called(image)}: {what}")
-                    continue
-                used[found] = quoted(image["id"])
-                if len(images) > 1:
-                    what = f"{len(images)} files have this id, {found} and others"
-                    self.findings.add(found, f"{self._called(image)}: {what}")
-                records.append(self._record(found, image, grouped.get(number, []), masks=masks))
-        self.findings.unlisted(self._beside(used), self.file)
+                    self.findings.add(found, f"{place}: {what}")
+                else:
+                    used[found] = quoted(image["id"])
+                    if len(images) > 1:
+                        what = f"{len(images)} files have this id, {found} and others"
+                        self.findings.add(found, f"{place}: {what}")
+                    records.append(self._record(found, image, grouped.get(number, []), masks=masks))
+        folders = {posixpath.dirname(name) for name in used}
+        beside = (n for n in self.tree.names if is_image(n) and posixpath.dirname(n) in folders)
+        self.findings.unlisted((name for name in beside if name not in used), self.file)
         return records
 
     def notes(self) -> list[str]:
@@ -169,20 +165,20 @@ class _File:
         """Return the names of categories by id, in the order of the ids."""
         found: dict[str, str] = {}
         for position, entry in enumerate(entries, start=1):
-            number = _id(entry.get("id")) if isinstance(entry, dict) else None
+            number = _id_of(entry)
             if number is None:
-                what = f"entry {position} of categories has no id: {quoted(entry)}"
-                raise InputError(f"{self.place}: {what}")
+                raise InputError(
+                    f"{self.place}: entry {position} of categories has no id: {quoted(entry)}"
+                )
             place, name = f"{self.place} category {quoted(entry['id'])}", _class_name(entry)
             if name is None:
                 raise InputError(f"{place}: {quoted(entry.get('name'))} is no name")
             if found.setdefault(number, name) != name:
                 both = f"{quoted(found[number])} and {quoted(name)}"
                 raise InputError(f"{place} has two names, {both}")
-        repeated = len(found) - len(set(found.values()))
-        if repeated:
-            names = list(found.values())
-            name = next(name for name in names if names.count(name) > 1)
+        names = Counter(found.values())
+        if repeated := len(found) - len(names):
+            (name, _), *_ = names.most_common(1)
             raise InputError(
                 f"{self.place} gives {count(repeated, 'class')} a name twice: {quoted(name)}"
             )
@@ -194,9 +190,9 @@ class _File:
         """Return the images of each id: one, or several where something is wrong."""
         found: dict[str, list[dict[str, Any]]] = {}
         for position, entry in enumerate(entries, start=1):
-            number = _id(entry.get("id")) if isinstance(entry, dict) else None
+            number = _id_of(entry)
             if number is None:
-                name = self._file_of(entry) if isinstance(entry, dict) else None
+                name = self._found(entry) if isinstance(entry, dict) else None
                 place = f"{self.file}: entry {position} of images"
                 self.findings.add(name or place, f"{place} has no id: {quoted(entry)}")
                 continue
@@ -240,36 +236,19 @@ class _File:
         return f"{self.file} image {quoted(image['id'])}"
 
     def _found(self, image: Mapping[str, Any]) -> str | None:
-        """Return the file of an image; note where there is none."""
-        file, place = image.get("file_name"), self._called(image)
-        if not isinstance(file, str) or not file.strip():
-            self.findings.add(place, f"{place}: its file_name is {quoted(file)}")
-            return None
-        found = self._file_of(image)
-        if found is None:
-            self.findings.add(file, f"{place}: {quoted(file)} is missing")
-        return found
-
-    def _file_of(self, image: Mapping[str, Any]) -> str | None:
+        """Return the file of an image; None where there is none."""
         file = image.get("file_name")
-        return self.tree.find(file, self._folders()) if isinstance(file, str) and file else None
+        return self.tree.find(file, self.folders) if isinstance(file, str) and file else None
 
-    def _folders(self) -> list[str]:
-        """Return where the images may lie, the likeliest first."""
-        own = self.file.rpartition("/")[0]
-        own = f"{own}/" if own else ""
+    @cached_property
+    def folders(self) -> list[str]:
+        """Where the images may lie, the likeliest first."""
+        own = self.file[: self.file.rfind("/") + 1]
         base = own.removesuffix("annotations/")
         match = _OFFICIAL.fullmatch(self.file)
         stem = match["images"] if match else PurePosixPath(self.file).stem
         inside = (f"{stem}/", f"images/{stem}/", "images/", "")
         return [*(base + folder for folder in inside), own, f"{own}images/", ""]
-
-    def _beside(self, used: Mapping[str, str]) -> Iterator[str]:
-        """Yield the images in the folders of those used that are not among them."""
-        folders = {name.rpartition("/")[0] for name in used}
-        for name in self.tree.names:
-            if is_image(name) and name not in used and name.rpartition("/")[0] in folders:
-                yield name
 
     def _record(
         self,
@@ -319,8 +298,7 @@ class _File:
 
 def _bytes(tree: Tree, file: str) -> bytes:
     """Return a JSON's bytes, if what it holds fits in memory."""
-    with guarded(printable(f"{tree.path}: {file}")):
-        return tree.read(file, most=free_memory() // _PARSED)
+    return tree.read(file, most=free_memory() // _PARSED)
 
 
 def _annotates(content: bytes) -> bool:
@@ -330,12 +308,16 @@ def _annotates(content: bytes) -> bool:
 
 
 def _id(value: Any) -> str | None:
-    """Return an id as text: 7, 7.0 and "7" are one; None for what is no id."""
+    """Return the id of an image or a category as text: 7, 7.0 and "7" are one; None: it is none."""
     if isinstance(value, str):
         return value.strip() or None
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else None
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _id_of(entry: Any) -> str | None:
+    return _id(entry.get("id")) if isinstance(entry, dict) else None
 
 
 def _order(number: str) -> tuple[int, int, str]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from loss_attention.data.archives import ARCHIVES
-from loss_attention.data.file_types import IMAGE_SUFFIXES, is_image
+from loss_attention.data.decoding import IMAGE_SUFFIXES, is_image
 from loss_attention.data.formats.hub import quiet_datasets, source_of_tables
 from loss_attention.data.records import Part, Record, Source, count
-from loss_attention.data.splits import SPLITS, by_split, split_of
+from loss_attention.data.sample import SPLITS, by_split, split_of
 from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError, printable, quoted
 
@@ -44,7 +44,12 @@ def open_parquet(path: Path, files: list[Path], where: str) -> Source:
         return source_of_tables(_load(where, "parquet", {"train": [path]}), where, path.parent)
     parts = _by_split(path, files, where)
     for split, part in parts.items():
-        _require_one_folder(path, split, part)
+        homes = sorted({str(file.parent.relative_to(path)) for file in part})
+        if len(homes) > 1:  # most likely variants of a data set, not parts of it
+            raise InputError(
+                f"data folder {path} has parquet files of split {split} in several folders "
+                f"({', '.join(homes)}); give one of them, or put the files into one"
+            )
     return source_of_tables(_load(where, "parquet", parts), where, path.absolute())
 
 
@@ -63,21 +68,8 @@ def _load(where: str, kind: str, files: Mapping[str, list[Path]]) -> Mapping[str
 
 
 def _by_split(folder: Path, files: list[Path], where: str) -> dict[str, list[Path]]:
-    def named(file: Path) -> str:
-        return str(file.relative_to(folder))
-
     found = ((file, split_of(file.relative_to(folder))) for file in files)
-    return by_split(found, named, where)
-
-
-def _require_one_folder(folder: Path, split: str, files: list[Path]) -> None:
-    """Raise for files in several folders: most likely variants of a data set, not parts of it."""
-    homes = sorted({str(file.parent.relative_to(folder)) for file in files})
-    if len(homes) > 1:
-        raise InputError(
-            f"data folder {folder} has parquet files of split {split} in several folders "
-            f"({', '.join(homes)}); give one of them, or put the files into one"
-        )
+    return by_split(found, lambda file: str(file.relative_to(folder)), where)
 
 
 def read_class_folders(
@@ -95,7 +87,7 @@ def read_class_folders(
     Raises:
         InputError: no images to train on, images outside the class folders, two folders of a split.
     """
-    parts, used = [], 0
+    parts = []
     splits = _split_folders(tree, known_classes)
     for split, root in splits.items():
         part = tree.below(root)
@@ -103,8 +95,8 @@ def read_class_folders(
         if classes and loose:
             number = "1 image lies" if len(loose) == 1 else f"{len(loose):,} images lie"
             raise InputError(
-                f"{number} outside the class folders of {printable(str(part.path))} "
-                f"({printable(loose[0])}, say); move each into the folder of its class"
+                f"{number} outside the class folders of {part.path} "
+                f"({loose[0]}, say); move each into the folder of its class"
             )
         needed = split == "train" if known_classes is None else len(splits) == 1
         if loose and known_classes is not None and _own_name(tree) in known_classes:
@@ -113,35 +105,24 @@ def read_class_folders(
             hint = "move the images of each class into a folder with its name"
             if known_classes is not None:
                 hint += f", as {quoted(_own_name(tree))} is no class of the model"
-            raise InputError(
-                f"data folder {printable(str(part.path))} holds images but no class folders: {hint}"
-            )
+            raise InputError(f"data folder {part.path} holds images but no class folders: {hint}")
         if classes:  # otherwise a test folder without labels, or an empty one
             records = [
                 Record(root + image, part.content(image), name)
                 for name, images in classes.items()
                 for image in images
             ]
-            used += len(records)
             parts.append(Part(split, records))
     if known_classes is None and "train" not in [part.name for part in parts]:
-        raise InputError(
-            f"data folder {printable(str(tree.path))} holds no images to train on{_told(tree)}"
-        )
-    return Source(where, tuple(parts), notes=_unused(tree, parts, used))
-
-
-def _unused(tree: Tree, parts: list[Part], used: int) -> tuple[str, ...]:
-    """Say of images that are in no class folder of a split that they are left out."""
-    images = [name for name in tree.names if is_image(name)]
-    if len(images) == used:
-        return ()
-    taken = {record.name for part in parts for record in part.records}
-    example = printable(min(name for name in images if name not in taken))
-    return (
-        f"{count(len(images) - used, 'image')} outside the class folders of the splits left out "
-        f"({example}, say)",
-    )
+        raise InputError(f"data folder {tree.path} holds no images to train on{_told(tree)}")
+    notes: tuple[str, ...] = ()
+    left = len(list(filter(is_image, tree.names))) - sum(map(len, parts))
+    if left:
+        taken = {record.name for part in parts for record in part.records}
+        example = min(name for name in tree.names if is_image(name) and name not in taken)
+        said = f"{count(left, 'image')} outside the class folders of the splits left out"
+        notes = (f"{said} ({printable(example)}, say)",)
+    return Source(where, tuple(parts), notes=notes)
 
 
 def _told(tree: Tree) -> str:
@@ -176,14 +157,12 @@ def _split_folders(tree: Tree, known_classes: Collection[str] | None) -> dict[st
         split = SPLITS[folder.lower()]
         if split in splits:
             raise InputError(
-                f"data folder {printable(str(tree.path))}: {splits[split][:-1]} and {folder} both "
-                f"name the {split} split; keep one"
+                f"data folder {tree.path}: {splits[split][:-1]} and {folder} both name the {split} "
+                "split; keep one"
             )
         splits[split] = f"{folder}/"
     if known_classes is None and "train" not in splits:
-        raise InputError(
-            f"data folder {printable(str(tree.path))} has a folder {named[0]} but none named train"
-        )
+        raise InputError(f"data folder {tree.path} has a folder {named[0]} but none named train")
     return splits
 
 
@@ -198,8 +177,8 @@ def _classes(tree: Tree) -> tuple[list[str], dict[str, list[str]]]:
     for folder, images in classes.items():
         if not images:
             raise InputError(
-                f"class folder {printable(str(tree.path / folder))} holds files but no images of a "
-                f"known suffix ({', '.join(IMAGE_SUFFIXES)}){_told(tree.below(f'{folder}/'))}"
+                f"class folder {tree.path / folder} holds files but no images of a known suffix "
+                f"({', '.join(IMAGE_SUFFIXES)}){_told(tree.below(f'{folder}/'))}"
             )
     return loose, classes
 

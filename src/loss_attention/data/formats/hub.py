@@ -11,9 +11,10 @@ numbers themselves tell.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,13 +31,33 @@ from loss_attention.data.formats.cells import (
     read_label,
     read_labels_cell,
 )
-from loss_attention.data.labels import CellError, LabelKind, unlabelled
-from loss_attention.data.records import Box, Content, Findings, Part, Record, Source
-from loss_attention.data.splits import find_training_split, reported_split
-from loss_attention.errors import InputError, guarded, printable, quoted
+from loss_attention.data.records import (
+    Box,
+    CellError,
+    Content,
+    Findings,
+    LabelKind,
+    Part,
+    Record,
+    Source,
+    unlabelled,
+)
+from loss_attention.data.sample import find_training_split, reported_split
+from loss_attention.errors import InputError, guarded, quoted
 
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(:(?P<configuration>[\w.+-]+))?")
 """`org/name`, or `org/name:configuration` where a data set has several."""
+_BLOCK = 512  # rows looked through at once
+_HOLDERS = ("objects", "object", "annotations", "instances", "detections")
+_BOXES = ("bbox", "bboxes", "box", "boxes")
+_CLASSES = (
+    *("category", "categories", "category_id", "category_ids"),
+    *("label", "labels", "class", "classes"),
+)
+_LOOKED_AT = 256  # images whose boxes decide what all mean
+_NUMBERS = {"sized": "x, y, width, height", "corners": "x0, y0, x1, y1"}
+
+Numbers = Sequence[float]
 
 
 def open_hub(name: str, otherwise: str = "a local folder works too") -> Mapping[str, Any]:
@@ -53,8 +74,7 @@ def open_hub(name: str, otherwise: str = "a local folder works too") -> Mapping[
     assert match is not None
     failure = f"cannot load {name!r} from the Hugging Face hub"
     with quiet_datasets(failure, f"; {otherwise}") as datasets:
-        loaded = datasets.load_dataset(match["id"], match["configuration"])
-        return dict(loaded)
+        return dict(datasets.load_dataset(match["id"], match["configuration"]))
 
 
 @contextmanager
@@ -69,8 +89,9 @@ def quiet_datasets(failure: str, hint: str = "") -> Iterator[Any]:
         InputError: for whatever `datasets`, or a library under it, raises.
     """
     import datasets  # over a second: only when data comes from files
+    import huggingface_hub
 
-    library = _loggers()
+    library: list[Any] = [datasets.logging, huggingface_hub.logging]
     levels = [log.get_verbosity() for log in library]
     bars = not datasets.are_progress_bars_disabled()
     for log in library:
@@ -90,26 +111,15 @@ def quiet_datasets(failure: str, hint: str = "") -> Iterator[Any]:
             datasets.enable_progress_bars()
 
 
-def _loggers() -> list[Any]:
-    import datasets
-    import huggingface_hub
-
-    return [datasets.logging, huggingface_hub.logging]
-
-
 def _cause(error: BaseException) -> str:
     """Say in one line what went wrong at the bottom of a chain of exceptions."""
     import datasets
 
-    wrappers = (datasets.exceptions.DatasetGenerationError,)
-    while isinstance(error, wrappers) and error.__cause__ is not None:
+    wrapper = datasets.exceptions.DatasetGenerationError
+    while isinstance(error, wrapper) and error.__cause__ is not None:
         error = error.__cause__
-    line = printable(" ".join(str(error).split()))
-    short = line if len(line) <= 300 else f"{line[:300]}..."
-    return short or type(error).__name__
-
-
-_BLOCK = 512  # rows looked through at once
+    line = " ".join(str(error).split())
+    return (line if len(line) <= 300 else f"{line[:300]}...") or type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -131,11 +141,14 @@ class _Columns:
         Raises:
             InputError: its labels and its boxes declare different ones.
         """
-        objects = None if self.objects is None else self.objects.names
+        names = None if self.label is None else class_names(features[self.label])
+        if self.objects is None or self.objects.classes is None:
+            return names
+        own = find_objects({self.objects.column: features[self.objects.column]})
+        objects = None if own is None else own.names
         if self.label is None:
             return objects
-        names = class_names(features[self.label])
-        if self.objects is not None and self.objects.classes is not None and names != objects:
+        if names != objects:
             raise InputError(
                 f"{where}: columns {self.label} and {self.objects.column} declare different "
                 "classes; leave one of them out"
@@ -183,9 +196,9 @@ def source_of_tables(tables: Mapping[str, Any], where: str, root: Path | None = 
     if len(set(declared)) > 1:
         names = " and ".join(table.name for table in chosen)
         raise InputError(f"{where}: splits {names} declare different classes")
-    layout = next(filter(None, (table.layout() for table in chosen)), None)
+    layout = next((layout_of(t.boxes, t.size) for t in chosen if any(t.boxes)), None)
     notes = () if layout is None else (f"boxes read as {layout}",)
-    kind = None
+    kind: Callable[[Any], Any] = _as_declared
     if declared[0] is None:
         kind = LabelKind.of(label for table in chosen for label in table.values())
     several = any(table.several for table in chosen)
@@ -211,46 +224,39 @@ class _Table:
     def __init__(
         self, name: str, table: Any, columns: _Columns, root: Path | None, where: str
     ) -> None:
-        self.name = name
-        self.image = columns.image
-        self.objects = columns.objects
-        self.root = root
+        self.name, self.image, self.root = name, columns.image, root
         self.failure = f"cannot read split {name} of {where}"
         with quiet_datasets(self.failure) as datasets:
             # Decoded here and not by `datasets`, so that a broken image can be named.
             self.table = table.select_columns(columns.all()).cast_column(
                 self.image, datasets.Image(decode=False)
             )
-            given = None if columns.label is None else list(self.table[columns.label][:])
-            self.titles = [self._title(row, path) for row, path in enumerate(self._paths())]
+            given = [] if columns.label is None else list(self.table[columns.label][:])
+            self.titles = list(self._titles())
         self.faults: dict[int, str] = {}
-        self.several = columns.label is None or is_list(table.features[columns.label])
-        self.labels: list[list[Any] | None] = []
-        if columns.label is not None and given is not None:
-            names = class_names(table.features[columns.label])
-            for row, value in enumerate(given):
-                self.labels.append(self._labels(row, value, names))
         self.boxes: list[list[Numbers]] = []
         self.classes: list[list[Any]] = []
-        if self.objects is not None:
-            self._read_objects(self.objects)
+        self.labels: list[list[Any] | None] = []
+        self.several = True
+        if columns.label is not None:
+            self.several = is_list(table.features[columns.label])
+            names = class_names(table.features[columns.label])
+            self.labels += [self._labels(row, value, names) for row, value in enumerate(given)]
+        if columns.objects is not None:
+            self._read_objects(columns.objects)
         if columns.label is None:
-            self.labels = [*self.classes]
+            self.labels += self.classes
 
     def values(self) -> Iterator[Any]:
         """Yield every label, of images and of boxes."""
         for labels in (*self.labels, *self.classes):
             yield from labels or ()
 
-    def layout(self) -> BoxLayout | None:
-        """Tell what the numbers of boxes are; None where there are none."""
-        return layout_of(self.boxes, self._size) if any(self.boxes) else None
-
     def part(
         self,
         layout: BoxLayout | None,
         findings: Findings,
-        kind: LabelKind | None,
+        kind: Callable[[Any], Any],
         *,
         several: bool,
     ) -> Part:
@@ -259,47 +265,35 @@ class _Table:
         Args:
             layout: what the numbers of boxes are.
             findings: where to note it.
-            kind: what the labels are; None: indices of declared classes.
+            kind: makes a label the class that it is of.
             several: images may have several.
         """
         records = []
         for row, title in enumerate(self.titles):
+            fault = self.faults.get(row)
             try:
-                if row in self.faults:
-                    raise InputError(self.faults[row])
-                labels = self._of_kind(self.labels[row] or (), kind)
-                classes = self._of_kind(self.classes[row], kind) if self.classes else []
+                labels = [kind(label) for label in self.labels[row] or ()]
+                classes = [kind(label) for label in self.classes[row]] if self.classes else []
             except CellError as error:
-                findings.add(f"{self.name}[{row}]", f"{self._place(row)} {error}")
+                fault = fault or f"{self._place(row)} {error}"
+            if fault is not None:
+                findings.add(f"{self.name}[{row}]", fault)
                 continue
-            except InputError as error:
-                findings.add(f"{self.name}[{row}]", str(error))
-                continue
-            boxes: tuple[Box, ...] = ()
+            label, origin = sorted(set(labels)) if several else labels[0], f"{self.name} row"
+            found: Iterable[Box] = ()
             if layout is not None:
-                corners = map(layout.corners, self.boxes[row])
-                both = zip(classes, corners, strict=True)
-                found = (Box(label, *box, row) for label, box in both)
-                boxes = findings.boxes(title, f"{self.name} row", found)
-            records.append(
-                Record(
-                    title,
-                    row,
-                    sorted(set(labels)) if several else labels[0],
-                    boxes,
-                    origin=f"{self.name} row",
-                    relative=layout is not None and layout.shares,
-                )
+                both = zip(classes, map(layout.corners, self.boxes[row]), strict=True)
+                found = (Box(one, *corners, row) for one, corners in both)
+            boxes, relative = (
+                findings.boxes(title, origin, found),
+                bool(layout and layout.fractions),
             )
+            records.append(Record(title, row, label, boxes, origin=origin, relative=relative))
         return Part(self.name, records, self._contents)
-
-    @staticmethod
-    def _of_kind(labels: Sequence[Any], kind: LabelKind | None) -> list[Any]:
-        return list(labels) if kind is None else [kind(label) for label in labels]
 
     def _place(self, row: int) -> str:
         """What an error calls a row: with the image's path, where it has one."""
-        title = printable(self.titles[row])
+        title = self.titles[row]
         return title if title == f"{self.name}[{row}]" else f"{title} ({self.name} row {row})"
 
     def _labels(self, row: int, value: Any, names: tuple[str, ...] | None) -> list[Any] | None:
@@ -337,7 +331,7 @@ class _Table:
             self.boxes.append(boxes if whole else [])
             self.classes.append(classes if whole else [])
 
-    def _size(self, row: int) -> tuple[int, int] | None:
+    def size(self, row: int) -> tuple[int, int] | None:
         """Return an image's width and height; None where it cannot be read."""
         (content,) = self._contents([row])
         try:
@@ -345,23 +339,23 @@ class _Table:
         except UnreadableImage:
             return None
 
-    def _paths(self) -> Iterator[str | None]:
-        """Yield the path that each image is stored with, without reading the images."""
+    def _titles(self) -> Iterator[str]:
+        """Yield what each image is called: the path that it is stored with; no image is read."""
         import pyarrow.compute as pc
 
-        for block in self.table.with_format("arrow").iter(_BLOCK):
-            yield from pc.struct_field(block[self.image], "path").to_pylist()
+        blocks = self.table.with_format("arrow").iter(_BLOCK)
+        paths = (pc.struct_field(block[self.image], "path").to_pylist() for block in blocks)
+        for row, path in enumerate(chain.from_iterable(paths)):
+            if not path:
+                yield f"{self.name}[{row}]"
+            elif self.root is not None and Path(path).is_relative_to(self.root):
+                yield Path(path).relative_to(self.root).as_posix()
+            else:
+                yield path
 
     def _contents(self, rows: list[int]) -> list[Content]:
         with quiet_datasets(self.failure):
             return [self._content(image) for image in self.table[rows][self.image]]
-
-    def _title(self, row: int, path: str | None) -> str:
-        if not path:
-            return f"{self.name}[{row}]"
-        if self.root is not None and Path(path).is_relative_to(self.root):
-            return Path(path).relative_to(self.root).as_posix()
-        return str(path)
 
     def _content(self, image: dict[str, Any] | None) -> Content:
         if image is None or (image["bytes"] is None and not image["path"]):
@@ -376,6 +370,10 @@ class _Table:
         if "\\" in path and not found.exists():  # written on Windows
             return self.root / path.replace("\\", "/")
         return found
+
+
+def _as_declared(label: Any) -> Any:
+    return label
 
 
 def _declared(value: Any, names: Sequence[str]) -> Labels:
@@ -403,18 +401,6 @@ def _of_the_image(labels: list[Any], boxes: int, place: str) -> list[Any]:
     return labels[:boxes]
 
 
-_HOLDERS = ("objects", "object", "annotations", "instances", "detections")
-_BOXES = ("bbox", "bboxes", "box", "boxes")
-_CLASSES = (
-    *("category", "categories", "category_id", "category_ids"),
-    *("label", "labels", "class", "classes"),
-)
-_LOOKED_AT = 256  # images whose boxes decide what all mean
-_WORDS = {"sized": "x, y, width, height", "corners": "x0, y0, x1, y1"}
-
-Numbers = Sequence[float]
-
-
 @dataclass(frozen=True)
 class ObjectColumns:
     """Where a table has boxes.
@@ -439,7 +425,10 @@ class ObjectColumns:
         """
         if self.boxes is not None:
             value = self._fields(value, place)
-        boxes = _listed(value if self.boxes is None else value.get(self.boxes), place)
+        boxes = value if self.boxes is None else value.get(self.boxes)
+        if not isinstance(boxes, (list, tuple, type(None))):
+            raise InputError(f"{place}: boxes are lists of four numbers, not {quoted(boxes)}")
+        boxes = list(boxes or ())
         if boxes and not any(isinstance(box, (list, tuple)) for box in boxes):
             boxes = [boxes]
         for box in boxes:
@@ -470,14 +459,6 @@ class ObjectColumns:
             fields = [field for field in (self.boxes, self.classes) if field is not None]
             return {field: [one.get(field) for one in value] for field in fields}
         return value or {}
-
-
-def _listed(boxes: Any, place: str) -> list[Any]:
-    if boxes is None:
-        return []
-    if not isinstance(boxes, (list, tuple)):
-        raise InputError(f"{place}: boxes are lists of four numbers, not {quoted(boxes)}")
-    return list(boxes)
 
 
 def find_objects(features: Mapping[str, Any]) -> ObjectColumns | None:
@@ -525,11 +506,11 @@ class BoxLayout:
 
     Attributes:
         kind: x, y, width, height, or x0, y0, x1, y1.
-        shares: they are in shares of the image's width and height, not in pixels.
+        fractions: they are fractions of the image's width and height, not pixels.
     """
 
     kind: Literal["sized", "corners"]
-    shares: bool
+    fractions: bool
 
     def corners(self, box: Numbers) -> tuple[float, float, float, float]:
         """Return x0, y0, x1, y1 of a box."""
@@ -537,8 +518,8 @@ class BoxLayout:
         return (x, y, x + a, y + b) if self.kind == "sized" else (x, y, a, b)
 
     def __str__(self) -> str:
-        unit = "shares of the image" if self.shares else "pixels"
-        return f"{_WORDS[self.kind]} in {unit}"
+        unit = "fractions of the image" if self.fractions else "pixels"
+        return f"{_NUMBERS[self.kind]} in {unit}"
 
 
 def layout_of(
@@ -562,15 +543,15 @@ def layout_of(
     boxed = [row for row, boxes in enumerate(rows) if boxes]
     some = min(len(boxed), _LOOKED_AT)
     few = [boxed[i * len(boxed) // some] for i in range(some)]
-    shares = bool(few) and all(
+    fractions = bool(few) and all(
         0 <= number <= 1 for row in few for box in rows[row] for number in box
     )
     inside_out = beyond = 0
     for row in few:
-        size = (1, 1) if shares else size_of(row)
-        slack = 0.01 if shares else 1
+        size = (1, 1) if fractions else size_of(row)
+        slack = 0.01 if fractions else 1
         for x, y, a, b in rows[row]:
             inside_out += a < x or b < y
             if size is not None:
                 beyond += x + a > size[0] + slack or y + b > size[1] + slack
-    return BoxLayout("corners" if beyond > inside_out else "sized", shares)
+    return BoxLayout("corners" if beyond > inside_out else "sized", fractions)

@@ -13,23 +13,21 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-from loss_attention.data.file_types import is_image
+from loss_attention.data.decoding import is_image
 from loss_attention.data.formats.cells import (
     BOX_LABEL_NAMES,
     BOX_NAMES,
     CORNER_NAMES,
-    LABEL_NAMES,
     LISTED_IMAGES,
     Corners,
     NoLabelError,
     corners_of,
     is_missing,
-    is_missing_text,
     listed_label_column,
     named_column,
     read_boxes_cell,
@@ -38,14 +36,64 @@ from loss_attention.data.formats.cells import (
 )
 from loss_attention.data.formats.hub import BoxLayout, read_objects
 from loss_attention.data.formats.tables import Row, open_table
-from loss_attention.data.labels import CellError, LabelKind
 from loss_attention.data.masks import PictureMask
-from loss_attention.data.records import Box, Findings, Part, Record, Source, count
-from loss_attention.data.splits import SPLITS, by_split, split_of
+from loss_attention.data.records import (
+    Box,
+    CellError,
+    Findings,
+    LabelKind,
+    Part,
+    Record,
+    Source,
+    count,
+)
+from loss_attention.data.sample import SPLITS, by_split, split_of
 from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError, guarded, printable, quoted
 
 _HIDDEN = frozenset(("-1", "-1.0"))
+_URL = re.compile(r"[A-Za-z][\w+.-]+://|data:")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # how an absolute path of Windows begins
+_LONGEST_PATH = 300  # of what is shown of one
+
+
+@dataclass
+class _Listed:
+    """An image as its rows tell it, or as the first of them does.
+
+    `several` says that the labels came as a list, which may be empty; `without`, where there should
+    be labels, why there are none.
+    """
+
+    name: str
+    split: str
+    file: str
+    number: int
+    labels: list[Any]
+    several: bool
+    boxes: list[Box]
+    mask: str | None
+    without: list[str]
+    rows: int = 1
+
+    @property
+    def origin(self) -> str:
+        """What its rows are called."""
+        return f"{self.file} row"
+
+    @property
+    def place(self) -> str:
+        """The image's first row."""
+        return f"{self.origin} {self.number}"
+
+    def add(self, row: _Listed) -> None:
+        """Add what another row says."""
+        self.labels += row.labels
+        self.several |= row.several
+        self.boxes += row.boxes
+        self.mask = row.mask or self.mask
+        self.without += row.without
+        self.rows += 1
 
 
 def read_listed(tree: Tree, files: Sequence[str], where: str, *, masks: bool) -> Source:
@@ -56,14 +104,18 @@ def read_listed(tree: Tree, files: Sequence[str], where: str, *, masks: bool) ->
     """
     findings = Findings()
     images = list(_images(tree, files, where, findings))
-    splits = by_split(((image, image.split) for image in images), _name, where)
+    splits = by_split(((image, image.split) for image in images), lambda one: one.name, where)
     hidden = [split for split in splits if _is_hidden(splits, split)]
     for image in (image for split in hidden for image in splits[split]):
         image.labels, image.boxes, image.without = [], [], []
     for image in images:
-        image.refuse_unlabelled(findings)
+        for what in image.without:
+            findings.add(image.name, what)
     reading = _Reading(tree, findings, images, masks=masks)
-    parts = [Part(split, reading.records(own)) for split, own in splits.items()]
+    parts = [
+        Part(split, [record for one in own if (record := reading.record(one)) is not None])
+        for split, own in splits.items()
+    ]
     notes = [f"split {split} has no labels, as hidden test labels are given" for split in hidden]
     notes += [*reading.notes(), *_not_listed(tree, files[0], images, findings)]
     source = Source(where, tuple(parts), multi_label=reading.multi_label, notes=tuple(notes))
@@ -75,16 +127,15 @@ def _images(tree: Tree, files: Sequence[str], where: str, findings: Findings) ->
     images: dict[tuple[str, str], _Listed] = {}
     for file in files:
         before = len(images) + len(findings.problems)
-        for row in ImageTable(tree, file, where, findings).rows():
-            image = images.setdefault(
-                (row.split, row.image), _Listed(row.image, row.split, file, row.number)
-            )
+        for row in _Table(tree, file, where, findings).rows():
+            image = images.setdefault((row.split, row.name), row)
             if image.file != file:
                 raise InputError(
-                    f"{where}: {file} and {image.file} both list {shown_path(row.image)}; keep one "
+                    f"{where}: {file} and {image.file} both list {_shown_path(row.name)}; keep one "
                     "of them, or give the one that is meant"
                 )
-            image.take(row)
+            if image is not row:
+                image.add(row)
         if len(images) + len(findings.problems) == before:
             raise InputError(f"{where}: {file} lists no images")
     return images.values()
@@ -96,54 +147,143 @@ def _is_hidden(splits: Mapping[str, Sequence[_Listed]], split: str) -> bool:
     A training split has to have labels.
     """
     trained = {str(label) for image in splits.get("train", ()) for label in image.labels}
-    own = splits[split]
-    return split != "train" and not trained & _HIDDEN and all(image.hidden for image in own)
+    if split == "train" or trained & _HIDDEN:
+        return False
+    return all(_HIDDEN.issuperset(map(str, i.labels)) and not i.several for i in splits[split])
 
 
-@dataclass
-class _Listed:
-    """An image as its rows tell it."""
+def _not_listed(
+    tree: Tree, file: str, images: Iterable[_Listed], findings: Findings
+) -> Iterator[str]:
+    """Yield a line on images beside a table that it does not list."""
+    pictures = set(filter(is_image, tree.names))
+    for image in images:
+        pictures -= {image.name, image.mask}
+    pictures -= {problem.image for problem in findings.problems}
+    if pictures:
+        said = f"{count(len(pictures), 'image')} beside {printable(file)} not listed there"
+        yield f"{said} ({_shown_path(min(pictures))})"
 
-    name: str
-    split: str
-    file: str
-    number: int
-    labels: list[Any] = field(default_factory=list)
-    several: bool = False
-    boxes: list[Box] = field(default_factory=list)
-    mask: str | None = None
-    rows: int = 0
-    without: list[str] = field(default_factory=list)
 
-    @property
-    def origin(self) -> str:
-        """What its rows are called."""
-        return f"{printable(self.file)} row"
+class _Table:
+    """One table, a row at a time; what is wrong with single rows is noted."""
 
-    @property
-    def place(self) -> str:
-        """The image's first row."""
-        return f"{self.origin} {self.number}"
+    def __init__(self, tree: Tree, file: str, where: str, findings: Findings) -> None:
+        self.tree, self.file, self.findings = tree, file, findings
+        self.table = open_table(tree, file, where)
+        self.folder = posixpath.dirname(file)
+        self.file_split = split_of(PurePosixPath(file))
+        self.divided = "split" in self.table.columns
+        try:
+            self.labelled = listed_label_column(self.table.columns) is not None
+        except CellError as error:
+            raise InputError(f"{where}: {file} {error}") from error
 
-    @property
-    def hidden(self) -> bool:
-        """Whether it has no label, or what stands for one that is not published."""
-        return _HIDDEN.issuperset(map(str, self.labels)) and not self.several
+    def rows(self) -> Iterator[_Listed]:
+        """Yield what the rows say that can be understood; note the others."""
+        for row in self.table.rows():
+            place, image = f"{self.file} row {row.number}", ""
+            try:
+                with guarded(place):
+                    image = self._image(row)
+                    read = self._row(row, image, place)
+            except CellError as error:
+                self.findings.add(image or place, f"{place} {error}")
+            except InputError as error:
+                self.findings.add(image or place, str(error))
+            else:
+                yield read
 
-    def take(self, row: ImageRow) -> None:
-        """Add what a row says."""
-        self.labels += row.labels
-        self.several |= row.several
-        self.boxes += row.boxes
-        self.mask = row.mask or self.mask
-        self.rows += 1
-        if row.unlabelled:
-            self.without.append(f"{self.origin} {row.number}: {row.unlabelled}")
+    def _image(self, row: Row) -> str:
+        value = row.values.get(named_column(row.values, LISTED_IMAGES) or "")
+        if isinstance(value, str) and not is_missing(value):
+            return self._path(value)
+        raise CellError(row.fault or "names no image")
 
-    def refuse_unlabelled(self, findings: Findings) -> None:
-        """Note each row without a label."""
-        for what in self.without:
-            findings.add(self.name, what)
+    def _path(self, text: str) -> str:
+        """Return the file that a path means, or where it would be."""
+        folders, written = (self.folder, ""), text.strip()
+        found = self.tree.find(text, folders) or self.tree.find(written, folders)
+        if found is not None or _URL.match(written) or _DRIVE.match(written):
+            return found or written
+        return posixpath.normpath(posixpath.join(self.folder, written.replace("\\", "/")))
+
+    def _row(self, row: Row, image: str, place: str) -> _Listed:
+        """Return what a row says; keys of JSON may differ from row to row."""
+        if row.fault:
+            raise CellError(row.fault)
+        values, number = row.values, row.number
+        objects, classes = _objects(values, place)
+        labels, several, unlabelled = classes, True, ""
+        column = listed_label_column(values)
+        if self.labelled or column:
+            try:
+                labels, several = read_labels_cell(values.get(column or "", ""))
+            except NoLabelError as error:
+                labels, several = [], False
+                unlabelled = f"{place}: {_shown_path(image)} {error}"
+        named, boxes = labels, _corners(values, place)
+        if boxes and (column := named_column(values, BOX_LABEL_NAMES)):
+            try:
+                named = read_labels_cell(values[column]).labels
+            except CellError as error:
+                raise InputError(f"{place}: column {column} {error}") from error
+        split, found = self._split(values, place), []
+        if not unlabelled or named:  # else refused as a whole, or all of its split has no labels
+            found += _boxes(boxes, named, number, place)
+        if not unlabelled or classes:
+            found += _boxes(objects, classes or labels, number, place)
+        mask, without = self._mask(values.get("mask")), [unlabelled] if unlabelled else []
+        return _Listed(image, split, self.file, number, labels, several, found, mask, without)
+
+    def _mask(self, value: Any) -> str | None:
+        if is_missing(value):
+            return None
+        if not isinstance(value, str):
+            raise CellError(f"has {quoted(value)} as mask, which is no path")
+        return self._path(value)
+
+    def _split(self, values: Mapping[str, Any], place: str) -> str:
+        if not self.divided and "split" not in values:
+            return self.file_split
+        name = str(values.get("split") or "").strip()
+        if name.lower() not in SPLITS:
+            raise InputError(f"{place}: split {quoted(name)} is not train, validation or test")
+        return SPLITS[name.lower()]
+
+
+def _objects(values: Mapping[str, Any], place: str) -> tuple[list[Corners], list[Any]]:
+    """Return the boxes of a column `objects` and their classes, as `datasets` documents it."""
+    if not values.get("objects"):
+        return [], []
+    boxes, classes = read_objects(values["objects"], place)
+    layout = BoxLayout("sized", fractions=False)
+    return [layout.corners(box) for box in boxes], list(map(read_label, classes or ()))
+
+
+def _corners(values: Mapping[str, Any], place: str) -> list[Corners]:
+    """Return the corners of a row's boxes, from one column or from four."""
+    column = named_column(values, BOX_NAMES)
+    sides = next((sides for sides in CORNER_NAMES if all(side in values for side in sides)), ())
+    try:
+        if column is not None and (boxes := read_boxes_cell(values[column])):
+            return boxes
+        four = [values[side] for side in sides]
+        return [] if all(map(is_missing, four)) else [corners_of(four)]
+    except CellError as error:
+        raise InputError(f"{place}: {error}") from error
+
+
+def _boxes(found: list[Corners], named: list[Any], number: int, place: str) -> list[Box]:
+    """Return the boxes of a row with a label each."""
+    if len(named) == 1:
+        named = named * len(found)
+    if found and len(named) != len(found):
+        raise InputError(
+            f"{place} has {count(len(found), 'box')} and {count(len(named), 'label')}; give "
+            "one label, one a box, or a row a box"
+        )
+    return [Box(label, *box, number) for label, box in zip(named, found, strict=False)]
 
 
 class _Reading:
@@ -175,21 +315,14 @@ class _Reading:
             notes.append("label -1 is a class here, like the others; leave its rows out if not")
         if self.differing:
             images = count(len(self.differing), "image")
-            rows = f"{images} with rows of different labels ({shown_path(self.differing[0])})"
+            rows = f"{images} with rows of different labels ({_shown_path(self.differing[0])})"
             notes.append(f"{rows}, so an image may have several labels")
         return notes
 
-    def records(self, images: Sequence[_Listed]) -> list[Record]:
-        """Return the records of a split."""
-        return [record for image in images if (record := self._record(image)) is not None]
-
-    def _record(self, image: _Listed) -> Record | None:
+    def record(self, image: _Listed) -> Record | None:
         """Return an image's record; None, and a note in the findings, where it cannot be had."""
         name, findings = image.name, self.findings
-        if name not in self.tree.files:
-            findings.add(
-                name, f"{image.place}: its image {shown_path(name)} is missing{self._why(name)}"
-            )
+        if not self._is_there(image, "image", name):
             return None
         try:
             labels = sorted({self.kind(label) for label in image.labels})
@@ -198,35 +331,31 @@ class _Reading:
             findings.add(name, f"{image.place} {error}")
             return None
         mask = None
-        if self.masks and image.mask is not None:
-            if image.mask not in self.tree.files:
-                what = f"{shown_path(image.mask)} is missing{self._why(image.mask)}"
-                findings.add(name, f"{image.place}: its mask {what}")
-            else:
-                mask = PictureMask(name, image.mask, self.tree.file(image.mask))
+        if self.masks and image.mask is not None and self._is_there(image, "mask", image.mask):
+            mask = PictureMask(name, image.mask, self.tree.file(image.mask))
         label = labels if self.multi_label else (labels or [None])[0]
         if not labels and not image.several:
             label = None
-        return Record(
-            name,
-            self.tree.content(name),
-            label,
-            findings.boxes(name, image.origin, boxes),
-            mask,
-            origin=image.origin,
-            row=image.number,
-        )
+        content, found = self.tree.content(name), findings.boxes(name, image.origin, boxes)
+        return Record(name, content, label, found, mask, origin=image.origin, row=image.number)
 
-    def _why(self, path: str) -> str:
-        """Say why there is no such file, where that can be told."""
-        if URL.match(path):
-            return "; it is a web address: download the images and list their paths"
-        if DRIVE.match(path):
-            return "; it is a path of a Windows drive: write it from the table's folder"
-        if path.startswith(("/", "../")):
-            return f"; it lies outside of {self.tree.path}: give a folder that holds both"
-        near = self._near.get(path.lower())
-        return f"; {shown_path(near)} is there" if near else ""
+    def _is_there(self, image: _Listed, what: str, path: str) -> bool:
+        """Return whether a file is there; note it, and why if that can be told, where it is not."""
+        if path in self.tree.files:
+            return True
+        near, why = self._near.get(path.lower()), ""
+        if _URL.match(path):
+            why = "; it is a web address: download the images and list their paths"
+        elif _DRIVE.match(path):
+            why = "; it is a path of a Windows drive: write it from the table's folder"
+        elif path.startswith(("/", "../")):
+            why = f"; it lies outside of {self.tree.path}: give a folder that holds both"
+        elif near:
+            why = f"; {_shown_path(near)} is there"
+        self.findings.add(
+            image.name, f"{image.place}: its {what} {_shown_path(path)} is missing{why}"
+        )
+        return False
 
     @cached_property
     def _near(self) -> dict[str, str]:
@@ -235,230 +364,6 @@ class _Reading:
         return {name.rpartition(".")[0]: file for name, file in near.items()} | near
 
 
-def _not_listed(
-    tree: Tree, file: str, images: Iterable[_Listed], findings: Findings
-) -> Iterator[str]:
-    """Yield a line on images beside a table that it does not list."""
-    pictures = set(filter(is_image, tree.names))
-    for image in images:
-        pictures -= {image.name, image.mask}
-    pictures -= {problem.image for problem in findings.problems}
-    if pictures:
-        said = f"{count(len(pictures), 'image')} beside {printable(file)} not listed there"
-        yield f"{said} ({shown_path(min(pictures))})"
-
-
-def _name(image: _Listed) -> str:
-    return image.name
-
-
-URL = re.compile(r"[A-Za-z][\w+.-]+://|data:")
-"""How a path begins that is a web address."""
-DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
-"""How an absolute path of Windows begins."""
-_LONGEST_PATH = 300  # of what is shown of one
-
-
-@dataclass(frozen=True)
-class ImageRow:
-    """A row of a table: an image or one of its boxes.
-
-    `several` says that the labels came as a list, which may be empty; `unlabelled`, where there
-    should be labels, why there are none.
-    """
-
-    image: str
-    split: str
-    number: int
-    labels: list[Any]
-    several: bool
-    unlabelled: str
-    boxes: list[Box]
-    mask: str | None
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Which columns of a table, or keys of a row, hold what."""
-
-    header: tuple[str, ...]
-
-    @cached_property
-    def image(self) -> str | None:
-        """The column of images."""
-        return named_column(self.header, LISTED_IMAGES)
-
-    @cached_property
-    def label(self) -> str | None:
-        """The column of labels."""
-        return listed_label_column(self.header)
-
-    @cached_property
-    def box(self) -> str | None:
-        """The column of boxes."""
-        return named_column(self.header, BOX_NAMES)
-
-    @cached_property
-    def corners(self) -> tuple[str, ...] | None:
-        """The four columns of boxes."""
-        return next((sides for sides in CORNER_NAMES if set(sides) <= set(self.header)), None)
-
-    @cached_property
-    def box_label(self) -> str | None:
-        """The column of the boxes' classes."""
-        return named_column(self.header, BOX_LABEL_NAMES)
-
-
-class ImageTable:
-    """One table, a row at a time; what is wrong with single rows is noted."""
-
-    def __init__(self, tree: Tree, file: str, where: str, findings: Findings) -> None:
-        self.tree, self.where, self.findings = tree, where, findings
-        self.table = open_table(tree, file, where)
-        self.folder = posixpath.dirname(file)
-        self.file_split = split_of(PurePosixPath(file))
-        self.origin = f"{printable(file)} row"
-        self.columns: dict[tuple[str, ...], _Columns] = {}
-        header = self.table.columns
-        try:
-            labelled = listed_label_column(header) is not None or "objects" in header
-        except CellError as error:
-            raise InputError(f"{where}: {printable(file)} {error}") from error
-        if header and not labelled:
-            raise InputError(
-                f"{where}: {printable(file)} has no label column among "
-                f"{', '.join(map(printable, self.table.header))}; it may be called "
-                f"{', '.join(LABEL_NAMES)}"
-            )
-        self.labelled = listed_label_column(header) is not None
-        self.divided = "split" in header
-
-    def rows(self) -> Iterator[ImageRow]:
-        """Yield the rows that can be understood; note the others."""
-        for row in self.table.rows():
-            place, image = f"{self.origin} {row.number}", ""
-            try:
-                with guarded(place):
-                    columns = self._columns(row.values)
-                    image = self._image(row, columns)
-                    read = self._row(row, image, columns, place)
-            except CellError as error:
-                self.findings.add(image or place, f"{place} {error}")
-            except InputError as error:
-                self.findings.add(image or place, str(error))
-            else:
-                yield read
-
-    def _columns(self, values: Mapping[str, Any]) -> _Columns:
-        """Return what the columns of a row mean; keys of JSON may differ from row to row."""
-        header = tuple(values)
-        if header not in self.columns:
-            self.columns[header] = _Columns(header)
-        return self.columns[header]
-
-    def _image(self, row: Row, columns: _Columns) -> str:
-        value = row.values.get(columns.image or "")
-        if isinstance(value, str) and not is_missing_text(value.strip()):
-            return self._path(value)
-        raise CellError(row.fault or "names no image")
-
-    def _path(self, text: str) -> str:
-        """Return the file that a path means, or where it would be."""
-        folders, written = (self.folder, ""), text.strip()
-        found = self.tree.find(text, folders) or self.tree.find(written, folders)
-        if found is not None or URL.match(written) or DRIVE.match(written):
-            return found or written
-        return posixpath.normpath(posixpath.join(self.folder, written.replace("\\", "/")))
-
-    def _row(self, row: Row, image: str, columns: _Columns, place: str) -> ImageRow:
-        if row.fault:
-            raise CellError(row.fault)
-        values = row.values
-        objects, classes = _objects(values, place)
-        labels, several, unlabelled = classes, True, ""
-        if self.labelled or columns.label:
-            try:
-                labels, several = read_labels_cell(values.get(columns.label or "", ""))
-            except NoLabelError as error:
-                labels, several, unlabelled = [], False, f"{shown_path(image)} {error}"
-        named = labels
-        boxes = _corners(values, columns, place)
-        if columns.box_label and boxes:
-            named = self._box_labels(values.get(columns.box_label), columns.box_label, place)
-        return ImageRow(
-            image,
-            self._split(values, place),
-            row.number,
-            labels,
-            several,
-            unlabelled,
-            [
-                *_boxes(boxes, named, row.number, place, unlabelled),
-                *_boxes(objects, classes or labels, row.number, place, unlabelled),
-            ],
-            self._mask(values.get("mask")),
-        )
-
-    def _mask(self, value: Any) -> str | None:
-        if is_missing(value):
-            return None
-        if not isinstance(value, str):
-            raise CellError(f"has {quoted(value)} as mask, which is no path")
-        return self._path(value)
-
-    def _box_labels(self, value: Any, column: str, place: str) -> list[Any]:
-        try:
-            return read_labels_cell(value).labels
-        except CellError as error:
-            raise InputError(f"{place}: column {column} {error}") from error
-
-    def _split(self, values: Mapping[str, Any], place: str) -> str:
-        if not self.divided and "split" not in values:
-            return self.file_split
-        name = str(values.get("split") or "").strip()
-        if name.lower() not in SPLITS:
-            raise InputError(f"{place}: split {quoted(name)} is not train, validation or test")
-        return SPLITS[name.lower()]
-
-
-def _objects(values: Mapping[str, Any], place: str) -> tuple[list[Corners], list[Any]]:
-    """Return the boxes of a column `objects` and their classes, as `datasets` documents it."""
-    if not values.get("objects"):
-        return [], []
-    boxes, classes = read_objects(values["objects"], place)
-    layout = BoxLayout("sized", shares=False)
-    return [layout.corners(box) for box in boxes], list(map(read_label, classes or ()))
-
-
-def _corners(values: Mapping[str, Any], columns: _Columns, place: str) -> list[Corners]:
-    """Return the corners of a row's boxes, from one column or from four."""
-    try:
-        if columns.box is not None and (boxes := read_boxes_cell(values[columns.box])):
-            return boxes
-        if columns.corners is None:
-            return []
-        four = [values[side] for side in columns.corners]
-        return [] if all(map(is_missing, four)) else [corners_of(four)]
-    except CellError as error:
-        raise InputError(f"{place}: {error}") from error
-
-
-def _boxes(
-    found: list[Corners], named: list[Any], number: int, place: str, unlabelled: str
-) -> list[Box]:
-    """Return the boxes of a row with a label each."""
-    if unlabelled and not named:
-        return []  # the row is refused as a whole, or all of its split has no labels
-    if len(named) == 1:
-        named = named * len(found)
-    if found and len(named) != len(found):
-        raise InputError(
-            f"{place} has {count(len(found), 'box')} and {count(len(named), 'label')}; give "
-            "one label, one a box, or a row a box"
-        )
-    return [Box(label, *box, number) for label, box in zip(named, found, strict=False)]
-
-
-def shown_path(path: str) -> str:
+def _shown_path(path: str) -> str:
     """Return a path as a message names it."""
     return printable(path if len(path) <= _LONGEST_PATH else f"{path[:_LONGEST_PATH]}...")

@@ -18,14 +18,15 @@ import io
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from loss_attention.data.file_types import is_image
+from loss_attention.data.decoding import is_image
 from loss_attention.data.formats.cells import (
     LABEL_NAMES,
     LISTED_IMAGES,
@@ -34,7 +35,7 @@ from loss_attention.data.formats.cells import (
     plain_name,
 )
 from loss_attention.data.records import MOST_NAMED, Source, count
-from loss_attention.data.splits import SPLITS
+from loss_attention.data.sample import SPLITS
 from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError, guarded, printable, quoted, reason
 
@@ -56,6 +57,14 @@ _LABEL_LIST = re.compile(
 _NO_CLASSES = re.compile(
     "|images?|imgs?|jpegimages|pictures?|pics|photos?|data|files?|masks?|annotations?|labels?"
 )
+_SEPARATED = (".csv", ".tsv", ".txt")
+_LINES = (".jsonl", ".ndjson", ".json")
+_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", " ": "space"}
+_MOST_DIGITS = 1000  # longer numbers are none that anyone counts by
+_HEADER_LENGTH = 2**16
+_HEADER_ROWS = 20  # rows of JSON whose keys are taken for the header
+_BLOCK = 4096
+_CELLS = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -92,23 +101,16 @@ def find_tables(tree: Tree, where: str) -> Tables:
         if not look.used:
             look.refuse_if_meant(surroundings, beside=bool(used))
     seen = {look.file: look.used for look in looks}
-    spare = [
-        name
-        for name in (*seen, *(name for name in tree.names if name not in seen))
-        if not seen.get(name)
-        and (name.lower().endswith(_TABLES) or (name in seen and _called_so(name)))
-    ]
+    spare = [name for name in seen if name.lower().endswith(_TABLES) or _called_so(name)]
+    spare += [name for name in tree.names if name.lower().endswith(_TABLES) and name not in seen]
+    spare = [name for name in spare if not seen.get(name)]
     spare += _unread(surroundings, where, refusing=not used)
-    return Tables(tuple(used), _noted(spare))
-
-
-def _noted(spare: Sequence[str]) -> tuple[str, ...]:
     if not spare:
-        return ()
+        return Tables(tuple(used))
     named = ", ".join(map(printable, spare[:MOST_NAMED]))
     more = " and more" if len(spare) > MOST_NAMED else ""
-    tables = count(len(spare), "table")
-    return (f"{tables} not used, without columns of images and labels: {named}{more}",)
+    said = f"{count(len(spare), 'table')} not used, without columns of images and labels: "
+    return Tables(tuple(used), (f"{said}{named}{more}",))
 
 
 def _candidates(tree: Tree) -> Iterator[str]:
@@ -119,7 +121,7 @@ def _candidates(tree: Tree) -> Iterator[str]:
         top = len(path.parts) == 1
         if path.suffix == ".json" and len(objects) > _MOST_JSON and not _called_so(name):
             continue
-        if (top and path.suffix in (*SEPARATED, *LINES)) or (
+        if (top and path.suffix in (*_SEPARATED, *_LINES)) or (
             path.stem == "metadata" and path.suffix in _TABLES
         ):
             yield name
@@ -154,7 +156,7 @@ def _unread(surroundings: _Surroundings, where: str, *, refusing: bool) -> list[
         stem = name.partition(".")[0]
         if surroundings.images and (_called_so(stem) or not surroundings.class_folders):
             raise InputError(
-                f"{where}: {printable(name)} is a table in a format that is not read; save it as "
+                f"{where}: {name} is a table in a format that is not read; save it as "
                 "CSV, or move it elsewhere if it does not list the images"
             )
     return found
@@ -201,24 +203,18 @@ class _Look:
 
     def __init__(self, tree: Tree, file: str, where: str) -> None:
         self.tree, self.file, self.where = tree, file, where
-        self.broken: InputError | None = None
         self.called_so = _called_so(file)
         self.any_text = file.lower().endswith((".json", ".txt"))
+        self.broken: InputError | None = None
         self.table: TextTable | None = None
-        self.rows: list[Mapping[str, Any]] = []
-        self.fault = ""
-        try:
-            self._open(lenient=False)
-        except InputError as error:
-            self.broken = error
+        rows: list[Row] = []
+        for lenient in (False, True):
             try:
-                self._open(lenient=True)
-            except InputError:
-                self.table = None
-
-    def _open(self, *, lenient: bool) -> None:
-        self.table = open_table(self.tree, self.file, self.where, lenient=lenient)
-        rows = list(islice(self.table.rows(), _ROWS))
+                self.table = open_table(tree, file, where, lenient=lenient)
+                rows = list(islice(self.table.rows(), _ROWS))
+                break
+            except InputError as error:
+                self.broken, self.table = self.broken or error, None
         self.rows = [row.values for row in rows]
         self.fault = next((f"row {row.number} {row.fault}" for row in rows if row.fault), "")
 
@@ -275,7 +271,7 @@ class _Look:
             return any(map(_is_path, re.split(r"[\s,;|\"']+", text)))
         if any(_is_path(word) for name in self.table.header for word in (name, *name.split()[:1])):
             return True
-        if self.image is not None and self.file.lower().endswith(LINES):
+        if self.image is not None and self.file.lower().endswith(_LINES):
             return True
         columns = [[row.get(name) for row in self.rows] for name in self.table.columns]
         for cells in columns:
@@ -289,16 +285,16 @@ class _Look:
         return False
 
     def _error(self) -> InputError:
-        place = f"{self.where}: {printable(self.file)}"
+        place = f"{self.where}: {self.file}"
         if self.broken is not None:
             return self.broken
         assert self.table is not None
-        header = [printable(name[:60]) for name in self.table.header[:MOST_NAMED]]
+        header = [name[:60] for name in self.table.header[:MOST_NAMED]]
         columns = ", ".join(header) + (", ..." if len(self.table.header) > MOST_NAMED else "")
         if not header:
             what = self.fault or "is empty"
             return InputError(f"{place} {what}; move it elsewhere if it is not to be read")
-        if self.file.lower().endswith(LINES) and (self.any_text or self.image is None):
+        if self.file.lower().endswith(_LINES) and (self.any_text or self.image is None):
             return InputError(
                 f"{place} is no table of images: it has {columns}. Write a list of objects, an "
                 'image each, {"image": "a.png", "label": "cat"}, or move it elsewhere if it does '
@@ -339,17 +335,6 @@ def _is_path(text: str) -> bool:
     return is_image(text.strip().replace("\\", "/")) and bool(plain_name(text))
 
 
-SEPARATED = (".csv", ".tsv", ".txt")
-LINES = (".jsonl", ".ndjson", ".json")
-_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", " ": "space"}
-MOST_DIGITS = 1000
-"""Longer numbers are none that anyone counts by."""
-_HEADER_LENGTH = 2**16
-_HEADER_ROWS = 20  # rows of JSON whose keys are taken for the header
-_BLOCK = 4096
-_CELLS = threading.Lock()
-
-
 class Row(NamedTuple):
     """A row of a table: its number, what its columns hold, or what is wrong with all of it.
 
@@ -367,12 +352,10 @@ class TextTable:
     """A table of text.
 
     Attributes:
-        file: its path in the tree.
         header: its columns as they are written; of JSON, the keys of the first rows.
         rows: reads them; columns have their plain names there.
     """
 
-    file: str
     header: tuple[str, ...]
     rows: Callable[[], Iterator[Row]]
 
@@ -394,10 +377,10 @@ def open_table(tree: Tree, file: str, where: str, *, lenient: bool = False) -> T
     Raises:
         InputError: not text, a column that is there twice, or a JSON array that is broken.
     """
-    place = f"{where}: {printable(file)}"
+    place = f"{where}: {file}"
     with guarded(place):
         text = _decoded(tree.read(file), place, lenient=lenient)
-        if file.lower().endswith(LINES):
+        if file.lower().endswith(_LINES):
             return _json_table(file, text, place)
         table = _separated_table(file, text, place)
         twice = _twice(name for name in table.columns if name in LISTED_NAMES)
@@ -426,12 +409,8 @@ def _decoded(content: bytes, place: str, *, lenient: bool) -> str:
 
 def _separated_table(file: str, text: str, place: str) -> TextTable:
     marks = _marks(file, text)
-
-    def records() -> Iterator[tuple[int, list[str], str]]:
-        return _records(text, *marks)
-
-    first = next((found for found in records() if any(found[1]) or found[2]), (0, [], ""))
-    start, header, fault = first
+    records = partial(_records, text, *marks)
+    start, header, fault = next((r for r in records() if any(r[1]) or r[2]), (0, [], ""))
     if fault:
         raise InputError(f"{place} row {start} {fault}")
     columns = tuple(map(plain_name, header))
@@ -447,7 +426,7 @@ def _separated_table(file: str, text: str, place: str) -> TextTable:
                 )
             yield Row(number, dict(zip(columns, cells, strict=False)), fault)
 
-    return TextTable(file, tuple(name.strip() for name in header), rows)
+    return TextTable(tuple(name.strip() for name in header), rows)
 
 
 def _marks(file: str, text: str) -> tuple[str, str]:
@@ -460,7 +439,10 @@ def _marks(file: str, text: str) -> tuple[str, str]:
     for mark in _SEPARATORS:
         records = _records(head, mark, quote)
         found[mark] = next((cells for _, cells, _ in records if any(cells)), [])
-    known = {mark: len(_known(header)) for mark, header in found.items()}
+    known = {
+        mark: len(LISTED_NAMES.intersection(map(plain_name, header)))
+        for mark, header in found.items()
+    }
     if known[" "] < max(2, len(found[" "])):  # a space is in many a name
         del known[" "], found[" "]
     if any(known.values()):
@@ -468,10 +450,6 @@ def _marks(file: str, text: str) -> tuple[str, str]:
     if file.lower().endswith(".tsv"):
         return "\t", quote
     return max(found, key=lambda mark: len(found[mark])), quote
-
-
-def _known(header: list[str]) -> frozenset[str]:
-    return LISTED_NAMES.intersection(map(plain_name, header))
 
 
 def _records(text: str, separator: str, quote: str) -> Iterator[tuple[int, list[str], str]]:
@@ -518,9 +496,9 @@ def _json_table(file: str, text: str, place: str) -> TextTable:
     if text.lstrip().startswith("["):
         array = _array(text, place)
         if array is not None:
-            return _of_objects(file, lambda: enumerate(map(_checked, array), 1))
-    elif file.lower().endswith(".json") and (whole := _whole(text)) is not None:
-        return _of_objects(file, lambda: iter([(1, whole)]))
+            return _of_objects(lambda: enumerate(map(_checked, array), 1))
+    elif file.lower().endswith(".json") and isinstance(whole := _parsed(text), dict):
+        return _of_objects(lambda: iter([(1, whole)]))
 
     def entries() -> Iterator[tuple[int, Any]]:
         # Not `splitlines`, which also splits at marks that may stand inside of a text.
@@ -528,14 +506,14 @@ def _json_table(file: str, text: str, place: str) -> TextTable:
             if line := match[0].strip():
                 yield number, _parsed(line)
 
-    return _of_objects(file, entries)
+    return _of_objects(entries)
 
 
 class _Malformed(str):
     """What is wrong with a row of JSON, in place of its values."""
 
 
-def _of_objects(file: str, entries: Callable[[], Iterator[tuple[int, Any]]]) -> TextTable:
+def _of_objects(entries: Callable[[], Iterator[tuple[int, Any]]]) -> TextTable:
     def rows() -> Iterator[Row]:
         for number, value in entries():
             if isinstance(value, _Malformed):
@@ -549,7 +527,7 @@ def _of_objects(file: str, entries: Callable[[], Iterator[tuple[int, Any]]]) -> 
     for _, value in islice(entries(), _HEADER_ROWS):
         if not isinstance(value, _Malformed):
             header.update(dict.fromkeys(value))
-    return TextTable(file, tuple(header), rows)
+    return TextTable(tuple(header), rows)
 
 
 def _array(text: str, place: str) -> list[Any] | None:
@@ -557,29 +535,19 @@ def _array(text: str, place: str) -> list[Any] | None:
     try:
         entries = _loads(text)
     except (ValueError, RecursionError) as error:
-        first = re.split(r"[\r\n]", text.strip(), maxsplit=1)[0]
-        if isinstance(_parsed(first, lists=True), list):
-            return None
+        with suppress(ValueError, RecursionError):
+            if isinstance(_loads(re.split(r"[\r\n]", text.strip(), maxsplit=1)[0]), list):
+                return None
         raise InputError(f"{place} is no JSON: {reason(error)}") from error
     # A file of one line is an array of objects, or that line's values without names.
     return entries if isinstance(entries, list) else None
 
 
-def _whole(text: str) -> Any:
-    """Return the one object that a text is; None where it is something else."""
+def _parsed(line: str) -> Any:
     try:
-        value = _loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _parsed(line: str, *, lists: bool = False) -> Any:
-    try:
-        value = _loads(line)
+        return _checked(_loads(line))
     except (ValueError, RecursionError) as error:
         return _Malformed(f"is no JSON: {reason(error)}")
-    return value if lists and isinstance(value, list) else _checked(value)
 
 
 def _checked(value: Any) -> Any:
@@ -593,7 +561,7 @@ def _loads(text: str) -> Any:
 
 
 def _int(digits: str) -> int:
-    if len(digits) > MOST_DIGITS:
+    if len(digits) > _MOST_DIGITS:
         raise ValueError(f"it holds a number of {len(digits):,} digits")
     return int(digits)
 

@@ -18,70 +18,82 @@ from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from loss_attention.data.file_types import is_image
+from loss_attention.data.decoding import is_image
 from loss_attention.data.masks import NumberedMask
 from loss_attention.data.records import Box, Findings, Part, Record, Source, count, stated_size
-from loss_attention.data.splits import by_split, split_of
+from loss_attention.data.sample import by_split, split_of
 from loss_attention.data.tree import Tree
-from loss_attention.errors import InputError, guarded, printable, quoted
+from loss_attention.errors import InputError, quoted
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 _OBJECT_MASKS, _CLASS_MASKS = "SegmentationObject", "SegmentationClass"
+_LIST = re.compile(
+    r"(?P<root>(.*/)?)ImageSets/Main/((?P<of>.+)_)?(?P<split>train|val|trainval|test)\.txt"
+)
+# In the list of a class, a number says whether an image shows it (1), does not (-1), or hardly (0).
+_COLUMNS = re.compile(r"(?P<path>.*\S)\s+[-+]?[01]")
+_MOST_BYTES = 2**26  # a larger file is refused: it takes some hundred bytes an object
+_ANNOTATION = re.compile(rb"<([\w.-]+:)?annotation", re.IGNORECASE)
+_ENCODING = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([^"'>]*)["']""")
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (b"<\0", "utf-16-le"),
+    (b"\0<", "utf-16-be"),
+)
+_WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
+"""What is written under these names most often needs the larger set of characters."""
+_NOT_OF_FILES = ("idna", "punycode", "raw_unicode_escape", "unicode_escape", "undefined", "utf_7")
 
 
 def open_voc(tree: Tree, where: str, masks: bool, _known: str | None) -> tuple[Tree, Source] | None:
-    """Return the images of XML files, if there are any that describe images."""
-    files = [name for name in tree.names if name.lower().endswith(".xml")]
-    if not any(_describes_image(tree, name) for name in files):
-        return None
-    return tree, read_voc(tree, files, where, masks=masks)
-
-
-def read_voc(tree: Tree, files: list[str], where: str, *, masks: bool) -> Source:
-    """Return the images of XML files.
+    """Return the images of XML files, if there are any that describe images.
 
     Raises:
         InputError: lists of splits that list nothing.
     """
-    findings = Findings()
-    by_stem = _by_stem(files)
-    lists = split_lists(tree, frozenset(by_stem), where)
-    notes = []
-    if lists:
+    files = [name for name in tree.names if name.lower().endswith(".xml")]
+    if not any(_ANNOTATION.search(tree.read(n)[:4000].replace(b"\0", b"")) for n in files):
+        return None
+    findings, notes, by_stem = Findings(), [], _by_stem(files)
+    if lists := _split_lists(tree, by_stem, where):
         found = _listed_files(lists, by_stem, findings)
         left = len(files) - len({file for file, _ in found})
         if left:
             notes.append(f"{count(left, 'XML file')} in no list of ImageSets/Main left out")
     else:
         found = [(file, split_of(PurePosixPath(file).parent)) for file in files]
-    described = {file: read_xml(tree, file) for file in dict.fromkeys(file for file, _ in found)}
+    described = {file: _read_xml(tree, file) for file in dict.fromkeys(file for file, _ in found)}
     images = _Images(tree, files, described)
     records = {file: _record(tree, one, images, findings, masks) for file, one in described.items()}
-    parts = []
-    for split, own in by_split(found, str, where).items():
-        parts.append(Part(split, [record for file in own if (record := records[file])]))
+    parts = tuple(
+        Part(split, [record for file in own if (record := records[file])])
+        for split, own in by_split(found, str, where).items()
+    )
     if not lists:
         findings.unlisted(images.unused(), "any XML file")
-    return findings.finish(
-        Source(where, tuple(parts), multi_label=True, notes=tuple(notes)),
-    )
+    return tree, findings.finish(Source(where, parts, multi_label=True, notes=tuple(notes)))
 
 
 def _listed_files(
-    lists: Mapping[str, Sequence[Listed]], by_stem: Mapping[str, Sequence[str]], findings: Findings
+    lists: Mapping[str, Sequence[tuple[str, str]]],
+    by_stem: Mapping[str, Sequence[str]],
+    findings: Findings,
 ) -> list[tuple[str, str]]:
     """Return the files that lists name, with their split; note what is missing."""
     found = []
     for split, listed in lists.items():
-        for one in listed:
-            path = f"{one.root}Annotations/{one.path}"
-            own = [file for file in by_stem.get(one.stem, []) if file.startswith(one.root)]
-            file = _nearest(path, {PurePosixPath(path).stem: own or by_stem.get(one.stem, [])})
+        for root, written in listed:
+            path, named = f"{root}Annotations/{written}", by_stem.get(_stem(written, by_stem), [])
+            own = [file for file in named if file.startswith(root)]
+            file = _nearest(path, {PurePosixPath(path).stem: own or named})
             if file is None:
-                what = f"the image {one.path} has no annotation in {path}.xml"
-                findings.add(one.path, what)
+                findings.add(written, f"the image {written} has no annotation in {path}.xml")
             else:
                 found.append((file, split))
     return list(dict.fromkeys(found))
@@ -91,7 +103,7 @@ class _Images:
     """The images of a tree and their masks, found by the XML file that describes them."""
 
     def __init__(
-        self, tree: Tree, files: Sequence[str], described: Mapping[str, Described]
+        self, tree: Tree, files: Sequence[str], described: Mapping[str, _Described]
     ) -> None:
         self._tree, self._files, self._described = tree, _by_stem(files), described
         self._by_stem: dict[str, list[str]] = {}
@@ -103,7 +115,7 @@ class _Images:
                 home = self._masks.get(path.parent.name, self._by_stem)
                 home.setdefault(path.stem, []).append(name)
 
-    def of(self, one: Described) -> str:
+    def of(self, one: _Described) -> str:
         """Return the image of an XML file: of its name, or which it says.
 
         Raises:
@@ -115,16 +127,10 @@ class _Images:
             image = own
         elif home == one.file:  # two images of the file's name, such as a.jpg and a.png
             image = said
-        elif home is None:
-            if own is not None:
-                raise InputError(
-                    f"{one.file} is of {own} by its name, and of {said} by its filename"
-                )
-            image = said
         else:
-            # The image said has a file of its own name: a copy keeps the filename of the first.
-            theirs = self._described.get(home)
-            agreed = theirs is None or self._said(theirs) in (said, None)
+            # Has the image said a file of its own name? A copy keeps the filename of the first.
+            theirs = self._described.get(home or "")
+            agreed = home is not None and (theirs is None or self._said(theirs) in (said, None))
             if own is not None and not agreed:
                 raise InputError(
                     f"{one.file} is of {own} by its name, and of {said} by its filename"
@@ -146,7 +152,7 @@ class _Images:
         found = _nearest(file, self._by_stem)
         return found if found is not None and _nearest(found, self._files) == file else None
 
-    def _said(self, one: Described) -> str | None:
+    def _said(self, one: _Described) -> str | None:
         """Return the image that a file's `<filename>` says, with or without folders and suffix."""
         said = one.filename.replace("\\", "/")
         if "/" in said:
@@ -170,12 +176,10 @@ class _Images:
         return None
 
     def unused(self) -> Iterator[str]:
-        """Yield the images in the folders of those found that no file describes."""
+        """Return the images in the folders of those found that no file describes."""
         folders = {PurePosixPath(name).parent for name in self._used}
-        for names in self._by_stem.values():
-            for name in names:
-                if name not in self._used and PurePosixPath(name).parent in folders:
-                    yield name
+        images = (name for names in self._by_stem.values() for name in names)
+        return (n for n in images if n not in self._used and PurePosixPath(n).parent in folders)
 
 
 def _nearest(file: str, by_stem: Mapping[str, Sequence[str]]) -> str | None:
@@ -205,7 +209,7 @@ def _common(a: tuple[str, ...], b: tuple[str, ...]) -> int:
 
 
 def _record(
-    tree: Tree, one: Described, images: _Images, findings: Findings, masks: bool
+    tree: Tree, one: _Described, images: _Images, findings: Findings, masks: bool
 ) -> Record | None:
     """Return the record of a file's image, None where there is none; note what is wrong with it."""
     try:
@@ -218,35 +222,21 @@ def _record(
         findings.add(image, fault)
     origin = f"{one.file} object"
     labels = tuple(box.label for box in one.boxes)
-    drawn = images.mask_of(image) if masks else None
     mask = None
-    if drawn is not None:
+    if masks and (drawn := images.mask_of(image)) is not None:
         picture, apart = drawn
         mask = NumberedMask(image, picture, tree.file(picture), labels if apart else None)
-    boxes = findings.boxes(image, origin, one.boxes)
-    label = sorted(set(labels))
-    return Record(image, tree.content(image), label, boxes, mask, one.size, origin)
+    boxes, content = findings.boxes(image, origin, one.boxes), tree.content(image)
+    return Record(image, content, sorted(set(labels)), boxes, mask, one.size, origin)
 
 
-_LIST = re.compile(
-    r"(?P<root>(.*/)?)ImageSets/Main/((?P<of>.+)_)?(?P<split>train|val|trainval|test)\.txt"
-)
-# In the list of a class, a number says whether an image shows it (1), does not (-1), or hardly (0).
-_COLUMNS = re.compile(r"(?P<path>.*\S)\s+[-+]?[01]")
+def _split_lists(
+    tree: Tree, stems: Collection[str], where: str
+) -> dict[str, list[tuple[str, str]]]:
+    """Return the images of each split, each after the folder that its list is in.
 
-
-class Listed(NamedTuple):
-    """An image that a list names: the folder that holds the list, what it says, and its stem."""
-
-    root: str
-    path: str
-    stem: str
-
-
-def split_lists(tree: Tree, stems: Collection[str], where: str) -> dict[str, list[Listed]]:
-    """Return the images of each split; none where there are no lists.
-
-    Of a year without lists of its own, those of its classes together list all images.
+    There are none where there are no lists. Of a year without lists of its own, those of its
+    classes together list all images.
 
     Args:
         tree: that may hold lists, also of several years.
@@ -258,13 +248,11 @@ def split_lists(tree: Tree, stems: Collection[str], where: str) -> dict[str, lis
     """
     matches = [match for name in tree.names if (match := _LIST.fullmatch(name))]
     plain = {match["root"] for match in matches if match["of"] is None}
-    lists: dict[str, list[Listed]] = {}
+    lists: dict[str, list[tuple[str, str]]] = {}
     for match in matches:
         if match["of"] is None or match["root"] not in plain:
-            lists.setdefault(match["split"], []).extend(
-                Listed(match["root"], path, _stem(path, stems))
-                for path in _paths(tree.text(match[0]), stems)
-            )
+            paths = _paths(tree.text(match[0]), stems)
+            lists.setdefault(match["split"], []).extend((match["root"], path) for path in paths)
     if lists and not any(lists.values()):
         raise InputError(f"{where}: {matches[0][0]} and the lists beside it are empty")
     if lists.get("trainval") and lists.get("test"):
@@ -299,26 +287,7 @@ def _stem(path: str, stems: Collection[str]) -> str:
     return PurePosixPath(name).stem if suffixed and name not in stems else name
 
 
-MOST_BYTES = 2**26
-"""A larger file is refused: it takes some hundred bytes an object."""
-
-_ANNOTATION = re.compile(rb"<([\w.-]+:)?annotation", re.IGNORECASE)
-_ENCODING = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([^"'>]*)["']""")
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-    (b"<\0", "utf-16-le"),
-    (b"\0<", "utf-16-be"),
-)
-_WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
-"""What is written under these names most often needs the larger set of characters."""
-_NOT_OF_FILES = ("idna", "punycode", "raw_unicode_escape", "unicode_escape", "undefined", "utf_7")
-
-
-class Described(NamedTuple):
+class _Described(NamedTuple):
     """What an XML file says of its image; `faults` are lines on what is malformed in it."""
 
     file: str
@@ -328,19 +297,12 @@ class Described(NamedTuple):
     faults: tuple[str, ...] = ()
 
 
-def _describes_image(tree: Tree, file: str) -> bool:
-    """Return whether an XML file looks as if it describes an image."""
-    with guarded(printable(f"{tree.path}: {file}")):
-        start = tree.read(file)[:4000]
-    return bool(_ANNOTATION.search(start.replace(b"\0", b"")))
-
-
-def read_xml(tree: Tree, file: str) -> Described:
+def _read_xml(tree: Tree, file: str) -> _Described:
     """Return what a file says; what is malformed is among its faults."""
     findings, filename, size = Findings(), "", None
     boxes: list[Box] = []
     with findings.noting(file, file):
-        root = _parsed(tree.read(file, MOST_BYTES), file)
+        root = _parsed(tree.read(file, _MOST_BYTES), file)
         filename = (root.findtext("filename") or "").strip()
         objects = root.findall("object")
         if len(list(root.iter("object"))) > len(objects):
@@ -351,7 +313,7 @@ def read_xml(tree: Tree, file: str) -> Described:
         width, height = (root.findtext(f"size/{side}", "").strip() for side in ("width", "height"))
         size = stated_size(width, height, file)
     faults = tuple(problem.what for problem in findings.problems)
-    return Described(file, filename, size, tuple(boxes), faults)
+    return _Described(file, filename, size, tuple(boxes), faults)
 
 
 def _parsed(content: bytes, file: str) -> Element:
@@ -409,12 +371,14 @@ def _box(element: Element, row: int, place: str) -> Box:
     if not label:
         raise InputError(f"{place} has no name")
     corners = _only(element, "bndbox", place)
-    sides = [
-        None if corners is None else _only(corners, side, place)
-        for side in ("xmin", "ymin", "xmax", "ymax")
-    ]
+    texts = []
+    for side in ("xmin", "ymin", "xmax", "ymax"):
+        found = None if corners is None else _only(corners, side, place)
+        texts.append("" if found is None else found.text or "")
     try:
-        x0, y0, x1, y1 = (_number("" if side is None else side.text or "") for side in sides)
+        if "_" in "".join(texts):
+            raise ValueError("Python's way of writing numbers, and nobody else's")
+        x0, y0, x1, y1 = map(float, texts)
     except ValueError as error:
         raise InputError(f"{place} has no bndbox of four numbers") from error
     return Box(label, x0 - 1, y0 - 1, x1, y1, row)
@@ -426,9 +390,3 @@ def _only(element: Element, tag: str, place: str) -> Element | None:
     if len(found) > 1:
         raise InputError(f"{place} has more than one {tag}")
     return found[0] if found else None
-
-
-def _number(text: str) -> float:
-    if "_" in text:
-        raise ValueError("Python's way of writing numbers, and nobody else's")
-    return float(text)

@@ -1,8 +1,8 @@
 """YOLO text files: one an image, with a line `CLASS X Y WIDTH HEIGHT` (or a polygon) an object.
 
-Centres and sizes, or the polygon's corners, are shares of the image's size. `images/.../A.jpg` has
-its text in `labels/.../A.txt`, or beside it. An image without objects has an empty text file. What
-the classes are called is told in `data.yaml` and its like, see `yolo_config.py`.
+Centres and sizes, or the polygon's corners, are fractions of the image's size. `images/.../A.jpg`
+has its text in `labels/.../A.txt`, or beside it. An image without objects has an empty text file.
+What the classes are called is told in `data.yaml` and its like, see `yolo_config.py`.
 
 `data.yaml` gives the splits `train`, `val` and `test` each as a folder, a list of folders, or a
 text file with an image a line, from the folder `path` or its own. Without these, `train.txt` and
@@ -15,11 +15,10 @@ import math
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from loss_attention.data.file_types import is_image
+from loss_attention.data.decoding import is_image
 from loss_attention.data.formats.yolo_config import (
     MOST_BYTES,
     MOST_TEXT,
@@ -36,7 +35,7 @@ from loss_attention.data.formats.yolo_config import (
     split_named_by,
 )
 from loss_attention.data.records import Box, Findings, Part, Record, Source, count
-from loss_attention.data.splits import by_split, split_of
+from loss_attention.data.sample import by_split, split_of
 from loss_attention.data.tree import Tree, open_tree
 from loss_attention.errors import InputError, guarded, printable, quoted
 
@@ -45,29 +44,18 @@ _WHOLE = re.compile(r"\d{1,9}", re.ASCII)
 _NUMBER = re.compile(
     r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?|[+-]?(nan|inf(inity)?)", re.I | re.A
 )
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The images of a YOLO data set, and its data.yaml."""
-
-    images: list[str]
-    config: Config | None
+_LISTS = ("train.txt", "val.txt", "valid.txt", "test.txt")
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_GLOB = re.compile(r"[*?\[\]]")
 
 
 def open_yolo(
     tree: Tree, where: str, masks: bool, _known: str | None
 ) -> tuple[Tree, Source] | None:
-    """Return the images of YOLO's text files, if there are any; see `find_yolo`."""
-    layout = find_yolo(tree, where)
-    return None if layout is None else (tree, read_yolo(tree, layout, where, masks=masks))
-
-
-def find_yolo(tree: Tree, where: str) -> Layout | None:
     """Return the images of a tree, if a data.yaml or text files say that they are YOLO's.
 
     Raises:
-        InputError: they are, and it is not clear which data.yaml is meant.
+        InputError: they are, and it is not clear which data.yaml is meant, or see `_read`.
     """
     images = list(filter(is_image, tree.names))
     texts = [text for image in images if (text := _text_of(image, tree)) is not None]
@@ -77,14 +65,15 @@ def find_yolo(tree: Tree, where: str) -> Layout | None:
     declared = config is not None and (bool(texts) or declares_splits(config))
     if not images or not (certain or named or declared):
         return None
-    return Layout(images, find_config(tree, where, certain=True))
+    config = find_config(tree, where, certain=True)
+    return tree, _read(tree, images, config, where, masks=masks)
 
 
 def open_data_yaml(path: Path, where: str, *, masks: bool) -> tuple[Tree, Source]:
     """Return the files and images of a data.yaml; its `path` is followed wherever it leads.
 
     Raises:
-        InputError: it is none, or see `read_yolo`.
+        InputError: it is none, or see `_read`.
     """
     with guarded(where), path.open("rb") as file:
         content = read_yaml(file.read(MOST_BYTES + 1))
@@ -98,47 +87,45 @@ def open_data_yaml(path: Path, where: str, *, masks: bool) -> tuple[Tree, Source
         *elsewhere.resolve().parents,
     )
     tree = open_tree(elsewhere if outside else home)
-    layout = Layout(
-        list(filter(is_image, tree.names)), Config(path.name, content, base="" if outside else None)
-    )
-    return tree, read_yolo(tree, layout, where, masks=masks)
+    config = Config(path.name, content, base="" if outside else None)
+    images = list(filter(is_image, tree.names))
+    return tree, _read(tree, images, config, where, masks=masks)
 
 
-def read_yolo(tree: Tree, layout: Layout, where: str, *, masks: bool) -> Source:
-    """Return the images that `find_yolo` found.
+def _read(
+    tree: Tree, images: list[str], config: Config | None, where: str, *, masks: bool
+) -> Source:
+    """Return images with what their label files say.
 
     Raises:
         InputError: no names of the classes, or a split that is not there.
     """
-    findings, config = Findings(), layout.config
+    findings = Findings()
     classes, notes = find_classes(tree, config, where)
     if config is not None and "kpt_shape" in config.content:
         raise InputError(
-            f"{where}: {printable(config.name)} declares key points (kpt_shape), which are not "
-            "read; boxes and polygons are"
+            f"{where}: {config.name} declares key points (kpt_shape), which are not read; boxes "
+            "and polygons are"
         )
-    divided = divide(tree, layout.images, config, where, findings)
+    splits, said = _divide(tree, images, config, where, findings)
     rows = _Rows(tree, classes, findings, masks=masks)
     parts, described = [], set()
-    for split, own in divided.splits.items():
+    for split, own in splits.items():
         records = []
         for image in own:
             text = _text_of(image, tree)
             if text is None:
-                findings.add(
-                    image,
-                    f"the image {printable(image)} has no annotation; one without objects has an "
-                    f"empty {printable(_stem(image))}.txt",
-                )
+                empty = f"{posixpath.splitext(posixpath.basename(image))[0]}.txt"
+                what = f"the image {image} has no annotation; one without objects has an empty"
+                findings.add(image, f"{what} {empty}")
                 continue
             described.add(text)
             records.append(rows.record(image, text))
         parts.append(Part(split, records))
-    for text in _alone(tree, layout.images, described):
-        findings.add(text, f"{printable(text)} row 1: its image is missing")
+    for text in _alone(tree, images, described):
+        findings.add(text, f"{text} row 1: its image is missing")
     names = tuple(classes.names.values())
-    source = Source(where, tuple(parts), names, True, notes=(*notes, *divided.notes))
-    return findings.finish(source)
+    return findings.finish(Source(where, tuple(parts), names, True, notes=(*notes, *said)))
 
 
 def _text_of(image: str, tree: Tree) -> str | None:
@@ -153,12 +140,8 @@ def _text_of(image: str, tree: Tree) -> str | None:
     return tree.find(own)
 
 
-def _stem(image: str) -> str:
-    return posixpath.splitext(posixpath.basename(image))[0]
-
-
 def _is_yolo(tree: Tree, text: str) -> bool:
-    """Return whether a text's first line is a whole number and shares."""
+    """Return whether a text's first line is a whole number and fractions."""
     try:
         first = _first_words(tree, text)
     except InputError:
@@ -208,13 +191,11 @@ class _Rows:
 
     def record(self, image: str, text: str) -> Record:
         """Return the record of an image; what is wrong with its label file is noted."""
-        origin, boxes = f"{printable(text)} row", []
+        origin, boxes = f"{text} row", []
         polygons: list[tuple[Any, ...]] = []
-        try:
+        lines: list[str] = []
+        with self.findings.noting(image, text):
             lines = lines_of(self.tree.text(text, MOST_TEXT))
-        except InputError as error:
-            self.findings.add(image, str(error))
-            lines = []
         for row, line in enumerate(lines, start=1):
             words = line.split()
             if not words:
@@ -239,23 +220,20 @@ class _Rows:
 
     def _fault(self, words: list[str]) -> str:
         """Return what is wrong with a row, as the end of a sentence."""
-        if not all(map(_NUMBER.fullmatch, words)):
-            wrong = next(word for word in words if not _NUMBER.fullmatch(word))
-            return f": {quoted(wrong)} is no number; a row is CLASS X Y WIDTH HEIGHT"
+        if wrong := [word for word in words if not _NUMBER.fullmatch(word)]:
+            return f": {quoted(wrong[0])} is no number; a row is CLASS X Y WIDTH HEIGHT"
         numbers = [float(word) for word in words[1:]]
         if not _WHOLE.fullmatch(words[0]):
             return f": class {quoted(words[0])} is no whole number from 0"
         if int(words[0]) not in self.classes.names:
-            return f": class {int(words[0])} has no name in {printable(self.classes.file)}"
+            return f": class {int(words[0])} has no name in {self.classes.file}"
         if len(numbers) == 5:
             return " has five numbers after the class; four are a box (is the last a confidence?)"
         if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
             return " is neither four numbers nor a polygon"
-        far = [word for word in words[1:] if not abs(float(word)) <= 2]  # or NaN
-        if far:
-            wrong = far[0]
-            number = "no finite number" if not math.isfinite(float(wrong)) else "no share of a size"
-            return f": {quoted(wrong)} is {number}; YOLO's run from 0 to 1"
+        if far := [word for word in words[1:] if not abs(float(word)) <= 2]:  # or NaN
+            what = "no fraction of a size" if math.isfinite(float(far[0])) else "no finite number"
+            return f": {quoted(far[0])} is {what}; YOLO's run from 0 to 1"
         return ""
 
 
@@ -267,48 +245,31 @@ def _corners(numbers: list[float]) -> tuple[float, float, float, float]:
     return min(across), min(down), max(across), max(down)
 
 
-_LISTS = ("train.txt", "val.txt", "valid.txt", "test.txt")
-_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
-_GLOB = re.compile(r"[*?\[\]]")
-
-
-@dataclass
-class Divided:
-    """The images of each split, and whether something says so or it was told by folders."""
-
-    splits: dict[str, list[str]]
-    notes: list[str] = field(default_factory=list)
-
-
-def divide(
+def _divide(
     tree: Tree, images: Sequence[str], config: Config | None, where: str, findings: Findings
-) -> Divided:
-    """Return the images of each split: as declared, or else by the names of folders.
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the images of each split, as declared or else by the names of folders, and notes.
 
     Raises:
         InputError: a declared split that is not there.
     """
     if config is not None and declares_splits(config):
-        declared = _Declared(tree, config, where, findings)
-        divided = Divided(declared.splits(), declared.notes)
         said = printable(config.name)
     else:
         lists = [name for name in _LISTS if name in tree.files and _lists_images(tree, name)]
         if not lists:
             found = [(image, split_of(PurePosixPath(image).parent)) for image in images]
-            return Divided(by_split(found, printable, where))
-        keys = {posixpath.splitext(name)[0]: name for name in lists}
-        declared = _Declared(tree, Config("", keys, base=""), where, findings)
-        divided = Divided(declared.splits(), declared.notes)
+            return by_split(found, str, where), []
+        config = Config("", {posixpath.splitext(name)[0]: name for name in lists}, base="")
         said = " and ".join(lists)
-    used = {image for split in divided.splits.values() for image in split}
+    declared = _Declared(tree, config, where, findings)
+    splits, notes = declared.splits(), declared.notes
+    used = {image for split in splits.values() for image in split}
     left = [image for image in images if image not in used]
     if left:
         example = f" ({printable(left[0])}{', say' if len(left) > 1 else ''})"
-        divided.notes.append(
-            f"{count(len(left), 'image')} in no split that {said} names left out{example}"
-        )
-    return divided
+        notes.append(f"{count(len(left), 'image')} in no split that {said} names left out{example}")
+    return splits, notes
 
 
 def _lists_images(tree: Tree, name: str) -> bool:
@@ -323,8 +284,8 @@ class _Declared:
     """The splits of a data.yaml."""
 
     def __init__(self, tree: Tree, config: Config, where: str, findings: Findings) -> None:
-        self.tree, self.config, self.where, self.findings = tree, config, where, findings
-        self.place = f"{where}: {printable(config.name)}" if config.name else where
+        self.tree, self.config, self.findings = tree, config, findings
+        self.place = f"{where}: {config.name}" if config.name else where
         self.notes: list[str] = []
         self.folders = list(dict.fromkeys((self._base(), config.folder, "")))
 
@@ -345,8 +306,8 @@ class _Declared:
                 if written != image and taken.get(image, split) != split:
                     self.findings.add(
                         written,
-                        f"{printable(written)} is the same file as {printable(image)}, by a link: "
-                        "an image belongs to one split",
+                        f"{written} is the same file as {image}, by a link: an image belongs to "
+                        "one split",
                     )
                     continue
                 own[image] = None
@@ -370,9 +331,9 @@ class _Declared:
         elsewhere = self.tree.path / self.config.folder / path
         if "\0" not in path and elsewhere.is_dir():
             raise InputError(
-                f"{self.place}: its path {quoted(path)} lies outside of "
-                f"{printable(str(self.tree.path))}; give --data that folder, or the file "
-                f"{printable(posixpath.basename(self.config.name))} itself, whose path is followed"
+                f"{self.place}: its path {quoted(path)} lies outside of {self.tree.path}; give "
+                f"`data` that folder, or the file {posixpath.basename(self.config.name)} itself, "
+                "whose path is followed"
             )
         self.notes.append(
             f"{printable(self.config.name)} has the path {quoted(path)}, which is not there: its "
@@ -397,27 +358,22 @@ class _Declared:
         plain = entry.replace("\\", "/")
         for written in (entry, plain[3:]) if plain.startswith("../") else (entry,):
             folder = self.tree.find_folder(written, self.folders)
-            if folder is not None:
-                images = self.tree.images_in(folder)
-                if images:
-                    yield from images.items()
-                    return
+            if folder is not None and (images := self.tree.images_in(folder)):
+                yield from images.items()
+                return
             file = self.tree.find(written, self.folders)
-            if file is not None and is_image(file):
-                yield file, file
-                return
             if file is not None:
-                yield from self._listed(file)
+                yield from ((file, file),) if is_image(file) else self._listed(file)
                 return
-        what = f"{self.place}: {key}: {quoted(entry)}" if self.config.name else f"{entry}"
+        what = f"{self.place}: {key}: {quoted(entry)}" if self.config.name else entry
         if _GLOB.search(entry):
             raise InputError(
                 f"{what} is a pattern, which is not read; name the folder, or list its images in a "
                 "text file"
             )
         raise InputError(
-            f"{what} leads to no images in {printable(str(self.tree.path))}; name a folder of "
-            "images, or a text file that lists them"
+            f"{what} leads to no images in {self.tree.path}; name a folder of images, or a text "
+            "file that lists them"
         )
 
     def _listed(self, file: str) -> Iterator[tuple[str, str]]:
@@ -433,7 +389,7 @@ class _Declared:
         if rows and not any(found.values()):
             found = self._from_elsewhere(file, rows) or found
         for row, line in rows.items():
-            image, place = found[row], f"{printable(file)} row {row}"
+            image, place = found[row], f"{file} row {row}"
             if image is None:
                 self.findings.add(line, f"{place}: its image {quoted(line)} is missing")
             elif not is_image(image):
@@ -465,16 +421,15 @@ class _Declared:
             if len(starts) > 1:
                 break
             found = {row: self.tree.find("/".join(w[left:])) for row, w in parts.items()}
-            if all(found.values()) and not self._is_there("/".join(next(iter(starts)))):
+            (start,) = map("/".join, starts)
+            absolute = start.startswith("/") and "\0" not in start
+            if all(found.values()) and not (absolute and Path(start).is_dir()):
                 self.notes.append(
-                    f"{printable(file)} has paths from {quoted('/'.join(*starts))}, which is not "
-                    f"there: they are taken from {printable(str(self.tree.path))}"
+                    f"{printable(file)} has paths from {quoted(start)}, which is not there: they "
+                    f"are taken from {printable(str(self.tree.path))}"
                 )
                 return found
         return {}
-
-    def _is_there(self, folder: str) -> bool:
-        return folder.startswith("/") and "\0" not in folder and Path(folder).is_dir()
 
     def _refuse_remote(self, key: str, entry: str) -> None:
         if _URL.match(entry):

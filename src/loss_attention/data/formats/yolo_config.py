@@ -16,18 +16,18 @@ from typing import Any
 import yaml
 
 from loss_attention.data.records import count
-from loss_attention.data.splits import SPLITS
+from loss_attention.data.sample import SPLITS
 from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError, guarded, printable, quoted
 
-YAML = (".yaml", ".yml")
 _NAME_FILES = ("classes.txt", "_darknet.labels")
-_NAME_SUFFIX = ".names"
 _MOST_YAML = 20  # files of that kind looked into
 MOST_TEXT = 2**24
 """A label file, list or file of names of more bytes than this is refused."""
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 _NOTHING = ("", "~", "null", "Null", "NULL", "None")
+MOST_BYTES = 2**20
+_MOST_DEEP = 20
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ def find_config(tree: Tree, where: str, *, certain: bool) -> Config | None:
     """
     found: dict[str, Mapping[str, Any]] = {}
     broken: InputError | None = None
-    files = [name for name in tree.names if name.lower().endswith(YAML)]
+    files = [name for name in tree.names if name.lower().endswith((".yaml", ".yml"))]
     for name in sorted(files, key=lambda name: (name.count("/"), name))[:_MOST_YAML]:
         try:
-            with guarded(f"{where}: {printable(name)}"):
+            with guarded(f"{where}: {name}"):
                 content = read_yaml(tree.read(name, MOST_TEXT))
         except InputError as error:
             broken = broken or error
@@ -87,9 +87,8 @@ def find_config(tree: Tree, where: str, *, certain: bool) -> Config | None:
     for other in others:
         if certain and found[other] != found[first]:
             raise InputError(
-                f"{where}: {printable(first)} and {printable(other)} both describe the data, in "
-                f"different ways; name the one that is meant: --data {printable(str(tree.path))}/"
-                f"{printable(other)}"
+                f"{where}: {first} and {other} both describe the data, in different ways; name the "
+                f"one that is meant: `data` {tree.path}/{other}"
             )
     return Config(first, found[first], posixpath.dirname(first))
 
@@ -128,11 +127,14 @@ def find_classes(tree: Tree, config: Config | None, where: str) -> tuple[Classes
                 f"the classes are those that {printable(config.name)} names; "
                 f"{printable(listed.file)}, which names others, is not used"
             )
-    place = f"{where}: {printable(classes.file)}"
+    place = f"{where}: {classes.file}"
     if not classes.names:
         raise InputError(f"{place} names no class")
-    if config is not None:
-        _require_count(config, classes, where)
+    if config is not None and not _may_count(config, classes):
+        raise InputError(
+            f"{where}: {config.name} says nc: {quoted(config.content['nc'])[1:-1]}, and "
+            f"{classes.file} names {count(len(classes.names), 'class')}"
+        )
     first: dict[str, int] = {}
     for number, name in classes.names.items():
         if first.setdefault(name, number) != number:
@@ -143,8 +145,7 @@ def find_classes(tree: Tree, config: Config | None, where: str) -> tuple[Classes
 
 
 def _names(tree: Tree, config: Config, where: str) -> dict[int, str]:
-    place = f"{where}: {printable(config.name)}"
-    given = config.content["names"]
+    place, given = f"{where}: {config.name}", config.content["names"]
     if isinstance(given, list):
         pairs = list(enumerate(given))
     elif isinstance(given, dict):
@@ -152,7 +153,7 @@ def _names(tree: Tree, config: Config, where: str) -> dict[int, str]:
         for key, name in given.items():
             if not _NUMBER.fullmatch(key.strip()):
                 swapped = isinstance(name, str) and _NUMBER.fullmatch(name.strip())
-                hint = f"; write {name}: {printable(key)[:60]}" if swapped else ""
+                hint = f"; write {name}: {key[:60]}" if swapped else ""
                 raise InputError(f"{place}: names has {quoted(key)}, which is no number{hint}")
             pairs.append((int(key), name))
     else:
@@ -174,19 +175,15 @@ def _names(tree: Tree, config: Config, where: str) -> dict[int, str]:
     return {number: name for number, name in sorted(found.items()) if name.strip()}
 
 
-def _require_count(config: Config, classes: Classes, where: str) -> None:
-    stated = config.content.get("nc")
-    if not is_given(stated):
-        return
+def _may_count(config: Config, classes: Classes) -> bool:
+    """Return whether a data.yaml's count of the classes, if it has one, is theirs."""
+    stated, given = config.content.get("nc"), config.content.get("names")
     possible = {len(classes.names), max(classes.names) + 1}
-    given = config.content.get("names")
     if isinstance(given, (list, dict)):
         possible.add(len(given))
-    if not (isinstance(stated, str) and _NUMBER.fullmatch(stated) and int(stated) in possible):
-        raise InputError(
-            f"{where}: {printable(config.name)} says nc: {quoted(stated)[1:-1]}, and "
-            f"{printable(classes.file)} names {count(len(classes.names), 'class')}"
-        )
+    if not is_given(stated):
+        return True
+    return isinstance(stated, str) and bool(_NUMBER.fullmatch(stated)) and int(stated) in possible
 
 
 def _listed_classes(tree: Tree, where: str) -> Classes | None:
@@ -199,17 +196,14 @@ def _listed_classes(tree: Tree, where: str) -> Classes | None:
         if found is None:
             found = Classes(name, names)
         elif names != found.names:
-            raise InputError(
-                f"{where}: {printable(found.file)} and {printable(name)} name different classes; "
-                "keep one"
-            )
+            raise InputError(f"{where}: {found.file} and {name} name different classes; keep one")
     return found
 
 
 def names_classes(name: str) -> bool:
     """Return whether a file is called like one that names classes."""
     base = posixpath.basename(name).lower()
-    return base in _NAME_FILES or base.endswith(_NAME_SUFFIX)
+    return base in _NAME_FILES or base.endswith(".names")
 
 
 def _lines_of_names(tree: Tree, file: str) -> dict[int, str]:
@@ -232,10 +226,6 @@ def split_named_by(key: str) -> str:
 def is_given(value: Any) -> bool:
     """Return whether a key of a data.yaml has a value."""
     return value is not None and value != [] and not (isinstance(value, str) and value in _NOTHING)
-
-
-MOST_BYTES = 2**20
-_MOST_DEEP = 20
 
 
 def read_yaml(content: bytes) -> Any:

@@ -1,0 +1,209 @@
+"""Whether the library works on this machine's GPU, and how fast it is there: ten minutes at most.
+
+    python benchmarks/gpu.py                   # every head, some tests, images a second
+    python benchmarks/gpu.py --data DATA       # and cifar10-fast on DATA, as of train --data
+    python benchmarks/gpu.py --minutes 5       # begin nothing after so many
+
+Every head is trained for some steps on images that are made up, evaluated and explained by the
+commands a user would type, and its outputs and gradients are held against the CPU's. Prints a line
+for each check, at last the images a second as Markdown. Exit code 0: all is well; 1: something is
+not; 2: there is no CUDA device. `make bench` measures the step in full.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from measuring import typed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from loss_attention.models import PatchClassifier
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = ("tests/data/test_augmentation.py", "tests/training/test_loop.py", "tests/heads")
+"""Those that move images to a GPU, or take one where there is one."""
+LONGEST_TESTS = 240
+SMALL = (
+    *("--image-size", "32", "--width", "0.1", "--strided-layers", "1", "6", "--patch-kernel", "3"),
+    *("--patch-stride", "1", "--epochs", "2", "--batch-size", "8"),
+)
+TOLERANCE = 1e-3
+"""Of what the GPU and the CPU compute in float32, over the largest of the CPU's."""
+
+
+def main() -> None:
+    """Do every check that there is time for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", help="train cifar10-fast on it, too")
+    parser.add_argument("--minutes", type=float, default=10, help="begin no check after so many")
+    given = parser.parse_args()
+    import torch
+
+    if not torch.cuda.is_available():
+        print("no CUDA device", file=sys.stderr)
+        sys.exit(2)
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
+    with tempfile.TemporaryDirectory() as folder:
+        sys.exit(not passed(checks(Path(folder), given.data), 60 * given.minutes))
+
+
+def checks(folder: Path, data: str | None) -> dict[str, Callable[[], str]]:
+    """Return every check by its name; it returns what is to be said, and raises what is wrong."""
+    from loss_attention.heads.catalog import HEADS
+
+    images = made_up(folder / "images")
+    found: dict[str, Callable[[], str]] = {}
+    for head in HEADS:
+        found[f"{head}: as on the CPU"] = partial(agreement, head, "cuda")
+        found[f"{head}: train, evaluate, explain"] = partial(
+            commands, head, images, folder / head, "cuda"
+        )
+    found["images a second, training"] = speed
+    found["tests"] = tests
+    if data is not None:
+        found["cifar10-fast"] = partial(cifar10_fast, data, folder / "cifar10-fast")
+    return found
+
+
+def passed(all_checks: dict[str, Callable[[], str]], seconds: float) -> bool:
+    """Do checks until so many seconds are over; print what came of each, and whether all passed."""
+    begun, well = time.monotonic(), True
+    for name, check in all_checks.items():
+        started = time.monotonic()
+        if started - begun > seconds:
+            print(f"{name}: left out, no time", flush=True)
+            continue
+        try:
+            said = check()
+        except Exception as error:  # whatever it is, the others are of interest
+            well, said = False, f"FAILED: {type(error).__name__}: {error}"
+        print(f"{name}: {said} [{time.monotonic() - started:.1f} s]", flush=True)
+    print("all is well" if well else "something is not well")
+    return well
+
+
+def made_up(folder: Path) -> Path:
+    """Make 48 images of two classes, dark and light."""
+    import numpy as np
+    from PIL import Image
+
+    chance = np.random.default_rng(0)
+    for name, level in (("dark", 60), ("light", 180)):
+        (folder / name).mkdir(parents=True)
+        for number in range(24):
+            pixels = level + chance.integers(-50, 50, (32, 32, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number}.png")
+    return folder
+
+
+def commands(head: str, images: Path, run: Path, accelerator: str) -> str:
+    """Train a head on images, evaluate it once more and explain one of them."""
+    place = ("--accelerator", accelerator)
+    image, explained = images / "dark" / "0.png", run.with_name(f"{run.name}-explained")
+    train = ("train", "folder", "--data", str(images), "--head", head, *SMALL, "--out", str(run))
+    lines = [train, ("evaluate", str(run))]
+    if head != "baseline":  # it has no patches that a heat map could be of
+        lines.append(("explain", str(run), str(image), "--out", str(explained)))
+    for words in lines:
+        code, said = typed(*words, *place)
+        if code:
+            raise RuntimeError(f"{words[0]} ended with {code}: {said}")
+    return "done"
+
+
+def agreement(head: str, device: str) -> str:
+    """Hold logits, heat maps and gradients of a head on a device against those on the CPU."""
+    import torch
+
+    import loss_attention as la
+
+    torch.manual_seed(0)
+    here = la.create_model(
+        "resnet18", head=head, num_classes=5, width=0.1, image_size=(32, 32)
+    ).eval()
+    there = copy.deepcopy(here).to(device)
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    tf32, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    try:
+        pairs = list(zip(outcomes(here, images), outcomes(there, images.to(device)), strict=True))
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32
+    worst = max(
+        float((theirs.cpu() - mine).abs().max() / mine.abs().max()) for mine, theirs in pairs
+    )
+    if not worst <= TOLERANCE:  # NaN is no agreement
+        raise RuntimeError(f"differs by {worst:.1e} of the largest value")
+    return f"differs by {worst:.1e} of the largest value"
+
+
+def outcomes(model: PatchClassifier, images: Tensor) -> list[Tensor]:
+    """Return a model's logits, the gradients of its parameters and, if it has them, heat maps."""
+    import torch
+
+    found = model(images)
+    loss = torch.nn.functional.cross_entropy(found.logits, torch.arange(4, device=images.device))
+    gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    together = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
+    kinds = [found.logits.detach(), together]
+    return kinds if not hasattr(found, "grid") else [*kinds, model.explain(images).heat_maps]
+
+
+def speed() -> str:
+    """Return images a second of training the paper's networks, on the GPU and on the CPU."""
+    import torch
+    from workloads import Ours, Setting
+
+    from loss_attention.attribution.measures import take_turns
+
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    on_gpu = Setting(accelerator="cuda", precision="bf16", batch=128)
+    lines = ["| training | GPU, images/s | CPU, images/s | times |", "| --- | ---: | ---: | ---: |"]
+    for head in ("loss-attention", "capsule-loss-attention"):
+        fast = median(take_turns([Ours(replace(on_gpu, head=head)).step], 20, gpu, warm_up=5)[0])
+        small = Setting(head=head, batch=16)
+        slow = median(take_turns([Ours(small).step], 1, cpu, warm_up=1)[0])
+        rates = on_gpu.batch / fast, small.batch / slow
+        ratio = rates[0] / rates[1]
+        lines.append(f"| {head} | {rates[0]:,.0f} | {rates[1]:,.1f} | {ratio:,.0f} |")
+    return "\n".join(["", *lines, ""])
+
+
+def tests() -> str:
+    """Run the tests that make sense with a GPU."""
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
+    done = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_TESTS, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout[-3000:]}")
+    return done.stdout.strip().splitlines()[-1]
+
+
+def cifar10_fast(data: str, run: Path) -> str:
+    """Train the recipe on CIFAR-10, and return what it reached."""
+    words = ("train", "cifar10-fast", "--data", data, "--accelerator", "cuda", "--out", str(run))
+    code, said = typed(*words)
+    if code:
+        raise RuntimeError(f"train ended with {code}: {said}")
+    measures = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["measures"]
+    seconds = json.loads((run / "run.json").read_text(encoding="utf-8"))["train_seconds"]
+    accuracy = next(measure["value"] for measure in measures if measure["name"] == "accuracy")
+    return f"accuracy {accuracy:.4f} after {seconds:.0f} s of training"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,449 @@
+"""The pages in results/ that people read, made from the JSON files beside them.
+
+results/README.md has the measured figures of every subject, SUBJECT.md what explanations are worth.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from loss_attention.terminal import markdown_table
+from loss_attention.training.environment import shown_precision
+
+SHOWN = (
+    ("accuracy", "accuracy"),
+    ("patch_precision", "patch precision"),
+    ("patch_recall", "patch recall"),
+    ("patch_f", "patch F"),
+    ("weight_inside", "weight inside the box"),
+    ("evidence_inside", "evidence inside the box"),
+    ("pointing_game", "pointing game"),
+    ("box_ap", "box AP"),
+    ("spread_box_ap", "box AP of the map's spread"),
+)
+
+
+ABSENT = "-"
+
+
+def write_summary(folder: Path) -> None:
+    """Write results/README.md from what has been measured so far."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    parts = [
+        "# Results",
+        "Measured by `benchmarks/run.py` (`make results`), which also writes this page; the JSON "
+        "files beside it hold every figure with its floors, versions and hardware. Mean ± sample "
+        "standard deviation over seeds. Speed and memory beside the targets (`make bench`), and "
+        f"how a step grows (`python benchmarks/growth.py`): {_bench_pages(folder / 'bench')}.",
+    ]
+    for name, describe in (
+        ("digits", _digits),
+        ("cifar10-small", _cifar10),
+        ("demo", _demo),
+        ("interpreting", _interpreting),
+        ("tiny-imagenet", _tiny_imagenet),
+        ("coco", _interpreting),
+        ("startup", _startup),
+        ("explaining", _explaining),
+        ("reliability", _reliability),
+    ):
+        if name in found:
+            parts += [f"## {name}", *describe(found[name]), _stand(found[name])]
+    (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _bench_pages(folder: Path) -> str:
+    """Return links to what was measured there; the notes are part of the other pages."""
+    pages = [path for path in sorted(folder.glob("*.md")) if not path.stem.endswith("-notes")]
+    return ", ".join(f"[{path.stem}](bench/{path.name})" for path in pages) or "nothing yet"
+
+
+def _digits(figures: dict[str, Any]) -> list[str]:
+    took = [
+        ("whole command, seconds", "whole_command_seconds"),
+        ("peak memory, MiB", "peak_memory_mib"),
+    ]
+    return [_commands(figures["runs"]), _beside_its_twin(figures["runs"], took)]
+
+
+def _beside_its_twin(runs: list[dict[str, Any]], took: Sequence[tuple[str, str]]) -> str:
+    """Return the table of loss-attention and its mean-pooling twin, with floors."""
+    heads = ("loss-attention", "mean")
+    by_head = {head: [run for run in runs if run["head"] == head] for head in heads}
+    lines = [
+        "| measure | loss-attention | mean-pooling twin | floors |",
+        "| --- | ---: | ---: | --- |",
+    ]
+    for name, label in SHOWN:
+        cells = [spread([value_of(run, name) for run in by_head[head]]) for head in heads]
+        lines.append(
+            f"| {label} | {cells[0]} | {cells[1]} | {floors_of(by_head[heads[0]], name)} |"
+        )
+    for label, name in (("training, seconds", "training_seconds"), *took):
+        lines.append(_row(label, by_head, heads, name))
+    return "\n".join(lines)
+
+
+def _row(label: str, by_head: dict[str, Any], heads: Sequence[str], name: str) -> str:
+    cells = [spread([run[name] for run in by_head[head]], digits=0) for head in heads]
+    return f"| {label} | {cells[0]} | {cells[1]} | |"
+
+
+def _demo(figures: dict[str, Any]) -> list[str]:
+    return [
+        f"`{figures['command']}`: {figures['seconds']:.0f} seconds, report of "
+        f"{figures['report_mib']:.1f} MiB, peak memory of its largest process "
+        f"{figures['peak_memory_mib']:.0f} MiB. Seed 0, {figures['runs'][0]['source']}.",
+        _beside_its_twin(figures["runs"], []),
+        "The end of what it printed:",
+        "```\n" + "\n".join(line.rstrip() for line in figures["output"]) + "\n```",
+    ]
+
+
+def _startup(figures: dict[str, Any]) -> list[str]:
+    named = [
+        ("loss-attention --help", "help_seconds"),
+        ("import loss_attention", "import_seconds"),
+        ("import loss_attention and its models", "import_with_models_seconds"),
+        ("import torch", "import_torch_seconds"),
+        ("Python doing nothing", "python_seconds"),
+    ]
+    lines = ["| what | seconds, median of nine |", "| --- | ---: |"]
+    return ["\n".join(lines + [f"| {label} | {figures[name]:.2f} |" for label, name in named])]
+
+
+def _interpreting(figures: dict[str, Any]) -> list[str]:
+    heads = " and ".join(dict.fromkeys(run["head"] for run in figures["runs"]))
+    data = " and ".join(dict.fromkeys(run["recipe"] for run in figures["runs"]))
+    page = figures["command"].split()[-1] + ".md"
+    return [
+        f"`{figures['command']}`: what explanations of {heads} on {data} are worth, every method "
+        f"on the same networks: [{page}]({page}).",
+        *figures["remarks"].values(),
+    ]
+
+
+def _cifar10(figures: dict[str, Any]) -> list[str]:
+    runs = figures["runs"]
+    rows = [
+        ("accuracy", [value_of(run, "accuracy") for run in runs], 4),
+        *(
+            (f"{measure['label']}, {method}", [_compared(run, method, name) for run in runs], 3)
+            for name, measure in runs[0]["comparison"]["measures"].items()
+            if name in runs[0]["comparison"]["mosaics"]
+            for method in runs[0]["comparison"]["methods"]
+        ),
+        ("training, minutes", [run["training_seconds"] / 60 for run in runs], 1),
+        ("parameters, millions", [run["parameters"] / 1e6 for run in runs], 2),
+        ("peak memory, MiB", [run.get("peak_memory_mib") for run in runs], 0),
+    ]
+    lines = ["| measure | loss-attention |", "| --- | ---: |"]
+    lines += [f"| {label} | {spread(values, digits)} |" for label, values, digits in rows]
+    return [*_interpreting(figures), "\n".join(lines)]
+
+
+def _compared(run: dict[str, Any], method: str, name: str) -> float | None:
+    figure = run["comparison"]["methods"][method]["figures"].get(name)
+    value: float | None = figure and figure["value"]
+    return value
+
+
+def _tiny_imagenet(figures: dict[str, Any]) -> list[str]:
+    return [*_interpreting(figures), _beside_its_twin(figures["runs"], [])]
+
+
+def _explaining(figures: dict[str, Any]) -> list[str]:
+    heads = list(figures["models"][0]["ratios"])
+    lines = [
+        f"| model | forward pass, ms an image | {' | '.join(heads)} |",
+        f"| --- | ---: |{' ---: |' * len(heads)}",
+    ]
+    for row in figures["models"]:
+        cells = [
+            ABSENT if row["ratios"][name] is None else f"{row['ratios'][name]:.3f}"
+            for name in heads
+        ]
+        lines.append(
+            f"| {row['model']} | {1000 * row['forward_seconds']:.2f} | {' | '.join(cells)} |"
+        )
+    return [figures["about"], "\n".join(lines)]
+
+
+def _reliability(figures: dict[str, Any]) -> list[str]:
+    rows = [row for part in figures["parts"].values() for row in part["rows"]]
+    tried, good = (sum(row[name] for row in rows) for name in ("tried", "good"))
+    return [
+        f"What goes wrong on purpose, and what became of it: {good:,} of {tried:,} ended as they "
+        "should, see [reliability.md](reliability.md)."
+    ]
+
+
+def _commands(runs: list[dict[str, Any]]) -> str:
+    listed = dict.fromkeys(run["command"] for run in runs)
+    return "```\n" + "\n".join(listed) + "\n```"
+
+
+def _stand(figures: dict[str, Any]) -> str:
+    machine, versions = figures["hardware"], figures["versions"]
+    return (
+        f"Measured {figures['measured']} on {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine.get('memory_gib', '?')} GiB, {machine['device']}, "
+        f"{shown_precision(machine['precision'])}; "
+        f"Python {versions['python']}, torch {versions['torch']}."
+    )
+
+
+def value_of(run: dict[str, Any], name: str) -> float | None:
+    """Return a figure of a run, None where it does not have it."""
+    for measure in run["measures"]:
+        if measure["name"] == name:
+            value: float | None = measure["value"]
+            return value
+    return None
+
+
+def floors_of(runs: Sequence[dict[str, Any]], name: str) -> str:
+    """Return what the floors of a figure score."""
+    floors: dict[str, list[float | None]] = {}
+    for run in runs:
+        for measure in run["measures"]:
+            if measure["name"] == name:
+                for label, value in measure["floors"].items():
+                    floors.setdefault(label, []).append(value)
+    return "; ".join(f"{label} {spread(values)}" for label, values in floors.items())
+
+
+def spread(values: Sequence[float | None], digits: int = 3) -> str:
+    """Return the mean of what is known and, of several, their sample standard deviation."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    mean = f"{statistics.mean(known):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else mean
+
+
+ARROWS = {True: "\N{UPWARDS ARROW}", False: "\N{DOWNWARDS ARROW}"}
+SHOWN_HEADS = {"loss-attention": "loss-attention", "mean": "mean pooling"}
+COSTS = ("seconds", "time_ratio")
+BESIDE = ("evidence", "contrast", "grad-cam")
+"""The methods of both networks that stand side by side."""
+
+Run = dict[str, Any]
+
+
+class Column(NamedTuple):
+    """A method on some networks."""
+
+    title: str
+    runs: Sequence[Run]
+    method: str
+
+
+def write_page(subject: str, folder: Path) -> Path:
+    """Write SUBJECT.md from the JSON beside it, and return its path."""
+    figures = json.loads((folder / f"{subject}.json").read_text(encoding="utf-8"))
+    path = folder / f"{subject}.md"
+    path.write_text(interpreting_page(figures), encoding="utf-8")
+    return path
+
+
+def interpreting_page(figures: dict[str, Any]) -> str:
+    """Return the whole page."""
+    parts = ["# What explanations of the same networks are worth", _about(figures)]
+    if figures["part"] < 1:
+        parts.append(
+            f"**Tried with {figures['part']:.0%} of the whole: no figure here says anything.**"
+        )
+    for name in dict.fromkeys(run["recipe"] for run in figures["runs"]):
+        runs = [run for run in figures["runs"] if run["recipe"] == name]
+        parts += _study(name, runs, figures["remarks"].get(name, ""))
+    return "\n\n".join([*parts, _compared_on(figures)]) + "\n"
+
+
+def _about(figures: dict[str, Any]) -> str:
+    heads = dict.fromkeys(SHOWN_HEADS[run["head"]] for run in figures["runs"])
+    return (
+        f"`{figures['command']}` trains {' and '.join(heads)} on the same data, and measures on "
+        "each network what methods of explanation say of the same test images. What the measures "
+        "and methods are, and what they do not say, is in "
+        "[comparing.md](../docs/comparing.md)."
+    )
+
+
+def _study(name: str, runs: Sequence[Run], remark: str) -> list[str]:
+    by_head = {
+        head: [run for run in runs if run["head"] == head]
+        for head in dict.fromkeys(run["head"] for run in runs)
+    }
+    seeds = sorted({run["seed"] for run in runs})
+    listed = dict.fromkeys(command for run in runs for command in run["commands"])
+    parts = [
+        f"## {name}",
+        "```\n" + "\n".join(listed) + "\n```",
+        f"Data: {runs[0]['source']}"
+        + (" and likewise with each seed" if len(seeds) > 1 else "")
+        + f". Seeds: {', '.join(map(str, seeds))}; the seed decides what is drawn of the data, the "
+        "weights and which images are explained." + (f" {remark}" if remark else ""),
+        "### The networks",
+        f"All {runs[0]['test_images']:,} test images. Mean"
+        + (" ± sample standard deviation over seeds." if len(seeds) > 1 else " of one seed.")
+        + " All 0 to 1.",
+        _networks(by_head),
+        "### Explanations side by side",
+        _errors(len(seeds)),
+        _table(
+            [
+                *(
+                    Column(f"{SHOWN_HEADS[head]}: {method}", found, method)
+                    for head, found in by_head.items()
+                    for method in BESIDE
+                    if method in found[0]["comparison"]["methods"]
+                ),
+                *_floor_columns(next(iter(by_head.values()))),
+            ]
+        ),
+    ]
+    for head, found in by_head.items():
+        parts += [
+            f"### All methods on {SHOWN_HEADS[head]}",
+            _table([*_method_columns(found), *_floor_columns(found)]),
+            _counts(found),
+        ]
+        slow = [run | {"comparison": run["slow_comparison"]} for run in found if _has_slow(run)]
+        if slow:
+            parts += [
+                f"### The slow methods on {SHOWN_HEADS[head]}, others on the same images",
+                _table([*_method_columns(slow), *_floor_columns(slow)]),
+                _counts(slow),
+            ]
+    return parts
+
+
+def _has_slow(run: Run) -> bool:
+    return run.get("slow_comparison") is not None
+
+
+def _networks(by_head: dict[str, list[Run]]) -> str:
+    """Return what `evaluate` measured of both networks, and what the floors score."""
+    first = next(iter(by_head.values()))
+    lines = []
+    for measure in first[0]["measures"]:
+        name = measure["name"]
+        cells = [spread([value_of(run, name) for run in found]) for found in by_head.values()]
+        oracle = " (oracle)" if name.endswith("_oracle") else ""
+        label = f"{measure['label']}{oracle} {ARROWS[measure['higher_is_better']]}"
+        lines.append([label, *cells, floors_of(first, name)])
+    for key, label in (
+        ("training_seconds", "training, seconds"),
+        ("train_command_seconds", "training and evaluation, seconds"),
+        ("compare_command_seconds", "comparison, seconds"),
+        ("compare_slow_command_seconds", "comparison of the slow methods, seconds"),
+        ("peak_memory_mib", "peak memory of training, MiB"),
+    ):
+        # Of some seeds alone, a whole could seem to take less time than its part of all.
+        if all(run.get(key) is not None for found in by_head.values() for run in found):
+            cells = [spread([run.get(key) for run in found], 0) for found in by_head.values()]
+            lines.append([label, *cells, ""])
+    headings = ["measure", *(SHOWN_HEADS[head] for head in by_head), "floors"]
+    return markdown_table(headings, lines, "l".ljust(1 + len(by_head), "r") + "l")
+
+
+def _errors(seeds: int) -> str:
+    error = "\N{PLUS-MINUS SIGN} the standard error of the mean over images"
+    if seeds > 1:
+        error = f"Mean over seeds {error} of all seeds, or over seeds where that is larger"
+    return (
+        f"{error}. \N{UPWARDS ARROW} higher is better, \N{DOWNWARDS ARROW} lower. Floors know "
+        "nothing of the model; those here are of the first network, as its patches decide what is "
+        "random."
+    )
+
+
+def _table(columns: Sequence[Column]) -> str:
+    measures = columns[0].runs[0]["comparison"]["measures"]
+    lines = []
+    for name, measure in measures.items():
+        label = f"{measure['label']} {ARROWS[measure['higher_is_better']]}"
+        cells = [_cell(column, name) for column in columns]
+        lines.append([label, *cells])
+    return markdown_table(["measure", *(column.title for column in columns)], lines)
+
+
+def _cell(column: Column, measure: str) -> str:
+    found = [
+        run["comparison"]["methods"].get(column.method, {"figures": {}})["figures"].get(measure)
+        for run in column.runs
+    ]
+    known = [figure for figure in found if figure is not None]
+    if not known:
+        return ABSENT
+    value = statistics.mean(figure["value"] for figure in known)
+    if measure in COSTS:
+        return f"{value:.2g}" if measure == "seconds" else f"{value:.2f}"
+    error = standard_error(
+        [figure["value"] for figure in known], [figure["standard_error"] for figure in known]
+    )
+    return f"{value:.3f}" + ("" if error is None else f" ± {error:.3f}")
+
+
+def standard_error(values: Sequence[float], errors: Sequence[float | None]) -> float | None:
+    """Return the error of the mean over networks: from their images, or from how they differ.
+
+    Each network has images of its own, so both estimate it; few networks estimate it badly, and
+    the larger one is taken.
+
+    Args:
+        values: a figure of each network.
+        errors: its standard error over images; None where there is one image.
+    """
+    over_images = None
+    if None not in errors:
+        over_images = math.sqrt(sum(error**2 for error in errors if error is not None)) / len(
+            errors
+        )
+    over_networks = None
+    if len(values) > 1:
+        over_networks = statistics.stdev(values) / math.sqrt(len(values))
+    return max((e for e in (over_images, over_networks) if e is not None), default=None)
+
+
+def _floor(method: str, runs: Sequence[Run]) -> bool:
+    floor: bool = runs[0]["comparison"]["methods"][method]["floor"]
+    return floor
+
+
+def _method_columns(runs: Sequence[Run]) -> list[Column]:
+    methods: Iterable[str] = runs[0]["comparison"]["methods"]
+    return [Column(m, runs, m) for m in methods if not _floor(m, runs)]
+
+
+def _floor_columns(runs: Sequence[Run]) -> list[Column]:
+    methods: Iterable[str] = runs[0]["comparison"]["methods"]
+    return [Column(f"floor: {m}", runs, m) for m in methods if _floor(m, runs)]
+
+
+def _counts(runs: Sequence[Run]) -> str:
+    """Return how many images and mosaics the figures are of, and what could not be measured."""
+    first = runs[0]["comparison"]
+    each = " a network" if len(runs) > 1 else ""
+    words = f"Of {first['images']} images{each}, {first['boxed_images']} with a box of their class"
+    for name, count in first["mosaics"].items():
+        words += f"; {count} mosaics of {first['measures'][name]['label'].split(', ')[1]}"
+    left_out = "; ".join(f"{name} ({why})" for name, why in first["left_out"].items())
+    return words + "." + (f" Not possible with this network: {left_out}." if left_out else "")
+
+
+def _compared_on(figures: dict[str, Any]) -> str:
+    comparison = figures["runs"][0]["comparison"]
+    machine, versions = comparison["hardware"], comparison["versions"]
+    return (
+        f"Written {figures['measured']}; measured on {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine.get('memory_gib', '?')} GiB, {machine['device']}, comparisons in float32, "
+        f"training in {shown_precision(figures['hardware']['precision'])}; loss-attention "
+        f"{comparison['loss_attention']}, Python {versions['python']}, torch {versions['torch']}."
+    )

@@ -1,0 +1,504 @@
+"""The subcommands: each a function, whose parameters are its options and docstring its help.
+
+All of them take the console first, and return the exit code. What is imported at the top is light;
+torch and what stands on it load within.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from loss_attention.cli.options import Device, Flat, Run, fail
+from loss_attention.errors import InputError, printable
+from loss_attention.interruption import Interrupted, RunStopped
+from loss_attention.training.recipe import Recipe, RunOptions
+from loss_attention.training.recipes import RECIPES
+from loss_attention.training.recipes import recipe as find_recipe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from loss_attention.runs import FinishedRun
+
+MEAN_POOLING = "mean-pooling"
+"""What a demo calls the mean-pooling counterpart, and the folder of its run."""
+MOST_LINES = 50
+"""Of each kind of fault in a data set so many are printed."""
+COMPARISON_FILES = ("comparison.json", "comparison.md", "maps.png")
+
+
+def train(
+    console: Console,
+    recipe: Annotated[Recipe, Flat],
+    hardware: Annotated[RunOptions, Flat] = RunOptions(),  # noqa: B008 (it is frozen)
+    out: Path | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Train, checkpoint, evaluate and report. Every field of the recipe is an option.
+
+    Args:
+        out: The run's folder; runs/NAME if not given.
+        overwrite: Replace the run that is in the folder already.
+    """
+    if not recipe.data:
+        raise InputError(f"the recipe {recipe.name} needs --data: a folder of images, or a hub id")
+    from loss_attention import run_data, runs
+    from loss_attention.training.job import begin_run
+    from loss_attention.training.processes import leads
+    from loss_attention.training.run_folder import RunFolder
+
+    run = RunFolder(out or Path("runs") / recipe.name, writes=leads(hardware))
+    console.quiet = not run.writes
+    with run.claimed(overwrite=overwrite):
+        splits = run_data.load_data(recipe, console, hardware)
+        model = begin_run(run, recipe, splits, hardware)
+        with runs.resumable(run):
+            runs.finish(run, splits, console, hardware.accelerator, model).report(console)
+    return 0
+
+
+def resume(
+    console: Console, run: Run, data: str | None = None, learning_rate: float | None = None
+) -> int:
+    """Continue an interrupted run on what it began on; evaluate and report.
+
+    A finished run is only evaluated again.
+
+    Args:
+        data: Where the run's data lies now, if it has moved.
+        learning_rate: The schedule's highest learning rate for what is left to train: a lower one
+            after the loss became NaN. None: the recipe's.
+    """
+    from loss_attention import run_data, runs
+    from loss_attention.data.loading import recorded
+    from loss_attention.terminal import say_line
+    from loss_attention.training.environment import count_devices
+    from loss_attention.training.job import change_learning_rate
+    from loss_attention.training.processes import leads
+    from loss_attention.training.run_folder import RunFolder
+
+    writes = leads(RunFolder.open(run).options())
+    console.quiet = not writes
+    with (
+        runs.opened_to_write(run, console, writes=writes) as folder,
+        runs.resumable(folder),
+    ):
+        if learning_rate is not None:
+            change_learning_rate(folder, learning_rate, partial(say_line, console))
+        accelerator = folder.options().accelerator
+        if not count_devices("cpu" if accelerator == "auto" else accelerator):
+            if not folder.facts().get("finished"):
+                raise InputError(
+                    f"{run} began on a GPU and torch finds none here: resume it on one"
+                )
+            accelerator = "auto"  # the whole run has come here from another machine
+        splits = run_data.own_data(folder, console, data=data)
+        if data is not None:
+            folder.note(data=recorded(data, run))
+        runs.finish(folder, splits, console, accelerator).report(console)
+    return 0
+
+
+def evaluate(
+    console: Console,
+    run: Run,
+    data: str | None = None,
+    classes: tuple[str, ...] = (),
+    skip_broken: bool = False,
+    masks: bool = False,
+    accelerator: Device = "auto",
+) -> int:
+    """Accuracy and localisation on the test split, each beside its trivial baselines.
+
+    The scores of the run's own data are written to the run's folder, too. What needs a threshold
+    takes it from the run's own validation images either way.
+
+    Args:
+        data: Other data than the run's own, with classes of the model, matched by name.
+        classes: Of other data measure these classes of the model alone.
+        skip_broken: Of other data leave out images that something is wrong with or whose class the
+            model does not know, and say how many.
+        masks: Read the masks of objects too, to measure against, where the run was trained
+            without.
+    """
+    from loss_attention import run_data, runs
+    from loss_attention.report.tables import show_evaluations
+    from loss_attention.training.environment import choose_device
+    from loss_attention.training.run_folder import RunFolder
+
+    device = choose_device(accelerator)
+    other = run_data.OtherData.asked(data, classes, skip_broken=skip_broken)
+    with contextlib.ExitStack() as held:
+        if other is None:
+            folder = held.enter_context(runs.opened_to_write(run, console))
+        else:
+            folder = RunFolder.open(run)
+        model = runs.load_weights(folder).to(device)
+        found = run_data.measured(folder, model, other, console, masks=masks)
+        evaluation = runs.measure(model, found.images, found.own, console, found.split)
+        if not found.others:
+            with folder.locked():
+                folder.write_json("evaluation.json", evaluation.to_json())
+        show_evaluations({folder.recipe().name: evaluation}, console)
+    return 0
+
+
+def report(
+    console: Console, run: Run, data: str | None = None, accelerator: Device = "auto"
+) -> int:
+    """Evaluate a run and write its report.html anew.
+
+    Args:
+        data: Where the run's data lies now, if it has moved.
+    """
+    from loss_attention import run_data, runs
+    from loss_attention.training.environment import choose_device
+
+    device = choose_device(accelerator)
+    with runs.opened_to_write(run, console) as folder:
+        model = runs.load_weights(folder).to(device)
+        splits = run_data.own_data(folder, console, data=data)
+        evaluation = runs.measure(model, splits.test, splits, console)
+        runs.FinishedRun(folder, model, splits, evaluation).report(console)
+    return 0
+
+
+def demo(
+    console: Console,
+    out: Path = Path("runs/demo"),
+    epochs: int | None = None,
+    limit_images: int | None = None,
+    hardware: Annotated[RunOptions, Flat] = RunOptions(),  # noqa: B008 (it is frozen)
+) -> int:
+    """Train the digits recipe and its mean-pooling counterpart, and compare them in one report.
+
+    Run again, it continues where it stopped; finished, it only shows the result again.
+
+    Args:
+        out: The demo's folder; run again, it continues where it stopped.
+        epochs: Fewer epochs than the recipe's, for a quick look.
+        limit_images: At most this many training and this many test images, for a quick look.
+    """
+    from loss_attention import run_data, runs
+    from loss_attention.report.tables import show_evaluations
+    from loss_attention.terminal import say_line
+    from loss_attention.training.job import begin_run
+    from loss_attention.training.processes import cluster_of
+    from loss_attention.training.run_folder import RunFolder
+
+    if hardware.num_nodes > 1 or cluster_of(hardware) is not None:
+        raise InputError("the demo trains on one machine, without torchrun or srun")
+    recipe = replace(find_recipe("digits"), name="demo", limit_images=limit_images)
+    recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
+    recipes = {
+        recipe.head: recipe,
+        MEAN_POOLING: replace(recipe, name="demo-mean", head="mean"),
+    }
+    folders = {recipe.head: RunFolder(out), MEAN_POOLING: RunFolder(out / MEAN_POOLING)}
+    finished: dict[str, FinishedRun] = {}
+    with contextlib.ExitStack() as held:
+        for label, folder in folders.items():
+            begun = (folder.path / "recipe.yaml").exists()
+            held.enter_context(folder.locked() if begun else folder.claimed())
+            if not finished:
+                splits = run_data.load_data(recipe, console, hardware)
+            model = None if begun else begin_run(folder, recipes[label], splits, hardware)
+            folder.check()
+            if folder.recipe() != recipes[label]:
+                raise InputError(
+                    f"{folder.path} holds a run with other settings; name another folder with --out"
+                )
+            say_line(console, f"{label} in {folder.path}", "bold")
+            try:
+                finished[label] = runs.finish(folder, splits, console, hardware.accelerator, model)
+            except (Interrupted, RunStopped) as stop:
+                how = f"continue with: loss-attention demo --out {out}"
+                raise RunStopped(f"stopped; {how}", stop.number) from stop
+        show_evaluations({label: run.evaluation for label, run in finished.items()}, console)
+        counterpart = {MEAN_POOLING: finished[MEAN_POOLING]}
+        finished[recipe.head].write_report(console, counterpart)
+    return 0
+
+
+def explain(
+    console: Console,
+    run: Annotated[
+        tyro.conf.Positional[Path],
+        tyro.conf.arg(help="A run's folder, a .safetensors file of ours, or a hub id."),
+    ],
+    images: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]],
+        tyro.conf.arg(help="Image files, or folders of them."),
+    ],
+    out: Path,
+    target: str | None = None,
+    method: str | None = None,
+    accelerator: Device = "auto",
+    overwrite: bool = False,
+) -> int:
+    """Show where the evidence lies: a picture and a JSON for each image.
+
+    Args:
+        out: Where the pictures and JSON files go.
+        target: Explain this class instead of the predicted one.
+        method: evidence, contrast, cam, grad-cam, layer-cam, integrated-gradients, occlusion; also
+            uniform, random and edges. None: what the model itself says of its patches.
+        overwrite: Replace explanations that are in the folder already.
+    """
+    if not images:
+        raise InputError("explain needs image files or folders after the run")
+    from loss_attention import runs
+    from loss_attention.models import load
+    from loss_attention.report.explained import THRESHOLD, explain_files
+    from loss_attention.terminal import counted
+    from loss_attention.training.environment import choose_device
+    from loss_attention.training.run_folder import RunFolder
+
+    device = choose_device(accelerator)
+    folder = RunFolder.open(run) if (run / "recipe.yaml").is_file() else None
+    model = (load(run) if folder is None else runs.load_weights(folder)).to(device)
+    threshold = None if folder is None or method else runs.object_threshold(folder)
+    with runs.written_to(folder, out), counted("explaining", console) as progress:
+        summary = explain_files(
+            model,
+            images,
+            out,
+            target=target,
+            method=method,
+            object_threshold=THRESHOLD if threshold is None else threshold,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    print(printable(f"{len(summary.written)} images explained in {out}"))
+    for line in (*summary.unread, *summary.unreadable):
+        fail(line)
+    return 2 if summary.unreadable else 0
+
+
+def compare(
+    console: Console,
+    run: Run,
+    methods: str | None = None,
+    images: int = 50,
+    data: str | None = None,
+    classes: tuple[str, ...] = (),
+    skip_broken: bool = False,
+    out: Path | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    accelerator: Device = "auto",
+    overwrite: bool = False,
+) -> int:
+    """Methods of explanation side by side: where they point, how faithful they are, their cost.
+
+    Args:
+        methods: Their names with commas between: evidence,grad-cam. None: all that the model
+            allows. The trivial baselines uniform, random and edges come on top.
+        images: How many test images to explain; time grows with it.
+        data: Other data than the run's own, with classes of the model, matched by name.
+        classes: Of other data take these classes of the model alone.
+        skip_broken: Of other data leave out images that something is wrong with or whose class the
+            model does not know, and say how many.
+        out: Where table, JSON and picture go; None: compare in the run's folder.
+        batch_size: Images at a time.
+        seed: Which images are drawn.
+        overwrite: Replace a comparison that is in the folder already.
+    """
+    from loss_attention import __version__, run_data, runs
+    from loss_attention.attribution import compare as comparing
+    from loss_attention.attribution.maps import find_method
+    from loss_attention.report.drawing import maps_picture
+    from loss_attention.report.tables import (
+        comparison_json,
+        comparison_table,
+        show_table,
+        table_markdown,
+    )
+    from loss_attention.saving import make_folder, write_whole
+    from loss_attention.terminal import counted, json_text, markdown, say_line
+    from loss_attention.training.environment import choose_device, versions
+    from loss_attention.training.environment import hardware as hardware_facts
+    from loss_attention.training.run_folder import RunFolder
+
+    names = None if methods is None else [name.strip() for name in methods.split(",")]
+    for name in names or ():
+        find_method(name)
+    folder, goal = RunFolder.open(run), out or run / "compare"
+    files = [goal / name for name in COMPARISON_FILES]
+    with runs.written_to(folder, goal):
+        other = run_data.OtherData.asked(data, classes, skip_broken=skip_broken)
+        for file in files:
+            if file.exists() and not overwrite:
+                raise InputError(
+                    f"{file} exists already; name another --out, or replace it with --overwrite"
+                )
+        device = choose_device(accelerator)
+        model, recipe = runs.load_weights(folder).to(device), folder.recipe()
+        found = run_data.measured(folder, model, other, console)
+        held_out = None if found.own is None else found.own.validation
+        with counted("comparing", console) as progress:
+            comparison, subject = comparing.compare(
+                model,
+                found.images,
+                names,
+                # Cuts chosen on images that it was trained on would flatter whatever fits these.
+                train=held_out if held_out is not None and len(held_out) else None,
+                images=images,
+                batch_size=batch_size,
+                seed=seed,
+                progress=progress,
+            )
+        picture = maps_picture(subject, list(comparison.figures))
+        facts = {
+            "run": recipe.name,
+            "head": recipe.head,
+            "backbone": recipe.backbone,
+            "data": found.source,
+            "loss_attention": __version__,
+            "versions": versions(),
+            "hardware": hardware_facts(device.type, 1, "32"),
+        }
+        title = f"# {markdown(recipe.name)}: methods of explanation compared\n\n"
+        title += f"{markdown(found.source)}\n\n"
+        contents: tuple[str | bytes, ...] = (
+            json_text(facts | comparison_json(comparison), indent=2) + "\n",
+            title + table_markdown(comparison_table(comparison, errors=True)),
+            picture,
+        )
+        make_folder(goal)
+        for file, content in zip(files, contents, strict=True):
+            write_whole(file, content)
+        show_table(comparison_table(comparison), console)
+        say_line(console, f"written: {', '.join(map(str, files))}")
+    return 0
+
+
+def reproduce(
+    console: Console,
+    targets: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(help="table1 to table7, figure4 to figure7, or all."),
+    ],
+    scale: str = "paper",
+    only: str | None = None,
+    out: Path = Path("runs/reproduce"),
+    seeds: int | None = None,
+    data_root: Path | None = None,
+    workers: int | None = None,
+    accelerator: Device = "auto",
+    show: bool = False,
+) -> int:
+    """Measure what the paper's tables and figures need, and show ours beside the paper's.
+
+    Args:
+        scale: paper: its settings; short: 30 epochs; reduced: Tables II and VI on a CPU; smoke:
+            tiny.
+        only: Measure just the cells with these words in their path: "ResNet18 CIFAR-10", say.
+        out: Where the ledger, the trainings and the tables go; run again, it continues there.
+        seeds: Seeds of each training, from 0 up; None: as many as the scale has (the paper's 4).
+        data_root: A folder with data sets in it, each under its name; None: the Hugging Face hub.
+        workers: Trainings side by side; None: one for each GPU, or one.
+        show: Train nothing, and show what has been measured so far.
+    """
+    if not targets:
+        raise InputError("reproduce needs a table or figure: table1 to table7, figure4 to figure7")
+    from loss_attention import paper
+
+    outcome = paper.reproduce(
+        targets,
+        scale,
+        out,
+        seeds=seeds,
+        data_root=data_root,
+        workers=workers,
+        accelerator=accelerator,
+        only=only,
+        train=not show,
+        console=console,
+    )
+    print(printable(f"written: {', '.join(map(str, outcome.written))}"))
+    for problem in outcome.problems:
+        fail(problem)
+    return 2 if outcome.problems else 0
+
+
+def check_data(
+    console: Console,
+    data: Annotated[
+        tyro.conf.Positional[str],
+        tyro.conf.arg(
+            help="A folder, archive, table of images, known name, NAME:PATH, or Hugging Face "
+            "dataset id."
+        ),
+    ],
+    out: Path | None = None,
+) -> int:
+    """What is in a data set and what is wrong with it.
+
+    Args:
+        out: Draw some of the images, with their labels and boxes, in this .png or .jpg.
+    """
+    if out is not None:
+        _require_new_picture(out)
+    from loss_attention.data.check import check_named, contact_sheet
+    from loss_attention.data.records import count
+    from loss_attention.saving import write_whole
+    from loss_attention.terminal import counted, say_line
+
+    with counted("looking at images", console) as progress:
+        source, result = check_named(data, progress)
+    say_line(console, source.where)
+    for title, lines in (
+        ("", result.facts),
+        ("warning: ", result.doubts),
+        ("error: ", result.faults),
+    ):
+        for line in lines[:MOST_LINES]:
+            say_line(console, f"  {title}{line}")
+        if len(lines) > MOST_LINES:
+            say_line(console, f"  {title}and {len(lines) - MOST_LINES:,} more")
+    if out is not None:
+        drawn = io.BytesIO()
+        contact_sheet(source).save(drawn, "PNG" if out.suffix.lower() == ".png" else "JPEG")
+        write_whole(out, drawn.getvalue())
+        say_line(console, f"contact sheet: {out}")
+    if result.faults:
+        found = len(result.faults)
+        what = "1 thing is" if found == 1 else f"{found:,} things are"
+        hint = "where it is images, --skip-broken trains without them"
+        return fail(f"{what} wrong with {data}; {hint}")
+    read = count(sum(map(len, source.parts)), "image")
+    partly = f"{read} read without a fault; other files are not read, see above"
+    say_line(console, partly if source.unread else f"nothing wrong with {read}")
+    return 0
+
+
+def _require_new_picture(out: Path) -> None:
+    if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise InputError(f"--out {out}: the contact sheet is a picture, .png or .jpg")
+    if out.exists():
+        raise InputError(f"--out {out} exists already; name another")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}")
+
+
+def recipes(console: Console) -> int:  # noqa: ARG001 (as all subcommands)
+    """List the recipes, with expected score and time."""
+    print(recipe_list())
+    return 0
+
+
+def recipe_list() -> str:
+    """Return a few lines on each recipe."""
+    blocks = [
+        f"{name:<14} {entry.purpose}\n{'':<14} reaches {entry.expected}; {entry.hardware}"
+        for name, entry in RECIPES.items()
+    ]
+    return "\n".join(blocks)
