@@ -12,7 +12,15 @@ from training.tiny import start_run, tiny_recipe, tiny_splits
 from loss_attention.data.sample import ImageSet, hold_out
 from loss_attention.errors import InputError
 from loss_attention.models import PatchClassifier, load
-from loss_attention.training.job import RunOptions, build_model, channel_statistics, continue_run
+from loss_attention.training import job
+from loss_attention.training.job import (
+    RunOptions,
+    begin_run,
+    build_model,
+    channel_statistics,
+    continue_run,
+)
+from loss_attention.training.run_folder import RunFolder
 from loss_attention.training.sampling import epoch_batches
 from loss_attention.training.trainer import DivergedError
 
@@ -309,3 +317,14 @@ def test_a_single_image_a_step_trains_where_it_has_several_places(changes, tmp_p
     run = start_run(tmp_path, tiny_recipe(epochs=1, **changes), splits, CPU)
     assert continue_run(run, splits)
     assert np.isfinite(metrics(tmp_path)[0]["loss"])
+
+
+def test_a_model_is_built_once_a_run(tmp_path, monkeypatch):
+    built = []
+    create = job.create_model
+    monkeypatch.setattr(job, "create_model", lambda *a, **k: built.append(1) or create(*a, **k))
+    run, splits, recipe = RunFolder(tmp_path / "run"), tiny_splits(), tiny_recipe(epochs=1)
+    with run.claimed():
+        model = begin_run(run, recipe, splits, CPU)
+        assert continue_run(run, splits, model=model)
+    assert built == [1]
