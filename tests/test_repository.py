@@ -1,9 +1,7 @@
-"""The files around the code agree with it: pins, versions, the drawing of the house, clean text."""
+"""The files around the code agree with it: pins, versions, clean text."""
 
 from __future__ import annotations
 
-import ast
-import graphlib
 import re
 import subprocess
 import tomllib
@@ -16,8 +14,6 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import loss_attention
-
-HOUSE_LINE = re.compile(r"(?P<floor>\d| )  (?P<room>[\w/]+\.py)  +\S.*")
 
 
 @pytest.fixture(scope="module")
@@ -118,71 +114,3 @@ def test_links_between_documents_lead_somewhere(tracked: list[Path]) -> None:
             if link and "://" not in link and not (page.parent / link).exists():
                 broken.append(f"{page.name}: {link}")
     assert not broken
-
-
-@pytest.fixture(scope="module")
-def rooms(repository: Path) -> dict[str, Path]:
-    """The modules of the package by their path below it."""
-    source = repository / "src" / "loss_attention"
-    return {
-        path.relative_to(source).as_posix(): path
-        for path in sorted(source.rglob("*.py"))
-        if path.name != "__init__.py"
-    }
-
-
-@pytest.fixture(scope="module")
-def house(repository: Path) -> dict[str, int]:
-    """The floor of each module in the drawing of docs/architecture.md.
-
-    A line of it is `FLOOR  folder/module.py  what it is`; a line without a floor is on that of the
-    line above.
-    """
-    page = (repository / "docs" / "architecture.md").read_text(encoding="utf-8")
-    _, drawing = page.split("<!-- house -->")
-    placed: dict[str, int] = {}
-    floor = 0
-    for line in drawing.split("```")[1].splitlines()[1:]:
-        match = HOUSE_LINE.fullmatch(line)
-        assert match, f"docs/architecture.md: no line of the house: {line!r}"
-        floor = int(match["floor"]) if match["floor"] != " " else floor
-        assert match["room"] not in placed, f"drawn twice: {match['room']}"
-        placed[match["room"]] = floor
-    return placed
-
-
-def imported_rooms(path: Path, rooms: dict[str, Path]) -> set[str]:
-    """Return the modules of the package that a module imports, anywhere in it."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            names = [node.module or ""]
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-        paths = {name.removeprefix("loss_attention.").replace(".", "/") + ".py" for name in names}
-        found |= paths & set(rooms)
-    return found
-
-
-def test_every_room_is_drawn(rooms: dict[str, Path], house: dict[str, int]) -> None:
-    assert not set(rooms) - set(house), "give these their line in docs/architecture.md"
-    assert not set(house) - set(rooms), "docs/architecture.md draws what is not there"
-
-
-def test_rooms_stand_on_rooms_below(rooms: dict[str, Path], house: dict[str, int]) -> None:
-    upward = [
-        f"{room} (floor {house[room]}) imports {below} (floor {house[below]})"
-        for room, path in rooms.items()
-        for below in imported_rooms(path, rooms)
-        if room in house and house.get(below, 0) > house[room]
-    ]
-    assert not upward
-
-
-def test_no_circle_of_imports(rooms: dict[str, Path]) -> None:
-    graph = {room: imported_rooms(path, rooms) for room, path in rooms.items()}
-    assert graph["models.py"] >= {"prediction.py", "heads/catalog.py"}
-    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle

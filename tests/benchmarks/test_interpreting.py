@@ -11,7 +11,8 @@ import interpreting
 import pytest
 from measuring import Finished
 
-from loss_attention.cli.options import Flat, parse
+from loss_attention.cli import parse
+from loss_attention.cli.subcommands import Flat
 from loss_attention.errors import InputError
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.recipes import recipe

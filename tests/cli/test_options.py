@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from loss_attention.cli.options import parse
+from loss_attention.cli import parse
 from loss_attention.cli.subcommands import demo
 from loss_attention.errors import InputError
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from loss_attention.cli.options import Device, Flat, Run, fail
 from loss_attention.errors import InputError, printable
 from loss_attention.interruption import Interrupted, RunStopped
-from loss_attention.training.recipe import Recipe, RunOptions
+from loss_attention.training.recipe import Accelerator, Recipe, RunOptions
 from loss_attention.training.recipes import RECIPES
 from loss_attention.training.recipes import recipe as find_recipe
 
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
     from loss_attention.runs import FinishedRun
 
+Flat = tyro.conf.arg(name="")
+"""Of a parameter that is a dataclass: its fields are options by their own names."""
+Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="The run's folder.")]
+Device = Annotated[Accelerator, tyro.conf.arg(help="auto: a GPU where there is one.")]
 MEAN_POOLING = "mean-pooling"
 """What a demo calls the mean-pooling counterpart, and the folder of its run."""
 MOST_LINES = 50
@@ -502,3 +506,9 @@ def recipe_list() -> str:
         for name, entry in RECIPES.items()
     ]
     return "\n".join(blocks)
+
+
+def fail(message: str, code: int = 2) -> int:
+    """Print an error in one line, and return the exit code."""
+    print(f"loss-attention: {printable(message)}", file=sys.stderr)
+    return code
