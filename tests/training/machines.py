@@ -22,6 +22,7 @@ from torch import nn
 from training.one_epoch import FrozenBatchNorm
 from training.tiny import tiny_recipe, tiny_splits
 
+from loss_attention.errors import InputError
 from loss_attention.interruption import StopRequest
 from loss_attention.training import job, processes
 from loss_attention.training.job import begin_run, continue_run
@@ -66,11 +67,14 @@ def of_srun(rank: int, port: int) -> dict[str, str]:
 
 
 def on_a_machine(
-    told: Connection, folder: Path, environment: dict[str, str], stop_at: int | None = None
+    told: Connection, folder: Path, environment: dict[str, str], **changes: Any
 ) -> None:
     """Train in this process, which another one started; tell whether it finished."""
     os.environ.update(environment)
-    told.send(train(folder, TWO, stop_at))
+    try:
+        told.send(train(folder, TWO, **changes))
+    except InputError as error:
+        told.send(str(error))
 
 
 def on_one_machine(told: Connection, folder: Path) -> None:
@@ -78,7 +82,9 @@ def on_one_machine(told: Connection, folder: Path) -> None:
     told.send(train(folder, RunOptions(accelerator="cpu")))
 
 
-def train(folder: Path, options: RunOptions, stop_at: int | None = None) -> tuple[bool, int | None]:
+def train(
+    folder: Path, options: RunOptions, *, stop_at: int | None = None, seed: int = 0
+) -> tuple[bool, int | None]:
     """Train a run, as it stands or new, with frozen batch norm; save what this process saw."""
     torch.set_num_threads(1)
     freeze_batch_norm()
@@ -98,7 +104,7 @@ def train(folder: Path, options: RunOptions, stop_at: int | None = None) -> tupl
         )
 
     Trainer.train_step = watched  # type: ignore[method-assign]
-    splits, model = tiny_splits(images=33), None
+    splits, model = tiny_splits(images=33, seed=seed), None
     run = RunFolder(folder, writes=leads(options))
     if not (folder / "run.json").exists():
         with run.claimed():

@@ -26,8 +26,8 @@ class FrozenBatchNorm(nn.BatchNorm2d):
 class OneEpoch:
     """Trains an epoch and saves what this process saw and ended with."""
 
-    def __init__(self, folder: Path, *, freeze: bool, accumulate: int = 1) -> None:
-        self.folder, self.freeze, self.accumulate = folder, freeze, accumulate
+    def __init__(self, folder: Path, *, freeze: bool, **options: Any) -> None:
+        self.folder, self.freeze, self.options = folder, freeze, options
 
     def __call__(self, fabric: Fabric) -> None:
         torch.set_num_threads(1)
@@ -44,7 +44,7 @@ class OneEpoch:
             splits.trainval,
             splits.validation,
             RunFolder(self.folder),
-            RunOptions(accumulate=self.accumulate),
+            RunOptions(**self.options),
         )
         parts: list[torch.Tensor] = []
         model.register_forward_pre_hook(

@@ -59,12 +59,12 @@ def test_steps_that_leave_a_process_without_images_are_refused_and_no_others(wor
         if all(part.stop > part.start for part in parts):
             check_batches(images, size, world)
             continue
-        with pytest.raises(InputError, match=f"^--devices {world}: ") as caught:
+        with pytest.raises(InputError, match=f"^{world} processes: ") as caught:
             check_batches(images, size, world)
         assert "\n" not in str(caught.value)
         if images >= world:  # what it says would do
             check_batches(
-                images, int(re.findall(r"take --batch-size (\d+)", str(caught.value))[0]), world
+                images, int(re.findall(r"take `batch_size` (\d+)", str(caught.value))[0]), world
             )
 
 

@@ -44,6 +44,7 @@ def test_after_a_divergence_a_lower_rate_goes_on_from_the_last_checkpoint(
     assert exit_code("train", "folder", "--data", images, *words) == 3
     said = capsys.readouterr().err
     assert said.count("\n") == 1
+    said = said.replace("`learning_rate`", "--learning-rate")
     assert f"loss-attention resume {out} --learning-rate 0.005" in said
     assert exit_code("resume", out) == 3  # again, as nothing is changed
     run("resume", out, "--learning-rate", 0.005)
@@ -64,7 +65,7 @@ def test_after_a_divergence_a_lower_rate_goes_on_from_the_last_checkpoint(
 def test_a_rate_that_no_run_can_have(rate: float, tmp_path: Path) -> None:
     run = start_run(tmp_path / "run", tiny_recipe(), tiny_splits(), CPU)
     before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
-    with pytest.raises(InputError, match="--learning-rate must be"):
+    with pytest.raises(InputError, match="`learning_rate` must be"):
         change_learning_rate(run, rate, print)
     after = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
     assert before == after

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def on_two(folder: Path, said: Said, stop_at: int | None = None) -> list[Any]:
-    """Train on two machines, the second of which a signal stops; what each says of its end."""
+def on_two(folder: Path, said: Said, **of_second: Any) -> list[Any]:
+    """Train on two machines, the second of which is another; what each says of its end."""
     port = free_port()
     begun = [
-        apart(on_a_machine, folder, said(rank, port), stop_at if rank else None) for rank in (0, 1)
+        apart(partial(on_a_machine, **(of_second if rank else {})), folder, said(rank, port))
+        for rank in (0, 1)
     ]
     told = [heard(connection) for _, connection in begun]
     assert [ended(process) for process, _ in begun] == [0, 0]
@@ -96,6 +98,12 @@ def test_a_signal_on_the_second_machine_stops_both_and_resuming_ends_alike(
         found["seen"] = before[rank] + found["seen"]
         torch.save(found, tmp_path / f"run-rank{rank}of2.pt")
     assert_one_run(tmp_path / "run", alone)
+
+
+def test_machines_with_different_data_train_nothing(tmp_path: Path) -> None:
+    for said in on_two(tmp_path / "run", of_torchrun, seed=1):
+        assert "different training data" in said
+    assert not (tmp_path / "run" / "state.pt").exists()
 
 
 @pytest.mark.slow

@@ -13,10 +13,8 @@ from training.tiny import tiny_recipe, tiny_splits
 from loss_attention.training.job import build_model
 
 
-def one_epoch(
-    folder: Path, devices: int, *, freeze: bool, accumulate: int = 1
-) -> list[dict[str, Any]]:
-    in_processes(OneEpoch(folder, freeze=freeze, accumulate=accumulate), devices)
+def one_epoch(folder: Path, devices: int, *, freeze: bool, **options: Any) -> list[dict[str, Any]]:
+    in_processes(OneEpoch(folder, freeze=freeze, **options), devices)
     return [torch.load(folder / f"rank{rank}of{devices}.pt") for rank in range(devices)]
 
 
@@ -41,3 +39,13 @@ def test_with_frozen_batch_norm_two_processes_step_like_one(tmp_path):
     for key in ("loss", "accuracy", "validation_loss", "validation_accuracy"):
         assert abs(first["history"][0][key] - alone["history"][0][key]) < 1e-4
         assert first["history"][0][key] == second["history"][0][key]
+
+
+def test_saving_in_the_middle_of_an_epoch_counts_no_image_twice(tmp_path):
+    histories = []
+    for every in (0, 2):
+        (tmp_path / str(every)).mkdir()
+        found = one_epoch(tmp_path / str(every), 2, freeze=False, checkpoint_every_steps=every)
+        histories.append(found[0]["history"][0])
+    for key in ("loss", "accuracy", "validation_loss"):
+        assert histories[0][key] == histories[1][key]

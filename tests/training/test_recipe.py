@@ -27,14 +27,14 @@ def test_the_choice_of_data_survives_yaml(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("epochs", 0, "--epochs must be above 0, got 0"),
+        ("epochs", 0, "`epochs` must be above 0, got 0"),
         ("threshold", 1.5, "`threshold` must be in [0, 1], got 1.5"),
-        ("validation_fraction", 1.0, "--validation-fraction must be in [0, 1), got 1.0"),
-        ("in_channels", 2, "--in-channels must be 1 or 3, got 2"),
-        ("image_size", 0, "--image-size must be above 0, got 0"),
-        ("seed", 2**63, "--seed must be below 2**63, got 9223372036854775808"),
-        ("gamma_max", -0.1, "--gamma-max must be at least 0, got -0.1"),
-        ("resize", "pad", "--resize needs --image-size, got pad"),
+        ("validation_fraction", 1.0, "`validation_fraction` must be in [0, 1), got 1.0"),
+        ("in_channels", 2, "`in_channels` must be 1 or 3, got 2"),
+        ("image_size", 0, "`image_size` must be above 0, got 0"),
+        ("seed", 2**63, "`seed` must be below 2**63, got 9223372036854775808"),
+        ("gamma_max", -0.1, "`gamma_max` must be at least 0, got -0.1"),
+        ("resize", "pad", "`resize` needs `image_size`, got pad"),
         ("width", float("nan"), "`width` must be above 0 and finite, got nan"),
     ],
 )
@@ -82,16 +82,16 @@ def test_unknown_recipe_suggests_the_nearest():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schedule": "paper-adam"}, "--schedule needs --optimizer adam, got paper-adam"),
+        ({"schedule": "paper-adam"}, "`schedule` needs `optimizer` adam, got paper-adam"),
         (
             {"optimizer": "adam", "nesterov": True},
-            "--nesterov does not belong to adam, got True",
+            "`nesterov` does not belong to adam, got True",
         ),
         (
             {"horizontal_flip": False, "alternate_flips": True},
-            "--alternate-flips needs --horizontal-flip, got True",
+            "`alternate_flips` needs `horizontal_flip`, got True",
         ),
-        ({"cutout": -1}, "--cutout must be at least 0, got -1"),
+        ({"cutout": -1}, "`cutout` must be at least 0, got -1"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes, message):
@@ -108,7 +108,7 @@ def test_what_does_not_go_together_is_refused(changes, message):
         ("weight_decay: .inf", "weight_decay cannot be inf"),
         ("epochs: 1" + "0" * 40, "epochs cannot be 1000"),
         ("epochs: 1" + "0" * 5000, "cannot read the recipe"),
-        ("epochs: -3", "recipe.yaml: --epochs must be above 0"),
+        ("epochs: -3", "recipe.yaml: `epochs` must be above 0"),
         ("classes: [[a]]", "classes cannot be"),
         ("classes: &a [x]\nstrided_layers: *a", "it has aliases"),
         ("a: &a {x: 1}\nb: &b {<<: [*a, *a]}\nc: {<<: [*b, *b]}", "it has aliases"),

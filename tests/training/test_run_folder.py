@@ -14,7 +14,7 @@ from loss_attention.training.run_folder import RunFolder
 
 def test_a_run_is_never_overwritten_unasked(tmp_path):
     new_run(tmp_path / "run", tiny_recipe())
-    with pytest.raises(InputError, match=r"exists already: continue it with .*resume.*--overwrite"):
+    with pytest.raises(InputError, match=r"exists already: continue it with .*resume.*`overwrite`"):
         new_run(tmp_path / "run", tiny_recipe())
 
 

@@ -43,7 +43,7 @@ def test_two_processes_take_the_same_step_in_parts(tmp_path):
 
 @pytest.mark.parametrize("accumulate", [0, -1])
 def test_steps_have_at_least_one_part(accumulate):
-    with pytest.raises(InputError, match=r"--accumulate must be at least 1, got"):
+    with pytest.raises(InputError, match=r"`accumulate` must be at least 1, got"):
         RunOptions(accumulate=accumulate)
 
 

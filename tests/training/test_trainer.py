@@ -12,7 +12,15 @@ from training.tiny import start_run, tiny_recipe, tiny_splits
 from loss_attention.data.sample import ImageSet, hold_out
 from loss_attention.errors import InputError
 from loss_attention.model import PatchClassifier, load
-from loss_attention.training.job import RunOptions, build_model, channel_statistics, continue_run
+from loss_attention.training import job
+from loss_attention.training.job import (
+    RunOptions,
+    begin_run,
+    build_model,
+    channel_statistics,
+    continue_run,
+)
+from loss_attention.training.run_folder import RunFolder
 from loss_attention.training.sampling import epoch_batches
 from loss_attention.training.trainer import DivergedError
 
@@ -70,7 +78,7 @@ def test_two_epochs_agree_with_a_plain_loop(tmp_path):
 
 def test_a_square_as_large_as_the_images_is_refused(tmp_path):
     start_run(tmp_path / "fits", tiny_recipe(cutout=11), tiny_splits(), CPU)
-    message = "^--cutout 12 must be less than the images' 12 x 12 pixels$"
+    message = "^`cutout` 12 must be less than the images' 12 x 12 pixels$"
     with pytest.raises(InputError, match=message):
         start_run(tmp_path / "no", tiny_recipe(cutout=12), tiny_splits(), CPU)
     assert not (tmp_path / "no").exists()
@@ -235,7 +243,7 @@ def test_tensorboard_holds_the_figures_of_metrics_jsonl(tmp_path):
     ("options", "message"),
     [
         ({"accelerator": "cuda"}, "torch finds no GPU here"),
-        ({"devices": 0}, "--devices must be at least 1"),
+        ({"devices": 0}, "`devices` must be at least 1"),
         ({"devices": 10_000, "accelerator": "cpu"}, "this CPU has"),
     ],
 )
@@ -259,28 +267,28 @@ def test_images_smaller_than_a_patch_leave_no_folder_behind(tmp_path):
         (
             {"batch_size": 1},
             {"devices": 2},
-            "--devices 2: with --batch-size 1, a step of the 42 training images can have 1, fewer "
-            "than one for each process; take --batch-size 2, or fewer devices",
+            "2 processes: with `batch_size` 1, a step of the 42 training images can have 1, fewer "
+            "than one for each; take `batch_size` 2, or fewer `devices`",
         ),
         (
             {"limit_images": 1, "validation_fraction": 0.0},
             {"devices": 2},
-            "--devices 2: there are 1 training images",
+            "2 processes: there are 1 training images",
         ),
         (
             {"batch_size": 1, "patch_kernel": 6},
             {},
-            "--batch-size 1: some steps see 1 image at a time",
+            "`batch_size` 1: some steps see 1 image at a time",
         ),
         (
             {"batch_size": 9, "patch_kernel": 6},
             {"accumulate": 9},
-            "--batch-size 9: some steps see 1 image at a time",
+            "`batch_size` 9: some steps see 1 image at a time",
         ),
         (
             {"batch_size": 1, "head": "baseline"},
             {},
-            "--batch-size 1: some steps see 1 image at a time",
+            "`batch_size` 1: some steps see 1 image at a time",
         ),
     ],
 )
@@ -309,3 +317,14 @@ def test_a_single_image_a_step_trains_where_it_has_several_places(changes, tmp_p
     run = start_run(tmp_path, tiny_recipe(epochs=1, **changes), splits, CPU)
     assert continue_run(run, splits)
     assert np.isfinite(metrics(tmp_path)[0]["loss"])
+
+
+def test_a_model_is_built_once_a_run(tmp_path, monkeypatch):
+    built = []
+    create = job.create_model
+    monkeypatch.setattr(job, "create_model", lambda *a, **k: built.append(1) or create(*a, **k))
+    run, splits, recipe = RunFolder(tmp_path / "run"), tiny_splits(), tiny_recipe(epochs=1)
+    with run.claimed():
+        model = begin_run(run, recipe, splits, CPU)
+        assert continue_run(run, splits, model=model)
+    assert built == [1]

@@ -53,23 +53,23 @@ def choose_accelerator(wanted: str, devices: int) -> str:
             processes.
     """
     if devices < 1:
-        raise InputError(f"--devices must be at least 1, got {devices}")
+        raise InputError(f"`devices` must be at least 1, got {devices}")
     accelerator = next(one for one in DEVICES if count_devices(one)) if wanted == "auto" else wanted
     count = count_devices(accelerator)
     if not count:
         raise InputError(
-            f"--accelerator {wanted}: torch finds no {DEVICES[wanted]} here; use --accelerator cpu"
+            f"`accelerator` {wanted}: torch finds no {DEVICES[wanted]} here; use `accelerator` cpu"
         )
     if accelerator in ALONE and devices > 1:
         raise InputError(
-            f"--devices {devices}: one process trains on {accelerator}; "
-            "several do on --accelerator cuda or cpu"
+            f"`devices` {devices}: one process trains on {accelerator}; "
+            "several do on `accelerator` cuda or cpu"
         )
     if devices > count:
         there = f"this CPU has {count} cores"
         if accelerator != "cpu":
             there = f"there are {count} GPUs here"
-        raise InputError(f"--devices {devices}: {there}")
+        raise InputError(f"`devices` {devices}: {there}")
     return accelerator
 
 
@@ -109,7 +109,7 @@ def choose_precision(wanted: str, accelerator: str) -> Precision:
     if accelerator == "mps" or (accelerator == "xpu" and not _xpu_has_bf16()):
         if wanted == "bf16":
             raise InputError(
-                f"--precision bf16: not on this {DEVICES[accelerator]}; use 32 or auto"
+                f"`precision` bf16: not on this {DEVICES[accelerator]}; use 32 or auto"
             )
         return "32"
     if wanted != "auto":
@@ -204,7 +204,7 @@ def keep_freed_memory(parameters: int, *, spare: bool = False) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and the packages that decide a run's figures."""
+    """Return the versions of Python and the packages that decide a run's scores."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         found[package] = metadata.version(package)
@@ -212,7 +212,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware(accelerator: str, devices: int, precision: str) -> dict[str, Any]:
-    """Describe the machine in words that a reader of the figures needs."""
+    """Describe the machine in words that a reader of the scores needs."""
     described: dict[str, Any] = {
         "device": _device_name(accelerator),
         "processes": devices,

@@ -8,7 +8,6 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from loss_attention.training.environment import (
 )
 from loss_attention.training.optimisation import recipe_loss
 from loss_attention.training.processes import (
+    alike,
     check_processes,
     cluster_of,
     from_first,
@@ -57,7 +57,7 @@ STATISTICS_IMAGES = 10_000
 """Of a streamed set so many images, evenly taken, stand for all in the normalisation."""
 
 Statistics = tuple[Float[Tensor, " C"], Float[Tensor, " C"]]
-"""Mean and deviation of each channel, in units of [0, 1]."""
+"""Mean and standard deviation of each channel, in units of [0, 1]."""
 
 
 def build_model(
@@ -88,7 +88,7 @@ def build_model(
     if recipe.cutout >= min(splits.trainval.size):
         height, width = splits.trainval.size
         raise InputError(
-            f"--cutout {recipe.cutout} must be less than the images' {height} x {width} pixels"
+            f"`cutout` {recipe.cutout} must be less than the images' {height} x {width} pixels"
         )
     recipe_loss(recipe, multi_label=splits.trainval.multi_label)  # refuses what it cannot be
     if model.backbone.normalisation is None:
@@ -97,21 +97,24 @@ def build_model(
 
 
 def channel_statistics(data: LabelledImages) -> Statistics:
-    """Return mean and deviation of each channel, of `STATISTICS_IMAGES` where it is streamed."""
+    """Return mean and standard deviation of each channel.
+
+    They are of `STATISTICS_IMAGES` images where the set is streamed.
+    """
     count = len(data) if data.in_memory else min(len(data), STATISTICS_IMAGES)
     batches = torch.split(torch.arange(count) * len(data) // count, 256)
     levels = torch.arange(256, dtype=torch.float64) / 255
     # From histograms: exact, and without a floating-point copy of the set.
-    shares = torch.zeros(data.images.shape[1], 256, dtype=torch.float64)
+    fractions = torch.zeros(data.images.shape[1], 256, dtype=torch.float64)
     with data.reading():
         data.expect(batches)
         for index in batches:
             for channel, pixels in enumerate(data.take(index).images.unbind(1)):
-                shares[channel] += torch.bincount(pixels.flatten(), minlength=256).cpu()
-    shares /= shares.sum(dim=1, keepdim=True)
-    mean = shares @ levels
-    deviation = ((shares * (levels - mean.unsqueeze(1)) ** 2).sum(dim=1)).sqrt()
-    return mean.float(), deviation.float()
+                fractions[channel] += torch.bincount(pixels.flatten(), minlength=256).cpu()
+    fractions /= fractions.sum(dim=1, keepdim=True)
+    mean = fractions @ levels
+    std = ((fractions * (levels - mean.unsqueeze(1)) ** 2).sum(dim=1)).sqrt()
+    return mean.float(), std.float()
 
 
 def begin_run(
@@ -183,9 +186,9 @@ def _check_steps(recipe: Recipe, options: RunOptions, model: PatchClassifier, im
     if part // min(options.accumulate, part) > 1 or _trains_on_one_image(model):
         return
     raise InputError(
-        f"--batch-size {recipe.batch_size}: some steps see 1 image at a time, of which the network "
-        "makes a single place, and batch norm needs two; take a larger batch size, fewer --devices "
-        "or a smaller --accumulate"
+        f"`batch_size` {recipe.batch_size}: some steps see 1 image at a time, of which the network "
+        "makes a single patch, and batch norm needs two; take a larger batch size, fewer `devices` "
+        "or a smaller `accumulate`"
     )
 
 
@@ -265,7 +268,7 @@ def change_learning_rate(run: RunFolder, rate: float, say: Callable[[str], None]
     """
     facts, recipe = run.facts(), run.recipe()
     if facts.get("finished"):
-        raise InputError(f"{run.path} is finished: --learning-rate changes what is still to train")
+        raise InputError(f"{run.path} is finished: `learning_rate` changes what is still to train")
     changed = replace(recipe, learning_rate=rate)
     if changed == recipe:
         return
@@ -308,7 +311,16 @@ def _train(
     work = _Work(run, model, train, validation, options, shown=console is not None)
     if options.devices > 1 and cluster_of(options) is None:
         return launch_processes(fabric, work, stop)
-    return join_processes(fabric, partial(work.train, console=console), stop)
+
+    def work_alike(fabric: Fabric, stop: StopRequest) -> dict[str, Any]:
+        if not alike(fabric, str(facts.get("data_fingerprint"))):
+            raise InputError(
+                f"the processes of {run.path} have different training data: it has to be the same "
+                "on every machine; where `stream` is auto and their memory differs, say yes or no"
+            )
+        return work.train(fabric, stop, console)
+
+    return join_processes(fabric, work_alike, stop)
 
 
 def _statistics(facts: Mapping[str, Any], channels: int) -> Statistics | None:

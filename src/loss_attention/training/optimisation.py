@@ -218,7 +218,7 @@ def scale_free_filters(model: nn.Module) -> list[nn.Parameter]:
         for module in model.modules()
         for parameter in module.parameters(recurse=False)
     )
-    # In the order of the modules: a checkpoint knows the parameters of an optimiser by their place.
+    # In the order of the modules: a checkpoint knows the parameters of an optimiser by number.
     weights = (
         dict(module.named_parameters(recurse=False)).get("weight")
         for module in model.modules()

@@ -70,9 +70,9 @@ def cluster_of(options: RunOptions) -> ClusterEnvironment | None:
         return None
     if (here, processes) != (options.devices, options.processes):
         raise InputError(
-            f"{by} started {processes} processes, {here} on this machine; --devices "
-            f"{options.devices} and --num-nodes {options.num_nodes} want {options.processes}: "
-            f"the same number for --devices and {by}'s {option}"
+            f"{by} started {processes} processes, {here} on this machine; `devices` "
+            f"{options.devices} and `num_nodes` {options.num_nodes} want {options.processes}: "
+            f"the same number for `devices` and {by}'s {option}"
         )
     return kind()
 
@@ -88,10 +88,10 @@ def check_processes(accelerator: str, options: RunOptions) -> None:
     if options.num_nodes == 1:
         return
     if accelerator in ALONE:
-        raise InputError(f"--num-nodes {options.num_nodes}: one process trains on {accelerator}")
+        raise InputError(f"`num_nodes` {options.num_nodes}: one process trains on {accelerator}")
     if cluster_of(options) is None:
         raise InputError(
-            f"--num-nodes {options.num_nodes}: torchrun or srun has to start a process for each "
+            f"`num_nodes` {options.num_nodes}: torchrun or srun has to start a process for each "
             "device of each machine; docs/scaling.md has the commands"
         )
 
@@ -197,6 +197,12 @@ def from_first(fabric: Fabric, make: Callable[[], T]) -> T:
     if isinstance(made, ReportedError):
         raise made
     return cast(T, made)
+
+
+def alike(fabric: Fabric, value: str) -> bool:
+    """Whether all processes have the same value; all of them get the same answer."""
+    differs = float(from_first(fabric, lambda: value) != value)
+    return bool(summed(fabric, torch.tensor(differs, device=fabric.device)) == 0)
 
 
 def _how_it_ended(error: Exception) -> str:

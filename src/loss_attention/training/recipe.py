@@ -56,7 +56,7 @@ class Recipe(ModelOptions):
     """Use the patch regulariser; None: where the paper does, with loss-attention alone. A head
     without patch logits (baseline, capsule-dynamic-routing) cannot."""
     label_smoothing: float = 0.0
-    """Part of an image's target that is shared among all classes, in [0, 1); the paper has none."""
+    """Part of an image's target that is spread over all classes, in [0, 1); the paper has none."""
     epochs: int = 200
     """Passes over the training set."""
     batch_size: int = 128
@@ -96,14 +96,20 @@ class Recipe(ModelOptions):
             self._require(name, getattr(self, name) >= 0, "must be at least 0")
         self._require("seed", self.seed < 2**63, "must be below 2**63")
         self._require("gamma_epochs", 0 <= self.gamma_epochs <= 1, "must be in [0, 1]")
-        shares = ("validation_fraction", "momentum", "warmup", "label_smoothing", "average_weights")
-        for name in shares:
+        fractions = (
+            "validation_fraction",
+            "momentum",
+            "warmup",
+            "label_smoothing",
+            "average_weights",
+        )
+        for name in fractions:
             self._require(name, 0 <= getattr(self, name) < 1, "must be in [0, 1)")
         self._require("in_channels", self.in_channels in (1, 3), "must be 1 or 3")
         flipped = self.horizontal_flip or not self.alternate_flips
-        self._require("alternate_flips", flipped, "needs --horizontal-flip")
+        self._require("alternate_flips", flipped, "needs `horizontal_flip`")
         padded = self.resize == "pad"
-        self._require("resize", not padded or self.image_size is not None, "needs --image-size")
+        self._require("resize", not padded or self.image_size is not None, "needs `image_size`")
         for name in ("image_size", "limit_images"):
             value = getattr(self, name)
             self._require(name, value is None or value > 0, "must be above 0")
@@ -112,11 +118,11 @@ class Recipe(ModelOptions):
         )
         adam = self.optimizer == "adam"
         self._require("nesterov", not (self.nesterov and adam), "does not belong to adam")
-        self._require("schedule", adam or self.schedule != "paper-adam", "needs --optimizer adam")
+        self._require("schedule", adam or self.schedule != "paper-adam", "needs `optimizer` adam")
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
-            raise InputError(f"--{name.replace('_', '-')} {rule}, got {getattr(self, name)}")
+            raise InputError(f"`{name}` {rule}, got {getattr(self, name)}")
 
     def model_spec(self, **of_data: Any) -> ModelSpec:
         """Return the model to train; `of_data` are the fields that the data decides."""
@@ -181,14 +187,14 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if self.num_nodes < 1:
-            raise InputError(f"--num-nodes must be at least 1, got {self.num_nodes}")
+            raise InputError(f"`num_nodes` must be at least 1, got {self.num_nodes}")
         if self.workers is not None and self.workers < 0:
-            raise InputError(f"--workers must be at least 0, got {self.workers}")
+            raise InputError(f"`workers` must be at least 0, got {self.workers}")
         if self.accumulate < 1:
-            raise InputError(f"--accumulate must be at least 1, got {self.accumulate}")
+            raise InputError(f"`accumulate` must be at least 1, got {self.accumulate}")
         if self.checkpoint_every_steps < 0:
             raise InputError(
-                f"--checkpoint-every-steps must be at least 0, got {self.checkpoint_every_steps}"
+                f"`checkpoint_every_steps` must be at least 0, got {self.checkpoint_every_steps}"
             )
 
 

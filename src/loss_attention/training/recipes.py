@@ -1,6 +1,6 @@
 """Named, complete, typed configurations. A recipe is a function; a variant changes a few fields.
 
-Each says what it reached and on what; the figures are in results/.
+Each says what it reached and on what; the scores are in results/.
 """
 
 from __future__ import annotations

@@ -43,9 +43,9 @@ METRICS_FILE, EVALUATION_FILE, REPORT_FILE = "metrics.jsonl", "evaluation.json",
 LOCK_FILE, TENSORBOARD_FOLDER = ".lock", "tensorboard"
 MEND = {
     RECIPE_FILE: "put it back as it was, or begin a new run with the changed settings "
-    "(`loss-attention resume --learning-rate` changes that of an unfinished one)",
+    "(resume an unfinished one with another `learning_rate`)",
     EVALUATION_FILE: "`loss-attention evaluate` writes it anew",
-    WEIGHTS_FILE: "restore it from a copy, or begin again with --overwrite",
+    WEIGHTS_FILE: "restore it from a copy, or begin again with `overwrite`",
 }
 """What to do about a file of a run that is not as it was written."""
 
@@ -123,7 +123,7 @@ class RunFolder:
         if not facts:
             raise InputError(
                 f"{self.path} has no run.json: its run ended before it began, or the file was lost;"
-                " begin again in another folder, or here with --overwrite"
+                " begin again in another folder, or here with `overwrite`"
             )
         known = known_digests(facts, RECIPE_FILE)
         with guarded(str(self.path / RECIPE_FILE)):
@@ -169,15 +169,15 @@ class RunFolder:
     def _require_room(self, *, overwrite: bool) -> None:
         path = self.path
         if path.exists() and not path.is_dir():
-            raise InputError(f"{path} is a file; --out names the folder of the run")
+            raise InputError(f"{path} is a file; `out` names the folder of the run")
         if self._content():
             if not overwrite:
                 raise InputError(
                     f"{path} exists already: continue it with `loss-attention resume {path}`, "
-                    "name another folder with --out, or replace it with --overwrite"
+                    "name another folder with `out`, or replace it with `overwrite`"
                 )
             if not (path / RECIPE_FILE).exists():
-                raise InputError(f"{path} is not a run folder; --overwrite will not touch it")
+                raise InputError(f"{path} is not a run folder; `overwrite` will not touch it")
 
     def _content(self) -> bool:
         """Whether there is anything in the folder but its lock."""
@@ -310,6 +310,7 @@ class RunFolder:
         Raises:
             InputError: the file holds no JSON object, or is not what the run wrote.
         """
+        assert name != FACTS_FILE
         path = self.path / name
         if not path.exists():
             return {}
@@ -380,7 +381,7 @@ class RunFolder:
                 continue
             if name == PREVIOUS_STATE_FILE:
                 why = problem or f"{self.path / STATE_FILE} is not there"
-                self._sound = False  # so it is not kept in place of the one before it
+                self._sound = False  # so that it does not replace the one before it
                 (say or _say)(f"{why}; going on from the checkpoint before it, {name}")
             return state
         if problem is not None:
@@ -446,7 +447,7 @@ def require_utf8(path: Path) -> None:
     except UnicodeEncodeError:
         raise InputError(
             f"the name of the run folder {printable(str(path))} is no UTF-8; rename it, or name "
-            "another with --out"
+            "another with `out`"
         ) from None
 
 
@@ -464,18 +465,18 @@ def metrics_text(history: list[dict[str, Any]]) -> str:
 
 
 def checked_epoch(line: Any) -> dict[str, Any]:
-    """Return the figures of an epoch as a file has them.
+    """Return the numbers of an epoch as a file has them.
 
     Raises:
         InputError: they are no object, or one of them is neither a number nor empty.
     """
     if not isinstance(line, dict):
-        raise InputError(f"the figures of an epoch cannot be {quoted(line)}")
+        raise InputError(f"the numbers of an epoch cannot be {quoted(line)}")
     for name, value in line.items():
         # A bad start may have an infinite loss; a whole number that no float holds, nobody writes.
         number = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
         if value is not None and not number:
-            raise InputError(f"the figures of an epoch: {quoted(name)} cannot be {quoted(value)}")
+            raise InputError(f"the numbers of an epoch: {quoted(name)} cannot be {quoted(value)}")
     return line
 
 

@@ -38,15 +38,15 @@ def smallest_batch(images: int, batch_size: int) -> int:
 def check_batches(images: int, batch_size: int, world_size: int) -> None:
     """Raise `InputError` where a step would leave a process without an image."""
     if images < world_size:
-        raise InputError(f"--devices {world_size}: there are {images} training images")
+        raise InputError(f"{world_size} processes: there are {images} training images")
     smallest = smallest_batch(images, batch_size)
     if smallest < world_size:
         sizes = range(world_size, images + 1)
         enough = next(size for size in sizes if smallest_batch(images, size) >= world_size)
         raise InputError(
-            f"--devices {world_size}: with --batch-size {batch_size}, a step of the {images} "
-            f"training images can have {smallest}, fewer than one for each process; take "
-            f"--batch-size {enough}, or fewer devices"
+            f"{world_size} processes: with `batch_size` {batch_size}, a step of the {images} "
+            f"training images can have {smallest}, fewer than one for each; take "
+            f"`batch_size` {enough}, or fewer `devices`"
         )
 
 
@@ -68,12 +68,12 @@ def process_part(batch: Int[Tensor, " B"], rank: int, world_size: int) -> slice:
 
 
 def stream(seed: int, epoch: int, step: int) -> torch.Generator:
-    """Return a generator of its own for each place in a run."""
+    """Return a generator of its own for each position in a run."""
     return torch.Generator().manual_seed(stream_seed(seed, epoch, step))
 
 
 def stream_seed(seed: int, epoch: int, step: int) -> int:
-    """Mix three numbers to the seed of one place in a run.
+    """Mix three numbers to the seed of one position in a run.
 
     Hashed, because torch's generator on the CPU takes in the lowest 32 bits alone.
     """
@@ -81,16 +81,16 @@ def stream_seed(seed: int, epoch: int, step: int) -> int:
 
 
 def noise_seed(seed: int, rank: int, epoch: int, step: int) -> int:
-    """Mix four numbers to the seed of what is random inside the network, at one place in a run.
+    """Mix four numbers to the seed of what is random inside the network, at one position in a run.
 
     That is dropout: each process draws for its own images, by its rank. For the first process it is
     what version 0.1 drew, so that such a run is resumed as it began.
     """
     if rank == 0:
         return stream_seed(seed + 1, epoch, step)
-    # Each number in words of its own, and set apart from all streams, which have no key.
-    words = [seed % 2**32, seed >> 32, rank, epoch, step]
-    return _first_of(np.random.SeedSequence(words, spawn_key=(1,)))
+    # Each number in integers of its own, and set apart from all streams, which have no key.
+    numbers = [seed % 2**32, seed >> 32, rank, epoch, step]
+    return _first_of(np.random.SeedSequence(numbers, spawn_key=(1,)))
 
 
 def _first_of(sequence: np.random.SeedSequence) -> int:
@@ -208,7 +208,7 @@ def crop_and_flip(
 
 
 def erase_squares(
-    images: UInt8[Tensor, "B C H W"], places: Float[Tensor, "B 2"], side: int
+    images: UInt8[Tensor, "B C H W"], corners: Float[Tensor, "B 2"], side: int
 ) -> UInt8[Tensor, "B C H W"]:
     """Set a square of each image to zero, all of it inside the image.
 
@@ -216,7 +216,7 @@ def erase_squares(
 
     Args:
         images: any number of channels, any size from `side` on.
-        places: where the square lies between the first and the last row and column that it can
+        corners: where the square lies between the first and the last row and column that it can
             begin in, each in [0, 1).
         side: of the square, in pixels.
 
@@ -225,10 +225,10 @@ def erase_squares(
         >>> erase_squares(image, torch.tensor([[0.0, 0.9]]), side=2).tolist()
         [[[[1, 0, 0], [1, 0, 0]]]]
     """
-    places, inside = sent(places, images.device), []
+    corners, inside = sent(corners, images.device), []
     for axis, length in enumerate(images.shape[2:]):
-        place = torch.arange(length, device=images.device)
-        begin = (places[:, axis : axis + 1] * (length - side + 1)).long()
-        inside.append((place >= begin) & (place < begin + side))
+        pixel = torch.arange(length, device=images.device)
+        begin = (corners[:, axis : axis + 1] * (length - side + 1)).long()
+        inside.append((pixel >= begin) & (pixel < begin + side))
     rows, columns = inside
     return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)

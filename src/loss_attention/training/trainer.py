@@ -341,7 +341,7 @@ class Trainer:
         run = self.checkpoints.run
         kept = f"; the best epoch so far stays in {run.weights}" if run.weights.exists() else ""
         epoch = (step - 1) // self.steps_per_epoch + 1
-        lower = f"--learning-rate {self.recipe.learning_rate / 10:g}"
+        lower = f"`learning_rate` {self.recipe.learning_rate / 10:g}"
         return DivergedError(
             f"the {what} became NaN or infinite at step {step} (epoch {epoch}){kept}; a lower "
             "learning rate usually helps, from the last checkpoint on: "
