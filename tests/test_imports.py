@@ -95,12 +95,12 @@ def import_graph() -> dict[str, set[str]]:
 def test_the_reader_of_imports_finds_them_all() -> None:
     source = (
         "import os\nimport loss_attention.model\nfrom loss_attention import geometry, load\n"
-        "from loss_attention.heads import catalog\n"
+        "from loss_attention.heads import patches\n"
         "def late():\n    from loss_attention.cli import main\n"
         "from loss_attention import __version__\n"
     )
-    known = {"models", "geometry", "heads", "heads.catalog", "cli"}
-    assert imports_of(source, known) == {"models", "geometry", "heads.catalog", "cli"}
+    known = {"model", "geometry", "heads", "heads.patches", "cli"}
+    assert imports_of(source, known) == {"model", "geometry", "heads.patches", "cli"}
 
 
 def test_the_drawing_shows_every_module(layers: tuple[list[str], set[str]]) -> None:
