@@ -18,7 +18,12 @@ def network(backbone: str = "resnet18", head: str = "loss-attention") -> PatchCl
     """A small network whose batch norms are far from doing nothing."""
     torch.manual_seed(0)
     model = create_model(
-        backbone, head=head, num_classes=3, width=0.05, image_size=(SIZE, SIZE), class_names="abc"
+        backbone,
+        head=head,
+        num_classes=3,
+        width=0.05,
+        image_size=(SIZE, SIZE),
+        class_names=("a", "b", "c"),
     )
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

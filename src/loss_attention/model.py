@@ -113,7 +113,7 @@ class PatchClassifier(
 
         Args:
             images: shape `(B, C, H, W)`, uint8 in 0..255 or floating point in [0, 1]. They are
-                normalised inside, with the training set's mean and deviation.
+                normalised inside, with the training set's mean and standard deviation.
 
         Returns:
             A `PatchPrediction`, a `CapsulePrediction` or `RoutedPrediction` for the capsule heads,
@@ -171,7 +171,7 @@ class PatchClassifier(
                 module.training = True
 
     def set_normalisation(self, mean: Float[Tensor, " C"], std: Float[Tensor, " C"]) -> None:
-        """Set the mean and deviation of each channel, in units of [0, 1] images."""
+        """Set the mean and standard deviation of each channel, in units of [0, 1] images."""
         self.mean.copy_(mean.reshape(-1, 1, 1))
         self.std.copy_(std.clamp(min=1e-3).reshape(-1, 1, 1))
 

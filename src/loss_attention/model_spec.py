@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -71,12 +71,12 @@ class ModelOptions:
         _require("width", finite, "must be above 0 and finite", self.width)
         most = f"must be at most {LARGEST_WIDTH:,}"
         _require("width", self.width <= LARGEST_WIDTH, most, self.width)
-        layers = self.strided_layers
-        listed = _is_list(layers) and all(_is_whole(index) for index in layers)
-        _require("strided_layers", listed, "must be a list of layers", layers)
+        layers = _listed(self.strided_layers)
+        whole = layers is not None and all(map(_is_whole, layers))
+        _require("strided_layers", whole, "must be a list of layers", self.strided_layers)
         if layers and self.backbone == CUSTOM:
             raise InputError("`strided_layers` are those of a named backbone; yours strides itself")
-        object.__setattr__(self, "strided_layers", tuple(layers))
+        object.__setattr__(self, "strided_layers", layers)
         inside = _is_number(self.threshold) and 0 <= self.threshold <= 1
         _require("threshold", inside, "must be in [0, 1]", self.threshold)
         _require("resize", isinstance(self.resize, str), "must be a name", self.resize)
@@ -110,9 +110,11 @@ class ModelSpec(ModelOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names, size = self.class_names, self.image_size
-        listed = _is_list(names) and all(isinstance(name, str) for name in names)
-        _require("class_names", listed, "must be a list of names", names)
+        names = _listed(self.class_names)
+        if names is None or not all(isinstance(name, str) for name in names):
+            raise InputError(
+                f"`class_names` must be a list of names, got {quoted(self.class_names)}"
+            )
         if names and len(names) != self.num_classes:
             raise InputError(
                 f"`class_names` must name all {self.num_classes} classes, got {len(names)}"
@@ -120,12 +122,14 @@ class ModelSpec(ModelOptions):
         (name, times), *_ = Counter(names).most_common(1) or [("", 1)]
         if times > 1:
             raise InputError(f"`class_names` has {quoted(name)} twice; each class needs its own")
-        object.__setattr__(self, "class_names", tuple(names))
-        if size is not None:
-            pair = _is_list(size) and len(size) == 2
-            pair = pair and all(_is_whole(side) and 1 <= side <= LARGEST_SIDE for side in size)
-            _require("image_size", pair, "must be a height and a width in pixels", size)
-            object.__setattr__(self, "image_size", tuple(size))
+        object.__setattr__(self, "class_names", names)
+        if self.image_size is not None:
+            sides = _listed(self.image_size) or ()
+            pair = len(sides) == 2 and all(map(_is_whole, sides))
+            inside = pair and all(1 <= side <= LARGEST_SIDE for side in sides)
+            rule = "must be a height and a width in pixels"
+            _require("image_size", inside, rule, self.image_size)
+            object.__setattr__(self, "image_size", sides)
         is_bool = isinstance(self.multi_label, bool)
         _require("multi_label", is_bool, "must be True or False", self.multi_label)
 
@@ -161,8 +165,10 @@ def _check_whole_number(name: str, value: Any) -> None:
     _require(name, value <= LARGEST[name], f"must be at most {LARGEST[name]:,}", value)
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+def _listed(value: Any) -> tuple[Any, ...] | None:
+    """Return the parts of what holds several, however it does; None: it does not."""
+    alone = isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable)
+    return None if alone else tuple(value)
 
 
 def _is_whole(value: Any) -> bool:

@@ -128,7 +128,7 @@ class BlockKind(NamedTuple):
 
     Attributes:
         kernels: sides of their convolutions. The first 3 x 3 of a block is the one that may
-            stride: a strided 1 x 1 would leave three of four places unseen.
+            stride: a strided 1 x 1 would leave three of four cells unseen.
         expansion: channels of the last convolution, as a multiple of the others'.
     """
 
