@@ -13,16 +13,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Silent but for errors.
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
+# Where PyPI has CUDA builds, which it has for Linux.
+DEVICES := .venv-devices
+DEVICES_TORCH := 2.14.1
 REQUIREMENTS_DONE := $(VENV)/.requirements-installed
 PACKAGE_DONE := $(VENV)/.package-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test bench results clean
+.PHONY: help install demo test test-devices bench results clean
 
 help:
 	@echo 'make demo     train on the digits that come along, then open runs/demo/report.html'
 	@echo 'make test     format, lint, types, tests, doctests and the commands of the README'
+	@echo 'make test-devices  what runs on a GPU, tried without one (5 GB of a CUDA build of torch)'
 	@echo 'make bench    measure speed and memory here, to results/bench/ (15 minutes at most on two cores)'
 	@echo 'make results  train and measure the figures of results/README.md (takes long)'
 	@echo 'make install  only make .venv, which the others do by themselves'
@@ -47,6 +51,13 @@ test: $(PACKAGE_DONE)
 	@echo '== tests, doctests and the commands of the README: pytest, $(WORKERS) processes'
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
+# A CUDA build of torch checks the devices of tensors that have no values, also without a GPU.
+test-devices: export OMP_NUM_THREADS = 1
+test-devices: $(DEVICES)/.package-installed
+	@$(DEVICES)/bin/python -c 'import sys, torch; sys.exit(torch.version.cuda is None)' || { \
+	  echo 'make: the torch in $(DEVICES) is not a CUDA build' >&2; exit 1; }
+	@$(DEVICES)/bin/pytest tests/devices
+
 bench: $(PACKAGE_DONE)
 	@$(BIN)/python benchmarks/bench.py$(if $(BENCH_FLAGS), $(BENCH_FLAGS))
 
@@ -54,7 +65,7 @@ results: $(PACKAGE_DONE)
 	@$(BIN)/python benchmarks/run.py
 
 clean:
-	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	@rm -rf $(VENV) $(DEVICES) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
 	@find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo 'removed .venv, caches and builds; runs/ is as it was'
 
@@ -67,6 +78,16 @@ $(PACKAGE_DONE): pyproject.toml $(REQUIREMENTS_DONE)
 $(REQUIREMENTS_DONE): requirements.txt | $(BIN)/python
 	@echo '== installing requirements.txt into $(VENV) (torch is large: the first time takes minutes)'
 	@$(PIP) install --requirement requirements.txt
+	@touch $@
+
+$(DEVICES)/.package-installed: requirements.txt pyproject.toml | $(BIN)/python
+	@echo '== making $(DEVICES) with torch $(DEVICES_TORCH) (the first time takes minutes)'
+	@$(BIN)/python -m venv $(DEVICES)
+	@grep -v '^torch==' requirements.txt > $(DEVICES)/requirements.txt
+	@$(DEVICES)/bin/python -m pip --disable-pip-version-check --no-input -qq install \
+	  torch==$(DEVICES_TORCH) --requirement $(DEVICES)/requirements.txt
+	@$(DEVICES)/bin/python -m pip --disable-pip-version-check --no-input -qq install \
+	  --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(BIN)/python:

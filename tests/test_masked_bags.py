@@ -13,11 +13,13 @@ import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from loss_attention.attention import capsule_weights, patch_weights, pool_patches
 from loss_attention.explanation import explain_prediction
 from loss_attention.geometry import PatchGrid
+from loss_attention.heads.capsules import pooled_capsules
+from loss_attention.heads.patches import AttentionPooling, LossAttention, MeanPooling, pooled
 from loss_attention.losses import margin_loss, multi_label_loss, single_label_loss
 from loss_attention.prediction import (
     CapsulePrediction,
@@ -71,6 +73,14 @@ def lies(found: Tensor, expected: list[np.ndarray]) -> None:
     for i, values in enumerate(expected):
         np.testing.assert_allclose(found[i][..., MASK[i]].detach().numpy(), values, atol=1e-13)
         assert not found[i][..., ~MASK[i]].any()
+
+
+def reach_the_real(held: Tensor, *modules: nn.Module) -> None:
+    """Gradients are finite, and none is of what is masked."""
+    for value in (held, *(parameter for module in modules for parameter in module.parameters())):
+        assert value.grad is not None
+        assert value.grad.isfinite().all()
+    assert not held.grad[~MASK].any()
 
 
 @pytest.mark.parametrize("filler", FILLERS)
@@ -173,9 +183,7 @@ def test_losses_and_their_gradients(filler: float, gamma: float) -> None:
         value = loss(found, labels, gamma)
         assert value.item() == pytest.approx(expected, abs=1e-12)
         value.backward()
-        assert leaf.grad is not None
-        assert leaf.grad.isfinite().all()
-        assert not leaf.grad[~MASK].any()
+        reach_the_real(leaf)
     found, leaf, _ = bags(filler)
     margin_loss(found, LABELS).backward()
     assert leaf.grad is not None
@@ -199,6 +207,81 @@ def test_capsules(filler: float) -> None:
     single_label_loss(found, LABELS, 0.4).backward()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
+
+
+def in_numpy(kind: str, h: np.ndarray, p: np.ndarray, weighing: nn.Module) -> np.ndarray:
+    """The weights of a bag's real patches, from the equations."""
+    if kind == "mean":
+        return np.full(len(h), 1 / len(h))
+    if kind == "loss-attention":
+        return reference.patch_weights(p, 0.3)
+    tables = [parameter.detach().numpy() for parameter in weighing.parameters()]
+    if kind == "attention":
+        return reference.attention_weights(h, tables[0], tables[1][0])
+    return reference.attention_weights(h, tables[0], tables[2][0], tables[1])
+
+
+WEIGHINGS = {
+    "mean": MeanPooling,
+    "attention": lambda: AttentionPooling(4, 3, gated=False),
+    "gated-attention": lambda: AttentionPooling(4, 3, gated=True),
+    "loss-attention": lambda: LossAttention(0.3),
+}
+
+
+@pytest.mark.parametrize("filler", [NAN, INF, 1e30])
+@pytest.mark.parametrize("kind", WEIGHINGS)
+def test_every_pooling_is_the_equations_on_the_real_instances(kind: str, filler: float) -> None:
+    """From features and mask alone: there is no image and no grid."""
+    features = torch.randn(3, 5, 4, dtype=torch.float64)
+    classifier, weighing = nn.Linear(4, 3).double(), WEIGHINGS[kind]().double()
+    W, b = (parameter.detach().numpy() for parameter in classifier.parameters())  # noqa: N806
+    held = features.masked_fill(~MASK.unsqueeze(2), filler).requires_grad_()
+    found = pooled(held, classifier, weighing, 0.9, MASK)
+    weights, evidence = [], []
+    for i in range(3):
+        h = features[i, MASK[i]].numpy()
+        p = h @ W.T + b
+        weights.append(in_numpy(kind, h, p, weighing))
+        evidence.append(weights[i][:, None] * p)
+        np.testing.assert_allclose(found.logits[i].detach().numpy(), weights[i] @ p, atol=1e-13)
+        assert found.selected[i, MASK[i]].tolist() == (weights[i] > 0.9 / len(h)).tolist()
+    lies(found.patch_weights, weights)
+    lies(found.evidence.transpose(1, 2), [each.T for each in evidence])
+    assert found.grid is None
+    assert not found.selected[~MASK].any()
+    for loss, labels in ((single_label_loss, LABELS), (multi_label_loss, MATRIX)):
+        loss(found, labels, 0.5).backward(retain_graph=True)
+    reach_the_real(held, classifier, weighing)
+    with pytest.raises(ValueError, match="is of a bag: its patches lie nowhere in an image"):
+        explain_prediction(found)
+
+
+@pytest.mark.parametrize("filler", [NAN, INF, 1e30])
+def test_capsules_of_instances_are_the_equations_on_the_real_ones(filler: float) -> None:
+    vectors = torch.randn(3, 5, 2, 4, dtype=torch.float64)
+    classifier = nn.Linear(4, 3).double()
+    W, b = (parameter.detach().numpy() for parameter in classifier.parameters())  # noqa: N806
+    held = vectors.masked_fill(~MASK[:, :, None, None], filler).requires_grad_()
+    found = pooled_capsules(held, classifier, 0.3, mask=MASK)
+    weights, evidence = [], []
+    for i in range(3):
+        p = (vectors[i, MASK[i]].numpy() @ W.T + b).transpose(1, 0, 2)
+        of_patches, of_capsules = reference.capsule_weights(p, 0.3)
+        weights.append(of_patches)
+        evidence.append((of_capsules[..., None] * p).sum(axis=0))
+        np.testing.assert_allclose(
+            found.logits[i].detach().numpy(), evidence[i].sum(axis=0), atol=1e-13
+        )
+    lies(found.patch_weights, weights)
+    lies(found.evidence.transpose(1, 2), [each.T for each in evidence])
+    single_label_loss(found, LABELS, 0.5).backward()
+    assert all(
+        each.grad is not None and each.grad.isfinite().all() for each in classifier.parameters()
+    )
+    assert held.grad is not None
+    assert held.grad.isfinite().all()
+    assert not held.grad[~MASK].any()
 
 
 def test_an_explanation_shows_nothing_of_what_is_masked() -> None:

@@ -176,11 +176,13 @@ def full_precision(values: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
 
 def per_patch(
     threshold: float, weights: Float[Tensor, "B M"], mask: Bool[Tensor, "B M"] | None
-) -> float | Float[Tensor, "B 1"]:
+) -> Float[Tensor, ""] | Float[Tensor, "B 1"]:
     """Return `threshold / M`, where M counts the patches that are not masked."""
+    # Divided in float64 both times: the same number for a bag with and without filler.
     if mask is None:
-        return threshold / weights.shape[1]
-    # Divided in float64, as Python does above: the same number for a bag with and without filler.
+        # A tensor rather than a number, which no exported program can have of an unknown size.
+        whole = torch.full((), threshold, dtype=torch.float64, device="cpu")
+        return (whole / weights.shape[1]).to(weights.dtype)
     return (threshold / mask.sum(dim=1, keepdim=True).double()).to(weights.dtype)
 
 
@@ -213,7 +215,7 @@ def _fractions(
 ) -> Float[Tensor, "B N"]:
     """Each length as a fraction of their sum (Eq. 5a); uniform where that is zero."""
     if mask is None:
-        uniform = torch.full_like(lengths, 1.0 / lengths.shape[1])
+        uniform = torch.ones_like(lengths) / lengths.shape[1]
     else:
         uniform = mask.to(lengths.dtype) / mask.sum(dim=1, keepdim=True)
     total = lengths.sum(dim=1, keepdim=True)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 
 class PatchGrid(NamedTuple):
@@ -47,6 +48,10 @@ class PatchGrid(NamedTuple):
         x1 = (x0 + self.window).clamp(max=self.width)
         y1 = (y0 + self.window).clamp(max=self.height)
         return torch.stack([x0, y0, x1, y1], dim=-1).reshape(-1, 4).float()
+
+
+# So that a saved program knows what it returns.
+pytree._register_namedtuple(PatchGrid, serialized_type_name="loss_attention.geometry.PatchGrid")
 
 
 def box_area(boxes: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N"]:

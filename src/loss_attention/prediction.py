@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import TypeVar, dataclass_transform
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,19 +24,18 @@ Kind = TypeVar("Kind")
 AnyPrediction = TypeVar("AnyPrediction", bound="ImagePrediction")
 
 
-@dataclass_transform(field_specifiers=(field,))
 def as_pytree(kind: type[Kind]) -> type[Kind]:
-    """Make a class a dataclass whose fields `torch` finds, moves and returns.
+    """Have `torch` find, move and return the fields of a dataclass."""
+    pytree.register_dataclass(kind, serialized_type_name=f"{kind.__module__}.{kind.__name__}")
+    return kind
 
-    It is not frozen: Fabric rebuilds a module's outputs in full precision, which needs settable
-    fields.
-    """
-    made = dataclass(kind)
-    pytree.register_dataclass(made, serialized_type_name=f"{kind.__module__}.{kind.__name__}")
-    return made
+
+# Predictions are not frozen: Fabric rebuilds a module's outputs in full precision, which needs
+# settable fields.
 
 
 @as_pytree
+@dataclass
 class ImagePrediction:
     """The prediction of a network without patches: logits and nothing to point at."""
 
@@ -92,6 +91,7 @@ class WeightedPrediction(ImagePrediction):
 
 
 @as_pytree
+@dataclass
 class PatchPrediction(WeightedPrediction):
     """The prediction of a network whose answer is exactly a sum over patches: their evidence.
 
@@ -136,6 +136,7 @@ EvidencePrediction = PatchPrediction
 
 
 @as_pytree
+@dataclass
 class CapsulePrediction(PatchPrediction):
     """The prediction of a capsule network, each patch of which has C capsules (Eq. 6).
 
@@ -173,6 +174,7 @@ class CapsulePrediction(PatchPrediction):
 
 
 @as_pytree
+@dataclass
 class RoutedPrediction(WeightedPrediction):
     """The prediction of capsules under dynamic routing (Sabour et al. 2017).
 

@@ -1,0 +1,125 @@
+"""What `test_export.py` has done in a process of its own.
+
+There the package is as its users run it: what checks annotations in the tests cannot be traced.
+"""
+
+from __future__ import annotations
+
+import io
+import traceback
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from heads.used import used_model
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.utils import _pytree as pytree
+
+from loss_attention.backbones.spatial import convolution
+from loss_attention.explanation import explain_prediction
+from loss_attention.heads.catalog import HEADS
+from loss_attention.losses import loss_for
+from loss_attention.models import PatchClassifier
+from loss_attention.prediction import PatchPrediction, WeightedPrediction
+
+ONE_SIZE = [name for name, entry in HEADS.items() if entry.fixed_image_size]
+
+
+class Explained(nn.Module):
+    """Several models: what each says of the same images, and its heat maps and boxes."""
+
+    def __init__(self, models: Sequence[PatchClassifier]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, images: Tensor) -> list[Any]:
+        predictions = [model(images) for model in self.models]
+        weighted = [each for each in predictions if isinstance(each, WeightedPrediction)]
+        explanations = [explain_prediction(each) for each in weighted]
+        return [*predictions, *((each.heat_maps, each.boxes) for each in explanations)]
+
+
+def tiny(head: str) -> PatchClassifier:
+    """A model that is traced in no time: its backbone is one layer."""
+    model = used_model(head=head, image_size=(9, 12), patch_kernel=3, patch_stride=2, threshold=0.3)
+    model.backbone.layers = nn.Sequential(*convolution(3, model.backbone.channels, 3)).eval()
+    return model
+
+
+def pictures(head: str) -> tuple[Tensor, Tensor]:
+    """Images to trace with, and others of whatever size and number the head takes too."""
+    if head in ONE_SIZE:
+        return torch.rand(3, 3, 9, 12), torch.rand(5, 3, 9, 12)
+    return torch.rand(3, 3, 9, 12), torch.rand(5, 3, 17, 14)
+
+
+def export_heads(heads: Sequence[str], strict: bool) -> None:
+    """Nothing was explained before, so that nothing can have been kept for it."""
+    axes = [0] if heads[0] in ONE_SIZE else [0, 2, 3]
+    _export(Explained([tiny(head) for head in heads]), *pictures(heads[0]), axes, strict)
+
+
+def export_backbone(backbone: str) -> None:
+    images, others = torch.rand(2, 3, 24, 28), torch.rand(3, 3, 33, 41)
+    _export(used_model(backbone=backbone), images, others, [0, 2, 3], strict=True)
+
+
+def _export(
+    models: nn.Module, images: Tensor, others: Tensor, axes: Sequence[int], strict: bool
+) -> None:
+    sizes = dict.fromkeys(axes, Dim.AUTO)
+    program = torch.export.export(models, (images,), dynamic_shapes=(sizes,), strict=strict)
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    same(torch.export.load(file).module()(others), models(others))
+
+
+def compile_whole(heads: Sequence[str]) -> None:
+    models = Explained([tiny(head) for head in heads])
+    whole = torch.compile(models, fullgraph=True, backend="eager")
+    for images in pictures(heads[0]):
+        same(whole(images), models(images))
+
+
+def train_with_ddp(heads: Sequence[str], store: Path) -> None:
+    torch.distributed.init_process_group("gloo", f"file://{store}", rank=0, world_size=1)
+    for head in heads:
+        model = tiny(head).train()
+        network = nn.parallel.DistributedDataParallel(model)
+        prediction = network(pictures(head)[0])
+        assert type(prediction) is type(model(pictures(head)[0]))
+        gamma = 0.1 if isinstance(prediction, PatchPrediction) else 0.0
+        labels = torch.arange(prediction.logits.shape[0])
+        loss_for(HEADS[head].objective, multi_label=False)(prediction, labels, gamma).backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+    torch.distributed.destroy_process_group()
+
+
+def same(found: Any, expected: Any) -> None:
+    """All parts of two predictions agree, and what kind they are."""
+    parts, spec = pytree.tree_flatten(found)
+    others, other_spec = pytree.tree_flatten(expected)
+    assert spec == other_spec
+    for part, other in zip(parts, others, strict=True):
+        if isinstance(part, Tensor):
+            torch.testing.assert_close(part, other, rtol=1e-4, atol=1e-5, equal_nan=True)
+        else:
+            assert part == other
+
+
+def serve(connection: Connection) -> None:
+    """Do what is asked for, and say what went wrong."""
+    torch.set_num_threads(1)
+    for function, arguments in iter(connection.recv, None):
+        torch.manual_seed(0)
+        try:
+            function(*arguments)
+            connection.send("")
+        except Exception:
+            connection.send(traceback.format_exc())
