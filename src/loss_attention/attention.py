@@ -32,7 +32,7 @@ def patch_weights(
 
     Args:
         patch_logits: `p`, the class vector of each patch, shape `(B, M, K)`.
-        threshold: the paper's xi in [0, 1]: patches whose share is under `threshold / M` are
+        threshold: the paper's xi in [0, 1]: patches whose fraction is under `threshold / M` are
             dropped, the rest reduced by it and normalised again.
         mask: shape `(B, M)`, True where a patch is real; for bags of unequal size. A masked patch
             has weight exactly 0 and receives no gradient. None: all patches are real.
@@ -74,7 +74,7 @@ def capsule_weights(
 
     Args:
         capsule_logits: `p_cm`, the class vector of each capsule, shape `(B, C, M, K)`.
-        threshold: the paper's xi in [0, 1], applied to the share of a patch as a whole.
+        threshold: the paper's xi in [0, 1], applied to the fraction of a patch as a whole.
         mask: True where a patch is real; see `patch_weights`.
 
     Returns:

@@ -41,7 +41,7 @@ def single_label_loss(
         prediction: what the model returned for a batch of B images and K classes.
         labels: the class index of each image, shape `(B,)`, int64, in [0, K).
         gamma: weight of the patch regulariser, at least 0; see `ramp_up`.
-        label_smoothing: part of the target, in [0, 1), that is shared out evenly among all classes
+        label_smoothing: part of the target, in [0, 1), that is spread evenly over all classes
             (Szegedy et al. 2016). In the image's cross-entropy alone: a patch may be indifferent.
 
     Returns:

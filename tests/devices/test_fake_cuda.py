@@ -19,7 +19,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 import loss_attention as la
-from loss_attention.data.augmentation import crop_and_flip, draw_shifts, erase_squares
 from loss_attention.data.sample import ImageSet
 from loss_attention.evaluation.measuring import name_images
 from loss_attention.explanation import explain_prediction
@@ -30,6 +29,7 @@ from loss_attention.losses import loss_for
 from loss_attention.metrics import localisation as metrics
 from loss_attention.metrics.faithfulness import correlation
 from loss_attention.models import PatchClassifier
+from loss_attention.training.sampling import crop_and_flip, draw_shifts, erase_squares
 
 pytestmark = pytest.mark.skipif(
     torch.version.cuda is None, reason="needs a CUDA build of torch: make test-devices"

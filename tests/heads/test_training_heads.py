@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from training.tiny import start_run, tiny_recipe, tiny_splits
+from training.tiny import run_stopped_at, start_run, tiny_recipe, tiny_splits
 
 from loss_attention.data.digits import multi_digits
 from loss_attention.data.sample import hold_out
@@ -19,7 +19,6 @@ from loss_attention.evaluation import evaluate
 from loss_attention.heads import HEADS
 from loss_attention.model import load
 from loss_attention.training.job import RunOptions, continue_run
-from loss_attention.training.trainer import Trainer
 
 CPU = RunOptions(accelerator="cpu")
 
@@ -34,11 +33,7 @@ def test_a_head_learns_and_resumes_where_it_was_stopped(
     losses = [json.loads(line)["loss"] for line in lines]
     assert losses[-1] < 0.7 * losses[0]
 
-    stopped = start_run(tmp_path / "stopped", recipe, splits, CPU)
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_stop_agreed", lambda self, *_: self.position.step == 4)
-        assert not continue_run(stopped, splits)
-    assert continue_run(stopped, splits)
+    stopped = run_stopped_at(tmp_path / "stopped", recipe, splits, [4], monkeypatch)
     expected, found = load(tmp_path / "whole").state_dict(), load(stopped.path).state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 

@@ -1,4 +1,4 @@
-"""Capsules of the paper's Section IV-B: vectors at each place, weighed by Eq. 6.
+"""Capsules of the paper's Section IV-B: vectors at each cell, weighed by Eq. 6.
 
 After them, capsules under dynamic routing (Sabour et al. 2017), which the paper compares with.
 """
@@ -23,7 +23,7 @@ PATCH_CHANNELS, PATCH_DIMENSION = 64, 128
 CLASS_DIMENSION = 16
 ROUNDS = 3
 # With 1152 capsules and 10 classes, class capsules then begin neither near 0 nor near 1.
-INITIAL_DEVIATION = 0.1
+INITIAL_STD = 0.1
 # Added to squared lengths, so that the gradient at length 0 is 0.
 SMALLEST = 1e-12
 
@@ -38,7 +38,7 @@ class Capsules(Layered):
 
     Args:
         in_channels: channels of its input.
-        channels: C, capsules at each place.
+        channels: C, capsules at each cell.
         dimension: D, of each.
         kernel: side of the convolution.
         stride: of the convolution.
@@ -85,7 +85,7 @@ class CapsuleHead(Layered):
         num_classes: K.
         layout: how the patches lie on the feature map.
         threshold: the paper's xi.
-        primary_channels: capsules of the first layer at each place, of dimension 16.
+        primary_channels: capsules of the first layer at each cell, of dimension 16.
         channels: C, capsules of each patch, of dimension 128.
     """
 
@@ -108,7 +108,7 @@ class CapsuleHead(Layered):
             stride=layout.stride,
             normalised=True,
         )
-        # Eq. 11's b: at 0 no place is dropped before training says which are trivial.
+        # Eq. 11's b: at 0 no cell is dropped before training says which are trivial.
         self.trivial_length = nn.Parameter(torch.zeros(primary_channels))
         self.patch_capsules = Capsules(
             primary_channels, channels, PATCH_DIMENSION, kernel=1, stride=1, normalised=True
@@ -216,7 +216,7 @@ class RoutingHead(Layered):
             torch.empty(channels * positions, PRIMARY_DIMENSION, num_classes * CLASS_DIMENSION)
         )
         if not self.transforms.is_meta:  # without values, and torch would import for a second
-            nn.init.normal_(self.transforms, std=INITIAL_DEVIATION)
+            nn.init.normal_(self.transforms, std=INITIAL_STD)
         self.layout = layout
         self.classes = num_classes
 
@@ -241,7 +241,7 @@ class RoutingHead(Layered):
             squared = inputs.square().sum(dim=2)
             direction = inputs * (squared + SMALLEST).rsqrt().unsqueeze(2)
             along = log_coefficients.exp() * torch.einsum("ibkd,bkd->ibk", votes, direction)
-            # In logarithms: a class that gets next to nothing everywhere still has its shares.
+            # In logarithms: a class that gets next to nothing everywhere still has its fractions.
             by_patch = log_coefficients.view(grouped).logsumexp(dim=0)
             class_weights = by_patch.softmax(dim=0).transpose(0, 1)
             logits = (squared + SMALLEST).log()
