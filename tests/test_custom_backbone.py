@@ -20,8 +20,8 @@ from loss_attention.backbones import Backbone, Normalisation, OwnBackbone, as_ba
 from loss_attention.backbones.receptive_field import ReceptiveField
 from loss_attention.errors import InputError
 from loss_attention.evaluation import evaluate
+from loss_attention.evaluation.measuring import for_inference
 from loss_attention.heads import HEADS
-from loss_attention.inference import for_inference
 from loss_attention.model import METADATA_KEY, PatchClassifier
 from loss_attention.model_spec import ModelSpec
 

@@ -13,8 +13,8 @@ from torch.nn.utils import parametrizations
 import loss_attention as la
 from loss_attention.backbones import BACKBONES
 from loss_attention.backbones.layers import Layered, neighbours
+from loss_attention.evaluation.measuring import for_inference
 from loss_attention.heads import HEADS
-from loss_attention.inference import for_inference
 
 SIZE = (20, 20)
 Pairs = set[tuple[str, str]]

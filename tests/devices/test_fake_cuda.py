@@ -14,21 +14,20 @@ from contextlib import nullcontext
 import pytest
 import torch
 from heads.used import NARROW, WEIGHTED_HEADS
+from loss_attention.heads.catalog import HEADS
+from loss_attention.models import PatchClassifier
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 import loss_attention as la
 from loss_attention.data.sample import ImageSet
-from loss_attention.evaluation.measuring import name_images
+from loss_attention.evaluation.measuring import name_images, run_batches
 from loss_attention.explanation import explain_prediction
 from loss_attention.geometry import enclosing_boxes, paint_patches
-from loss_attention.heads.catalog import HEADS
-from loss_attention.inference import run_batches
 from loss_attention.losses import loss_for
 from loss_attention.metrics import localisation as metrics
 from loss_attention.metrics.faithfulness import correlation
-from loss_attention.models import PatchClassifier
 from loss_attention.training.sampling import crop_and_flip, draw_shifts, erase_squares
 
 pytestmark = pytest.mark.skipif(

@@ -61,6 +61,7 @@ class Canned(nn.Module):
             answers.patch_weights[index],
             answers.grid,
             answers.selection,
+            mask=None if answers.mask is None else answers.mask[index],
         )
 
 

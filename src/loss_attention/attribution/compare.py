@@ -31,7 +31,7 @@ from loss_attention.attribution.measures import (
 from loss_attention.attribution.peers import window_grid
 from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.errors import InputError
-from loss_attention.inference import for_inference
+from loss_attention.evaluation.measuring import for_inference
 from loss_attention.metrics.faithfulness import masking_falls, mean_fill
 from loss_attention.metrics.localisation import assemble, choose_mosaics
 from loss_attention.model import PatchClassifier

@@ -31,9 +31,9 @@ from loss_attention.attribution.peers import (
     occlusion_of_classes,
 )
 from loss_attention.errors import InputError, unknown_name
+from loss_attention.evaluation.measuring import evaluation_mode
 from loss_attention.explanation import EVIDENCE, Quantity, explained_class
 from loss_attention.geometry import paint_patches
-from loss_attention.inference import evaluation_mode
 from loss_attention.metrics.localisation import edge_strength
 from loss_attention.model import PatchClassifier
 from loss_attention.prediction import PatchPrediction, WeightedPrediction

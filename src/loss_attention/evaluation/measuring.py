@@ -3,40 +3,36 @@
 A trivial baseline is what an answer scores on the same images that ignores the model. Localisation
 (patches, heat maps and boxes) is measured over the images that have a box of one of their labels;
 where there is none, there is nothing to point at. Each batch is measured and forgotten.
+
+`run_batches` runs a model over any images, for others too, and `for_inference` makes it faster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Shaped
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from loss_attention.backbones.layers import Conv2d, is_plain, neighbours
 from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.errors import InputError
-from loss_attention.evaluation.localisation import (
-    ANSWERS,
-    GROUP_THRESHOLDS,
-    MODEL,
-    Chosen,
-    Places,
-    fit_centred_boxes,
+from loss_attention.evaluation.baselines import ANSWERS, MODEL, fit_centred_boxes
+from loss_attention.evaluation.localisation import GROUP_THRESHOLDS, Chosen, Localisation
+from loss_attention.evaluation.metric import (
+    ORACLE,
+    Evaluation,
+    NamedImages,
+    classification_measures,
+    name_images,
 )
-from loss_attention.evaluation.metric import CLASSES, ORACLE, Evaluation, ImageResults, Measure
-from loss_attention.inference import Autocast, Model, for_inference, run_batches
 from loss_attention.losses import Loss, loss_for
 from loss_attention.metrics.classification import (
-    among_best,
-    average_precisions,
-    calibration_error,
-    class_accuracies,
-    commonest_answer,
     correct_images,
-    eleven_point_precisions,
 )
 from loss_attention.metrics.detection import BOX_IOUS
 from loss_attention.metrics.localisation import relevant_boxes
@@ -45,9 +41,6 @@ from loss_attention.prediction import ImagePrediction
 
 MOST_HELD_OUT = 2000
 """Held-out images that thresholds are chosen on, evenly taken from all there are."""
-TOP = 5
-Classes = Mapping[str, Mapping[str, float | None]]
-_Measure = partial(Measure, group=CLASSES)
 
 
 def evaluate(
@@ -89,7 +82,7 @@ def evaluate(
     fast = for_inference(model) if isinstance(model, PatchClassifier) else model
 
     def run(
-        images: LabelledImages, places: Places, before: int = 0, total: int = 0
+        images: LabelledImages, places: Localisation, before: int = 0, total: int = 0
     ) -> list[NamedImages]:
         """Run over a set, as a part of so many images of which so many are done."""
 
@@ -116,13 +109,13 @@ def evaluate(
     on_held_out: dict[str, float | None] = {}
     fitting = None if data.boxes is None else _for_fitting(held_out)
     if fitting is not None:
-        probe = Places(centred)
+        probe = Localisation(centred)
         run(fitting.subset(torch.arange(1)), probe)
         if not probe.has_evidence:
             fitting = None
     held = 0 if fitting is None else len(fitting)
     if fitting is not None:
-        places = Places(centred, dict.fromkeys(ANSWERS, GROUP_THRESHOLDS))
+        places = Localisation(centred, dict.fromkeys(ANSWERS, GROUP_THRESHOLDS))
         run(fitting, places, total=held + len(data))
         chosen = places.best_thresholds()
         on_held_out = {
@@ -130,7 +123,7 @@ def evaluate(
             for measure in places.measures(chosen)
             if measure.group != ORACLE
         }
-    places = Places(centred, {name: (best.groups,) for name, best in chosen.items()})
+    places = Localisation(centred, {name: (best.groups,) for name, best in chosen.items()})
     batches = run(data, places, held, held + len(data))
     measures, per_class, per_image = classification_measures(batches, data, train)
     return Evaluation(
@@ -239,136 +232,108 @@ def _check_classes(model: Model, data: LabelledImages) -> None:
         )
 
 
-@dataclass(frozen=True)
-class NamedImages:
-    """What a model calls the images of a batch, on its device.
-
-    Attributes:
-        results: image by image.
-        in_top: whether the label is among the five best; None for few classes or several labels.
-        logits: for multi-label data only.
-    """
-
-    results: ImageResults
-    in_top: Tensor | None
-    logits: Tensor | None
+T = TypeVar("T")
+Network = TypeVar("Network", bound=nn.Module)
+Model = Callable[[Tensor], ImagePrediction]
+Autocast = Callable[[], AbstractContextManager[Any]]
 
 
-def name_images(logits: Float[Tensor, "B K"], labels: Shaped[Tensor, "B *K"]) -> NamedImages:
-    """Keep what the figures need of the logits of a batch."""
-    logits = logits.float()
-    several = labels.ndim == 2
-    best = (logits.sigmoid() if several else logits.softmax(dim=1)).max(dim=1)
-    results = ImageResults(logits.argmax(dim=1), best.values, correct_images(logits, labels))
-    if several:
-        return NamedImages(results, None, logits)
-    in_top = among_best(logits, labels, TOP) if logits.shape[1] > TOP else None
-    return NamedImages(results, in_top, None)
-
-
-def classification_measures(
-    batches: Sequence[NamedImages], data: LabelledImages, train: LabelledImages | None
-) -> tuple[list[Measure], Classes, ImageResults]:
-    """Return the figures, those of each class, and the results image by image."""
-    results = ImageResults(
-        torch.cat([batch.results.predictions for batch in batches]).cpu(),
-        torch.cat([batch.results.probabilities for batch in batches]).cpu(),
-        torch.cat([batch.results.correct for batch in batches]).cpu(),
-    )
-    if data.multi_label:
-        logits = torch.cat([batch.logits for batch in batches if batch.logits is not None])
-        return *_several_labels(logits.cpu(), results, data, train), results
-    in_top = [batch.in_top for batch in batches if batch.in_top is not None]
-    found = torch.cat(in_top).cpu() if in_top else None
-    return *_one_label(results, found, data, train), results
-
-
-def _one_label(
-    results: ImageResults, in_top: Tensor | None, data: LabelledImages, train: LabelledImages | None
-) -> tuple[list[Measure], Classes]:
-    labels = data.labels.cpu()
-    constant = None if train is None else commonest_answer(train.labels.cpu(), labels)
-    counts = None
-    if train is not None:
-        counts = torch.bincount(train.labels.cpu(), minlength=len(data.class_names)).double()
-    measures = [
-        _Measure("accuracy", "accuracy", mean(results.correct), {"majority class": mean(constant)})
-    ]
-    if in_top is not None:
-        floor = None if counts is None else among_best(counts.unsqueeze(0), labels, TOP)
-        floors = {"commonest classes": mean(floor)}
-        measures.append(_Measure("top5_accuracy", "top-5 accuracy", mean(in_top), floors))
-    by_class = class_accuracies(results.correct, labels, len(data.class_names))
-    present = ~by_class.isnan()
-    floors = {"majority class": None}
-    if constant is not None:
-        of_class = class_accuracies(constant, labels, len(data.class_names))
-        floors = {"majority class": mean(of_class[present])}
-    label = "mean class accuracy" + _how_many(present)
-    measures.append(_Measure("class_accuracy", label, mean(by_class[present]), floors))
-    shares = None
-    if counts is not None and constant is not None:
-        confidence = (counts.max() / counts.sum()).expand(len(labels))
-        shares = calibration_error(confidence, constant)
-    error = calibration_error(results.probabilities, results.correct)
-    measures.append(_calibration(error, shares))
-    return measures, {"accuracy": _named(by_class, data)}
-
-
-def _several_labels(
-    logits: Float[Tensor, "N K"],
-    results: ImageResults,
+def run_batches(
+    model: Model,
     data: LabelledImages,
-    train: LabelledImages | None,
-) -> tuple[list[Measure], Classes]:
-    labels = data.labels.cpu()
-    precisions = average_precisions(logits, labels)
-    eleven = eleven_point_precisions(logits, labels)
-    present = ~precisions.isnan()
-    constant = {"constant scores": mean(labels.double().mean(dim=0)[present])}
-    floor, shares = None, None
-    if train is not None:
-        of_train = train.labels.cpu()
-        floor = mean(commonest_answer(of_train, labels))
-        expected = of_train.double().mean(dim=0).expand(labels.shape)
-        shares = calibration_error(expected.flatten(), labels.bool().flatten())
-    label = "mean AP" + _how_many(present)
-    error = calibration_error(logits.sigmoid().flatten(), labels.bool().flatten())
-    measures = [
-        _Measure("mean_average_precision", label, mean(precisions[present]), constant),
-        _Measure(
-            "mean_average_precision_voc2007",
-            "mean AP, 11 points (VOC 2007)",
-            mean(eleven[present]),
-            constant,
-        ),
-        _Measure("exact_match", "exact match", mean(results.correct), {"commonest labels": floor}),
-        _calibration(error, shares),
-    ]
-    return measures, {
-        "average_precision": _named(precisions, data),
-        "average_precision_voc2007": _named(eleven, data),
+    measure: Callable[[ImageSet, ImagePrediction], T],
+    *,
+    batch_size: int,
+    autocast: Autocast,
+    device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[T]:
+    """Run a model over a set and return what `measure` makes of each batch.
+
+    Everything runs in inference mode and with the model in evaluation mode; it is left in the mode
+    it was in. The host waits for the device only where `measure` makes it.
+
+    Args:
+        model: a module, or any function, from images to a prediction.
+        data: the images, on any device, in memory or streamed.
+        measure: called with each batch, on the computing device, and its prediction.
+        batch_size: images at a time; the last batch may be smaller.
+        autocast: makes the context that the model runs in (`fabric.autocast`, say).
+        device: where to compute; None: where the model's parameters are.
+        progress: called after each batch with the number of images done and of all images.
+
+    Raises:
+        InputError: no images, or a batch size below 1.
+    """
+    if len(data) == 0:
+        raise InputError("there are no images to evaluate")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    if device is None:
+        parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+        device = data.labels.device if parameter is None else parameter.device
+    results = []
+    batches = torch.split(torch.arange(len(data)), batch_size)
+    with torch.inference_mode(), evaluation_mode(model), data.reading():
+        data.expect(batches)
+        for index in batches:
+            batch = data.take(index).to(device)
+            with autocast():
+                prediction = model(batch.images)
+            results.append(measure(batch, prediction))
+            if progress is not None:
+                progress(int(index[-1]) + 1, len(data))
+    return results
+
+
+@contextmanager
+def evaluation_mode(model: Model | nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode and back, module by module: frozen ones stay frozen."""
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    in_training = [module for module in modules if module.training]
+    for module in in_training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in in_training:
+            module.training = True
+
+
+def for_inference(network: Network) -> Network:
+    """Return a copy of a network that computes the same to rounding, in less time.
+
+    In evaluation mode batch norm is a factor and a summand of each channel: both become part of the
+    convolution before it, where it is certain that there is one (`backbones.layers.neighbours`).
+    The weights lie channels last, which convolutions on a CPU and bf16 units of a GPU want.
+
+    Args:
+        network: left as it is.
+    """
+    copied = copy.deepcopy(network).eval()
+    holders = {
+        id(child): (module, name)
+        for module in copied.modules()
+        for name, child in module.named_children()
     }
+    for first, second in list(neighbours(copied)):
+        fused = _fused(first, second)
+        if fused is not None:
+            for old, new in ((first, fused), (second, nn.Identity().eval())):
+                holder, name = holders[id(old)]
+                setattr(holder, name, new)
+    # torch's stubs know this overload of `to` for tensors alone.
+    return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def _calibration(error: float, floor: float | None) -> Measure:
-    floors = {"class shares": floor}
-    return _Measure("calibration_error", "calibration error", error, floors, higher_is_better=False)
+def _fused(first: nn.Module, second: nn.Module) -> nn.Conv2d | None:
+    """Return one convolution for a convolution and a batch norm; None where they are not just that.
 
-
-def _named(values: Float[Tensor, " K"], data: LabelledImages) -> dict[str, float | None]:
-    """Return the figure of each class, None where it is undefined."""
-    found = (None if value != value else value for value in values.tolist())
-    return dict(zip(data.class_names, found, strict=True))
-
-
-def _how_many(present: Tensor) -> str:
-    """Return how many classes occur, where some do not."""
-    return "" if present.all() else f" ({int(present.sum())} of {len(present)} occur)"
-
-
-def mean(values: Tensor | None) -> float | None:
-    """Return the mean, None where there is nothing to take it of."""
-    if values is None or not len(values):
+    A layer of another class, or one that something hooks into, may do more than it seems to.
+    """
+    if type(first) not in (nn.Conv2d, Conv2d) or type(second) is not nn.BatchNorm2d:
         return None
-    return float(values.cpu().double().mean())
+    if second.running_mean is None or not (is_plain(first) and is_plain(second)):
+        return None
+    assert isinstance(first, nn.Conv2d)
+    return fuse_conv_bn_eval(first, second)

@@ -14,9 +14,9 @@ from torch import Tensor
 from loss_attention.attribution.maps import attribute
 from loss_attention.data.sample import LabelledImages
 from loss_attention.errors import InputError
+from loss_attention.evaluation.measuring import evaluation_mode
 from loss_attention.explanation import Explanation
 from loss_attention.geometry import box_area
-from loss_attention.inference import evaluation_mode
 from loss_attention.metrics.localisation import relevant_boxes
 from loss_attention.paper.drawings import (
     Drawing,

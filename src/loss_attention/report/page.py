@@ -29,10 +29,10 @@ from torch import Tensor
 from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.errors import printable
 from loss_attention.evaluation import Evaluation, Measure
+from loss_attention.evaluation.measuring import run_batches
 from loss_attention.explanation import Explanation, explain_prediction
 from loss_attention.geometry import box_iou
 from loss_attention.heads import HEADS
-from loss_attention.inference import run_batches
 from loss_attention.metrics.localisation import relevant_boxes
 from loss_attention.model import PatchClassifier
 from loss_attention.prediction import ImagePrediction, WeightedPrediction, on_cpu

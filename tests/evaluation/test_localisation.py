@@ -11,6 +11,7 @@ from evaluation.canned import CLASSES, FLOORS, LOCAL, NEED_A_THRESHOLD, NONE, Ca
 from torch import Tensor
 
 from loss_attention.evaluation import evaluate
+from loss_attention.evaluation.baselines import answers, see
 from loss_attention.prediction import ImagePrediction, PatchPrediction, RoutedPrediction
 
 
@@ -185,6 +186,49 @@ def test_random_weights_are_the_models_own(worked) -> None:
     shares = found["weight_inside"].floors
     assert shares["random weights"] == pytest.approx(shares["uniform weights"], abs=0.1)
     assert shares["random weights"] != pytest.approx(shares["uniform weights"], abs=1e-4)
+
+
+@pytest.mark.parametrize("filler", [float("nan"), 1e30])
+def test_masked_patches_are_in_no_answer(worked, filler: float) -> None:
+    model, data, train = worked
+    mask = torch.ones(5, 4, dtype=torch.bool)
+    mask[0, 1] = mask[4, 0] = mask[4, 2] = False
+    weights = model.answers.patch_weights.masked_fill(~mask, 0)
+    weights = (weights / weights.sum(dim=1, keepdim=True)).masked_fill(~mask, filler)
+    logits = model.answers.patch_logits.masked_fill(~mask.unsqueeze(2), filler)
+    bags = dataclasses.replace(model.answers, patch_logits=logits, patch_weights=weights, mask=mask)
+    masks = data.label_matrix().new_zeros(5, 8, 8).bool()
+    masks[:, 2:] = True
+    found = evaluate(
+        Canned(bags), dataclasses.replace(data, masks=masks), train=train, held_out=data
+    )
+    # Image 0: B = {0}, S&A = {0, 2}, found {0}; 5 of 7 inside; the left half of the image, of
+    # which the box has half. Image 1: B = {3}, found {3}. Image 3: B = {0, 2}, S&A = {}, inside.
+    # Image 4: B = {1, 3}, S&A = {1}, found {1}; all inside; the right half is not above 8 x 7 / 2.
+    every = {"whole image": 3 / 9, "best centred box": 3 / 9, "uniform weights": 3 / 9}
+    expected = {
+        "patch_precision": (3 / 4, every),
+        "patch_recall": (3 / 6, dict.fromkeys(every, 3 / 6)),
+        "weight_inside": (
+            (5 / 7 + 1 + 1 + 1) / 4,
+            dict.fromkeys(every, (1 / 3 + 1 / 4 + 1 / 2 + 1) / 4),
+        ),
+        "box_ap": (2 / 4, {"uniform weights": 0.0}),
+        "evidence_inside": ((5 / 7 + 1 + 0 + 1) / 4, {}),
+    }
+    for name, (value, baselines) in expected.items():
+        assert found.value(name) == pytest.approx(value), name
+        for baseline, score in baselines.items():
+            assert found[name].floors[baseline] == pytest.approx(score), (name, baseline)
+    for measure in found.measures:
+        assert all(value == value for value in (measure.value, *measure.floors.values()))
+    # Shuffled or by edges, the weights stay on real patches and sum to 1.
+    scene = see(data, Canned(bags)(data.images))
+    assert scene is not None
+    for _, answer in answers(bags, scene, [(1.0, 1.0)] * 3, torch.Generator().manual_seed(0)):
+        assert not answer.selected[~mask].any()
+        assert not answer.weights[~mask].any()
+        torch.testing.assert_close(answer.weights.sum(dim=1), torch.ones(5))
 
 
 def test_without_training_set_fitted_floors_are_empty(worked) -> None:

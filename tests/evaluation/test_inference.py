@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from loss_attention.attribution.maps import attribute
+from loss_attention.evaluation.measuring import for_inference
 from loss_attention.heads import HEADS
-from loss_attention.inference import for_inference
 from loss_attention.model import PatchClassifier, create_model
 
 SIZE = 18
