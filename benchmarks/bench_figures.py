@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import re
 import statistics
@@ -19,7 +18,7 @@ import torch
 from bench_page import DEMO_QUALITY, NAMES
 from explaining import EXPLAIN, beside_forward
 from isolated import isolated
-from measuring import Spread, ratio, spread, startup_seconds
+from measuring import Spread, ratio, read_figures, spread, startup_seconds
 from PIL import Image
 from workloads import (
     WORKLOADS,
@@ -212,16 +211,13 @@ def digits_training(path: Path, machine: dict[str, Any]) -> dict[str, Any] | Non
     """
     if not path.exists():
         return None
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_figures(path)
     if any(found["hardware"][name] != machine[name] for name in SAME_MACHINE):
         return None
     runs = [run for run in found["runs"] if run["head"] == "loss-attention"]
     quality = {
         name: statistics.mean(
-            measure["value"]
-            for run in runs
-            for measure in run["measures"]
-            if measure["name"] == name
+            metric["value"] for run in runs for metric in run["metrics"] if metric["name"] == name
         )
         for name in DEMO_QUALITY
     }

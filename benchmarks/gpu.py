@@ -202,9 +202,9 @@ def cifar10_fast(data: str, run: Path) -> str:
     code, said = typed(*words)
     if code:
         raise RuntimeError(f"train ended with {code}: {said}")
-    measures = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["measures"]
+    metrics = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["metrics"]
     seconds = json.loads((run / "run.json").read_text(encoding="utf-8"))["train_seconds"]
-    accuracy = next(measure["value"] for measure in measures if measure["name"] == "accuracy")
+    accuracy = next(measure["value"] for measure in metrics if measure["name"] == "accuracy")
     return f"accuracy {accuracy:.4f} after {seconds:.0f} s of training"
 
 

@@ -81,6 +81,16 @@ def write_and_list(name: str, measure: Callable[[], list[Path]]) -> None:
     print("\n".join(str(path) for path in written))
 
 
+def read_figures(path: Path) -> dict[str, Any]:
+    """Return what `keep` wrote; metrics have the names of today, whenever that was."""
+    from loss_attention.evaluation.metric import current_run
+
+    figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "runs" in figures:
+        figures["runs"] = [current_run(run) for run in figures["runs"]]
+    return figures
+
+
 def keep(name: str, figures: dict[str, Any], folder: Path) -> None:
     """Write the figures of a subject to results/NAME.json, with what they stand on."""
     folder.mkdir(exist_ok=True)

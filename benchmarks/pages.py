@@ -5,12 +5,13 @@ results/README.md has the measured figures of every subject, SUBJECT.md what exp
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from measuring import read_figures
 
 from loss_attention.terminal import markdown_table
 from loss_attention.training.environment import shown_precision
@@ -19,12 +20,12 @@ SHOWN = (
     ("accuracy", "accuracy"),
     ("patch_precision", "patch precision"),
     ("patch_recall", "patch recall"),
-    ("patch_f", "patch F"),
+    ("patch_f1", "patch F1"),
     ("weight_inside", "weight inside the box"),
-    ("evidence_inside", "evidence inside the box"),
+    ("energy_pointing_game", "energy pointing game (EPG)"),
     ("pointing_game", "pointing game"),
-    ("box_ap", "box AP"),
-    ("spread_box_ap", "box AP of the map's spread"),
+    ("gt_known_loc_patches", "GT-known Loc (patches)"),
+    ("gt_known_loc_spread", "GT-known Loc (spread)"),
 )
 
 
@@ -33,11 +34,11 @@ ABSENT = "-"
 
 def write_summary(folder: Path) -> None:
     """Write results/README.md from what has been measured so far."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    found = {path.stem: read_figures(path) for path in sorted(folder.glob("*.json"))}
     parts = [
         "# Results",
         "Measured by `benchmarks/run.py` (`make results`), which also writes this page; the JSON "
-        "files beside it hold every figure with its floors, versions and hardware. Mean ± sample "
+        "files beside it hold every score with its baselines, versions and hardware. Mean ± sample "
         "standard deviation over seeds. Speed and memory beside the targets (`make bench`), and "
         f"how a step grows (`python benchmarks/growth.py`): {_bench_pages(folder / 'bench')}.",
     ]
@@ -72,17 +73,17 @@ def _digits(figures: dict[str, Any]) -> list[str]:
 
 
 def _beside_its_twin(runs: list[dict[str, Any]], took: Sequence[tuple[str, str]]) -> str:
-    """Return the table of loss-attention and its mean-pooling twin, with floors."""
+    """Return the table of loss-attention and its mean-pooling twin, with trivial baselines."""
     heads = ("loss-attention", "mean")
     by_head = {head: [run for run in runs if run["head"] == head] for head in heads}
     lines = []
     for name, label in SHOWN:
         cells = [spread([value_of(run, name) for run in by_head[head]]) for head in heads]
-        lines.append([label, *cells, floors_of(by_head[heads[0]], name)])
+        lines.append([label, *cells, baselines_of(by_head[heads[0]], name)])
     for label, name in (("training, seconds", "training_seconds"), *took):
         cells = [spread([run[name] for run in by_head[head]], digits=0) for head in heads]
         lines.append([label, *cells, ""])
-    headings = ["measure", "loss-attention", "mean-pooling twin", "floors"]
+    headings = ["metric", "loss-attention", "mean-pooling twin", "baselines"]
     return markdown_table(headings, lines, "lrrl")
 
 
@@ -125,8 +126,8 @@ def _cifar10(figures: dict[str, Any]) -> list[str]:
     rows = [
         ("accuracy", [value_of(run, "accuracy") for run in runs], 4),
         *(
-            (f"{measure['label']}, {method}", [_compared(run, method, name) for run in runs], 3)
-            for name, measure in runs[0]["comparison"]["measures"].items()
+            (f"{metric['label']}, {method}", [_compared(run, method, name) for run in runs], 3)
+            for name, metric in runs[0]["comparison"]["metrics"].items()
             if name in runs[0]["comparison"]["mosaics"]
             for method in runs[0]["comparison"]["methods"]
         ),
@@ -135,11 +136,11 @@ def _cifar10(figures: dict[str, Any]) -> list[str]:
         ("peak memory, MiB", [run.get("peak_memory_mib") for run in runs], 0),
     ]
     shown = [(label, spread(values, digits)) for label, values, digits in rows]
-    return [*_interpreting(figures), markdown_table(["measure", "loss-attention"], shown)]
+    return [*_interpreting(figures), markdown_table(["metric", "loss-attention"], shown)]
 
 
 def _compared(run: dict[str, Any], method: str, name: str) -> float | None:
-    figure = run["comparison"]["methods"][method]["figures"].get(name)
+    figure = run["comparison"]["methods"][method]["scores"].get(name)
     value: float | None = figure and figure["value"]
     return value
 
@@ -187,22 +188,22 @@ def _stand(figures: dict[str, Any]) -> str:
 
 def value_of(run: dict[str, Any], name: str) -> float | None:
     """Return a figure of a run, None where it does not have it."""
-    for measure in run["measures"]:
-        if measure["name"] == name:
-            value: float | None = measure["value"]
+    for metric in run["metrics"]:
+        if metric["name"] == name:
+            value: float | None = metric["value"]
             return value
     return None
 
 
-def floors_of(runs: Sequence[dict[str, Any]], name: str) -> str:
-    """Return what the floors of a figure score."""
-    floors: dict[str, list[float | None]] = {}
+def baselines_of(runs: Sequence[dict[str, Any]], name: str) -> str:
+    """Return what the trivial baselines of a figure score."""
+    baselines: dict[str, list[float | None]] = {}
     for run in runs:
-        for measure in run["measures"]:
-            if measure["name"] == name:
-                for label, value in measure["floors"].items():
-                    floors.setdefault(label, []).append(value)
-    return "; ".join(f"{label} {spread(values)}" for label, values in floors.items())
+        for metric in run["metrics"]:
+            if metric["name"] == name:
+                for label, value in metric["baselines"].items():
+                    baselines.setdefault(label, []).append(value)
+    return "; ".join(f"{label} {spread(values)}" for label, values in baselines.items())
 
 
 def spread(values: Sequence[float | None], digits: int = 3) -> str:
@@ -233,7 +234,7 @@ class Column(NamedTuple):
 
 def write_page(subject: str, folder: Path) -> Path:
     """Write SUBJECT.md from the JSON beside it, and return its path."""
-    figures = json.loads((folder / f"{subject}.json").read_text(encoding="utf-8"))
+    figures = read_figures(folder / f"{subject}.json")
     path = folder / f"{subject}.md"
     path.write_text(interpreting_page(figures), encoding="utf-8")
     return path
@@ -291,21 +292,21 @@ def _study(name: str, runs: Sequence[Run], remark: str) -> list[str]:
                     for method in BESIDE
                     if method in found[0]["comparison"]["methods"]
                 ),
-                *_floor_columns(next(iter(by_head.values()))),
+                *_baseline_columns(next(iter(by_head.values()))),
             ]
         ),
     ]
     for head, found in by_head.items():
         parts += [
             f"### All methods on {SHOWN_HEADS[head]}",
-            _table([*_method_columns(found), *_floor_columns(found)]),
+            _table([*_method_columns(found), *_baseline_columns(found)]),
             _counts(found),
         ]
         slow = [run | {"comparison": run["slow_comparison"]} for run in found if _has_slow(run)]
         if slow:
             parts += [
                 f"### The slow methods on {SHOWN_HEADS[head]}, others on the same images",
-                _table([*_method_columns(slow), *_floor_columns(slow)]),
+                _table([*_method_columns(slow), *_baseline_columns(slow)]),
                 _counts(slow),
             ]
     return parts
@@ -316,15 +317,15 @@ def _has_slow(run: Run) -> bool:
 
 
 def _networks(by_head: dict[str, list[Run]]) -> str:
-    """Return what `evaluate` measured of both networks, and what the floors score."""
+    """Return what `evaluate` measured of both networks, and what the trivial baselines score."""
     first = next(iter(by_head.values()))
     lines = []
-    for measure in first[0]["measures"]:
-        name = measure["name"]
+    for metric in first[0]["metrics"]:
+        name = metric["name"]
         cells = [spread([value_of(run, name) for run in found]) for found in by_head.values()]
         oracle = " (oracle)" if name.endswith("_oracle") else ""
-        label = f"{measure['label']}{oracle} {ARROWS[measure['higher_is_better']]}"
-        lines.append([label, *cells, floors_of(first, name)])
+        label = f"{metric['label']}{oracle} {ARROWS[metric['higher_is_better']]}"
+        lines.append([label, *cells, baselines_of(first, name)])
     for key, label in (
         ("training_seconds", "training, seconds"),
         ("train_command_seconds", "training and evaluation, seconds"),
@@ -336,7 +337,7 @@ def _networks(by_head: dict[str, list[Run]]) -> str:
         if all(run.get(key) is not None for found in by_head.values() for run in found):
             cells = [spread([run.get(key) for run in found], 0) for found in by_head.values()]
             lines.append([label, *cells, ""])
-    headings = ["measure", *(SHOWN_HEADS[head] for head in by_head), "floors"]
+    headings = ["metric", *(SHOWN_HEADS[head] for head in by_head), "baselines"]
     return markdown_table(headings, lines, "l".ljust(1 + len(by_head), "r") + "l")
 
 
@@ -345,33 +346,33 @@ def _errors(seeds: int) -> str:
     if seeds > 1:
         error = f"Mean over seeds {error} of all seeds, or over seeds where that is larger"
     return (
-        f"{error}. \N{UPWARDS ARROW} higher is better, \N{DOWNWARDS ARROW} lower. Floors know "
+        f"{error}. \N{UPWARDS ARROW} higher is better, \N{DOWNWARDS ARROW} lower. Baselines know "
         "nothing of the model; those here are of the first network, as its patches decide what is "
         "random."
     )
 
 
 def _table(columns: Sequence[Column]) -> str:
-    measures = columns[0].runs[0]["comparison"]["measures"]
+    metrics = columns[0].runs[0]["comparison"]["metrics"]
     lines = []
-    for name, measure in measures.items():
-        label = f"{measure['label']} {ARROWS[measure['higher_is_better']]}"
+    for name, metric in metrics.items():
+        label = f"{metric['label']} {ARROWS[metric['higher_is_better']]}"
         cells = [_cell(column, name) for column in columns]
         lines.append([label, *cells])
-    return markdown_table(["measure", *(column.title for column in columns)], lines)
+    return markdown_table(["metric", *(column.title for column in columns)], lines)
 
 
-def _cell(column: Column, measure: str) -> str:
+def _cell(column: Column, metric: str) -> str:
     found = [
-        run["comparison"]["methods"].get(column.method, {"figures": {}})["figures"].get(measure)
+        run["comparison"]["methods"].get(column.method, {"scores": {}})["scores"].get(metric)
         for run in column.runs
     ]
     known = [figure for figure in found if figure is not None]
     if not known:
         return ABSENT
     value = statistics.mean(figure["value"] for figure in known)
-    if measure in COSTS:
-        return f"{value:.2g}" if measure == "seconds" else f"{value:.2f}"
+    if metric in COSTS:
+        return f"{value:.2g}" if metric == "seconds" else f"{value:.2f}"
     error = standard_error(
         [figure["value"] for figure in known], [figure["standard_error"] for figure in known]
     )
@@ -399,19 +400,19 @@ def standard_error(values: Sequence[float], errors: Sequence[float | None]) -> f
     return max((e for e in (over_images, over_networks) if e is not None), default=None)
 
 
-def _floor(method: str, runs: Sequence[Run]) -> bool:
-    floor: bool = runs[0]["comparison"]["methods"][method]["floor"]
-    return floor
+def _baseline(method: str, runs: Sequence[Run]) -> bool:
+    baseline: bool = runs[0]["comparison"]["methods"][method]["trivial_baseline"]
+    return baseline
 
 
 def _method_columns(runs: Sequence[Run]) -> list[Column]:
     methods: Iterable[str] = runs[0]["comparison"]["methods"]
-    return [Column(m, runs, m) for m in methods if not _floor(m, runs)]
+    return [Column(m, runs, m) for m in methods if not _baseline(m, runs)]
 
 
-def _floor_columns(runs: Sequence[Run]) -> list[Column]:
+def _baseline_columns(runs: Sequence[Run]) -> list[Column]:
     methods: Iterable[str] = runs[0]["comparison"]["methods"]
-    return [Column(f"floor: {m}", runs, m) for m in methods if _floor(m, runs)]
+    return [Column(f"baseline: {m}", runs, m) for m in methods if _baseline(m, runs)]
 
 
 def _counts(runs: Sequence[Run]) -> str:
@@ -420,7 +421,7 @@ def _counts(runs: Sequence[Run]) -> str:
     each = " a network" if len(runs) > 1 else ""
     words = f"Of {first['images']} images{each}, {first['boxed_images']} with a box of their class"
     for name, count in first["mosaics"].items():
-        words += f"; {count} mosaics of {first['measures'][name]['label'].split(', ')[1]}"
+        words += f"; {count} mosaics of {first['metrics'][name]['label'].split(', ')[1]}"
     left_out = "; ".join(f"{name} ({why})" for name, why in first["left_out"].items())
     return words + "." + (f" Not possible with this network: {left_out}." if left_out else "")
 

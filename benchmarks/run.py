@@ -63,7 +63,7 @@ def _run_figures(out: Path) -> dict[str, Any]:
         "parameters": facts["parameters"],
         "best_epoch": facts["best_epoch"],
         "training_seconds": facts["train_seconds"],
-        "measures": evaluation["measures"],
+        "metrics": evaluation["metrics"],
     }
 
 

@@ -93,10 +93,10 @@ def test_thresholds_come_from_the_run_and_images_from_elsewhere(
     assert own.thresholds
     assert found.thresholds == own.thresholds
     assert found.held_out == own.held_out
-    assert found["class_accuracy"].label == "mean class accuracy (2 of 3 occur)"
+    assert found["balanced_accuracy"].label == "balanced accuracy (2 of 3 occur)"
     assert found.per_class["accuracy"]["elm"] is None
-    assert found["accuracy"].floors["majority class"] == pytest.approx(0.5)
-    assert found["map_box_ap"].floors["best centred box"] is not None
+    assert found["accuracy"].baselines["majority class"] == pytest.approx(0.5)
+    assert found["gt_known_loc_heat_map"].baselines["centred box"] is not None
     assert (project / "runs/one/evaluation.json").read_bytes() == written
     said = " ".join(capsys.readouterr().out.split())
     assert (
@@ -116,10 +116,10 @@ def test_without_its_own_data_what_is_fitted_to_it_is_undefined(
     said = capsys.readouterr().out
     assert "what is fitted to the run's own images stays undefined: the data of the run" in said
     assert found.value("accuracy") == before.value("accuracy")
-    assert found["accuracy"].floors == {"majority class": None}
+    assert found["accuracy"].baselines == {"majority class": None}
     assert found.thresholds == {}
-    assert found.value("map_box_ap") is None
-    assert before.value("map_box_ap") is not None
+    assert found.value("gt_known_loc_heat_map") is None
+    assert before.value("gt_known_loc_heat_map") is not None
 
 
 def test_what_other_data_may_not_be(

@@ -13,6 +13,7 @@ from rich.console import Console
 from loss_attention.data.sample import LabelledImages, Splits
 from loss_attention.errors import InputError, guarded
 from loss_attention.evaluation import Evaluation, evaluate
+from loss_attention.evaluation.metric import current_names
 from loss_attention.interruption import Interrupted, RunStopped, StopRequest
 from loss_attention.model import PatchClassifier, load
 from loss_attention.model_spec import ModelOptions
@@ -93,7 +94,9 @@ def object_threshold(run: RunFolder) -> float | None:
     if not (run.path / "evaluation.json").is_file():
         return None
     thresholds = run.read_json("evaluation.json").get("thresholds")
-    found = thresholds.get("object_ap") if isinstance(thresholds, dict) else None
+    found = (
+        current_names(thresholds).get("detection_ap50") if isinstance(thresholds, dict) else None
+    )
     return found if isinstance(found, float) and 0 <= found < 1 else None
 
 

@@ -21,7 +21,7 @@ from loss_attention.errors import InputError
 from loss_attention.geometry import PatchGrid
 from loss_attention.metrics import faithfulness as curves
 from loss_attention.metrics.detection import REACHES
-from loss_attention.metrics.faithfulness import masking_agreement
+from loss_attention.metrics.faithfulness import sensitivity_1
 from loss_attention.report.tables import comparison_table, table_markdown
 
 
@@ -29,40 +29,40 @@ def test_a_model_that_is_right_by_construction(compared) -> None:
     comparison, _ = compared
     assert list(comparison.scores) == ["evidence", *BASELINES]
     assert comparison.images == comparison.boxed == 12
-    assert comparison.mosaics == {"grid_2x2": 3, "grid_3x3": 1}
+    assert comparison.mosaics == {"grid_pointing_2x2": 3, "grid_pointing_3x3": 1}
     own, uniform = (comparison.scores[name] for name in ("evidence", "uniform"))
     places = (
-        "share_inside",
-        "pointing",
-        "spread_box",
-        "box",
-        "box_oracle",
-        "max_box",
-        "grid_2x2",
-        "grid_3x3",
+        "energy_pointing_game",
+        "pointing_game",
+        "gt_known_loc_spread",
+        "gt_known_loc_heat_map",
+        "gt_known_loc_heat_map_oracle",
+        "max_box_acc_v2",
+        "grid_pointing_2x2",
+        "grid_pointing_3x3",
     )
-    for measure in places:
-        assert own[measure].value == pytest.approx(1.0)
+    for metric in places:
+        assert own[metric].value == pytest.approx(1.0)
     # Under mean pooling, what a patch adds is what is lost without it.
-    assert own["masking"].value == pytest.approx(1.0)
-    assert uniform["share_inside"].value == pytest.approx(0.25)
-    assert uniform["masking"].value == 0
-    assert uniform["grid_2x2"].value == pytest.approx(1 / 4)
-    assert uniform["grid_3x3"].value == pytest.approx(1 / 9)
+    assert own["sensitivity_1"].value == pytest.approx(1.0)
+    assert uniform["energy_pointing_game"].value == pytest.approx(0.25)
+    assert uniform["sensitivity_1"].value == 0
+    assert uniform["grid_pointing_2x2"].value == pytest.approx(1 / 4)
+    assert uniform["grid_pointing_3x3"].value == pytest.approx(1 / 9)
     for unit in ("patches", "pixels"):
         for fill in ("blurred", "mean"):
             noise = comparison.scores["random"]
             assert own[f"insertion_{fill}_{unit}"].value > noise[f"insertion_{fill}_{unit}"].value
             assert own[f"deletion_{fill}_{unit}"].value < noise[f"deletion_{fill}_{unit}"].value
-    for floor in BASELINES:  # they do not heed the weights
-        assert comparison.scores[floor]["randomised"].value == 1.0
-    assert own["randomised"].value < 0.9
-    for figures in comparison.scores.values():
-        assert set(figures) == set(METRICS)
-        assert figures["time_ratio"].value > 0
-        for name, figure in figures.items():
+    for baseline in BASELINES:  # they do not heed the weights
+        assert comparison.scores[baseline]["randomisation_all"].value == 1.0
+    assert own["randomisation_all"].value < 0.9
+    for scores in comparison.scores.values():
+        assert set(scores) == set(METRICS)
+        assert scores["time_ratio"].value > 0
+        for name, score in scores.items():
             low, high = METRICS[name].range
-            assert low <= figure.value <= (math.inf if high is None else high)
+            assert low <= score.value <= (math.inf if high is None else high)
 
 
 def test_the_images_do_not_depend_on_the_batch_size(compared) -> None:
@@ -71,10 +71,15 @@ def test_the_images_do_not_depend_on_the_batch_size(compared) -> None:
         colour_model(), scenes(40), ["evidence"], train=scenes(20, seed=1), images=12, batch_size=64
     )
     assert subject.images.equal(other.images)
-    for method, figures in comparison.scores.items():
-        for name, figure in figures.items():
-            if name not in ("seconds", "time_ratio", "randomised", "randomised_part"):
-                assert again.scores[method][name].value == pytest.approx(figure.value, abs=1e-6)
+    for method, scores in comparison.scores.items():
+        for name, score in scores.items():
+            if name not in (
+                "seconds",
+                "time_ratio",
+                "randomisation_all",
+                "randomisation_last_third",
+            ):
+                assert again.scores[method][name].value == pytest.approx(score.value, abs=1e-6)
     moved = compare(colour_model(), scenes(40), ["evidence"], images=12, seed=1)[1]
     assert not subject.images.equal(moved.images)
     assert moved.fitting is None
@@ -87,14 +92,14 @@ def test_few_images_to_fit_boxes_on_are_no_fault() -> None:
         found, subject = compare(colour_model(), scenes(9), ["evidence"], train=held_out, images=2)
         assert subject.fitting is not None
         assert len(subject.fitting.images) == count
-        assert "box" in found.scores["evidence"]
+        assert "gt_known_loc_heat_map" in found.scores["evidence"]
     unlabelled = replace(scenes(2, seed=1), labels=torch.zeros(2, 9, dtype=torch.uint8))
     assert compare_module._fitting(make_model(), unlabelled, 2, 2, seed=0) is None
 
 
 def test_the_standard_error_is_that_of_the_mean() -> None:
-    figure = compare_module._mean_score(torch.tensor([0.0, 1.0, 1.0, 2.0], dtype=torch.float64))
-    assert figure == MeanScore(1.0, pytest.approx(np.std([0, 1, 1, 2], ddof=1) / 2), 4)
+    score = compare_module._mean_score(torch.tensor([0.0, 1.0, 1.0, 2.0], dtype=torch.float64))
+    assert score == MeanScore(1.0, pytest.approx(np.std([0, 1, 1, 2], ddof=1) / 2), 4)
     assert compare_module._mean_score(torch.ones(1).double()).error is None
 
 
@@ -123,11 +128,19 @@ def test_data_without_boxes_and_with_few_classes() -> None:
     few = data.subset((data.labels < 5).nonzero().squeeze(1))
     comparison, _ = compare(colour_model(), few, ["evidence"], images=4)
     assert comparison.boxed == 0
-    assert set(comparison.mosaics) == {"grid_2x2"}
-    absent = {"share_inside", "pointing", "spread_box", "box", "box_oracle", "max_box", "grid_3x3"}
+    assert set(comparison.mosaics) == {"grid_pointing_2x2"}
+    absent = {
+        "energy_pointing_game",
+        "pointing_game",
+        "gt_known_loc_spread",
+        "gt_known_loc_heat_map",
+        "gt_known_loc_heat_map_oracle",
+        "max_box_acc_v2",
+        "grid_pointing_3x3",
+    }
     assert set(comparison.scores["evidence"]) == set(METRICS) - absent
     text = table_markdown(comparison_table(comparison))
-    assert "No grid pointing, 3 x 3: too few classes" in text
+    assert "No grid pointing game, 3 x 3: too few classes" in text
     free = {**comparison.scores, "edges": {"seconds": MeanScore(0.00009, None, 1)}}
     assert "| < 0.0001 |" in table_markdown(comparison_table(replace(comparison, scores=free)))
 
@@ -137,10 +150,10 @@ def test_mosaics_are_of_rightly_classified_images() -> None:
     # No image of the first four classes is called what its label says.
     labels = torch.where(data.labels < 4, (data.labels + 1) % 4, data.labels)
     _, subject = compare(colour_model(), replace(data, labels=labels), ["cam"], images=8)
-    images, target, side = subject.mosaics["grid_2x2"]
+    images, target, side = subject.mosaics["grid_pointing_2x2"]
     assert target.shape == (len(images), side**2) == (2, 4)
     assert target.min() >= 4
-    assert "grid_3x3" not in subject.mosaics
+    assert "grid_pointing_3x3" not in subject.mosaics
     for mosaic, labels in zip(images, target, strict=True):
         for cell, label in enumerate(labels):
             y, x = SIZE * (cell // side), SIZE * (cell % side)
@@ -167,11 +180,11 @@ def test_patches_have_their_own_values_and_pixels_the_map(monkeypatch: pytest.Mo
             for unit, order in orders.items()
         }
     found = comparison.scores["evidence"]
-    assert found["masking"].value == pytest.approx(
-        masking_agreement(own, subject.falls).mean().item(), abs=1e-6
+    assert found["sensitivity_1"].value == pytest.approx(
+        sensitivity_1(own, subject.falls).mean().item(), abs=1e-6
     )
     means = window_means(attribute(model, images, "evidence", target), prediction.grid)
-    assert abs(masking_agreement(means, subject.falls).mean() - found["masking"].value) > 1e-3
+    assert abs(sensitivity_1(means, subject.falls).mean() - found["sensitivity_1"].value) > 1e-3
     assert areas["patches"] != pytest.approx(areas["pixels"], abs=1e-3)
     for unit, area in areas.items():
         assert found[f"deletion_mean_{unit}"].value == pytest.approx(area, abs=1e-6)
@@ -188,17 +201,17 @@ def test_the_cut_is_chosen_on_the_training_images(compared, monkeypatch) -> None
     shown = measures.Explained("cam", small, torch.zeros(12, 1))
     monkeypatch.setattr(measures, "maps_of", lambda *_: large)
     found = measures._localisation(replace(subject, boxes=box, fitting=fitting), shown)
-    assert found["box"].tolist() == [False] * 12
-    assert found["box_oracle"].tolist() == [True] * 12
-    assert found["max_box"].tolist() == [0] * 12  # 4 pixels of 36
+    assert found["gt_known_loc_heat_map"].tolist() == [False] * 12
+    assert found["gt_known_loc_heat_map_oracle"].tolist() == [True] * 12
+    assert found["max_box_acc_v2"].tolist() == [0] * 12  # 4 pixels of 36
     monkeypatch.setattr(measures, "maps_of", lambda *_: small)
     found = measures._localisation(replace(subject, boxes=box, fitting=fitting), shown)
-    assert found["box"].tolist() == [True] * 12
-    assert found["max_box"].tolist() == [1] * 12
+    assert found["gt_known_loc_heat_map"].tolist() == [True] * 12
+    assert found["max_box_acc_v2"].tolist() == [1] * 12
     small[:, 4:6] = 0.0  # 24 pixels of 36 are enough for an IoU of 0.3 and of 0.5
     shown = measures.Explained("cam", small, torch.zeros(12, 1))
     found = measures._localisation(replace(subject, boxes=box, fitting=fitting), shown)
-    assert found["max_box"].tolist() == pytest.approx([2 / 3] * 12)
+    assert found["max_box_acc_v2"].tolist() == pytest.approx([2 / 3] * 12)
 
 
 def test_an_iou_of_exactly_one_half_frames_nothing_and_is_enough_for_max_box(
@@ -217,9 +230,13 @@ def test_an_iou_of_exactly_one_half_frames_nothing_and_is_enough_for_max_box(
         monkeypatch.setattr(measures, "spread_overlaps", lambda *_, r=reaches: r)
         shown = measures.Explained("cam", maps, torch.zeros(12, 1))
         found = measures._localisation(replace(subject, boxes=box, fitting=fitting), shown)
-        for name in ("box", "box_oracle", "spread_box"):
+        for name in (
+            "gt_known_loc_heat_map",
+            "gt_known_loc_heat_map_oracle",
+            "gt_known_loc_spread",
+        ):
             assert found[name].tolist() == [right] * 12, name
-        assert found["max_box"].tolist() == pytest.approx([parts] * 12)
+        assert found["max_box_acc_v2"].tolist() == pytest.approx([parts] * 12)
 
 
 def test_several_labels() -> None:
@@ -236,10 +253,10 @@ def test_several_labels() -> None:
     comparison, subject = compare(model, data, ["cam"], images=12)
     assert comparison.images == 11
     assert sorted(subject.target.tolist()) == sorted(one.labels[1:].tolist())
-    assert comparison.scores["cam"]["share_inside"].value == pytest.approx(1.0)
+    assert comparison.scores["cam"]["energy_pointing_game"].value == pytest.approx(1.0)
     # Only where the class is the last one, the box of the whole image is one of its boxes.
     whole = int((subject.target == 8).sum())
-    uniform = comparison.scores["uniform"]["share_inside"].value
+    uniform = comparison.scores["uniform"]["energy_pointing_game"].value
     assert uniform == pytest.approx((whole + 0.25 * (11 - whole)) / 11)
 
 
@@ -278,8 +295,8 @@ def test_a_head_made_for_one_size_has_no_mosaics(monkeypatch: pytest.MonkeyPatch
     )
     comparison, _ = compare(model, replace(data, labels=labels), ["layer-cam"], images=2)
     assert comparison.mosaics == {}
-    assert "grid_2x2" not in comparison.scores["layer-cam"]
-    assert "masking" in comparison.scores["layer-cam"]
+    assert "grid_pointing_2x2" not in comparison.scores["layer-cam"]
+    assert "sensitivity_1" in comparison.scores["layer-cam"]
 
 
 def test_window_means_by_hand() -> None:

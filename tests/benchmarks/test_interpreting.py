@@ -37,7 +37,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         else:
             out = Path(words[1] if words[0] == "resume" else words[words.index("--out") + 1])
             write(out / "run.json", source="scenes", parameters=1, train_seconds=2.0)
-            write(out / "evaluation.json", images=80, measures=[])
+            write(out / "evaluation.json", images=80, metrics=[])
             if words[0] == "train":
                 made = replace(ONE, name=words[1], data=words[1], head=words[3])
                 multi = replace(recipe("multi-digits"), head=words[3], limit_images=80, epochs=1)

@@ -8,20 +8,20 @@ import pytest
 from pages import interpreting_page, standard_error
 
 METRICS = {
-    "pointing": {"label": "pointing game", "higher_is_better": True},
+    "pointing_game": {"label": "pointing game", "higher_is_better": True},
     "deletion": {"label": "deletion", "higher_is_better": False},
     "seconds": {"label": "seconds an image", "higher_is_better": False},
 }
 
 
-def method(floor: bool, pointing: float, error: float | None, seconds: float) -> dict:
+def method(baseline: bool, pointing: float, error: float | None, seconds: float) -> dict:
     def figure(value: float, error: float | None) -> dict:
         return {"value": value, "standard_error": error, "count": 7}
 
-    figures = {"pointing": figure(pointing, error), "seconds": figure(seconds, None)}
-    if not floor:
+    figures = {"pointing_game": figure(pointing, error), "seconds": figure(seconds, None)}
+    if not baseline:
         figures["deletion"] = figure(0.25, 0.0)
-    return {"floor": floor, "figures": figures}
+    return {"trivial_baseline": baseline, "scores": figures}
 
 
 def run(head: str, seed: int, pointing: float, error: float | None = 0.03) -> dict:
@@ -34,19 +34,19 @@ def run(head: str, seed: int, pointing: float, error: float | None = 0.03) -> di
         "test_images": 2000,
         "training_seconds": 40.0 + seed,
         "train_command_seconds": None if seed else 70.0,
-        "measures": [
+        "metrics": [
             {
                 "name": "accuracy",
                 "label": "accuracy",
                 "value": 0.9 + seed / 100,
-                "floors": {"majority class": 0.1},
+                "baselines": {"majority class": 0.1},
                 "higher_is_better": True,
             },
             {
-                "name": "box_oracle",
-                "label": "box AP",
+                "name": "gt_known_loc_heat_map_oracle",
+                "label": "GT-known Loc (patches)",
                 "value": None,
-                "floors": {},
+                "baselines": {},
                 "higher_is_better": True,
             },
         ],
@@ -55,7 +55,7 @@ def run(head: str, seed: int, pointing: float, error: float | None = 0.03) -> di
             "boxed_images": 6,
             "mosaics": {},
             "left_out": {"cam": "it has none"},
-            "measures": METRICS,
+            "metrics": METRICS,
             "methods": {
                 "evidence": method(False, pointing, error, 0.001234),
                 "uniform": method(True, 0.5, error, 0.1),
@@ -102,7 +102,7 @@ def test_every_measure_has_direction_error_and_floors() -> None:
         "| accuracy \N{UPWARDS ARROW} | 0.905 ± 0.007 | 0.905 ± 0.007 "
         "| majority class 0.100 ± 0.000 |"
     ) in lines
-    assert "| box AP (oracle) \N{UPWARDS ARROW} | - | - | |" in lines
+    assert "| GT-known Loc (patches) (oracle) \N{UPWARDS ARROW} | - | - | |" in lines
     assert "training and evaluation, seconds" not in "".join(lines)  # not known of every seed
 
 
@@ -117,7 +117,7 @@ def test_slow_methods_have_a_table_of_their_own() -> None:
         one["compare_slow_command_seconds"] = 60.2
     text = page(runs=[first, second])
     table = text[text.index(title) : text.index("### All methods on mean pooling")]
-    assert "| measure | occlusion |" in table
+    assert "| metric | occlusion |" in table
     assert "| seconds an image \N{DOWNWARDS ARROW} | 2.5 |" in table
     assert "Of 3 images, 6 with a box" in table
     assert "| comparison of the slow methods, seconds | 60 | 60 | |" in text

@@ -23,13 +23,17 @@ def written(folder: Path, **subjects: dict) -> str:
 
 
 def run(head: str, seed: int, ap: float) -> dict:
-    measure = {"name": "box_ap", "value": ap, "floors": {"whole image": 0.25 + seed}}
+    metric = {
+        "name": "gt_known_loc_patches",
+        "value": ap,
+        "baselines": {"whole image": 0.25 + seed},
+    }
     return {
         "recipe": "tiny",
         "head": head,
         "seed": seed,
         "training_seconds": 60.0,
-        "measures": [measure],
+        "metrics": [metric],
     }
 
 
@@ -51,21 +55,31 @@ def test_a_study_is_linked_with_its_remark_and_its_main_figures(tmp_path: Path) 
     text = written(tmp_path, tiny_imagenet=figures, coco=figures | {"remarks": {}})
     assert text.count("[tiny-imagenet.md](tiny-imagenet.md)") == 2
     assert text.count("The seed draws the classes.") == 1
-    assert text.count("| box AP | 1.000 ± 0.707 | 1.000 ± 0.707 | whole image 0.750 ± 0.707 |") == 1
+    assert (
+        text.count(
+            "| GT-known Loc (patches) | 1.000 ± 0.707 | 1.000 ± 0.707 | whole image 0.750 ± 0.707 |"
+        )
+        == 1
+    )
     assert text.index("## tiny-imagenet") < text.index("## coco")
 
 
 def test_cifar10_is_told_with_its_grid_pointing(tmp_path: Path) -> None:
     comparison = {
-        "mosaics": {"grid_2x2": 3},
-        "measures": {"grid_2x2": {"label": "grid pointing"}, "deletion": {"label": "deletion"}},
+        "mosaics": {"grid_pointing_2x2": 3},
+        "metrics": {
+            "grid_pointing_2x2": {"label": "grid pointing"},
+            "deletion": {"label": "deletion"},
+        },
         "methods": {
-            "evidence": {"figures": {"grid_2x2": {"value": 0.75}, "deletion": {"value": 0.5}}},
-            "edges": {"figures": {}},
+            "evidence": {
+                "scores": {"grid_pointing_2x2": {"value": 0.75}, "deletion": {"value": 0.5}}
+            },
+            "edges": {"scores": {}},
         },
     }
     one = run("loss-attention", 0, 0.5) | {"comparison": comparison, "parameters": 2_000_000}
-    one["measures"] = [{"name": "accuracy", "value": 0.875, "floors": {}}]
+    one["metrics"] = [{"name": "accuracy", "value": 0.875, "baselines": {}}]
     figures = {"command": "run.py cifar10-small", "remarks": {}, "runs": [one]}
     lines = written(tmp_path, cifar10_small=figures).splitlines()
     first = lines.index("| accuracy | 0.8750 |")

@@ -55,7 +55,7 @@ def test_a_table_its_json_and_a_picture(run: Path, tmp_path: Path, capsys, monke
     assert exit_code(*words) == 0
     printed = capsys.readouterr().out
     assert "layer-cam" in printed
-    assert "positive share in the box" in printed
+    assert "energy pointing game (EPG)" in printed
     assert sorted(path.name for path in out.iterdir()) == [
         "comparison.json",
         "comparison.md",
@@ -67,7 +67,7 @@ def test_a_table_its_json_and_a_picture(run: Path, tmp_path: Path, capsys, monke
     assert found["run"] == "tiny"
     assert found["hardware"]["device"] == "CPU"
     assert "torch" in found["versions"]
-    assert found["methods"]["evidence"]["figures"]["share_inside"]["count"] == 3
+    assert found["methods"]["evidence"]["scores"]["energy_pointing_game"]["count"] == 3
     text = (out / "comparison.md").read_text(encoding="utf-8")
     assert text.startswith("# tiny: methods of explanation compared\n\nbright squares\n\n| metric")
     with Image.open(out / "maps.png") as picture:

@@ -130,7 +130,7 @@ def test_thresholds_are_chosen_on_the_validation_slice_if_there_is_one(held_out:
     splits = replace(SPLITS, validation_fraction=held_out)
     figures = runs.measure(build_model(recipe, splits), splits.test, splits, QUIET)
     assert bool(figures.thresholds) == bool(held_out)
-    assert (figures.value("map_box_ap") is None) == (not held_out)
+    assert (figures.value("gt_known_loc_heat_map") is None) == (not held_out)
 
 
 def test_a_device_is_chosen_as_for_training(monkeypatch) -> None:

@@ -180,7 +180,7 @@ def test_masks_without_boxes_are_measured_against(tmp_path: Path) -> None:
     assert exit_code(*words) == 0
     figures = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert figures["boxed_images"] == 0
-    found = {measure["name"]: measure["value"] for measure in figures["measures"]}
+    found = {metric["name"]: metric["value"] for metric in figures["metrics"]}
     # The picture fills half of the square, and a map of one level says no more than that.
-    assert 0.4 < found["pixel_ap"] <= 1
-    assert found["box_ap"] is None
+    assert 0.4 < found["pxap"] <= 1
+    assert found["gt_known_loc_patches"] is None

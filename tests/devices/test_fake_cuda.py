@@ -113,7 +113,7 @@ def test_metrics_of_localisation() -> None:
             metrics.right_patches(prediction.patch_scores, labels),
             metrics.patches_in_boxes(windows, boxes, relevant),
             metrics.edges_in_windows(images(), prediction.grid),
-            metrics.share_inside(maps, pixels),
+            metrics.energy_pointing(maps, pixels),
             enclosing_boxes(prediction.selected, windows),
             correlation(maps.flatten(1), maps.flatten(1)),
         ]

@@ -1,4 +1,4 @@
-"""A model of prepared answers, images for it, and what figures there are."""
+"""A model of prepared answers, images for it, and what metrics there are."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ GRID = PatchGrid(2, 2, window=4, stride=4, height=8, width=8)
 LOCAL = (
     "patch_precision",
     "patch_recall",
-    "patch_f",
+    "patch_f1",
     "weight_inside",
-    "evidence_inside",
+    "energy_pointing_game",
     "pointing_game",
-    "box_ap",
-    "box_ap_named",
-    "spread_box_ap",
-    "spread_box_ap_named",
-    "map_box_ap",
-    "map_box_ap_named",
+    "gt_known_loc_patches",
+    "top1_loc_patches",
+    "gt_known_loc_spread",
+    "top1_loc_spread",
+    "gt_known_loc_heat_map",
+    "top1_loc_heat_map",
     "max_box_acc_v2",
     "max_box_acc_v2_0.3",
     "max_box_acc_v2_0.5",
     "max_box_acc_v2_0.7",
-    "object_ap",
-    "map_box_ap_oracle",
+    "detection_ap50",
+    "gt_known_loc_heat_map_oracle",
     "max_box_acc_v2_oracle",
     "max_box_acc_v2_0.3_oracle",
     "max_box_acc_v2_0.5_oracle",
     "max_box_acc_v2_0.7_oracle",
 )
 NEED_A_THRESHOLD = list(LOCAL[8:17])
-CLASSES = ("accuracy", "class_accuracy", "calibration_error")
-FLOORS = ["whole image", "best centred box", "uniform weights", "random weights", "edge detector"]
+CLASSES = ("accuracy", "balanced_accuracy", "expected_calibration_error")
+BASELINES = ["whole image", "centred box", "uniform", "random", "edges"]
 
 
 class Canned(nn.Module):

@@ -1,4 +1,4 @@
-"""Images whose figures are worked out by hand."""
+"""Images whose scores are worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses and figures of the classification, against scikit-learn."""
+"""Losses and metrics of the classification, against scikit-learn."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ def test_multi_label_measures_are_scikit_learns() -> None:
     )
     here = [0, 1, 3]
     mean_ap = average_precision_score(labels[:, here], logits[:, here], average="macro")
-    assert [measure.name for measure in found.measures] == [
+    assert [metric.name for metric in found.metrics] == [
         "mean_average_precision",
         "mean_average_precision_voc2007",
         "exact_match",
-        "calibration_error",
+        "expected_calibration_error",
     ]
-    measure = found["mean_average_precision"]
-    assert measure.value == pytest.approx(mean_ap, abs=1e-6)
-    assert measure.label == "mean AP (3 of 4 occur)"
+    metric = found["mean_average_precision"]
+    assert metric.value == pytest.approx(mean_ap, abs=1e-6)
+    assert metric.label == "mAP (3 of 4 occur)"
     chance = labels[:, here].double().mean().item()
-    assert measure.floors == {"constant scores": pytest.approx(chance)}
+    assert metric.baselines == {"chance level": pytest.approx(chance)}
     y = labels.numpy()
     assert found.value("exact_match") == pytest.approx(accuracy_score(y, logits.numpy() > 0))
     commonest = (y == np.array([0, 1, 0, 0])).all(axis=1).mean()
-    assert found["exact_match"].floors == {"commonest labels": pytest.approx(commonest)}
+    assert found["exact_match"].baselines == {"most frequent labels": pytest.approx(commonest)}
     assert found.per_image is not None
     assert found.per_image.predictions.tolist() == logits.argmax(dim=1).tolist()
     top = logits.double().sigmoid().amax(dim=1)

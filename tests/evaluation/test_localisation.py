@@ -1,4 +1,4 @@
-"""Figures of where, and their floors, against values worked out by hand."""
+"""Localisation, and its trivial baselines, against values worked out by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from evaluation.canned import CLASSES, FLOORS, LOCAL, NEED_A_THRESHOLD, NONE, Canned
+from evaluation.canned import BASELINES, CLASSES, LOCAL, NEED_A_THRESHOLD, NONE, Canned
 from torch import Tensor
 
 from loss_attention.evaluation import evaluate
@@ -28,35 +28,35 @@ def test_hand_worked_example(worked) -> None:
     # The best centred box is 7 x 4.5 of 16 x 16 pixels (31.5, just below twice the true 16), so
     # 3.5 x 2.25 here. It fills half of no patch, so the nearest, all four, stand for it. Of its
     # pixels, x 2 to 5 and y 3 to 4, the boxes hold 4, 2, 2 and 8 of 8.
-    same = {"whole image": 4 / 10, "best centred box": 4 / 10, "uniform weights": 4 / 10}
+    same = {"whole image": 4 / 10, "centred box": 4 / 10, "uniform": 4 / 10}
     recall = dict.fromkeys(same, 4 / 9)
     quarter = dict.fromkeys(same, 2.25 / 4)
     expected = {
         "accuracy": (4 / 5, {"majority class": 3 / 5}),
-        "class_accuracy": ((2 / 3 + 1) / 2, {"majority class": 1 / 2}),
+        "balanced_accuracy": ((2 / 3 + 1) / 2, {"majority class": 1 / 2}),
         "patch_precision": (4 / 5, same),
         "patch_recall": (4 / 9, recall),
-        "patch_f": (8 / 14, dict.fromkeys(same, 8 / 19)),
+        "patch_f1": (8 / 14, dict.fromkeys(same, 8 / 19)),
         "weight_inside": (3.8 / 4, quarter),
-        "evidence_inside": (
+        "energy_pointing_game": (
             # The boxes cover 32, 16, 24 and 56 of 64 pixels.
             (5 / 7 + 1 + 0 + 1) / 4,
-            {"whole image": 128 / 256, "best centred box": 16 / 32, "uniform weights": 128 / 256},
+            {"whole image": 128 / 256, "centred box": 16 / 32, "uniform": 128 / 256},
         ),
         "pointing_game": (3 / 4, {"whole image": 2 / 4}),
-        "box_ap": (
+        "gt_known_loc_patches": (
             3 / 4,
-            {"whole image": 1 / 4, "best centred box": 0.0, "uniform weights": 1 / 4},
+            {"whole image": 1 / 4, "centred box": 0.0, "uniform": 1 / 4},
         ),
-        "box_ap_named": (3 / 4, {"whole image": 1 / 4}),
+        "top1_loc_patches": (3 / 4, {"whole image": 1 / 4}),
     }
-    for name, (value, floors) in expected.items():
+    for name, (value, baselines) in expected.items():
         assert found.value(name) == pytest.approx(value), name
-        for floor, score in floors.items():
-            assert found[name].floors[floor] == pytest.approx(score), (name, floor)
-    assert [measure.name for measure in found.measures] == [*CLASSES, *LOCAL]
+        for baseline, score in baselines.items():
+            assert found[name].baselines[baseline] == pytest.approx(score), (name, baseline)
+    assert [metric.name for metric in found.metrics] == [*CLASSES, *LOCAL]
     for name in LOCAL:
-        assert list(found[name].floors) == FLOORS
+        assert list(found[name].baselines) == BASELINES
     assert (found.split, found.images, found.boxed_images) == ("held-out", 5, 4)
     assert found.per_image is not None
     assert found.per_image.predictions.tolist() == [0, 1, 1, 1, 0]
@@ -69,8 +69,8 @@ def test_the_centred_box_is_fitted_to_the_training_set(worked) -> None:
     model, data, train = worked
     boxes = torch.tensor([[[0.0, 0.0, 16.0, 14.0]], [NONE], [NONE]])
     found = evaluate(model, data, train=dataclasses.replace(train, boxes=boxes))
-    floors = found["box_ap"].floors
-    assert (floors["whole image"], floors["best centred box"]) == (0.25, 0.25)
+    baselines = found["gt_known_loc_patches"].baselines
+    assert (baselines["whole image"], baselines["centred box"]) == (0.25, 0.25)
 
 
 def test_hand_worked_boxes_around_heat_maps(worked) -> None:
@@ -81,10 +81,10 @@ def test_hand_worked_boxes_around_heat_maps(worked) -> None:
     # By its spread: image 1 and 4 as by patches. Image 0's 5 and 2 are at y 22/7 +- 2.15 and at x 2
     # +- 1.15, which at no reach is half of an 8 x 4 box.
     expected = {
-        "spread_box_ap": 2 / 4,
-        "spread_box_ap_named": 2 / 4,
-        "map_box_ap": 2 / 4,
-        "map_box_ap_named": 2 / 4,
+        "gt_known_loc_spread": 2 / 4,
+        "top1_loc_spread": 2 / 4,
+        "gt_known_loc_heat_map": 2 / 4,
+        "top1_loc_heat_map": 2 / 4,
         "max_box_acc_v2_0.3": 3 / 4,
         "max_box_acc_v2_0.5": 3 / 4,
         "max_box_acc_v2_0.7": 1 / 4,
@@ -92,17 +92,17 @@ def test_hand_worked_boxes_around_heat_maps(worked) -> None:
         # Class 0 has three true boxes: image 4's is found, image 0's by patch 0 alone with IoU
         # 1/2, nobody looks for image 1's; so precision 1 up to recall 2/3, 67 of the 101 recalls.
         # Class 1 has two: image 1's is found, and image 3 has no evidence: up to recall 1/2.
-        "object_ap": (67 / 101 + 51 / 101) / 2,
+        "detection_ap50": (67 / 101 + 51 / 101) / 2,
     }
     for name, value in expected.items():
         assert found.value(name) == pytest.approx(value), name
-        if name.startswith("max_box") or name == "map_box_ap":
+        if name.startswith("max_box") or name == "gt_known_loc_heat_map":
             assert found.value(f"{name}_oracle") == pytest.approx(value), name
-    need_none = {"spread_box_ap_named", "map_box_ap_named", "max_box_acc_v2"}
+    need_none = {"top1_loc_spread", "top1_loc_heat_map", "max_box_acc_v2"}
     assert set(found.thresholds) == set(NEED_A_THRESHOLD) - need_none
     assert 0.4 <= found.thresholds["max_box_acc_v2_0.5"] < 1
-    assert 0.4 <= found.thresholds["object_ap"] < 1
-    whole = [found[name].floors["whole image"] for name in expected if name != "object_ap"]
+    assert 0.4 <= found.thresholds["detection_ap50"] < 1
+    whole = [found[name].baselines["whole image"] for name in expected if name != "detection_ap50"]
     # Boxes of 1/2, 1/4, 3/8 and 7/8 of the image; at 1/2, at least is not above.
     assert whole == pytest.approx([1 / 4] * 4 + [3 / 4, 2 / 4, 1 / 4, 6 / 12])
 
@@ -113,10 +113,13 @@ def test_where_the_class_has_to_be_right_too(worked) -> None:
     wrong[4] = wrong[4].flip(0)
     mistaken = Canned(dataclasses.replace(model.answers, logits=wrong))
     found = evaluate(mistaken, data, held_out=data)
-    assert (found.value("box_ap"), found.value("box_ap_named")) == (3 / 4, 2 / 4)
-    assert (found.value("map_box_ap"), found.value("map_box_ap_named")) == (2 / 4, 1 / 4)
-    assert (found.value("spread_box_ap"), found.value("spread_box_ap_named")) == (2 / 4, 1 / 4)
-    assert found["box_ap_named"].floors["whole image"] == 0  # right for image 4 alone
+    assert (found.value("gt_known_loc_patches"), found.value("top1_loc_patches")) == (3 / 4, 2 / 4)
+    assert (found.value("gt_known_loc_heat_map"), found.value("top1_loc_heat_map")) == (
+        2 / 4,
+        1 / 4,
+    )
+    assert (found.value("gt_known_loc_spread"), found.value("top1_loc_spread")) == (2 / 4, 1 / 4)
+    assert found["top1_loc_patches"].baselines["whole image"] == 0  # right for image 4 alone
 
 
 def test_thresholds_are_those_of_the_held_out_images(worked) -> None:
@@ -131,13 +134,15 @@ def test_thresholds_are_those_of_the_held_out_images(worked) -> None:
     assert found.thresholds["max_box_acc_v2_0.5"] < 0.4
     assert found.value("max_box_acc_v2_0.5") == 0.0
     assert found.value("max_box_acc_v2_0.5_oracle") == 1.0
-    # What settings may be chosen by: the figures of those images, at the same thresholds.
+    # What settings may be chosen by: the scores of those images, at the same thresholds.
     assert found.held_out["max_box_acc_v2_0.5"] == 1.0
-    assert found.held_out["box_ap"] == evaluate(model, held_out).value("box_ap")
+    assert found.held_out["gt_known_loc_patches"] == evaluate(model, held_out).value(
+        "gt_known_loc_patches"
+    )
     assert set(found.held_out) == {name for name in LOCAL if not name.endswith("_oracle")}
     without = evaluate(model, data, train=train, held_out=data.subset(torch.arange(0)))
     assert without.thresholds == without.held_out == {}
-    undefined = [measure.name for measure in without.measures if measure.value is None]
+    undefined = [metric.name for metric in without.metrics if metric.value is None]
     assert undefined == NEED_A_THRESHOLD
 
 
@@ -155,8 +160,8 @@ def test_weights_without_evidence_have_patch_figures_only(worked) -> None:
 
     with_evidence = evaluate(model, data, train=train)
     found = evaluate(Routed(model.answers), data, train=train, held_out=data)
-    shared = [*CLASSES, *LOCAL[:4], "box_ap", "box_ap_named"]
-    assert [measure.name for measure in found.measures] == shared
+    shared = [*CLASSES, *LOCAL[:4], "gt_known_loc_patches", "top1_loc_patches"]
+    assert [metric.name for metric in found.metrics] == shared
     for name in shared:
         assert found[name] == with_evidence[name]
     assert found.thresholds == {}
@@ -169,10 +174,10 @@ def test_masks_bring_the_average_precision_of_pixels(worked) -> None:
     masks[1, 4:, 4:] = True
     masked = dataclasses.replace(data, masks=masks)
     found = evaluate(model, masked, train=train)
-    assert found.value("pixel_ap") == pytest.approx(1.0)
+    assert found.value("pxap") == pytest.approx(1.0)
     # 32 of the 128 pixels of the two images with a mask.
-    assert found["pixel_ap"].floors["whole image"] == pytest.approx(1 / 4)
-    assert "pixel_ap" not in evaluate(model, data, train=train)
+    assert found["pxap"].baselines["whole image"] == pytest.approx(1 / 4)
+    assert "pxap" not in evaluate(model, data, train=train)
 
 
 def test_random_weights_are_the_models_own(worked) -> None:
@@ -181,11 +186,11 @@ def test_random_weights_are_the_models_own(worked) -> None:
     found = evaluate(model, data, train=train)
     again = evaluate(model, data, train=train, batch_size=37)
     for name in LOCAL:
-        assert found[name].floors == pytest.approx(again[name].floors, abs=1e-6)
+        assert found[name].baselines == pytest.approx(again[name].baselines, abs=1e-6)
     # A shuffled weight is inside with the chance that a patch is.
-    shares = found["weight_inside"].floors
-    assert shares["random weights"] == pytest.approx(shares["uniform weights"], abs=0.1)
-    assert shares["random weights"] != pytest.approx(shares["uniform weights"], abs=1e-4)
+    shares = found["weight_inside"].baselines
+    assert shares["random"] == pytest.approx(shares["uniform"], abs=0.1)
+    assert shares["random"] != pytest.approx(shares["uniform"], abs=1e-4)
 
 
 @pytest.mark.parametrize("filler", [float("nan"), 1e30])
@@ -205,7 +210,7 @@ def test_masked_patches_are_in_no_answer(worked, filler: float) -> None:
     # Image 0: B = {0}, S&A = {0, 2}, found {0}; 5 of 7 inside; the left half of the image, of
     # which the box has half. Image 1: B = {3}, found {3}. Image 3: B = {0, 2}, S&A = {}, inside.
     # Image 4: B = {1, 3}, S&A = {1}, found {1}; all inside; the right half is not above 8 x 7 / 2.
-    every = {"whole image": 3 / 9, "best centred box": 3 / 9, "uniform weights": 3 / 9}
+    every = {"whole image": 3 / 9, "centred box": 3 / 9, "uniform": 3 / 9}
     expected = {
         "patch_precision": (3 / 4, every),
         "patch_recall": (3 / 6, dict.fromkeys(every, 3 / 6)),
@@ -213,15 +218,15 @@ def test_masked_patches_are_in_no_answer(worked, filler: float) -> None:
             (5 / 7 + 1 + 1 + 1) / 4,
             dict.fromkeys(every, (1 / 3 + 1 / 4 + 1 / 2 + 1) / 4),
         ),
-        "box_ap": (2 / 4, {"uniform weights": 0.0}),
-        "evidence_inside": ((5 / 7 + 1 + 0 + 1) / 4, {}),
+        "gt_known_loc_patches": (2 / 4, {"uniform": 0.0}),
+        "energy_pointing_game": ((5 / 7 + 1 + 0 + 1) / 4, {}),
     }
     for name, (value, baselines) in expected.items():
         assert found.value(name) == pytest.approx(value), name
         for baseline, score in baselines.items():
-            assert found[name].floors[baseline] == pytest.approx(score), (name, baseline)
-    for measure in found.measures:
-        assert all(value == value for value in (measure.value, *measure.floors.values()))
+            assert found[name].baselines[baseline] == pytest.approx(score), (name, baseline)
+    for metric in found.metrics:
+        assert all(value == value for value in (metric.value, *metric.baselines.values()))
     # Shuffled or by edges, the weights stay on real patches and sum to 1.
     scene = see(data, Canned(bags)(data.images))
     assert scene is not None
@@ -234,26 +239,26 @@ def test_masked_patches_are_in_no_answer(worked, filler: float) -> None:
 def test_without_training_set_fitted_floors_are_empty(worked) -> None:
     model, data, train = worked
     found = evaluate(model, data)
-    assert found["accuracy"].floors == {"majority class": None}
-    assert found["box_ap"].floors["whole image"] == 0.25
+    assert found["accuracy"].baselines == {"majority class": None}
+    assert found["gt_known_loc_patches"].baselines["whole image"] == 0.25
     for name in LOCAL:
-        assert found[name].floors["best centred box"] is None
+        assert found[name].baselines["centred box"] is None
     boxless = evaluate(model, data, train=dataclasses.replace(train, boxes=None, box_labels=None))
-    assert boxless["accuracy"].floors == {"majority class": 0.6}
-    assert boxless["box_ap"].floors["best centred box"] is None
+    assert boxless["accuracy"].baselines == {"majority class": 0.6}
+    assert boxless["gt_known_loc_patches"].baselines["centred box"] is None
 
 
 def test_without_boxes_or_patches_only_the_classification_is_measured(worked) -> None:
     model, data, train = worked
     boxless = evaluate(model, dataclasses.replace(data, boxes=None, box_labels=None), train=train)
-    assert [measure.name for measure in boxless.measures] == list(CLASSES)
+    assert [metric.name for metric in boxless.metrics] == list(CLASSES)
     assert boxless.boxed_images == 0
     flat = evaluate(Canned(ImagePrediction(model.answers.logits)), data, train=train)
-    assert [measure.name for measure in flat.measures] == list(CLASSES)
+    assert [metric.name for metric in flat.metrics] == list(CLASSES)
     assert flat["accuracy"] == boxless["accuracy"]
-    assert "box_ap" not in flat
-    with pytest.raises(KeyError, match="'box_ap' is not among accuracy, "):
-        flat["box_ap"]
+    assert "gt_known_loc_patches" not in flat
+    with pytest.raises(KeyError, match="'gt_known_loc_patches' is not among accuracy, "):
+        flat["gt_known_loc_patches"]
 
 
 def test_boxes_of_other_classes_only_leave_everything_undefined(worked) -> None:
@@ -264,4 +269,4 @@ def test_boxes_of_other_classes_only_leave_everything_undefined(worked) -> None:
     assert found.boxed_images == 0
     for name in LOCAL:
         assert found.value(name) is None
-        assert set(found[name].floors.values()) == {None}
+        assert set(found[name].baselines.values()) == {None}

@@ -20,9 +20,9 @@ def test_batches_do_not_change_the_result(worked, batch_size: int) -> None:
     whole = evaluate(model, data, train=train, held_out=data)
     parts = evaluate(model, data, train=train, held_out=data, batch_size=batch_size)
     assert whole.thresholds == parts.thresholds
-    for one, other in zip(whole.measures, parts.measures, strict=True):
+    for one, other in zip(whole.metrics, parts.metrics, strict=True):
         assert one.value == pytest.approx(other.value, abs=1e-7)
-        assert one.floors == pytest.approx(other.floors, abs=1e-7)
+        assert one.baselines == pytest.approx(other.baselines, abs=1e-7)
     assert whole.per_image is not None
     assert parts.per_image is not None
     assert torch.equal(whole.per_image.predictions, parts.per_image.predictions)
@@ -79,8 +79,8 @@ def small_model(head: str, **options) -> la.PatchClassifier:
 def test_mean_pooling_is_its_own_floor() -> None:
     splits = digits(train=40, test=21)
     found = evaluate(small_model("mean"), splits.test, train=splits.trainval, batch_size=8)
-    for name in ("patch_precision", "patch_recall", "patch_f", "weight_inside"):
-        assert found[name].floors["uniform weights"] == pytest.approx(found.value(name), abs=1e-6)
+    for name in ("patch_precision", "patch_recall", "patch_f1", "weight_inside"):
+        assert found[name].baselines["uniform"] == pytest.approx(found.value(name), abs=1e-6)
     share = found.value("weight_inside")
     assert share is not None
     assert 0 < share < 0.5
@@ -95,8 +95,8 @@ def test_a_real_baseline_and_bf16() -> None:
         batch_size=8,
         autocast=lambda: torch.autocast("cpu", torch.bfloat16),
     )
-    assert [measure.name for measure in found.measures][1] == "top5_accuracy"
-    assert not {"where: boxes", "oracle"} & {measure.group for measure in found.measures}
+    assert [metric.name for metric in found.metrics][1] == "top5_accuracy"
+    assert not {"localisation: boxes", "oracle"} & {metric.group for metric in found.metrics}
     assert found.per_image is not None
     assert found.per_image.probabilities.dtype == torch.float32
 
@@ -106,8 +106,8 @@ def test_multi_label_scenes_count_any_box() -> None:
     model = small_model("loss-attention", multi_label=True)
     found = evaluate(model, splits.test, train=splits.trainval, batch_size=8)
     assert found.boxed_images == 13
-    assert [measure.name for measure in found.measures[4:]] == list(LOCAL)
-    undefined = [measure.name for measure in found.measures if measure.value is None]
+    assert [metric.name for metric in found.metrics[4:]] == list(LOCAL)
+    undefined = [metric.name for metric in found.metrics if metric.value is None]
     assert undefined == NEED_A_THRESHOLD
 
 

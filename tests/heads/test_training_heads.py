@@ -49,7 +49,7 @@ def test_a_head_trains_and_is_measured_on_images_of_several_labels(
     assert continue_run(start_run(tmp_path, recipe, splits, CPU), splits)
     figures = evaluate(load(tmp_path), splits.test, train=splits.trainval)
     assert figures.value("mean_average_precision") is not None
-    assert ("patch_f" in figures) == (not HEADS[head].pooled_backbone)
+    assert ("patch_f1" in figures) == (not HEADS[head].pooled_backbone)
 
 
 def test_the_validation_loss_of_routing_is_the_margin_loss(tmp_path: Path) -> None:

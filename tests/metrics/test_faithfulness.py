@@ -11,10 +11,10 @@ from loss_attention.geometry import PatchGrid
 from loss_attention.metrics import faithfulness
 from loss_attention.metrics.faithfulness import (
     correlation,
-    masking_agreement,
     masking_falls,
     randomisation_similarity,
     rank_correlation,
+    sensitivity_1,
 )
 
 
@@ -68,6 +68,6 @@ def test_masking_a_linear_model(pixels: int, monkeypatch: pytest.MonkeyPatch) ->
     )
     np.testing.assert_allclose(falls, wanted, atol=1e-5)
     exact = torch.from_numpy(wanted).float()
-    assert masking_agreement(3 * exact + 1, falls).tolist() == pytest.approx([1.0] * 5)
-    assert masking_agreement(-exact, falls).tolist() == pytest.approx([-1.0] * 5)
-    assert masking_agreement(torch.ones_like(exact), falls).tolist() == [0.0] * 5
+    assert sensitivity_1(3 * exact + 1, falls).tolist() == pytest.approx([1.0] * 5)
+    assert sensitivity_1(-exact, falls).tolist() == pytest.approx([-1.0] * 5)
+    assert sensitivity_1(torch.ones_like(exact), falls).tolist() == [0.0] * 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from loss_attention.metrics.localisation import assemble, choose_mosaics, share_in_cell
+from loss_attention.metrics.localisation import assemble, choose_mosaics, grid_pointing
 
 
 def test_mosaics_are_in_reading_order() -> None:
@@ -23,8 +23,8 @@ def test_a_model_that_sees_its_class_finds_its_cell() -> None:
         images[k, k] = 1 + k
     mosaic = assemble(images[None, [2, 0, 3, 1]], 2)
     for cell, k in enumerate((2, 0, 3, 1)):
-        assert share_in_cell(mosaic[:, k], torch.tensor([cell]), 2).item() == 1
-        assert share_in_cell(mosaic[:, k], torch.tensor([3 - cell]), 2).item() == 0
+        assert grid_pointing(mosaic[:, k], torch.tensor([cell]), 2).item() == 1
+        assert grid_pointing(mosaic[:, k], torch.tensor([3 - cell]), 2).item() == 0
 
 
 def test_only_what_speaks_for_the_class_counts() -> None:
@@ -33,7 +33,7 @@ def test_only_what_speaks_for_the_class_counts() -> None:
     maps[1] = -1.0
     maps[2] = 0.5
     cells = torch.tensor([0, 1, 2])
-    assert share_in_cell(maps, cells, 2).tolist() == [0.75, 0.0, 0.25]
+    assert grid_pointing(maps, cells, 2).tolist() == [0.75, 0.0, 0.25]
 
 
 def test_mosaics_take_the_most_confident_of_different_classes() -> None:

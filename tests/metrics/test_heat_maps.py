@@ -6,11 +6,11 @@ from sklearn.metrics import average_precision_score
 
 from loss_attention.metrics.localisation import (
     count_pixels,
+    energy_pointing,
     pixel_average_precision,
     pixels_in_boxes,
     pointing_hits,
     scaled_maps,
-    share_inside,
 )
 
 NAN = float("nan")
@@ -35,7 +35,7 @@ def test_pixels_count_by_their_middle() -> None:
 def test_share_inside_is_of_the_positive_part() -> None:
     maps = torch.tensor([[[3.0, 1.0, -9.0]], [[-1.0, 0.0, -2.0]], [[5.0, 5.0, 5.0]]])
     inside = torch.tensor([[[True, False, True]], [[True, True, True]], [[True, False, False]]])
-    assert share_inside(maps, inside).tolist() == pytest.approx([3 / 4, 0, 1 / 3])
+    assert energy_pointing(maps, inside).tolist() == pytest.approx([3 / 4, 0, 1 / 3])
 
 
 @pytest.mark.parametrize(

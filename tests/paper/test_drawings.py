@@ -53,7 +53,7 @@ def test_files_are_a_picture_a_page_the_numbers_and_the_caption(tmp_path: Path) 
     assert b"CreationDate" not in page  # the same drawing is the same file on any day
     text = by_suffix[".json"].read_text(encoding="utf-8")
     assert json.loads(text) == {
-        "format_version": 1,
+        "format_version": 2,
         "figure": "figure9",
         "caption": caption,
         "s": 1,

@@ -10,16 +10,16 @@ from paper.sheets import CAPTION, legend_of
 from loss_attention.paper.drawings import LOOKS, Panel, Point, draw_curves
 
 
-def panel(parameter: str, measure: str, floors: dict[str, tuple[float, float]]) -> Panel:
+def panel(parameter: str, metric: str, baselines: dict[str, tuple[float, float]]) -> Panel:
     def curve(base: float, which: int) -> tuple[Point, ...]:
-        given = {name: values[which] for name, values in floors.items()}
+        given = {name: values[which] for name, values in baselines.items()}
         return (
             Point(0.0, base, 0.5, base + 2, given),
             Point(0.1, paper=base + 3),
             Point(1.0, base + 1, 0.25, None, given),
         )
 
-    return Panel(parameter, measure, {"VGG": curve(50.0, 0), "ResNet": curve(60.0, 1)})
+    return Panel(parameter, metric, {"VGG": curve(50.0, 0), "ResNet": curve(60.0, 1)})
 
 
 def test_curves_are_the_points_with_gaps_where_nothing_is_measured() -> None:
@@ -67,9 +67,9 @@ def test_curves_are_the_points_with_gaps_where_nothing_is_measured() -> None:
     assert numbers["panels"][1]["curves"]["VGG"][0] == {
         "x": 0.0,
         "mean": 50.0,
-        "deviation": 0.5,
+        "standard_deviation": 0.5,
         "paper": 52.0,
-        "floors": {"whole image": 40.0, "best": 45.0},
+        "baselines": {"whole image": 40.0, "best": 45.0},
     }
     assert numbers["panels"][0]["curves"]["ResNet"][1]["mean"] is None
 

@@ -112,20 +112,25 @@ def test_measured_points_are_those_of_the_ledger(tmp_path: Path) -> None:
     assert chosen.recipe is not None
     key = training_key(chosen.recipe)
     for seed, ap in ((0, 0.5), (1, 0.6)):
-        floors = {"box_ap": {"whole image": 0.52}, "accuracy": {"majority class": 0.01}}
-        measures = {"box_ap": ap, "accuracy": 0.25, "patch_recall": None}
-        reproduction.ledger.add(record(training=key, seed=seed, measures=measures, floors=floors))
+        baselines = {
+            "gt_known_loc_patches": {"whole image": 0.52},
+            "accuracy": {"majority class": 0.01},
+        }
+        metrics = {"gt_known_loc_patches": ap, "accuracy": 0.25, "patch_recall": None}
+        reproduction.ledger.add(
+            record(training=key, seed=seed, metrics=metrics, baselines=baselines)
+        )
 
     panels = sweep_panels(reproduction, cells)
-    named = {(panel.parameter, panel.measure): panel.curves for panel in panels}
+    named = {(panel.parameter, panel.metric): panel.curves for panel in panels}
     assert len(panels) == len(named) == 8
     zero, usual, far = named["gamma_max", "AP"]["ResNet18"]
     assert (zero.x, usual.x, far.x) == (0.0, 0.1, 5.0)
     assert (zero.mean, zero.paper, far.paper) == (None, 53.24, None)
     assert far.mean == pytest.approx(55.0)
-    assert far.deviation == pytest.approx(math.sqrt(50))
-    assert far.floors == {"whole image": pytest.approx(52.0)}
-    assert named["gamma_max", "Accuracy"]["ResNet18"][2].floors == {}
+    assert far.standard_deviation == pytest.approx(math.sqrt(50))
+    assert far.baselines == {"whole image": pytest.approx(52.0)}
+    assert named["gamma_max", "Accuracy"]["ResNet18"][2].baselines == {}
     assert named["gamma_max", "Recall"]["ResNet18"][2].mean is None
     assert named["gamma_max", "AP"]["VGG11_bn"][2].mean is None
 
@@ -138,10 +143,13 @@ def test_captions_name_the_data_and_not_its_folder() -> None:
 
 def test_captions_give_scores_with_their_floors() -> None:
     found = record(
-        measures={"box_ap": 0.25, "accuracy": None},
-        floors={"box_ap": {"whole image": 0.5, "best centred box": None}},
+        metrics={"gt_known_loc_patches": 0.25, "accuracy": None},
+        baselines={"gt_known_loc_patches": {"whole image": 0.5, "centred box": None}},
     )
-    assert scores(found, ("accuracy", "box_ap")) == "box AP 25.0% (whole image 50.0%)"
+    assert (
+        scores(found, ("accuracy", "gt_known_loc_patches"))
+        == "GT-known Loc (patches) 25.0% (whole image 50.0%)"
+    )
     assert scores(found, ("accuracy",)) == "not defined there"
 
 
@@ -228,8 +236,8 @@ def test_captions_name_data_scale_and_seed(trained: Reproduction) -> None:
         assert caption.startswith(f"Figure {name[-1]}. ")
         assert "Data: scenes of scikit-learn's scanned digits" in caption
         assert f"Scale smoke: {SCALES['smoke'].summary}; seed 0." in caption
-    assert "box AP" in numbers_of(trained, "figure6")["caption"]
-    assert "uniform weights" in numbers_of(trained, "figure5")["caption"]
+    assert "GT-known Loc (patches)" in numbers_of(trained, "figure6")["caption"]
+    assert "uniform" in numbers_of(trained, "figure5")["caption"]
 
 
 def test_drawing_again_trains_nothing(trained: Reproduction) -> None:

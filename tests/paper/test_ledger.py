@@ -24,8 +24,13 @@ def record(seed: int, accuracy: float, recipe: Recipe = RECIPE) -> Record:
         training=training_key(recipe),
         seed=seed,
         recipe={},
-        measures={"accuracy": accuracy, "box_ap": 0.5, "patch_recall": None, "epoch_seconds": 12.4},
-        floors={"box_ap": {"whole image": 0.25 + seed / 10, "best centred box": None}},
+        metrics={
+            "accuracy": accuracy,
+            "gt_known_loc_patches": 0.5,
+            "patch_recall": None,
+            "epoch_seconds": 12.4,
+        },
+        baselines={"gt_known_loc_patches": {"whole image": 0.25 + seed / 10, "centred box": None}},
         minutes=1.0,
         source="made up",
         test_images=10,
@@ -43,27 +48,29 @@ def reproduction(tmp_path):
     return made
 
 
-def cell(measure, paper=62.0, factor=100.0, recipe=RECIPE, labels=("ours",)):
-    return Cell(labels, measure, paper, measure, recipe, factor)
+def cell(metric, paper=62.0, factor=100.0, recipe=RECIPE, labels=("ours",)):
+    return Cell(labels, metric, paper, metric, recipe, factor)
 
 
 def test_seeds_become_mean_and_sample_deviation(reproduction):
     result = reproduction.result(cell("accuracy"))
     assert result.values == pytest.approx((50.0, 70.0, 60.0))
     assert result.mean == pytest.approx(60.0)
-    assert result.deviation == pytest.approx(10.0)  # sqrt((100 + 100 + 0) / 2)
-    assert reproduction.result(cell("box_ap")).floors == pytest.approx({"whole image": 35.0})
+    assert result.standard_deviation == pytest.approx(10.0)  # sqrt((100 + 100 + 0) / 2)
+    assert reproduction.result(cell("gt_known_loc_patches")).baselines == pytest.approx(
+        {"whole image": 35.0}
+    )
 
 
 def test_one_seed_has_no_deviation(tmp_path):
     made = Reproduction(SCALES["paper"], tmp_path, accelerator="cpu")
     made.ledger.add(record(0, 0.5))
-    assert made.result(cell("accuracy")).deviation is None
+    assert made.result(cell("accuracy")).standard_deviation is None
 
 
 def test_a_table_on_the_terminal_and_in_both_files(reproduction, tmp_path):
     other = replace(RECIPE, head="mean")
-    columns = ("accuracy", "box_ap", "patch_recall", "epoch_seconds")
+    columns = ("accuracy", "gt_known_loc_patches", "patch_recall", "epoch_seconds")
     rows = (
         PaperRow(("ours",), (62.0, 48.0, 1.0, 10.0)),
         PaperRow(("theirs",), (91.0, None, None, None)),
@@ -75,12 +82,12 @@ def test_a_table_on_the_terminal_and_in_both_files(reproduction, tmp_path):
         for c, p in zip(columns, rows[0].values, strict=True)
     ]
     cells.append(cell("accuracy", 91.0, recipe=None, labels=("theirs",)))
-    cells.append(cell("box_ap", 50.0, recipe=other, labels=("later",)))
+    cells.append(cell("gt_known_loc_patches", 50.0, recipe=other, labels=("later",)))
     reproduction.console = Console(file=(terminal := io.StringIO()), width=100)
     written = write_table(paper, cells, reproduction, tmp_path)
     markdown, data = (path.read_text() for path in written)
     assert markdown.splitlines()[2:7] == [
-        "| Method | accuracy | box_ap | patch_recall | epoch_seconds |",
+        "| Method | accuracy | gt_known_loc_patches | patch_recall | epoch_seconds |",
         "| --- | ---: | ---: | ---: | ---: |",
         "| ours | 62.00<br>60.00 ± 10.00<br>(-2.00) | 48.00<br>50.00 ± 0.00<br>(+2.00)<br>"
         "trivial 35.00 | 1.00<br>undefined | 10<br>12 ± 0<br>(+2) |",
@@ -102,7 +109,7 @@ def test_what_is_missing_goes_seed_by_seed_and_each_training_once(tmp_path):
     other = replace(RECIPE, head="mean")
     cells = [
         cell("accuracy"),
-        cell("box_ap"),
+        cell("gt_known_loc_patches"),
         cell("accuracy", recipe=other),
         cell("accuracy", recipe=None),
     ]

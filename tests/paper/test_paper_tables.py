@@ -49,7 +49,7 @@ COUNTS = {
 
 
 def test_the_parameter_column_of_table_ii_is_complete():
-    cells = [cell for cell in table_cells("table2", PAPER) if cell.measure == PARAMETERS]
+    cells = [cell for cell in table_cells("table2", PAPER) if cell.metric == PARAMETERS]
     counted = {cell.labels: round(parameters(cell.recipe) / 1e6, 2) for cell in cells}
     assert counted == COUNTS
 

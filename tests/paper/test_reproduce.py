@@ -73,7 +73,7 @@ def test_every_figure_of_every_table_is_measured_beside_the_papers(everything, n
         cited = cell["labels"][1:2] == ["-"]
         # So few images that precision can have nothing to divide by.
         assert cell["state"] in (("cited",) if cited else ("measured", "undefined"))
-        assert cell["state"] != "undefined" or cell["measure"].startswith("patch_")
+        assert cell["state"] != "undefined" or cell["metric"].startswith("patch_")
         if cell["state"] == "measured":
             assert cell["difference"] == cell["mean"] - cell["paper"]
             assert len(cell["values"]) == 1
@@ -92,16 +92,16 @@ def test_figures_in_a_table_are_those_of_the_runs_evaluation(everything):
     checked = 0
     for cell in table(everything, "table4")["cells"]:
         run = everything / "trainings" / cell["training"] / "seed-0"
-        measures = json.loads((run / "evaluation.json").read_text())["measures"]
-        values = {measure["name"]: measure for measure in measures}
-        value = values[cell["measure"]]["value"]
+        metrics = json.loads((run / "evaluation.json").read_text())["metrics"]
+        values = {metric["name"]: metric for metric in metrics}
+        value = values[cell["metric"]]["value"]
         if cell["state"] == "undefined":  # of so few images
             assert value is None
             continue
         assert cell["values"] == [100 * value]
-        for floor, value in cell["floors"].items():
+        for baseline, value in cell["baselines"].items():
             checked += 1
-            assert value == 100 * values[cell["measure"]]["floors"][floor]
+            assert value == 100 * values[cell["metric"]]["baselines"][baseline]
     assert checked > 40
 
 
@@ -109,7 +109,7 @@ def test_seconds_of_an_epoch_are_positive_and_no_percentage(everything):
     seconds = [
         cell["mean"]
         for cell in table(everything, "table7")["cells"]
-        if cell["measure"] == "epoch_seconds"
+        if cell["metric"] == "epoch_seconds"
     ]
     assert len(seconds) == 8
     assert all(0 < value < 60 for value in seconds)

@@ -15,7 +15,7 @@ from loss_attention.paper.tables import training_key
 from loss_attention.paper.trainings import Ledger
 from loss_attention.training.recipe import Recipe, RunOptions
 
-FITTED = "map_box_ap"
+FITTED = "gt_known_loc_heat_map"
 
 
 @pytest.mark.parametrize("held_out", [0.2, 0.0])
@@ -25,9 +25,9 @@ def test_figures_that_need_a_threshold_need_a_validation_slice(
     shelf = SimpleNamespace(data_root=None, splits=lambda *_: tiny_splits(held_out=held_out))
     recipe = tiny_recipe(epochs=1, validation_fraction=held_out)
     record = trainings.train(recipe, tmp_path, shelf, "cpu", None).record
-    assert (record.measures[FITTED] is None) == (not held_out)
+    assert (record.metrics[FITTED] is None) == (not held_out)
     # What needs none is there either way.
-    assert record.measures[f"{FITTED}_oracle"] is not None
+    assert record.metrics[f"{FITTED}_oracle"] is not None
 
 
 def test_a_training_that_has_begun_holds_its_images_as_it_did(tmp_path: Path) -> None:

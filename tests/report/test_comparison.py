@@ -26,10 +26,10 @@ def test_json_and_markdown_say_the_same(compared) -> None:
     values = comparison_json(comparison)
     text = table_markdown(comparison_table(comparison, errors=True))
     for method, entry in values["methods"].items():
-        assert entry["floor"] == (method in BASELINES)
-        for name, figure in entry["figures"].items():
-            assert name in values["measures"]
-            assert figure["value"] == comparison.scores[method][name].value
+        assert entry["trivial_baseline"] == (method in BASELINES)
+        for name, score in entry["scores"].items():
+            assert name in values["metrics"]
+            assert score["value"] == comparison.scores[method][name].value
     rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")]
     assert [cell.strip() for cell in rows[0][1:]] == [
         "evidence",
@@ -38,7 +38,7 @@ def test_json_and_markdown_say_the_same(compared) -> None:
         "baseline: edges",
     ]
     assert len(rows) == 2 + len(METRICS)
-    inside = next(row for row in rows if "positive share" in row[0])
+    inside = next(row for row in rows if "energy pointing" in row[0])
     assert inside[0].strip().endswith("\N{UPWARDS ARROW}")
     assert inside[1].strip() == "1.000 ± 0.000"
     assert "3 of 2 x 2, 1 of 3 x 3" in text
@@ -51,7 +51,7 @@ def test_the_table_fits_the_terminal(compared, width: int) -> None:
     show_table(comparison_table(comparison), Console(file=out, width=width))
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= width
-    shown = [line for line in lines if "grid pointing, 3 x 3" in line]
+    shown = [line for line in lines if "grid pointing game, 3 x 3" in line]
     assert len(shown) == (1 if width == 200 else 2)
     assert sum(line.count("0.111") for line in shown) >= 1
     assert "…" not in out.getvalue()

@@ -143,9 +143,9 @@ def test_a_run_uses_the_threshold_that_its_evaluation_chose(tmp_path: Path) -> N
     for thresholds, expected in (
         (None, None),
         ({}, None),
-        ({"object_ap": 0.3}, 0.3),
-        ({"object_ap": "all"}, None),
-        ({"object_ap": 2.0}, None),
+        ({"detection_ap50": 0.3}, 0.3),
+        ({"detection_ap50": "all"}, None),
+        ({"detection_ap50": 2.0}, None),
     ):
         (tmp_path / "evaluation.json").write_text(json.dumps({"thresholds": thresholds}))
         assert object_threshold(run) == expected

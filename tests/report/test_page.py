@@ -63,11 +63,11 @@ def test_every_figure_stands_on_the_page_with_its_floors(tmp_path):
     names = set()
     for head in ("loss-attention", "mean"):
         figures = evaluate(make_model(head, data.class_names), data, train=data)
-        for measure in figures.measures:
-            assert measure.label in page.text
-            for value in (measure.value, *measure.floors.values()):
+        for metric in figures.metrics:
+            assert metric.label in page.text
+            for value in (metric.value, *metric.baselines.values()):
                 assert value is None or f"{value:.3f}" in page.text
-            names.update(measure.floors)
+            names.update(metric.baselines)
     assert len(names) > 2
     for name in names:
         assert name in page.text
@@ -78,11 +78,11 @@ def test_every_figure_stands_on_the_page_with_its_floors(tmp_path):
 def test_bars_are_as_long_as_their_figures(page):
     data = make_set(("ant", "bee", "cow"))
     figures = evaluate(make_model("loss-attention", data.class_names), data, train=data)
-    value, floor = figures["accuracy"].value, figures["accuracy"].floors["majority class"]
+    value, baseline = figures["accuracy"].value, figures["accuracy"].baselines["majority class"]
     first = re.search(r'class="gauge".*?width:([\d.]+)%.*?left:([\d.]+)%', page.source, re.DOTALL)
     assert first
     assert float(first[1]) == pytest.approx(100 * value, abs=0.06)
-    assert float(first[2]) == pytest.approx(100 * floor, abs=0.06)
+    assert float(first[2]) == pytest.approx(100 * baseline, abs=0.06)
 
 
 def test_what_was_trained_and_on_what_is_said(page):
@@ -155,7 +155,7 @@ def test_a_baseline_says_that_there_is_no_evidence(tmp_path):
     assert "no patches whose evidence could be shown" in page.text
     assert len(page.of("img")) == len(page.of("article")) > 0
     assert "outline of the selected patches" not in page.text
-    assert "patch F" not in page.text
+    assert "patch F1" not in page.text
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
@@ -167,7 +167,7 @@ def test_a_head_without_exact_evidence_says_what_it_shows_instead(tmp_path, mult
     assert "log-odds of" in page.text
     assert "blue against it" not in page.text
     assert "exactly, a weighted sum" not in page.text
-    assert "patch F" in page.text
+    assert "patch F1" in page.text
     pictures = [str(picture["alt"]) for picture in page.of("img")]
     assert len(pictures) == 2 * len(page.of("article")) > 0
     named = [alt for alt in pictures if "routing weight for" in alt]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from loss_attention.evaluation import Evaluation, Measure
+from loss_attention.evaluation import Evaluation, Metric
 from loss_attention.report.tables import (
     Column,
     Table,
@@ -15,28 +15,34 @@ from loss_attention.report.tables import (
 
 BASELINES = (
     "whole image",
-    "best centred box",
-    "uniform weights",
-    "random weights",
-    "edge detector",
+    "centred box",
+    "uniform",
+    "random",
+    "edges",
 )
 
 
-def evaluation(*measures: Measure, images: int = 2000, boxed: int = 2000, **more) -> Evaluation:
-    return Evaluation("test", images, boxed, measures, **more)
+def evaluation(*metrics: Metric, images: int = 2000, boxed: int = 2000, **more) -> Evaluation:
+    return Evaluation("test", images, boxed, metrics, **more)
 
 
-ACCURACY = Measure("accuracy", "accuracy", 0.9954, {"majority class": 0.1085}, group="classes")
-ERROR = Measure(
-    "calibration_error",
-    "calibration error",
+ACCURACY = Metric("accuracy", "accuracy", 0.9954, {"majority class": 0.1085}, group="classes")
+ERROR = Metric(
+    "expected_calibration_error",
+    "expected calibration error (ECE)",
     0.0123,
-    {"class shares": 0.001},
+    {"class frequencies": 0.001},
     higher_is_better=False,
     group="classes",
 )
-BOX_AP = Measure("box_ap", "box AP", 0.75, dict.fromkeys(BASELINES, 0.25), group="boxes")
-RECALL = Measure("patch_recall", "patch recall", 0.5, {"uniform weights": 0.625}, group="patches")
+BOX_AP = Metric(
+    "gt_known_loc_patches",
+    "GT-known Loc (patches)",
+    0.75,
+    dict.fromkeys(BASELINES, 0.25),
+    group="boxes",
+)
+RECALL = Metric("patch_recall", "patch recall", 0.5, {"uniform": 0.625}, group="patches")
 
 
 def rendered(evaluations: dict[str, Evaluation], width: int = 80) -> list[str]:
@@ -62,8 +68,8 @@ def test_baselines_stand_beside_their_measure() -> None:
     lines = rendered({"digits": evaluation(ACCURACY, ERROR, BOX_AP)})
     assert cells(lines) == [
         ["accuracy", "0.995", "0.108 (majority class)"],
-        ["calibration error ↓", "0.012", "0.001 (class shares)"],
-        ["box AP", "0.750", *["0.250"] * 5],
+        ["expected calibration error (ECE) ↓", "0.012", "0.001 (class frequencies)"],
+        ["GT-known Loc (patches)", "0.750", *["0.250"] * 5],
     ]
     heads = [line for line in lines if " score " in line]
     assert [" ".join(head.split()).strip("┃ ") for head in heads] == [
@@ -75,14 +81,14 @@ def test_baselines_stand_beside_their_measure() -> None:
 
 
 def test_each_model_has_a_line() -> None:
-    other = Measure("accuracy", "accuracy", 0.5, {"majority class": None}, group="classes")
+    other = Metric("accuracy", "accuracy", 0.5, {"majority class": None}, group="classes")
     evaluations = {"a": evaluation(ACCURACY, BOX_AP), "b": evaluation(other)}
     lines = rendered(evaluations)
     assert cells(lines) == [
         ["accuracy", "", ""],
         ["a", "0.995", "0.108"],
         ["b", "0.500", "n/a"],
-        ["box AP", "", "", "", "", "", ""],
+        ["GT-known Loc (patches)", "", "", "", "", "", ""],
         ["a", "0.750", *["0.250"] * 5],
         ["b", "-", *["-"] * 5],
     ]
@@ -99,7 +105,7 @@ def test_markdown_has_the_same_figures() -> None:
     assert ["boxes", "score", *BASELINES] in table
     assert any("No selection has a higher recall" in line for line in markdown)
     two = cells(evaluation_markdown({**one, "b": evaluation(BOX_AP)}).splitlines(), "|")
-    assert ["box AP", "b", "0.750", *["0.250"] * 5] in two
+    assert ["GT-known Loc (patches)", "b", "0.750", *["0.250"] * 5] in two
     assert ["boxes", "model", "score", *BASELINES] in two
 
 
@@ -109,7 +115,9 @@ def test_notes_explain_only_what_is_there() -> None:
     assert "Trivial baselines: what an answer scores" in text
     for absent in ("n/a", "recall", "↓", "threshold"):
         assert absent not in text
-    more = evaluation_markdown({"digits": evaluation(ERROR, thresholds={"map_box_ap": 0.4})})
+    more = evaluation_markdown(
+        {"digits": evaluation(ERROR, thresholds={"gt_known_loc_heat_map": 0.4})}
+    )
     assert "higher is better, ↓ lower" in more
     assert "threshold chosen on held-out images" in more
 
@@ -128,16 +136,18 @@ def test_a_name_is_not_markup() -> None:
 
 
 def test_many_models_and_five_baselines_fit_eighty_columns() -> None:
-    long = Measure("x", "mean AP, 11 points (VOC 2007)", 1.0, {"constant scores": 0.0}, group="c")
+    long = Metric("x", "mAP, 11 points (VOC 2007)", 1.0, {"chance level": 0.0}, group="c")
     names = ("capsule-loss-attention", "mean-pooling", "baseline", "gated-attention")
     lines = rendered({name: evaluation(ACCURACY, long, BOX_AP) for name in names})
     assert max(map(len, lines)) <= 80
     assert all(any(name in line for line in lines) for name in names)
-    assert any("mean AP, 11 points (VOC 2007)" in line for line in lines)
+    assert any("mAP, 11 points (VOC 2007)" in line for line in lines)
 
 
 def test_what_needs_a_threshold_and_has_none_says_why() -> None:
-    unfitted = Measure("map_box_ap", "box AP of the heat map", None, dict.fromkeys(BASELINES))
+    unfitted = Metric(
+        "gt_known_loc_heat_map", "GT-known Loc (heat map)", None, dict.fromkeys(BASELINES)
+    )
 
     def said(evaluations: dict[str, Evaluation]) -> str:
         return " ".join(" ".join(rendered(evaluations)).split())

@@ -85,7 +85,7 @@ def test_digests_are_those_of_the_files(stopped: Path) -> None:
 )
 def test_a_flipped_bit_is_one_line(name: str, whole: Path, tmp_path: Path) -> None:
     path = copied(whole, tmp_path)
-    RunFolder(path).write_json("evaluation.json", {"thresholds": {"object_ap": 0.5}})
+    RunFolder(path).write_json("evaluation.json", {"thresholds": {"detection_ap50": 0.5}})
     readers = {
         "model.safetensors": lambda: load(path),
         "metrics.jsonl": lambda: RunFolder(path).metrics(),

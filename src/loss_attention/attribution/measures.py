@@ -22,19 +22,19 @@ from loss_attention.metrics.faithfulness import (
     blurred_fill,
     deletion_curve,
     insertion_curve,
-    masking_agreement,
     mean_fill,
     patch_order,
     pixel_order,
     randomisation_similarity,
+    sensitivity_1,
 )
 from loss_attention.metrics.localisation import (
+    energy_pointing,
     framed,
+    grid_pointing,
     pixels_in_boxes,
     pointing_hits,
     scaled_maps,
-    share_in_cell,
-    share_inside,
 )
 from loss_attention.model import PatchClassifier
 
@@ -53,31 +53,29 @@ class MetricText(NamedTuple):
     range: tuple[float, float | None]
 
 
-MOSAIC_SIDES = {"grid_2x2": 2, "grid_3x3": 3}
+MOSAIC_SIDES = {"grid_pointing_2x2": 2, "grid_pointing_3x3": 3}
 METRICS: dict[str, MetricText] = {
-    "share_inside": MetricText("positive share in the box", True, (0, 1)),
-    "pointing": MetricText("pointing game", True, (0, 1)),
-    "spread_box": MetricText("box IoU > 0.5, spread fitted", True, (0, 1)),
-    "box": MetricText("box IoU > 0.5, cut fitted", True, (0, 1)),
-    "box_oracle": MetricText("box IoU > 0.5, cut oracle", True, (0, 1)),
-    "max_box": MetricText("MaxBoxAccV2, cuts fitted", True, (0, 1)),
+    "energy_pointing_game": MetricText("energy pointing game (EPG)", True, (0, 1)),
+    "pointing_game": MetricText("pointing game", True, (0, 1)),
+    "gt_known_loc_spread": MetricText("GT-known Loc (spread)", True, (0, 1)),
+    "gt_known_loc_heat_map": MetricText("GT-known Loc (heat map)", True, (0, 1)),
+    "gt_known_loc_heat_map_oracle": MetricText("GT-known Loc (heat map, oracle)", True, (0, 1)),
+    "max_box_acc_v2": MetricText("MaxBoxAccV2", True, (0, 1)),
     **{
-        f"{way}_{fill}_{unit}": MetricText(
-            f"{way}, {fill} fill, {unit}", way == "insertion", (0, 1)
-        )
+        f"{way}_{fill}_{unit}": MetricText(f"{way} AUC, {fill}, {unit}", way == "insertion", (0, 1))
         for unit in ("patches", "pixels")
         for way in ("insertion", "deletion")
         for fill in ("blurred", "mean")
     },
-    "masking": MetricText("agreement with masking", True, (-1, 1)),
-    "grid_2x2": MetricText("grid pointing, 2 x 2", True, (0, 1)),
-    "grid_3x3": MetricText("grid pointing, 3 x 3", True, (0, 1)),
-    "randomised_part": MetricText("likeness, last third random", False, (-1, 1)),
-    "randomised": MetricText("likeness, all layers random", False, (-1, 1)),
+    "sensitivity_1": MetricText("Sensitivity-1 (masking)", True, (-1, 1)),
+    "grid_pointing_2x2": MetricText("grid pointing game, 2 x 2", True, (0, 1)),
+    "grid_pointing_3x3": MetricText("grid pointing game, 3 x 3", True, (0, 1)),
+    "randomisation_last_third": MetricText("randomisation test, last third", False, (-1, 1)),
+    "randomisation_all": MetricText("randomisation test, all layers", False, (-1, 1)),
     "seconds": MetricText("seconds an image", False, (0, None)),
     "time_ratio": MetricText("time / forward pass", False, (0, None)),
 }
-RANDOMISED_FRACTIONS = {"randomised_part": 1 / 3, "randomised": 1.0}
+RANDOMISED_FRACTIONS = {"randomisation_last_third": 1 / 3, "randomisation_all": 1.0}
 
 
 class Boxed(NamedTuple):
@@ -176,19 +174,19 @@ def _localisation(subject: Subject, explained: Explained) -> Values:
     found = box_overlaps(scaled_maps(chosen), boxes)
     overlaps = found.largest
     values = {
-        "share_inside": share_inside(chosen, inside),
-        "pointing": pointing_hits(chosen, inside),
-        "box_oracle": framed(overlaps[:, _best_cut(framed(overlaps))]),
+        "energy_pointing_game": energy_pointing(chosen, inside),
+        "pointing_game": pointing_hits(chosen, inside),
+        "gt_known_loc_heat_map_oracle": framed(overlaps[:, _best_cut(framed(overlaps))]),
     }
     if subject.fitting is not None:
         images, target, truth = subject.fitting
         known = maps_of(subject.model, images, target, explained.method, subject.batch_size)
         fitted = box_overlaps(scaled_maps(known), truth)
-        values["box"] = framed(overlaps[:, _best_cut(framed(fitted.largest))])
+        values["gt_known_loc_heat_map"] = framed(overlaps[:, _best_cut(framed(fitted.largest))])
         right = [found.best[:, _best_cut(fitted.best >= iou)] >= iou for iou in BOX_IOUS]
-        values["max_box"] = torch.stack(right).double().mean(dim=0)
+        values["max_box_acc_v2"] = torch.stack(right).double().mean(dim=0)
         reach = _best_cut(framed(spread_overlaps(known, truth)))
-        values["spread_box"] = framed(spread_overlaps(chosen, boxes)[:, reach])
+        values["gt_known_loc_spread"] = framed(spread_overlaps(chosen, boxes)[:, reach])
     return values
 
 
@@ -219,7 +217,7 @@ def _curves(subject: Subject, explained: Explained) -> Values:
 
 def _masking(subject: Subject, explained: Explained) -> Values:
     """Measure how the scores of windows go along with what masking each does to the logit."""
-    return {"masking": masking_agreement(explained.windows, subject.falls)}
+    return {"sensitivity_1": sensitivity_1(explained.windows, subject.falls)}
 
 
 def _window_scores(
@@ -254,7 +252,7 @@ def _mosaics(subject: Subject, explained: Explained) -> Values:
         fractions = []
         for part, of in in_batches(max(1, subject.batch_size // side**2), images, target):
             maps = attribute_classes(subject.model, part, explained.method, of).float()
-            fractions.append(share_in_cell(maps.flatten(0, 1), cell.repeat(len(part)), side))
+            fractions.append(grid_pointing(maps.flatten(0, 1), cell.repeat(len(part)), side))
         values[name] = torch.cat(fractions)
     return values
 

@@ -1,6 +1,6 @@
-"""A model and data in, named figures with their floors out."""
+"""A model and data in, named metrics with their trivial baselines out."""
 
 from loss_attention.evaluation.measuring import evaluate, validate
-from loss_attention.evaluation.metric import Evaluation, ImageResults, Measure
+from loss_attention.evaluation.metric import Evaluation, ImageResults, Metric
 
-__all__ = ["Evaluation", "ImageResults", "Measure", "evaluate", "validate"]
+__all__ = ["Evaluation", "ImageResults", "Metric", "evaluate", "validate"]

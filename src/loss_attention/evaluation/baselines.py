@@ -6,10 +6,10 @@ say (an `Answer` each), so that all are measured alike. Masked patches are in no
 The trivial baselines do not look at the model:
 
 * whole image: every patch alike, one box, one heat for all pixels;
-* best centred box: fitted to the training set for each IoU that is asked for;
-* uniform weights: every patch alike, and the box around all windows;
-* random weights: the model's own weights and evidence, shuffled over the patches of each image;
-* edge detector: patches weighed by the edges in their window, as many selected as by the model.
+* centred box: fitted to the training set for each IoU that is asked for;
+* uniform: every patch alike, and the box around all windows;
+* random: the model's own weights and evidence, shuffled over the patches of each image;
+* edges: patches weighed by the edges in their window, as many selected as by the model.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from loss_attention.metrics.localisation import (
 from loss_attention.prediction import PatchPrediction, WeightedPrediction
 
 MODEL = "model"
-FLOORS = (
+BASELINES = (
     "whole image",
-    "best centred box",
-    "uniform weights",
-    "random weights",
-    "edge detector",
+    "centred box",
+    "uniform",
+    "random",
+    "edges",
 )
-ANSWERS = (MODEL, *FLOORS)
+ANSWERS = (MODEL, *BASELINES)
 SHUFFLE_SEED = 0
 ASKED_CLASSES = 10
 """Of so many classes an image, the likeliest, objects are looked for."""
@@ -269,8 +269,8 @@ def answers(
     yield "whole image", Answer(equal, scene.real, boxes, same, whole.expand(3, 4))
     if centred is not None:
         fixed = torch.stack([centred_box(*size, height, width) for size in centred])
-        yield "best centred box", _box_answer(fixed.to(weights.device), same, scene)
-    yield "uniform weights", _patch_answer(equal, scene.real, same, scene)
+        yield "centred box", _box_answer(fixed.to(weights.device), same, scene)
+    yield "uniform", _patch_answer(equal, scene.real, same, scene)
 
     order = _shuffled(scene.real, generator)
     mixed = None
@@ -281,7 +281,7 @@ def answers(
             values.images.gather(1, order),
         )
     shuffled = (weights.gather(1, order), selected.gather(1, order))
-    yield "random weights", _patch_answer(*shuffled, mixed, scene)
+    yield "random", _patch_answer(*shuffled, mixed, scene)
 
     edges = edges_in_windows(scene.images, scene.grid).masked_fill(~scene.real, 0.0)
     # Of equal ones the first; an image of one colour has no edges.
@@ -290,7 +290,7 @@ def answers(
     chosen = rank < selected.sum(dim=1, keepdim=True)
     by_edges = None if values is None else _regardless_of_class(edges, scene)
     strength = strength / strength.sum(dim=1, keepdim=True)
-    yield "edge detector", _patch_answer(strength, chosen, by_edges, scene)
+    yield "edges", _patch_answer(strength, chosen, by_edges, scene)
 
 
 def _values_of(prediction: WeightedPrediction, scene: Scene) -> PatchValues | None:

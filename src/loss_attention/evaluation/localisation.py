@@ -24,7 +24,7 @@ from loss_attention.evaluation.baselines import (
     answers,
     see,
 )
-from loss_attention.evaluation.metric import BOXES, ORACLE, PLACES, Measure
+from loss_attention.evaluation.metric import BOXES, ORACLE, PLACES, Metric
 from loss_attention.metrics.detection import (
     BOX_IOUS,
     REACHES,
@@ -37,10 +37,10 @@ from loss_attention.metrics.localisation import (
     correct_boxes,
     count_patches,
     count_pixels,
+    energy_pointing,
     pixel_average_precision,
     pointing_hits,
     scaled_maps,
-    share_inside,
     weight_inside,
 )
 from loss_attention.prediction import ImagePrediction, WeightedPrediction
@@ -106,7 +106,7 @@ class Localisation:
         found = {name: totals.best_thresholds() for name, totals in self._totals.items()}
         return {name: best for name, best in found.items() if best is not None}
 
-    def measures(self, chosen: Mapping[str, Chosen]) -> list[Measure]:
+    def metrics(self, chosen: Mapping[str, Chosen]) -> list[Metric]:
         """Return the metrics that apply to the model.
 
         Args:
@@ -123,21 +123,21 @@ class Localisation:
         found, oracle = [], []
         for (group, needed), metrics in _METRICS.items():
             for name, (label, read) in metrics.items() if needed in has else ():
-                found.append(self._measure(name, label, read, chosen, group))
+                found.append(self._metric(name, label, read, chosen, group))
                 if name in _WITH_ORACLE:
-                    oracle.append(self._measure(f"{name}_oracle", label, read, best, ORACLE))
+                    oracle.append(self._metric(f"{name}_oracle", label, read, best, ORACLE))
         return found + oracle
 
-    def _measure(
+    def _metric(
         self, name: str, label: str, read: Read, chosen: Mapping[str, Chosen], group: str
-    ) -> Measure:
+    ) -> Metric:
         values = {
             answer: read(self._totals[answer], chosen.get(answer))
             if answer in self._totals
             else None
             for answer in ANSWERS
         }
-        return Measure(name, label, values.pop(MODEL), values, group=group)
+        return Metric(name, label, values.pop(MODEL), values, group=group)
 
 
 class Totals:
@@ -184,7 +184,7 @@ class Totals:
         enough, largest = answer.framed_at_thresholds(maps, truth)
         spread = answer.framed_at_reaches(maps, truth)
         self._sum("pairs", torch.tensor(len(maps)))
-        self._sum("energy", share_inside(maps, scene.pair_pixels).sum())
+        self._sum("energy", energy_pointing(maps, scene.pair_pixels).sum())
         self._sum("pointed", pointing_hits(maps, scene.pair_pixels).sum())
         self._sum("best", enough)
         self._sum("largest", largest.sum(dim=0))
@@ -269,43 +269,50 @@ _METRICS: dict[tuple[str, str], dict[str, tuple[str, Read]]] = {
     (PLACES, "patches"): {
         "patch_precision": ("patch precision", lambda t, _: t.patches.precision),
         "patch_recall": ("patch recall", lambda t, _: t.patches.recall),
-        "patch_f": ("patch F", lambda t, _: t.patches.f),
+        "patch_f1": ("patch F1", lambda t, _: t.patches.f),
         "weight_inside": ("weight inside the box", lambda t, _: t.fraction("weight", "images")),
     },
     (PLACES, "evidence"): {
-        "evidence_inside": (
-            "evidence inside the box",
+        "energy_pointing_game": (
+            "energy pointing game (EPG)",
             lambda t, _: t.fraction("energy", "pairs"),
         ),
         "pointing_game": ("pointing game", lambda t, _: t.fraction("pointed", "pairs")),
     },
     (PLACES, "masks"): {
-        "pixel_ap": ("PxAP", lambda t, _: pixel_average_precision(t.sums["pixels"])),
+        "pxap": ("PxAP", lambda t, _: pixel_average_precision(t.sums["pixels"])),
     },
     (BOXES, "patches"): {
-        "box_ap": ("box AP", lambda t, _: t.fraction("selected", "images")),
-        "box_ap_named": (
-            "box AP, class right",
+        "gt_known_loc_patches": (
+            "GT-known Loc (patches)",
+            lambda t, _: t.fraction("selected", "images"),
+        ),
+        "top1_loc_patches": (
+            "Top-1 Loc (patches)",
             lambda t, _: t.fraction("selected_named", "images"),
         ),
     },
     (BOXES, "evidence"): {
-        "spread_box_ap": ("box AP of the map's spread", lambda t, best: t.spread_box(best)),
-        "spread_box_ap_named": (
-            "the same, class right",
+        "gt_known_loc_spread": ("GT-known Loc (spread)", lambda t, best: t.spread_box(best)),
+        "top1_loc_spread": (
+            "Top-1 Loc (spread)",
             lambda t, best: t.spread_box(best, "_named"),
         ),
-        "map_box_ap": ("box AP of the heat map", lambda t, best: t.map_box(best)),
-        "map_box_ap_named": ("the same, class right", lambda t, best: t.map_box(best, "_named")),
+        "gt_known_loc_heat_map": ("GT-known Loc (heat map)", lambda t, best: t.map_box(best)),
+        "top1_loc_heat_map": ("Top-1 Loc (heat map)", lambda t, best: t.map_box(best, "_named")),
         "max_box_acc_v2": ("MaxBoxAccV2", lambda t, best: t.max_box(best)),
-        **{f"max_box_acc_v2_{iou}": (f"its part of IoU {iou}", _at_iou(iou)) for iou in BOX_IOUS},
-        "object_ap": (
-            "AP50 of several boxes",
+        **{f"max_box_acc_v2_{iou}": (f"MaxBoxAccV2 @ IoU {iou}", _at_iou(iou)) for iou in BOX_IOUS},
+        "detection_ap50": (
+            "detection AP50",
             lambda t, best: None if best is None else t.objects(best.groups),
         ),
     },
 }
 """By heading and by what the model or the data must have, in the order in which they are shown:
 what each metric is called, and how it is read from what an answer got right at some thresholds."""
-_WITH_ORACLE = ("map_box_ap", "max_box_acc_v2", *(f"max_box_acc_v2_{iou}" for iou in BOX_IOUS))
+_WITH_ORACLE = (
+    "gt_known_loc_heat_map",
+    "max_box_acc_v2",
+    *(f"max_box_acc_v2_{iou}" for iou in BOX_IOUS),
+)
 """Shown too at the thresholds that are best on the reported images."""

@@ -26,8 +26,8 @@ from loss_attention.evaluation.localisation import GROUP_THRESHOLDS, Chosen, Loc
 from loss_attention.evaluation.metric import (
     ORACLE,
     Evaluation,
-    NamedImages,
-    classification_measures,
+    Kept,
+    classification_metrics,
     name_images,
 )
 from loss_attention.losses import Loss, loss_for
@@ -64,11 +64,11 @@ def evaluate(
         model: a `PatchClassifier` or any module that returns a prediction.
         data: the images. Without boxes, or for a model without patches, only the classification
             is measured; what needs exact evidence is measured where there is any.
-        train: the training set, which the floors "majority class" and "best centred box" are
+        train: the training set, which the baselines "majority class" and "centred box" are
             fitted to; None: they stay empty.
         held_out: images that are neither reported nor trained on, to choose thresholds on, for
-            the model and for each floor; at most `MOST_HELD_OUT` are used. None, or without
-            boxes: what needs a threshold stays empty.
+            the model and for each trivial baseline; at most `MOST_HELD_OUT` are used. None, or
+            without boxes: what needs a threshold stays empty.
         split: what to call the images.
         batch_size: images at a time; decides speed and memory, not the result.
         device: where to compute; None: where the model is.
@@ -82,12 +82,12 @@ def evaluate(
     fast = for_inference(model) if isinstance(model, PatchClassifier) else model
 
     def run(
-        images: LabelledImages, places: Localisation, before: int = 0, total: int = 0
-    ) -> list[NamedImages]:
+        images: LabelledImages, localisation: Localisation, before: int = 0, total: int = 0
+    ) -> list[Kept]:
         """Run over a set, as a part of so many images of which so many are done."""
 
-        def measure(batch: ImageSet, prediction: ImagePrediction) -> NamedImages:
-            places.add(batch, prediction)
+        def measure(batch: ImageSet, prediction: ImagePrediction) -> Kept:
+            localisation.add(batch, prediction)
             return name_images(prediction.logits, batch.labels)
 
         def tick(done: int, _: int) -> None:
@@ -115,22 +115,22 @@ def evaluate(
             fitting = None
     held = 0 if fitting is None else len(fitting)
     if fitting is not None:
-        places = Localisation(centred, dict.fromkeys(ANSWERS, GROUP_THRESHOLDS))
-        run(fitting, places, total=held + len(data))
-        chosen = places.best_thresholds()
+        localisation = Localisation(centred, dict.fromkeys(ANSWERS, GROUP_THRESHOLDS))
+        run(fitting, localisation, total=held + len(data))
+        chosen = localisation.best_thresholds()
         on_held_out = {
-            measure.name: measure.value
-            for measure in places.measures(chosen)
-            if measure.group != ORACLE
+            metric.name: metric.value
+            for metric in localisation.metrics(chosen)
+            if metric.group != ORACLE
         }
-    places = Localisation(centred, {name: (best.groups,) for name, best in chosen.items()})
-    batches = run(data, places, held, held + len(data))
-    measures, per_class, per_image = classification_measures(batches, data, train)
+    localisation = Localisation(centred, {name: (best.groups,) for name, best in chosen.items()})
+    batches = run(data, localisation, held, held + len(data))
+    metrics, per_class, per_image = classification_metrics(batches, data, train)
     return Evaluation(
         split=split,
         images=len(data),
         boxed_images=_boxed_images(data),
-        measures=(*measures, *places.measures(chosen)),
+        metrics=(*metrics, *localisation.metrics(chosen)),
         per_class=per_class,
         thresholds=_named_thresholds(chosen),
         held_out=on_held_out,
@@ -147,9 +147,9 @@ def validate(
     loss: Loss | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[float, float]:
-    """Return the mean loss (no regulariser) and the share of images that are right.
+    """Return the mean loss (no regulariser) and the fraction of images that are right.
 
-    The share is the accuracy, or for multi-label data that of exact matches. The model is in
+    That is the accuracy, or for multi-label data that of exact matches. The model is in
     evaluation mode meanwhile, and left in the mode it was in. The host waits for the device once.
 
     Args:
@@ -194,7 +194,7 @@ def _boxed_images(data: LabelledImages) -> int:
 
 
 def _named_thresholds(chosen: Mapping[str, Chosen]) -> dict[str, float]:
-    """Return the model's thresholds by the names of the figures that they were chosen for."""
+    """Return the model's thresholds by the names of the metrics that they were chosen for."""
     if MODEL not in chosen:
         return {}
     best = chosen[MODEL]
@@ -203,10 +203,10 @@ def _named_thresholds(chosen: Mapping[str, Chosen]) -> dict[str, float]:
         for iou, threshold in zip(BOX_IOUS, best.max_box, strict=True)
     }
     return {
-        "spread_box_ap": best.spread,
-        "map_box_ap": best.map_box,
+        "gt_known_loc_spread": best.spread,
+        "gt_known_loc_heat_map": best.map_box,
         **by_iou,
-        "object_ap": best.groups,
+        "detection_ap50": best.groups,
     }
 
 

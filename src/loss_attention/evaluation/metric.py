@@ -1,11 +1,15 @@
-"""Named figures about a model, what a constant answer scores beside them, and their JSON."""
+"""Named metrics of a model beside their trivial baselines, as values and as JSON; classification.
+
+Below `Evaluation` and how its files are read, of this version or before, stand the metrics of the
+classification; those of localisation are in `localisation.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -16,44 +20,192 @@ from loss_attention.errors import InputError
 from loss_attention.metrics.classification import (
     among_best,
     average_precisions,
-    calibration_error,
     class_accuracies,
     commonest_answer,
     correct_images,
     eleven_point_precisions,
+    expected_calibration_error,
 )
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 TOP = 5
 Classes = Mapping[str, Mapping[str, float | None]]
-CLASSES = "classes"
-PLACES = "where: patches and pixels"
-BOXES = "where: boxes"
+T = TypeVar("T")
+CLASSES = "classification"
+PLACES = "localisation: patches and pixels"
+BOXES = "localisation: boxes"
 ORACLE = "oracle: threshold chosen on these images"
-# Version 1 had no groups.
+OLD_NAMES = {
+    # Metrics of `evaluate`.
+    "class_accuracy": "balanced_accuracy",
+    "calibration_error": "expected_calibration_error",
+    "patch_f": "patch_f1",
+    "evidence_inside": "energy_pointing_game",
+    "pixel_ap": "pxap",
+    "box_ap": "gt_known_loc_patches",
+    "box_ap_named": "top1_loc_patches",
+    "spread_box_ap": "gt_known_loc_spread",
+    "spread_box_ap_named": "top1_loc_spread",
+    "map_box_ap": "gt_known_loc_heat_map",
+    "map_box_ap_named": "top1_loc_heat_map",
+    "object_ap": "detection_ap50",
+    # Their labels.
+    "mean class accuracy": "balanced accuracy",
+    "mean AP": "mAP",
+    "mean AP, 11 points": "mAP, 11 points",
+    "calibration error": "expected calibration error (ECE)",
+    "patch F": "patch F1",
+    "evidence inside the box": "energy pointing game (EPG)",
+    "box AP": "GT-known Loc (patches)",
+    "box AP, class right": "Top-1 Loc (patches)",
+    "box AP of the map's spread": "GT-known Loc (spread)",
+    "box AP of the heat map": "GT-known Loc (heat map)",
+    "its part of IoU 0.3": "MaxBoxAccV2 @ IoU 0.3",
+    "its part of IoU 0.5": "MaxBoxAccV2 @ IoU 0.5",
+    "its part of IoU 0.7": "MaxBoxAccV2 @ IoU 0.7",
+    "AP50 of several boxes": "detection AP50",
+    # Headings.
+    "classes": CLASSES,
+    "where: patches and pixels": PLACES,
+    "where: boxes": BOXES,
+    # Trivial baselines.
+    "best centred box": "centred box",
+    "uniform weights": "uniform",
+    "random weights": "random",
+    "edge detector": "edges",
+    "commonest classes": "most frequent classes",
+    "commonest labels": "most frequent labels",
+    "class shares": "class frequencies",
+    "constant scores": "chance level",
+    # Metrics of `compare`, and their labels.
+    "share_inside": "energy_pointing_game",
+    "pointing": "pointing_game",
+    "spread_box": "gt_known_loc_spread",
+    "box": "gt_known_loc_heat_map",
+    "max_box": "max_box_acc_v2",
+    "masking": "sensitivity_1",
+    "grid_2x2": "grid_pointing_2x2",
+    "grid_3x3": "grid_pointing_3x3",
+    "randomised_part": "randomisation_last_third",
+    "randomised": "randomisation_all",
+    "positive share in the box": "energy pointing game (EPG)",
+    "box IoU > 0.5, spread fitted": "GT-known Loc (spread)",
+    "box IoU > 0.5, cut fitted": "GT-known Loc (heat map)",
+    "box IoU > 0.5, cut oracle": "GT-known Loc (heat map, oracle)",
+    # Before 0.1 was released, an IoU of exactly 0.5 was enough.
+    "box IoU >= 0.5, cut fitted": "GT-known Loc (heat map, IoU >= 0.5)",
+    "box IoU >= 0.5, cut oracle": "GT-known Loc (heat map, IoU >= 0.5, oracle)",
+    "MaxBoxAccV2, cuts fitted": "MaxBoxAccV2",
+    "agreement with masking": "Sensitivity-1 (masking)",
+    "grid pointing, 2 x 2": "grid pointing game, 2 x 2",
+    "grid pointing, 3 x 3": "grid pointing game, 3 x 3",
+    "likeness, last third random": "randomisation test, last third",
+    "likeness, all layers random": "randomisation test, all layers",
+    **{
+        f"{way}, {fill} fill, {unit}": f"{way} AUC, {fill}, {unit}"
+        for way in ("insertion", "deletion")
+        for fill in ("blurred", "mean")
+        for unit in ("patches", "pixels")
+    },
+}
+"""What files of version 0.1 call metrics, headings and baselines, and what they are called now."""
+# Its first files had no headings.
 _GROUPS_OF_VERSION_1 = {
     "accuracy": CLASSES,
     "mean_average_precision": CLASSES,
     "exact_match": CLASSES,
     "patch_precision": PLACES,
     "patch_recall": PLACES,
-    "patch_f": PLACES,
+    "patch_f1": PLACES,
     "weight_inside": PLACES,
-    "box_ap": BOXES,
+    "gt_known_loc_patches": BOXES,
 }
+_OLD_LABELS = {"top1_loc_spread": "Top-1 Loc (spread)", "top1_loc_heat_map": "Top-1 Loc (heat map)"}
+"""Both were "the same, class right"."""
+
+
+def current_name(name: str) -> str:
+    """Return what a name or label of version 0.1 has become; any other is as it was.
+
+    Example:
+        >>> current_name("box_ap"), current_name("map_box_ap_oracle"), current_name("accuracy")
+        ('gt_known_loc_patches', 'gt_known_loc_heat_map_oracle', 'accuracy')
+    """
+    stem = name.removesuffix("_oracle")
+    label, bracket, rest = stem.partition(" (")  # "mean AP (3 of 4 occur)"
+    return OLD_NAMES.get(label, label) + bracket + rest + name[len(stem) :]
+
+
+def current_names(values: Mapping[str, T]) -> dict[str, T]:
+    """Return values with the names that their metrics or baselines have now."""
+    return {current_name(name): value for name, value in values.items()}
+
+
+def current_metric(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a metric as version 0.1 wrote it, with the names that it has now."""
+    name = current_name(values["name"])
+    renewed = {
+        **values,
+        "name": name,
+        "label": _OLD_LABELS.get(name) or current_name(values["label"]),
+        "baselines": current_names(values["floors"]),
+        "group": current_name(values.get("group") or _GROUPS_OF_VERSION_1.get(name, "")),
+    }
+    del renewed["floors"]
+    return renewed
+
+
+def current_record(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record of the ledger that reproduces the paper; one of today is as it was."""
+    renewed = dict(values)
+    if "measures" in values:
+        floors = renewed.pop("floors")
+        renewed["metrics"] = current_names(renewed.pop("measures"))
+        renewed["baselines"] = {current_name(name): current_names(floors[name]) for name in floors}
+    return renewed
+
+
+def current_comparison(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a comparison of explanations, the content of comparison.json, likewise."""
+    renewed = dict(values)
+    if "measures" in values:
+        renewed["mosaics"] = current_names(values["mosaics"])
+        renewed["metrics"] = {
+            current_name(name): {**metric, "label": current_name(metric["label"])}
+            for name, metric in renewed.pop("measures").items()
+        }
+        renewed["methods"] = {
+            method: {
+                "trivial_baseline": found["floor"],
+                "scores": current_names(found["figures"]),
+            }
+            for method, found in values["methods"].items()
+        }
+    return renewed
+
+
+def current_run(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run as `results/` keeps it, with its metrics and comparisons, likewise."""
+    renewed = dict(values)
+    if "measures" in values:
+        renewed["metrics"] = [current_metric(metric) for metric in renewed.pop("measures")]
+    for name in ("comparison", "slow_comparison"):
+        if renewed.get(name):
+            renewed[name] = current_comparison(renewed[name])
+    return renewed
 
 
 @dataclass(frozen=True)
-class Measure:
-    """One figure about a model; docs/measures.md says what each means.
+class Metric:
+    """What a model scores by one metric; docs/measures.md says what each means.
 
     Attributes:
-        name: for programs, `patch_f` for example.
+        name: for programs, `patch_f1` for example.
         label: for people.
         value: None where it is undefined (nothing to divide by), or needs a threshold and there
             were no held-out images to choose it on.
-        floors: what constant answers score, by name; None likewise, or where they had to be
-            fitted to training data that were not there.
+        baselines: what the trivial baselines score, by name; None likewise, or where they had to
+            be fitted to training data that were not there.
         unit: empty for a plain fraction.
         higher_is_better: the direction.
         range: the least and the greatest possible value.
@@ -63,7 +215,7 @@ class Measure:
     name: str
     label: str
     value: float | None
-    floors: Mapping[str, float | None]
+    baselines: Mapping[str, float | None]
     unit: str = ""
     higher_is_better: bool = True
     range: tuple[float, float] = (0.0, 1.0)
@@ -87,47 +239,47 @@ class ImageResults:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of one model on one set of images.
+    """The metrics of one model on one set of images.
 
     Attributes:
         split: which images, `test` for example.
         images: how many.
         boxed_images: how many of them have a box of one of their labels.
-        measures: the figures, in the order in which to show them.
-        per_class: figures of each class, by the name of the figure and that of the class.
-        thresholds: what was chosen on held-out images, by what it is for.
-        held_out: the model's figures of place on the images that thresholds were chosen on, by
-            name: what settings may be chosen by, as the reported images must not be looked at.
+        metrics: in the order in which to show them.
+        per_class: scores of each class, by the name of the metric and that of the class.
+        thresholds: what was chosen on held-out images, by the metric that it is for.
+        held_out: the model's localisation on the images that thresholds were chosen on, by the
+            metric: what settings may be chosen by, as the reported images must not be looked at.
         per_image: kept in memory only; None when read from a file.
     """
 
     split: str
     images: int
     boxed_images: int
-    measures: tuple[Measure, ...]
+    metrics: tuple[Metric, ...]
     per_class: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     thresholds: Mapping[str, float] = field(default_factory=dict)
     held_out: Mapping[str, float | None] = field(default_factory=dict)
     per_image: ImageResults | None = field(default=None, compare=False, repr=False)
 
-    def get(self, name: str) -> Measure | None:
-        """Return a measure, None where this evaluation does not have it."""
-        return next((measure for measure in self.measures if measure.name == name), None)
+    def get(self, name: str) -> Metric | None:
+        """Return a metric, None where this evaluation does not have it."""
+        return next((metric for metric in self.metrics if metric.name == name), None)
 
     def __contains__(self, name: str) -> bool:
         return self.get(name) is not None
 
-    def __getitem__(self, name: str) -> Measure:
-        measure = self.get(name)
-        if measure is None:
-            raise KeyError(f"{name!r} is not among {', '.join(m.name for m in self.measures)}")
-        return measure
+    def __getitem__(self, name: str) -> Metric:
+        metric = self.get(name)
+        if metric is None:
+            raise KeyError(f"{name!r} is not among {', '.join(m.name for m in self.metrics)}")
+        return metric
 
     def value(self, name: str) -> float | None:
-        """Return the value of a measure, None where it is undefined.
+        """Return the value of a metric, None where it is undefined.
 
         Raises:
-            KeyError: a measure that this evaluation does not have.
+            KeyError: a metric that this evaluation does not have.
         """
         return self[name].value
 
@@ -135,8 +287,8 @@ class Evaluation:
         """Return all but `per_image` as plain values, the content of `evaluation.json`."""
         values = {"format_version": FORMAT_VERSION, **asdict(replace(self, per_image=None))}
         del values["per_image"]
-        values["measures"] = [
-            {**measure, "range": list(measure["range"])} for measure in values["measures"]
+        values["metrics"] = [
+            {**metric, "range": list(metric["range"])} for metric in values["metrics"]
         ]
         return values
 
@@ -155,139 +307,116 @@ class Evaluation:
                 f"{FORMAT_VERSION}: upgrade loss-attention"
             )
         try:
-            measures = tuple(_read_measure(measure) for measure in rest.pop("measures"))
-            return cls(**rest, measures=measures)
-        except (TypeError, KeyError) as error:
+            if version is None or version < 4:
+                rest["metrics"] = [current_metric(metric) for metric in rest.pop("measures")]
+                for field_ in ("per_class", "thresholds", "held_out"):
+                    rest[field_] = current_names(rest.get(field_, {}))
+            metrics = tuple(
+                Metric(**{**metric, "range": tuple(metric["range"])})
+                for metric in rest.pop("metrics")
+            )
+            return cls(**rest, metrics=metrics)
+        except (TypeError, KeyError, AttributeError) as error:
             raise InputError("this is not an evaluation that loss-attention wrote") from error
 
 
-def _read_measure(values: Mapping[str, Any]) -> Measure:
-    group = values.get("group", _GROUPS_OF_VERSION_1.get(values["name"], ""))
-    return Measure(**{**values, "range": tuple(values["range"]), "group": group})
+_Metric = partial(Metric, group=CLASSES)
+Kept = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-_Measure = partial(Measure, group=CLASSES)
+def name_images(logits: Float[Tensor, "B K"], labels: Shaped[Tensor, "B *K"]) -> Kept:
+    """Return what is kept of a batch: of each image what the metrics need, on its device.
 
-
-@dataclass(frozen=True)
-class NamedImages:
-    """What a model calls the images of a batch, on its device.
-
-    Attributes:
-        results: image by image.
-        in_top: whether the label is among the five best; None for few classes or several labels.
-        logits: for multi-label data only.
+    The predicted class, its probability, whether the image counts as right, and its logits; of one
+    label an image whether that is among the five best in their place.
     """
-
-    results: ImageResults
-    in_top: Tensor | None
-    logits: Tensor | None
-
-
-def name_images(logits: Float[Tensor, "B K"], labels: Shaped[Tensor, "B *K"]) -> NamedImages:
-    """Keep what the figures need of the logits of a batch."""
     logits = logits.float()
     several = labels.ndim == 2
     best = (logits.sigmoid() if several else logits.softmax(dim=1)).max(dim=1)
-    results = ImageResults(logits.argmax(dim=1), best.values, correct_images(logits, labels))
-    if several:
-        return NamedImages(results, None, logits)
-    in_top = among_best(logits, labels, TOP) if logits.shape[1] > TOP else None
-    return NamedImages(results, in_top, None)
+    more = logits if several else among_best(logits, labels, TOP)
+    return logits.argmax(dim=1), best.values, correct_images(logits, labels), more
 
 
-def classification_measures(
-    batches: Sequence[NamedImages], data: LabelledImages, train: LabelledImages | None
-) -> tuple[list[Measure], Classes, ImageResults]:
-    """Return the figures, those of each class, and the results image by image."""
-    results = ImageResults(
-        torch.cat([batch.results.predictions for batch in batches]).cpu(),
-        torch.cat([batch.results.probabilities for batch in batches]).cpu(),
-        torch.cat([batch.results.correct for batch in batches]).cpu(),
-    )
-    if data.multi_label:
-        logits = torch.cat([batch.logits for batch in batches if batch.logits is not None])
-        return *_several_labels(logits.cpu(), results, data, train), results
-    in_top = [batch.in_top for batch in batches if batch.in_top is not None]
-    found = torch.cat(in_top).cpu() if in_top else None
-    return *_one_label(results, found, data, train), results
+def classification_metrics(
+    batches: Sequence[Kept], data: LabelledImages, train: LabelledImages | None
+) -> tuple[list[Metric], Classes, ImageResults]:
+    """Return the metrics, those of each class, and the results image by image."""
+    *found, more = (torch.cat(parts).cpu() for parts in zip(*batches, strict=True))
+    results = ImageResults(*found)
+    measured = _several_labels if data.multi_label else _one_label
+    return *measured(results, more, data, train), results
 
 
 def _one_label(
-    results: ImageResults, in_top: Tensor | None, data: LabelledImages, train: LabelledImages | None
-) -> tuple[list[Measure], Classes]:
-    labels = data.labels.cpu()
-    constant = None if train is None else commonest_answer(train.labels.cpu(), labels)
-    counts = None
-    if train is not None:
-        counts = torch.bincount(train.labels.cpu(), minlength=len(data.class_names)).double()
-    measures = [
-        _Measure("accuracy", "accuracy", mean(results.correct), {"majority class": mean(constant)})
-    ]
-    if in_top is not None:
-        floor = None if counts is None else among_best(counts.unsqueeze(0), labels, TOP)
-        floors = {"commonest classes": mean(floor)}
-        measures.append(_Measure("top5_accuracy", "top-5 accuracy", mean(in_top), floors))
-    by_class = class_accuracies(results.correct, labels, len(data.class_names))
+    results: ImageResults, in_top: Tensor, data: LabelledImages, train: LabelledImages | None
+) -> tuple[list[Metric], Classes]:
+    labels, classes = data.labels.cpu(), len(data.class_names)
+    by_class = class_accuracies(results.correct, labels, classes)
     present = ~by_class.isnan()
-    floors = {"majority class": None}
-    if constant is not None:
-        of_class = class_accuracies(constant, labels, len(data.class_names))
-        floors = {"majority class": mean(of_class[present])}
-    label = "mean class accuracy" + _how_many(present)
-    measures.append(_Measure("class_accuracy", label, mean(by_class[present]), floors))
-    shares = None
-    if counts is not None and constant is not None:
+    majority = most_frequent = balanced = expected = None
+    if train is not None:
+        constant = commonest_answer(train.labels.cpu(), labels)
+        counts = torch.bincount(train.labels.cpu(), minlength=classes).double()
+        majority = mean(constant)
+        most_frequent = mean(among_best(counts.unsqueeze(0), labels, TOP))
+        balanced = mean(class_accuracies(constant, labels, classes)[present])
         confidence = (counts.max() / counts.sum()).expand(len(labels))
-        shares = calibration_error(confidence, constant)
-    error = calibration_error(results.probabilities, results.correct)
-    measures.append(_calibration(error, shares))
-    return measures, {"accuracy": _named(by_class, data)}
+        expected = expected_calibration_error(confidence, constant)
+    metrics = [_Metric("accuracy", "accuracy", mean(results.correct), {"majority class": majority})]
+    if classes > TOP:
+        baselines = {"most frequent classes": most_frequent}
+        metrics.append(_Metric("top5_accuracy", "top-5 accuracy", mean(in_top), baselines))
+    label, baselines = "balanced accuracy" + _how_many(present), {"majority class": balanced}
+    metrics.append(_Metric("balanced_accuracy", label, mean(by_class[present]), baselines))
+    metrics.append(_calibration(results.probabilities, results.correct, expected))
+    return metrics, {"accuracy": _named(by_class, data)}
 
 
 def _several_labels(
-    logits: Float[Tensor, "N K"],
     results: ImageResults,
+    logits: Float[Tensor, "N K"],
     data: LabelledImages,
     train: LabelledImages | None,
-) -> tuple[list[Measure], Classes]:
+) -> tuple[list[Metric], Classes]:
     labels = data.labels.cpu()
     precisions = average_precisions(logits, labels)
     eleven = eleven_point_precisions(logits, labels)
     present = ~precisions.isnan()
-    constant = {"constant scores": mean(labels.double().mean(dim=0)[present])}
-    floor, shares = None, None
+    chance = {"chance level": mean(labels.double().mean(dim=0)[present])}
+    most_frequent = expected = None
     if train is not None:
         of_train = train.labels.cpu()
-        floor = mean(commonest_answer(of_train, labels))
-        expected = of_train.double().mean(dim=0).expand(labels.shape)
-        shares = calibration_error(expected.flatten(), labels.bool().flatten())
-    label = "mean AP" + _how_many(present)
-    error = calibration_error(logits.sigmoid().flatten(), labels.bool().flatten())
-    measures = [
-        _Measure("mean_average_precision", label, mean(precisions[present]), constant),
-        _Measure(
-            "mean_average_precision_voc2007",
-            "mean AP, 11 points (VOC 2007)",
-            mean(eleven[present]),
-            constant,
-        ),
-        _Measure("exact_match", "exact match", mean(results.correct), {"commonest labels": floor}),
-        _calibration(error, shares),
+        most_frequent = mean(commonest_answer(of_train, labels))
+        frequencies = of_train.double().mean(dim=0).expand(labels.shape)
+        expected = expected_calibration_error(frequencies.flatten(), labels.bool().flatten())
+    label, eleven_points = "mAP" + _how_many(present), "mAP, 11 points (VOC 2007)"
+    baselines = {"most frequent labels": most_frequent}
+    metrics = [
+        _Metric("mean_average_precision", label, mean(precisions[present]), chance),
+        _Metric("mean_average_precision_voc2007", eleven_points, mean(eleven[present]), chance),
+        _Metric("exact_match", "exact match", mean(results.correct), baselines),
+        _calibration(logits.sigmoid().flatten(), labels.bool().flatten(), expected),
     ]
-    return measures, {
+    return metrics, {
         "average_precision": _named(precisions, data),
         "average_precision_voc2007": _named(eleven, data),
     }
 
 
-def _calibration(error: float, floor: float | None) -> Measure:
-    floors = {"class shares": floor}
-    return _Measure("calibration_error", "calibration error", error, floors, higher_is_better=False)
+def _calibration(
+    confidence: Float[Tensor, " N"], right: Shaped[Tensor, " N"], expected: float | None
+) -> Metric:
+    return _Metric(
+        "expected_calibration_error",
+        "expected calibration error (ECE)",
+        expected_calibration_error(confidence, right),
+        {"class frequencies": expected},
+        higher_is_better=False,
+    )
 
 
 def _named(values: Float[Tensor, " K"], data: LabelledImages) -> dict[str, float | None]:
-    """Return the figure of each class, None where it is undefined."""
+    """Return the score of each class, None where it is undefined."""
     found = (None if value != value else value for value in values.tolist())
     return dict(zip(data.class_names, found, strict=True))
 

@@ -1,1 +1,1 @@
-"""Measures, as pure functions."""
+"""Metrics, as pure functions on tensors; docs/measures.md names them all."""

@@ -1,6 +1,6 @@
 """How often images are classified rightly. Labels are indices `(B,)` or, multi-label, 0/1 `(B, K)`.
 
-Whether labels have one axis or two says which task it is, here as in `ImageSet`. All measures are
+Whether labels have one axis or two says which task it is, here as in `ImageSet`. All metrics are
 in [0, 1]; higher is better but for the calibration error.
 """
 
@@ -18,8 +18,8 @@ def correct_images(
 
     Single-label: the largest logit is the label's; the mean is the accuracy. Multi-label: every
     class is right at once, predicted where its sigmoid is above 0.5; the mean is the exact-match
-    share (subset accuracy). Both means are in [0, 1], higher is better; the floor is
-    `commonest_answer`'s.
+    fraction (subset accuracy). Both means are in [0, 1], higher is better; the trivial baseline is
+    `commonest_answer`.
 
     Example:
         >>> import torch
@@ -37,7 +37,7 @@ def commonest_answer(
     """Return which images a constant answer gets right: the commonest one of the training set.
 
     Single-label: the majority class. Multi-label: the set of classes that most images have. Its
-    mean is the floor of accuracy and exact match. Ties go to the lowest class.
+    mean is the trivial baseline of accuracy and exact match. Ties go to the lowest class.
 
     Example:
         >>> import torch
@@ -57,8 +57,8 @@ def among_best(
     """Return whether the label is among the classes with the highest scores; the top-5 accuracy.
 
     The mean over images is in [0, 1], higher is better (Russakovsky et al., ImageNet, IJCV 2015).
-    The floor names the commonest classes of the training set for every image: `scores` of one row,
-    with the number of training images of each class.
+    The trivial baseline names the commonest classes of the training set for every image: `scores`
+    of one row, with the number of training images of each class.
 
     Example:
         >>> among_best(torch.tensor([[0.1, 0.7, 0.2]]), torch.tensor([2, 0]), count=2)
@@ -72,23 +72,23 @@ def among_best(
 def class_accuracies(
     correct: Bool[Tensor, " N"], labels: Int[Tensor, " N"], classes: int
 ) -> Float[Tensor, " {classes}"]:
-    """Return the share of each class's images that are right; its mean is balanced accuracy.
+    """Return the fraction of each class's images that are right; its mean is balanced accuracy.
 
-    In [0, 1], higher is better; NaN for a class without images. float64, on the CPU. The floor is
-    one class for every image, which is right for that class only.
+    In [0, 1], higher is better; NaN for a class without images. float64, on the CPU. Chance
+    level is one class for every image, which is right for that class only.
     """
     labels = labels.cpu()
     total = torch.bincount(labels, minlength=classes)
     return torch.bincount(labels, correct.cpu().double(), minlength=classes) / total
 
 
-def calibration_error(confidence: Float[Tensor, " N"], right: Bool[Tensor, " N"]) -> float:
-    """Return how far confidence is from the share that is right: in [0, 1], lower is better.
+def expected_calibration_error(confidence: Float[Tensor, " N"], right: Bool[Tensor, " N"]) -> float:
+    """Return how far confidence is from the fraction that is right: in [0, 1], lower is better.
 
     The expected calibration error over 15 equal bins, through torchmetrics: Guo et al., On
     Calibration of Modern Neural Networks, ICML 2017. Single-label: of the predicted class.
-    Multi-label: of every class of every image. A constant answer, the training set's shares of the
-    classes, is well calibrated and useless: a low error says something beside accuracy only.
+    Multi-label: of every class of every image. A constant answer, the training set's class
+    frequencies, is well calibrated and useless: a low error says something beside accuracy only.
     """
     # Here, as it takes seconds to import.
     from torchmetrics.functional.classification import binary_calibration_error
@@ -102,11 +102,11 @@ def calibration_error(confidence: Float[Tensor, " N"], right: Bool[Tensor, " N"]
 def average_precisions(
     scores: Float[Tensor, "N K"], labels: Shaped[Tensor, "N K"]
 ) -> Float[Tensor, " K"]:
-    """Return the average precision of each class; their mean is the (macro) mean AP.
+    """Return the average precision of each class; their mean is the (macro) mAP.
 
     In [0, 1], higher is better. The mean over recall steps of precision, without interpolation
-    (as in scikit-learn), through torchmetrics. The floor is a constant score, whose average
-    precision is the class's share of positives, `labels.mean(0)`.
+    (as in scikit-learn), through torchmetrics. Chance level is a constant score, whose
+    average precision is the class's fraction of positives, `labels.mean(0)`.
 
     Args:
         scores: anything that rises with confidence, logits for example.
@@ -135,7 +135,7 @@ def eleven_point_precisions(
 
     The mean over the recalls 0, 0.1, ..., 1 of the highest precision at that recall or above:
     Everingham et al., The Pascal Visual Object Classes Challenge, IJCV 2010. Images with equal
-    scores are taken in together. In [0, 1], higher is better; the floor is that of
+    scores are taken in together. In [0, 1], higher is better; chance level is that of
     `average_precisions`.
 
     Returns:

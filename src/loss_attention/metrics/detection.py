@@ -5,33 +5,34 @@ Groups are connected cells; cells that touch by a side or a corner are connected
 **MaxBoxAccV2**: boxes around what a heat map shows above a threshold, over all thresholds at once.
 Choe et al., Evaluation for Weakly Supervised Object Localization: Protocol, Metrics, and Datasets,
 TPAMI 2022. As there, all connected groups of pixels above the threshold give a box, the best of
-them counts, and the share of images is averaged over IoU of at least 0.3, 0.5 and 0.7, each with
+them counts, and the fraction of images is averaged over IoU of at least 0.3, 0.5 and 0.7, each with
 its own threshold. The box of the largest group alone, the one answer that somebody who has no true
 boxes can give, is measured beside it. Where their threshold is chosen on the reported images, that
-is an oracle; here it is also chosen on held-out ones. Unlike there, a map is cut at 50 shares of
-its maximum, what is negative in it counting as 0; they stretch each map from its smallest to its
-greatest value and cut it at a thousand places.
+is an oracle; here it is also chosen on held-out ones. Unlike there, the thresholds of a map are 50
+fractions of its maximum, what is negative in it counting as 0; they stretch each map from its
+smallest to its greatest value and take a thousand thresholds.
 
-**Spread boxes** lie where the mass of a heat map does and reach as far as it spreads; no cut, no
-groups. The box is centred on the mean location of what is positive, and reaches a number of
+**Spread boxes** lie where the mass of a heat map does and reach as far as it spreads; no threshold,
+no groups. The box is centred on the mean location of what is positive, and reaches a number of
 standard deviations to each side, along each axis by itself, as far as the image goes. That number,
-one for all images, is to be chosen on held-out images. A cut is decided by the map's single highest
-value and by whether cells touch, and ends where the grid's cells do; the spread is decided by all
-of the map, and the box may reach past the evidence, which lies on the telling part of an object.
-The spread of a map that is constant in a rectangle gives that rectangle at a reach of the square
-root of 3. The trivial baseline of equal weights is a centred box fitted to the held-out images.
+one for all images, is to be chosen on held-out images. A threshold is decided by the map's single
+highest value and by whether cells touch, and ends where the grid's cells do; the spread is decided
+by all of the map, and the box may reach past the evidence, which lies on the telling part of an
+object. The spread of a map that is constant in a rectangle gives that rectangle at a reach of the
+square root of 3. The trivial baseline of equal weights is a centred box fitted to the held-out
+images.
 
 **Several boxes a class**, from a model that has only seen image labels, are scored as a detector's
 are. The paper says that attention cannot tell several objects apart. Here connected groups of
 patches are separate objects: each gives a box around its windows, with the image's probability of
-the class times the group's share of the class's positive evidence as its score. Average precision
-as COCO has it, at IoU of at least 0.5: detections of a class in falling order of score, over all
-images; each takes the true box that it overlaps most with among those not yet taken; precision is
-read at 101 recalls, of any later detection the highest. Lin et al., Microsoft COCO, ECCV 2014, and
-the evaluation that comes with it. COCO's crowds are no true boxes, as there; but what is found
-inside one counts as wrong, which it does not there. Its trivial baselines are a constant box (whole
-image, best centred one) and groups of shuffled evidence or of edges, each with the model's own
-probabilities.
+the class times the group's fraction of the class's positive evidence as its score. Average
+precision as COCO has it, at IoU of at least 0.5: detections of a class in falling order of score,
+over all images; each takes the true box that it overlaps most with among those not yet taken;
+precision is read at 101 recalls, of any later detection the highest. Lin et al., Microsoft COCO,
+ECCV 2014, and the evaluation that comes with it. COCO's crowds are no true boxes, as there; but
+what is found inside one counts as wrong, which it does not there. Its trivial baselines are a
+constant box (whole image, best centred one) and groups of shuffled evidence or of edges, each with
+the model's own probabilities.
 
 All scores are in [0, 1], higher is better.
 """
@@ -86,19 +87,19 @@ def connected_groups(masks: Bool[Tensor, "N h w"], values: Shaped[Tensor, "#N h 
     labels, count = ndimage.label(masks.cpu().numpy(), within_a_mask)
     # It takes 0 groups for a number still to be counted, which fails where there is no cell.
     slices = ndimage.find_objects(labels, count) if count else []
-    places = [
+    found = [
         (mask.start, across.start, down.start, across.stop, down.stop)
         for mask, down, across in slices
     ]
-    found = torch.tensor(places, dtype=torch.int64).reshape(-1, 5)
+    cells = torch.tensor(found, dtype=torch.int64).reshape(-1, 5)
     weights = values.cpu().double().expand(masks.shape).numpy()
     total = np.bincount(labels.ravel(), weights=weights.ravel(), minlength=count + 1)[1:]
-    return Groups(found[:, 0], found[:, 1:], torch.from_numpy(total).double())
+    return Groups(cells[:, 0], cells[:, 1:], torch.from_numpy(total).double())
 
 
 BOX_IOUS = (0.3, 0.5, 0.7)
 THRESHOLDS = tuple(step / 50 for step in range(50))
-"""Shares of a map's maximum; its pixels above one are boxed."""
+"""Fractions of a map's maximum; its pixels above one are boxed."""
 MOST_CELLS = 1 << 22
 """Cells that are labelled at a time, which bounds the memory."""
 
@@ -209,10 +210,10 @@ def spread_boxes(maps: Float[Tensor, "P H W"]) -> Float[Tensor, "P T 4"]:
     sides = []
     for axis in (1, 2):  # what is left after summing over the other: across, then down
         mass = positive.sum(dim=axis) / total.where(total > 0, torch.nan).unsqueeze(1)
-        place = torch.arange(mass.shape[1], device=maps.device) + 0.5
-        mean = (mass * place).sum(dim=1, keepdim=True)
+        pixel = torch.arange(mass.shape[1], device=maps.device) + 0.5
+        mean = (mass * pixel).sum(dim=1, keepdim=True)
         # A pixel is not a point: its own spread, as of any even stretch, is 1/12 of its length.
-        variance = (mass * (place - mean).square()).sum(dim=1, keepdim=True) + 1 / 12
+        variance = (mass * (pixel - mean).square()).sum(dim=1, keepdim=True) + 1 / 12
         reach = reaches * variance.sqrt()
         sides.append([(mean + sign * reach).clamp(0, mass.shape[1]) for sign in (-1, 1)])
     (left, right), (top, bottom) = sides
@@ -254,11 +255,11 @@ def group_boxes(
         values: what each patch says for the class in question, the evidence for example.
         scores: how sure the image is of the class.
         grid: where the patches lie.
-        threshold: in [0, 1): patches with more than this share of the greatest value count.
+        threshold: in [0, 1): patches with more than this fraction of the greatest value count.
 
     Returns:
         A box around the windows of each group, on the CPU. Its score is that of the image times
-        the group's share of the sum of all positive values.
+        the group's fraction of the sum of all positive values.
     """
     positive = values.cpu().double().clamp(min=0).reshape(-1, grid.rows, grid.columns)
     chosen = positive > threshold * positive.amax(dim=(1, 2), keepdim=True)
@@ -266,8 +267,8 @@ def group_boxes(
     windows = grid.windows().reshape(grid.rows, grid.columns, 4)
     left, top, right, bottom = groups.cells.unbind(1)
     boxes = torch.cat([windows[top, left, :2], windows[bottom - 1, right - 1, 2:]], dim=1)
-    share = groups.total / positive.sum(dim=(1, 2))[groups.owner]
-    return Detections(groups.owner, boxes, scores.cpu().double()[groups.owner] * share)
+    fraction = groups.total / positive.sum(dim=(1, 2))[groups.owner]
+    return Detections(groups.owner, boxes, scores.cpu().double()[groups.owner] * fraction)
 
 
 def match_detections(
@@ -343,5 +344,5 @@ def _average_precision(right: np.ndarray, wanted: int) -> float:
     precision = hits / np.arange(1, len(hits) + 1)
     # Of each detection and all later ones, the highest.
     precision = np.maximum.accumulate(precision[::-1])[::-1]
-    place = np.searchsorted(hits / wanted, RECALLS, side="left")
-    return float(np.append(precision, 0.0)[place].mean())
+    reached = np.searchsorted(hits / wanted, RECALLS, side="left")
+    return float(np.append(precision, 0.0)[reached].mean())

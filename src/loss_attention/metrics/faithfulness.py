@@ -1,6 +1,6 @@
 """Whether a map says what the model does: masking, randomised weights, insertion and deletion.
 
-Agreement with masking and likeness under randomised weights are correlations, in [-1, 1]; the
+Sensitivity-1 and the randomisation test are correlations, in [-1, 1]; the
 values are taken as float64 first.
 
 Insertion and deletion are what becomes of a score as pixels go or come in the order of a map.
@@ -26,6 +26,9 @@ from loss_attention.geometry import PatchGrid
 Score = Callable[[Tensor], Tensor]
 """From N times a batch, `(N * B, C, H, W)`, to what the model makes of the explained class of each,
 `(N * B,)`; N is 1 or more."""
+Images = Float[Tensor, "B C H W"]
+Order = Int[Tensor, "B H W"]
+"""In which step each pixel changes."""
 PIXELS_AT_ONCE = 256 * 64 * 64
 """Of the variants of images that are scored together."""
 
@@ -53,14 +56,14 @@ def masking_falls(
     return torch.cat(falls).T
 
 
-def masking_agreement(
+def sensitivity_1(
     patch_scores: Float[Tensor, "B M"], falls: Float[Tensor, "B M"]
 ) -> Float[Tensor, " B"]:
     """Return how the scores of an image's patches go along with what masking each does to it.
 
     The linear correlation over patches, in [-1, 1]; higher is better. Alvarez-Melis & Jaakkola
     2018, "Towards Robust Interpretability with Self-Explaining Neural Networks"; Ancona et al.
-    2018 (Sensitivity-1). The floor of uniform scores is 0, of random ones about 0.
+    2018 (Sensitivity-n, for n = 1). Uniform scores have 0, random ones about 0.
 
     Args:
         patch_scores: what the explanation says of each patch.
@@ -77,7 +80,7 @@ def randomisation_similarity(
     The rank correlation over pixels, in [-1, 1]; lower is better, down to 0: a map that does not
     change (1) does not come from the weights, and is worthless as an explanation of the model.
     Equal maps have 1 even where they are constant. Adebayo et al. 2018, "Sanity Checks for
-    Saliency Maps". The floor is 1: uniform, random and edge maps do not heed the model.
+    Saliency Maps". Trivial baselines have 1: uniform, random and edge maps ignore the model.
     """
     same = (before == after).flatten(1).all(dim=1)
     return torch.where(same, 1.0, rank_correlation(before.flatten(1), after.flatten(1)))
@@ -127,7 +130,7 @@ def _centred(values: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
 STEPS = 16
 """Steps in which pixels or patches go or come, about equally many in each."""
 BLUR = 1 / 8
-"""Deviation of the Gaussian that blurs, as a part of the image's shorter side."""
+"""Standard deviation of the Gaussian that blurs, as a part of the image's shorter side."""
 _TIES = 20210118
 """Seed of the order in which equal values are taken: in reading order, a constant map would not be
 neutral, but start in a corner."""
@@ -138,7 +141,7 @@ class Curve(NamedTuple):
 
     Attributes:
         scores: before the first step and after each.
-        changed: the share of the pixels that had changed by then, from 0 to 1.
+        changed: the fraction of the pixels that had changed by then, from 0 to 1.
     """
 
     scores: Float[Tensor, "B S"]
@@ -146,7 +149,7 @@ class Curve(NamedTuple):
 
     @property
     def area(self) -> Float[Tensor, " B"]:
-        """The area under the scores over the share of changed pixels, by trapezoids."""
+        """The area under the scores over the fraction of changed pixels, by trapezoids."""
         return torch.trapezoid(self.scores.double(), self.changed.double(), dim=1)
 
 
@@ -160,12 +163,12 @@ def mean_fill(
 def blurred_fill(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """Return the images blurred until only their large patches of colour are left.
 
-    A Gaussian of a deviation of an eighth of the shorter side; near the border the weights that
-    fall inside the image are scaled to a sum of 1.
+    A Gaussian of a standard deviation of an eighth of the shorter side; near the border the weights
+    that fall inside the image are scaled to a sum of 1.
     """
     height, width = images.shape[2:]
-    deviation = BLUR * min(height, width)
-    down, across = (_gaussian(side, deviation, images) for side in (height, width))
+    sigma = BLUR * min(height, width)
+    down, across = (_gaussian(side, sigma, images) for side in (height, width))
     return torch.einsum("yv,bcvu,xu->bcyx", down, images, across)
 
 
@@ -177,7 +180,7 @@ def pixel_order(maps: Float[Tensor, "B H W"], steps: int = STEPS) -> Int[Tensor,
         tensor([[[2, 1],
                  [1, 2]]])
     """
-    ranks = _places(maps.flatten(1))
+    ranks = _descending_ranks(maps.flatten(1))
     return (ranks * steps // ranks.shape[1] + 1).reshape(maps.shape)
 
 
@@ -190,7 +193,7 @@ def patch_order(
     that every curve ends at the same image. There are `steps` of them, or M if that is fewer.
     """
     steps = min(steps, grid.patches)
-    ranks = _places(scores) * steps // grid.patches + 1
+    ranks = _descending_ranks(scores) * steps // grid.patches + 1
     order = ranks.new_full((len(scores), grid.height, grid.width), steps)
     for m, (x0, y0, x1, y1) in enumerate(grid.windows().int().tolist()):
         part = order[:, y0:y1, x0:x1]
@@ -206,11 +209,7 @@ class Ends(NamedTuple):
 
 
 def deletion_curve(
-    score: Score,
-    images: Float[Tensor, "B C H W"],
-    fill: Float[Tensor, "B C H W"],
-    order: Int[Tensor, "B H W"],
-    ends: Ends | None = None,
+    score: Score, images: Images, fill: Images, order: Order, ends: Ends | None = None
 ) -> Curve:
     """Return the scores as pixels are replaced by the fill; a smaller area is better.
 
@@ -226,11 +225,7 @@ def deletion_curve(
 
 
 def insertion_curve(
-    score: Score,
-    images: Float[Tensor, "B C H W"],
-    fill: Float[Tensor, "B C H W"],
-    order: Int[Tensor, "B H W"],
-    ends: Ends | None = None,
+    score: Score, images: Images, fill: Images, order: Order, ends: Ends | None = None
 ) -> Curve:
     """Return the scores as the fill's pixels become the image's; a larger area is better.
 
@@ -260,18 +255,18 @@ def _curve(
     return Curve(torch.cat(scores).T, counts.T)
 
 
-def _places(values: Float[Tensor, "B N"]) -> Int[Tensor, "B N"]:
-    """Return each value's place in its row, 0 for the largest; ties in a fixed random order."""
+def _descending_ranks(values: Float[Tensor, "B N"]) -> Int[Tensor, "B N"]:
+    """Return each value's rank in its row, 0 for the largest; ties in a fixed random order."""
     count = values.shape[1]
     mixed = torch.randperm(count, generator=torch.Generator().manual_seed(_TIES))
     mixed = mixed.to(values.device)
     order = mixed[values[:, mixed].argsort(dim=1, descending=True, stable=True)]
-    places = torch.empty_like(order)
-    return places.scatter_(1, order, torch.arange(count, device=values.device).expand_as(order))
+    ranks = torch.empty_like(order)
+    return ranks.scatter_(1, order, torch.arange(count, device=values.device).expand_as(order))
 
 
-def _gaussian(side: int, deviation: float, like: Tensor) -> Float[Tensor, "n n"]:
+def _gaussian(side: int, sigma: float, like: Tensor) -> Float[Tensor, "n n"]:
     """Return the matrix that blurs one axis; each row sums to 1."""
     at = torch.arange(side, dtype=like.dtype, device=like.device)
-    weights = torch.exp(-((at - at.unsqueeze(1)) ** 2) / (2 * deviation**2))
+    weights = torch.exp(-((at - at.unsqueeze(1)) ** 2) / (2 * sigma**2))
     return weights / weights.sum(dim=1, keepdim=True)

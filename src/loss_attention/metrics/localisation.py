@@ -3,9 +3,10 @@
 All are in [0, 1], higher is better. What trivial baselines score on the same images has to stand
 beside them: the whole image, a centred box, equal weights, shuffled evidence, edges.
 
-**One box an image** is correct when its IoU with one relevant box is above 0.5. The paper's "AP"
-(Section IV-C) is the share of images that are correct. An IoU of exactly 0.5 is not enough
-wherever one box is asked for; MaxBoxAccV2 and COCO's average precision, as published, take it.
+**One box an image** is correct when its IoU with one relevant box is above 0.5: GT-known Loc, or
+Top-1 Loc where the predicted class has to be right as well. The paper's "AP" (Section IV-C) is the
+fraction of images that are correct. An IoU of exactly 0.5 is not enough wherever one box is asked
+for; MaxBoxAccV2 and COCO's average precision, as published, take it.
 
 **Selected patches**, the paper's Section IV-C, are three sets, each a bool tensor `(B, M)`:
 
@@ -22,7 +23,7 @@ larger where more speaks for the class. Only its positive part counts.
 
 **Mosaics** (the grid pointing game): images that the model classifies rightly, and most
 confidently, are put together in a square grid, each class at most once, so that the cell of the
-evidence for each class is known without any annotation. Measured is the share of the positive
+evidence for each class is known without any annotation. Measured is the fraction of the positive
 attribution for a class that lies in its cell. Böhle et al. 2021, "Convolutional Dynamic Alignment
 Networks"; Rao et al. 2022, "Towards Better Understanding Attribution Methods" (GridPG). Equal and
 random maps score one over the number of cells.
@@ -77,9 +78,9 @@ def correct_boxes(
 ) -> Bool[Tensor, " B"]:
     """Return which predicted boxes have an IoU above 0.5 with a relevant box of their image.
 
-    "No box" (NaN) is never correct. The mean over images that have a relevant box is the box AP;
+    "No box" (NaN) is never correct. The mean over images that have a relevant box is GT-known Loc:
     the class that the model predicts is not asked for. Where it has to be right as well, the mean
-    is what others call top-1 localisation (Russakovsky et al., ImageNet, IJCV 2015).
+    is Top-1 Loc (Russakovsky et al., ImageNet, IJCV 2015).
 
     Example:
         >>> import torch
@@ -175,7 +176,7 @@ def weight_inside(
 ) -> Float[Tensor, " B"]:
     """Return the weight that lies on patches of the set B, for each image.
 
-    In [0, 1], higher is better. The floor is that of uniform weights: the share of patches in B.
+    In [0, 1], higher is better. Uniform weights have the fraction of patches in B.
     """
     return (patch_weights * inside).sum(dim=1)
 
@@ -184,7 +185,7 @@ def weight_inside(
 class PatchCounts:
     """Patches counted over any number of images; counts of two batches add up with `+`.
 
-    They stay on their device until a measure is read, so a loop over batches need not wait.
+    They stay on their device until a metric is read, so a loop over batches need not wait.
 
     Attributes:
         chosen: |S & A|.
@@ -267,13 +268,13 @@ def pixels_in_boxes(
     return inside
 
 
-def share_inside(
+def energy_pointing(
     maps: Float[Tensor, "B H W"], inside: Bool[Tensor, "B H W"]
 ) -> Float[Tensor, " B"]:
-    """Return which part of each map's positive sum lies on the object.
+    """Return which fraction of each map's positive sum lies on the object.
 
-    0 where nothing is positive. The energy-based pointing game of Wang et al., Score-CAM, CVPR
-    Workshops 2020. The floor of a constant map is the share of the pixels that are the object's.
+    0 where nothing is positive. The energy pointing game (EPG) of Wang et al., Score-CAM, CVPR
+    Workshops 2020. A constant map has the fraction of the pixels that are the object's.
     """
     positive = maps.clamp(min=0)
     total = positive.sum(dim=(1, 2))
@@ -290,16 +291,16 @@ def pointing_hits(
     two, the later one), so a constant map points at the middle of the image.
 
     The pointing game of Zhang et al., Top-down Neural Attention by Excitation Backprop, IJCV 2018,
-    without its tolerance of 15 pixels, over all (image, class) pairs alike. The floor is the middle
-    of the image.
+    without its tolerance of 15 pixels, over all (image, class) pairs alike. The trivial baseline is
+    the middle of the image.
     """
     flat = maps.flatten(1)
     top = flat.amax(dim=1, keepdim=True)
     tied = flat == top
     # Of each pixel, how far it is from the middle of the tied ones, squared.
     far = torch.zeros(flat.shape, dtype=torch.float64, device=maps.device)
-    for place in torch.meshgrid(*(torch.arange(n).double() for n in maps.shape[1:]), indexing="ij"):
-        along = place.flatten().to(maps.device)
+    for pixel in torch.meshgrid(*(torch.arange(n).double() for n in maps.shape[1:]), indexing="ij"):
+        along = pixel.flatten().to(maps.device)
         middle = (tied * along).sum(dim=1, keepdim=True) / tied.sum(dim=1, keepdim=True)
         far += (along - middle).square()
     last = far.masked_fill(~tied, torch.inf).flip(1).argmin(dim=1, keepdim=True)
@@ -324,8 +325,8 @@ def count_pixels(
 def pixel_average_precision(counts: Int[Tensor, "2 T"]) -> float | None:
     """Return the area under precision over recall of pixels, all images pooled: PxAP.
 
-    Choe et al., Evaluating Weakly Supervised Object Localization Methods Right, CVPR 2020. The
-    floor of a constant map is the share of pixels that are an object's. None without object.
+    Choe et al., Evaluating Weakly Supervised Object Localization Methods Right, CVPR 2020. A
+    constant map has the fraction of pixels that are an object's. None without object.
 
     Args:
         counts: pixels by value, from `count_pixels`.
@@ -379,7 +380,7 @@ def choose_mosaics(
             used[name] += 1
         # Which cell a class is in must not tell how common it is.
         order = torch.randperm(cells, generator=generator).tolist()
-        chosen[-1] = [chosen[-1][place] for place in order]
+        chosen[-1] = [chosen[-1][cell] for cell in order]
     return torch.tensor(chosen)
 
 
@@ -396,10 +397,10 @@ def assemble(images: Shaped[Tensor, "G S C H W"], side: int) -> Shaped[Tensor, "
     return grid.permute(0, 3, 1, 4, 2, 5).reshape(mosaics, channels, side * height, side * width)
 
 
-def share_in_cell(
+def grid_pointing(
     maps: Float[Tensor, "B V U"], cell: Int[Tensor, " B"], side: int
 ) -> Float[Tensor, " B"]:
-    """Return the share of each map's positive part that lies in its cell; 0 where none is positive.
+    """Return the fraction of each map's positive part that lies in its cell; 0 where there is none.
 
     Args:
         maps: heat maps of mosaics, for the class of one cell each.
@@ -411,8 +412,8 @@ def share_in_cell(
     parts = positive.reshape(count, side, height // side, side, width // side).sum(dim=(2, 4))
     parts = parts.reshape(count, side * side)
     total = parts.sum(dim=1)
-    share = parts.gather(1, cell.unsqueeze(1)).squeeze(1) / total.where(total > 0, 1.0)
-    return share.where(total > 0, 0.0)
+    fraction = parts.gather(1, cell.unsqueeze(1)).squeeze(1) / total.where(total > 0, 1.0)
+    return fraction.where(total > 0, 0.0)
 
 
 def edge_strength(images: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:

@@ -43,7 +43,7 @@ from loss_attention.report.drawing import (
 from loss_attention.saving import make_folder, write_whole
 from loss_attention.terminal import json_text
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WIDTH = 7.16
 """Inches of the paper's two columns."""
 DOTS_PER_INCH = 300
@@ -196,14 +196,14 @@ class Point:
         mean: ours over seeds; None: not measured yet.
         deviation: ours, sample standard deviation over seeds; None for a single one.
         paper: the paper's number there, where it prints one.
-        floors: what trivial baselines score, by name.
+        baselines: what trivial baselines score, by name.
     """
 
     x: float
     mean: float | None = None
-    deviation: float | None = None
+    standard_deviation: float | None = None
     paper: float | None = None
-    floors: Mapping[str, float] = field(default_factory=dict)
+    baselines: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class Panel:
     """
 
     parameter: str
-    measure: str
+    metric: str
     curves: Mapping[str, tuple[Point, ...]]
 
 
@@ -263,7 +263,7 @@ def _draw_panel(axes: Axes, panel: Panel, baseline_names: Sequence[str]) -> None
         axes.errorbar(
             x,
             [_or_nan(point.mean) for point in points],
-            [_or_nan(point.deviation) for point in points],
+            [_or_nan(point.standard_deviation) for point in points],
             color=look.colour,
             marker=look.marker,
             linestyle=look.line,
@@ -283,7 +283,7 @@ def _draw_panel(axes: Axes, panel: Panel, baseline_names: Sequence[str]) -> None
             label=f"{name}{THE_PAPER}",
         )
     _draw_baselines(axes, panel, baseline_names)
-    axes.set_ylabel(f"{panel.measure} (%)", fontsize=LETTERS, labelpad=2)
+    axes.set_ylabel(f"{panel.metric} (%)", fontsize=LETTERS, labelpad=2)
     axes.set_xlabel(SYMBOLS[panel.parameter], fontsize=LETTERS + 1, labelpad=1)
     ticks = sorted({point.x for points in panel.curves.values() for point in points})
     if panel.parameter == "gamma_max":
@@ -300,7 +300,7 @@ def _draw_baselines(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
     for name in _baseline_names(panel):
         line = _baseline_line(name, names)
         found = {
-            network: [(point.x, point.floors.get(name)) for point in points]
+            network: [(point.x, point.baselines.get(name)) for point in points]
             for network, points in panel.curves.items()
         }
         values = {y for points in found.values() for _, y in points if y is not None}
@@ -346,7 +346,7 @@ def _baseline_line(name: str, names: Sequence[str]) -> Any:
 def _baseline_names(panel: Panel) -> list[str]:
     return list(
         dict.fromkeys(
-            name for points in panel.curves.values() for point in points for name in point.floors
+            name for points in panel.curves.values() for point in points for name in point.baselines
         )
     )
 

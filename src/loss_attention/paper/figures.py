@@ -32,7 +32,7 @@ from loss_attention.paper.drawings import (
 )
 from loss_attention.paper.numbers import CONV, LOSS_ATTENTION, PAPER_TABLES, RESNET, VGG
 from loss_attention.paper.reproduction import Reproduction, Target
-from loss_attention.paper.tables import BACKBONES, MEASURES, Cell, Scale, table_cells, training_key
+from loss_attention.paper.tables import BACKBONES, METRICS, Cell, Scale, table_cells, training_key
 from loss_attention.paper.trainings import Record, Trained, is_trained, run_path
 from loss_attention.report.page import choose_right_answers
 from loss_attention.terminal import say
@@ -43,8 +43,8 @@ _WORDS = {
     "accuracy": "accuracy",
     "patch_precision": "patch precision",
     "patch_recall": "patch recall",
-    "patch_f": "patch F",
-    "box_ap": "box AP",
+    "patch_f1": "patch F1",
+    "gt_known_loc_patches": "GT-known Loc (patches)",
 }
 
 
@@ -74,16 +74,16 @@ def seed_words(counts: Sequence[int]) -> str:
     return "1 seed" if counts[0] == 1 else f"{counts[0]} seeds"
 
 
-def scores(record: Record, measures: Sequence[str]) -> str:
+def scores(record: Record, metrics: Sequence[str]) -> str:
     """Say what a network scores on the test split, each score with its trivial baselines."""
     parts = []
-    for name in measures:
-        value = record.measures.get(name)
+    for name in metrics:
+        value = record.metrics.get(name)
         if value is None:
             continue
         baselines = [
             f"{baseline} {100 * score:.1f}%"
-            for baseline, score in record.floors.get(name, {}).items()
+            for baseline, score in record.baselines.get(name, {}).items()
             if score is not None
         ]
         beside = f" ({', '.join(baselines)})" if baselines else ""
@@ -158,15 +158,15 @@ def figure4(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
         probabilities = logits.sigmoid() if model.multi_label else logits.softmax(dim=1)
         given = probabilities[torch.arange(len(index)), target]
         systems.append(HeatMaps(words, attribute(model, images, method, target), given))
-    measures = ("mean_average_precision", "accuracy")
+    metrics = ("mean_average_precision", "accuracy")
     caption = (
         "Figure 4. Heat maps of test images: Grad-CAM of the baseline, Grad-CAM of Loss-Attention "
         "(convolutional), and the exact evidence of Loss-Attention, all with ResNet18. Above each "
         "image is the explained class, of its labels the one with the largest box; p is the "
         "probability that the network gives it. Grad-CAM shows only what speaks for a "
         "class, and leaves an image grey where nothing does. "
-        f"{_CHOICE} {facts} Baseline: {scores(baseline.record, measures)}. Loss-Attention: "
-        f"{scores(ours.record, measures)}."
+        f"{_CHOICE} {facts} Baseline: {scores(baseline.record, metrics)}. Loss-Attention: "
+        f"{scores(ours.record, metrics)}."
     )
     return draw_heat_maps(samples_of(ours.splits.test, index, target), systems, caption), caption
 
@@ -179,8 +179,8 @@ def figure5(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
         "network sees beyond its windows. Above each image is one of its labels, that of the "
         "largest box."
     )
-    measures = ("patch_precision", "patch_recall", "patch_f")
-    return _explained(networks[LOSS_ATTENTION], draw_patches, words, facts, measures)
+    metrics = ("patch_precision", "patch_recall", "patch_f1")
+    return _explained(networks[LOSS_ATTENTION], draw_patches, words, facts, metrics)
 
 
 def figure6(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
@@ -192,7 +192,7 @@ def figure6(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
         "them all and match none. Above each image is one of its labels, that of the largest box; "
         "IoU is with the true box that fits best."
     )
-    return _explained(networks[LOSS_ATTENTION], draw_boxes, words, facts, ("box_ap",))
+    return _explained(networks[LOSS_ATTENTION], draw_boxes, words, facts, ("gt_known_loc_patches",))
 
 
 def _explained(
@@ -200,13 +200,13 @@ def _explained(
     draw: Callable[[Sequence[Sample], Explanation, str], Drawing],
     words: str,
     facts: str,
-    measures: Sequence[str],
+    metrics: Sequence[str],
 ) -> tuple[Drawing, str]:
     """Draw what a network says of test images, with what it scores on all of them."""
     test = network.splits.test
     index, target = choose_samples(test, SAMPLES)
     caption = (
-        f"{words} {_CHOICE} {facts} On the whole test split: {scores(network.record, measures)}."
+        f"{words} {_CHOICE} {facts} On the whole test split: {scores(network.record, metrics)}."
     )
     said = network.model.explain(test.take(index).images)
     return draw(samples_of(test, index, target), said, caption), caption
@@ -254,7 +254,7 @@ def sweep_cells(scale: Scale) -> tuple[Cell, ...]:
                 labels = (backbone, _setting(parameter, value))
                 for column in SWEPT:
                     paper = _printed(column, labels)
-                    cells[labels, column] = Cell(labels, column, paper, MEASURES[column], recipe)
+                    cells[labels, column] = Cell(labels, column, paper, METRICS[column], recipe)
     return tuple(cells.values())
 
 
@@ -275,8 +275,8 @@ def sweep_panels(reproduction: Reproduction, cells: Sequence[Cell]) -> list[Pane
         result = reproduction.result(cell)
         if result is None:
             return Point(value, paper=cell.paper)
-        floors = result.floors if column in LOCALISED else {}
-        return Point(value, result.mean, result.deviation, cell.paper, floors)
+        baselines = result.baselines if column in LOCALISED else {}
+        return Point(value, result.mean, result.standard_deviation, cell.paper, baselines)
 
     return [
         Panel(
@@ -296,7 +296,7 @@ def write_figure7(reproduction: Reproduction, cells: Sequence[Cell], folder: Pat
     """Write the figure with what is measured so far."""
     caption = (
         "Figure 7. The effect of gamma_max (a to d, xi = 0.1) and of the threshold xi (e to h, "
-        "gamma_max = 0.1) on Loss-Attention (convolutional): accuracy, box AP, patch precision and "
+        "gamma_max = 0.1) on Loss-Attention (convolutional): accuracy, AP, patch precision and "
         "patch recall, mean over seeds, bars the sample standard deviation. gamma_max is drawn "
         "linearly up to 0.1 and logarithmically above. Hollow marks: the paper's numbers on Tiny "
         "ImageNet, of which it prints those of Table VI; the other points are our choice. Grey and "

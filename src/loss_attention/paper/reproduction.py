@@ -45,11 +45,11 @@ class Result:
 
     Attributes:
         values: one for each seed.
-        floors: what trivial baselines score on the same images, by name, mean over seeds.
+        baselines: what trivial baselines score on the same images, by name, mean over seeds.
     """
 
     values: tuple[float, ...]
-    floors: dict[str, float]
+    baselines: dict[str, float]
 
     @property
     def mean(self) -> float:
@@ -57,7 +57,7 @@ class Result:
         return statistics.fmean(self.values)
 
     @property
-    def deviation(self) -> float | None:
+    def standard_deviation(self) -> float | None:
         """Sample standard deviation over seeds; None for a single one."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
@@ -157,17 +157,17 @@ class Reproduction:
         """Return what has been measured for a cell, over all seeds there are; None: nothing yet."""
         if cell.recipe is None:
             return None
-        if cell.measure == PARAMETERS:
+        if cell.metric == PARAMETERS:
             return Result((parameters(cell.recipe) / 1e6,), {})
         records = self.ledger.seeds(training_key(cell.recipe))
-        values = [record.measures.get(cell.measure) for record in records]
+        values = [record.metrics.get(cell.metric) for record in records]
         known = tuple(cell.factor * value for value in values if value is not None)
-        floors: dict[str, list[float]] = {}
+        baselines: dict[str, list[float]] = {}
         for record in records:
-            for name, value in record.floors.get(cell.measure, {}).items():
+            for name, value in record.baselines.get(cell.metric, {}).items():
                 if value is not None:
-                    floors.setdefault(name, []).append(cell.factor * value)
-        means = {name: statistics.fmean(found) for name, found in floors.items()}
+                    baselines.setdefault(name, []).append(cell.factor * value)
+        means = {name: statistics.fmean(found) for name, found in baselines.items()}
         return Result(known, means) if known else None
 
     def trained(self, recipe: Recipe, seed: int = 0) -> Trained:
@@ -226,7 +226,7 @@ UNDEFINED = "undefined"
 ABSENT = "-"
 Rows = list[tuple[tuple[str, ...], list[str]]]
 """The labels of each row, and the texts of its cells."""
-LOCALISATION_METRICS = ("box_ap", "patch_precision", "patch_recall", "patch_f")
+LOCALISATION_METRICS = ("gt_known_loc_patches", "patch_precision", "patch_recall", "patch_f1")
 
 
 def write_table(
@@ -251,7 +251,7 @@ def write_table(
     markdown, data = folder / f"{paper.name}.md", folder / f"{paper.name}.json"
     write_whole(markdown, _markdown(title, paper, rows, notes))
     content = {
-        "format_version": 1,
+        "format_version": 2,
         "table": paper.name,
         "title": paper.title,
         "scale": reproduction.scale.name,
@@ -264,17 +264,19 @@ def write_table(
 
 def _text(cell: Cell, result: Result | None, state: str) -> str:
     """Return a cell's lines: the paper's number, ours, the difference, the best baseline."""
-    digits = 0 if cell.measure == EPOCH_SECONDS else 2
+    digits = 0 if cell.metric == EPOCH_SECONDS else 2
     lines = [] if cell.paper is None else [f"{cell.paper:.{digits}f}"]
     if result is None:
         return "\n".join([*lines, state])
-    spread = "" if result.deviation is None else f" ± {result.deviation:.{digits}f}"
+    spread = (
+        "" if result.standard_deviation is None else f" ± {result.standard_deviation:.{digits}f}"
+    )
     lines.append(f"{result.mean:.{digits}f}{spread}")
     if cell.paper is not None:
         # Rounded first, so that no difference is a negative zero.
         lines.append(f"({round(result.mean - cell.paper, digits) + 0.0:+.{digits}f})")
-    if cell.measure in LOCALISATION_METRICS and result.floors:
-        lines.append(f"trivial {max(result.floors.values()):.{digits}f}")
+    if cell.metric in LOCALISATION_METRICS and result.baselines:
+        lines.append(f"trivial {max(result.baselines.values()):.{digits}f}")
     return "\n".join(lines)
 
 
@@ -316,7 +318,7 @@ def _notes(paper: PaperTable, cells: Sequence[Cell], reproduction: Reproduction)
         "deviation over seeds, and in brackets ours less the paper's. Percent, if the column does "
         f"not say otherwise. Scale {scale.name}: {scale.summary}.{seeds}"
     ]
-    if any(cell.measure in LOCALISATION_METRICS for cell in cells):
+    if any(cell.metric in LOCALISATION_METRICS for cell in cells):
         notes.append("Trivial: the best that a constant answer scores on the same images.")
     return [*notes, *(f"The paper: {doubt}" for doubt in paper.doubts)]
 
@@ -326,16 +328,16 @@ def _cell_json(cell: Cell, result: Result | None, state: str) -> dict[str, Any]:
         "labels": list(cell.labels),
         "column": cell.column,
         "paper": cell.paper,
-        "measure": cell.measure,
+        "metric": cell.metric,
         "state": state,
     }
     if result is not None:
         found |= {
             "values": list(result.values),
             "mean": result.mean,
-            "deviation": result.deviation,
+            "standard_deviation": result.standard_deviation,
             "difference": None if cell.paper is None else result.mean - cell.paper,
-            "floors": result.floors,
+            "baselines": result.baselines,
         }
     if cell.recipe is not None:
         found["training"] = training_key(cell.recipe) if cell.trained else None

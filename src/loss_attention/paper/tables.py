@@ -90,7 +90,7 @@ class Cell:
     labels: tuple[str, ...]
     column: str
     paper: float | None
-    measure: str
+    metric: str
     recipe: Recipe | None
     factor: float = 100.0
     weights: bool = False
@@ -103,7 +103,7 @@ class Cell:
     @property
     def trained(self) -> bool:
         """Whether measuring it takes a training."""
-        return self.recipe is not None and self.measure != PARAMETERS
+        return self.recipe is not None and self.metric != PARAMETERS
 
 
 def training_key(recipe: Recipe) -> str:
@@ -287,13 +287,13 @@ HEADS: dict[tuple[str, ...], str] = {
     ("CapNet", "Dynamic Routing"): "capsule-dynamic-routing",
     ("CapNet", "Loss-Attention"): "capsule-loss-attention",
 }
-MEASURES = {
+METRICS = {
     "Accuracy": "accuracy",
     "mAP": "mean_average_precision",
-    "AP": "box_ap",
+    "AP": "gt_known_loc_patches",
     "Precision": "patch_precision",
     "Recall": "patch_recall",
-    "F-score": "patch_f",
+    "F-score": "patch_f1",
 }
 STRIDES_OF_TABLE_7: dict[str, tuple[int, ...]] = {
     "0": (),
@@ -307,20 +307,20 @@ CellOf = Callable[[PaperRow, str], tuple[str, Recipe | None]]
 
 
 def _table1(row: PaperRow, column: str) -> tuple[str, Recipe | None]:
-    method, data, measure = column.split(", ")
+    method, data, metric = column.split(", ")
     head = HEADS["CapNet" if method == "Dynamic Routing" else "ConvNet", method]
     recipe = paper_recipe(DATA[data], head=head, optimizer="sgd")
-    return MEASURES[measure], with_adam(recipe) if row.labels == ("Adam",) else recipe
+    return METRICS[metric], with_adam(recipe) if row.labels == ("Adam",) else recipe
 
 
 def _table2(row: PaperRow, column: str) -> tuple[str, Recipe | None]:
     architecture, backbone, method = row.labels
     parameters = column not in DATA
-    measure = PARAMETERS if parameters else "accuracy"
+    metric = PARAMETERS if parameters else "accuracy"
     if backbone not in BACKBONES:
-        return measure, None
+        return metric, None
     data = "cifar10" if parameters else DATA[column]
-    return measure, paper_recipe(data, BACKBONES[backbone], HEADS[architecture, method])
+    return metric, paper_recipe(data, BACKBONES[backbone], HEADS[architecture, method])
 
 
 def _table3(row: PaperRow, column: str) -> tuple[str, Recipe | None]:
@@ -333,14 +333,14 @@ def _table45(data: str) -> CellOf:
     def cell(row: PaperRow, column: str) -> tuple[str, Recipe | None]:
         backbone, architecture, method = row.labels
         head = HEADS[architecture, method]
-        return MEASURES[column], paper_recipe(data, BACKBONES[backbone], head)
+        return METRICS[column], paper_recipe(data, BACKBONES[backbone], head)
 
     return cell
 
 
 def _table6(row: PaperRow, column: str) -> tuple[str, Recipe | None]:
     recipe = paper_recipe("tiny-imagenet", BACKBONES[row.labels[0]])
-    return MEASURES[column], replace(recipe, **_parameters(row.labels[1]))
+    return METRICS[column], replace(recipe, **_parameters(row.labels[1]))
 
 
 def _parameters(words: str) -> dict[str, Any]:
@@ -359,7 +359,7 @@ def _table7(row: PaperRow, column: str) -> tuple[str, Recipe | None]:
         strided_layers=STRIDES_OF_TABLE_7[row.labels[0]],
         patch_stride=int(patch.rsplit(" ", 1)[1]),
     )
-    return EPOCH_SECONDS if what.startswith("Seconds") else MEASURES[what], recipe
+    return EPOCH_SECONDS if what.startswith("Seconds") else METRICS[what], recipe
 
 
 CELLS: dict[str, CellOf] = {
@@ -388,11 +388,11 @@ def table_at(name: str, scale: Scale) -> tuple[PaperTable, tuple[Cell, ...]]:
         for column, value in zip(table.columns, row.values, strict=True):
             if value is None:
                 continue
-            measure, recipe = cell_of(row, column)
-            if recipe is not None and measure != PARAMETERS:
+            metric, recipe = cell_of(row, column)
+            if recipe is not None and metric != PARAMETERS:
                 recipe = scale.recipe(recipe)
-            factor = 1.0 if measure in (PARAMETERS, EPOCH_SECONDS) else 100.0
-            cells.append(Cell(row.labels, column, value, measure, recipe, factor))
+            factor = 1.0 if metric in (PARAMETERS, EPOCH_SECONDS) else 100.0
+            cells.append(Cell(row.labels, column, value, metric, recipe, factor))
     return table, tuple(cells)
 
 
@@ -402,7 +402,7 @@ def table_cells(name: str, scale: Scale) -> tuple[Cell, ...]:
 
 
 REDUCED_BACKBONES = {"CIFAR-10": "resnet18", "digits": "vgg11_bn"}
-REDUCED_MEASURES = {
+REDUCED_METRICS = {
     "table2": ("Accuracy", "AP", "F-score"),
     "table6": PAPER_TABLES["table6"].columns,
 }
@@ -434,21 +434,21 @@ def _reduced_table(name: str, scale: Scale) -> tuple[PaperTable, tuple[Cell, ...
     training. What the paper measured on other data, or not at all, has none.
     """
     columns = {"CIFAR-10, Accuracy": ("cifar10", "accuracy")}
-    columns |= {f"digits, {m}": ("digits", MEASURES[m]) for m in REDUCED_MEASURES[name]}
+    columns |= {f"digits, {m}": ("digits", METRICS[m]) for m in REDUCED_METRICS[name]}
     rows, cells = [], []
     for labels, changes in _reduced_rows(name).items():
         values: list[float | None] = []
-        for column, (data, measure) in columns.items():
+        for column, (data, metric) in columns.items():
             backbone = REDUCED_BACKBONES[column.split(", ")[0]]
             head = HEADS[labels] if name == "table2" else "loss-attention"
-            if head == "baseline" and measure != "accuracy":
+            if head == "baseline" and metric != "accuracy":
                 values.append(None)  # it has no patches
                 continue
             recipe = replace(paper_recipe("cifar10", backbone, head), data=data, **changes)
             printed = name == "table2" and data == "cifar10"
             paper = TABLE_2.value("CIFAR-10", labels[0], RESNET, labels[1]) if printed else None
             values.append(paper)
-            cells.append(Cell(labels, column, paper, measure, scale.recipe(recipe)))
+            cells.append(Cell(labels, column, paper, metric, scale.recipe(recipe)))
         rows.append(PaperRow(labels, tuple(values)))
     table = replace(REDUCED_TABLES[name], columns=tuple(columns), rows=tuple(rows))
     return table, tuple(cells)

@@ -25,6 +25,7 @@ from loss_attention import __version__
 from loss_attention.data.sample import Splits, limited
 from loss_attention.errors import InputError, ReportedError
 from loss_attention.evaluation import Evaluation
+from loss_attention.evaluation.metric import current_record
 from loss_attention.interruption import (
     RunStopped,
     StopRequest,
@@ -43,7 +44,7 @@ from loss_attention.training.recipe import Accelerator, Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
 
 LEDGER_FILE = "ledger.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Record:
         training: its key, see `cells.training_key`.
         seed: the seed.
         recipe: the whole recipe.
-        measures: by name; None where undefined.
-        floors: of each metric that has some, what trivial baselines score, by name.
+        metrics: by name; None where undefined.
+        baselines: of each metric that has some, what trivial baselines score, by name.
         minutes: of training, validation included.
         source: what the data was, in a line.
         test_images: how many images the scores are of.
@@ -67,8 +68,8 @@ class Record:
     training: str
     seed: int
     recipe: dict[str, Any]
-    measures: dict[str, float | None]
-    floors: dict[str, dict[str, float | None]]
+    metrics: dict[str, float | None]
+    baselines: dict[str, dict[str, float | None]]
     minutes: float
     source: str
     test_images: int
@@ -118,15 +119,15 @@ def _read(path: Path) -> dict[tuple[str, int], Record]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content["format_version"]
-        if version != FORMAT_VERSION:
+        if version not in (1, FORMAT_VERSION):
             raise InputError(
                 f"the ledger {path} is of format {version}, this version of loss-attention reads "
                 f"format {FORMAT_VERSION}: use the version that wrote it, or another `out`"
             )
-        records = [Record(**row) for row in content["records"]]
+        records = [Record(**current_record(row)) for row in content["records"]]
     except InputError:
         raise
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is damaged or no ledger of loss-attention ({error!r})") from error
     return {(record.training, record.seed): record for record in records}
 
@@ -293,15 +294,15 @@ def _train(
 
 def _record(recipe: Recipe, run: RunFolder, evaluation: Evaluation) -> Record:
     facts, history = run.facts(), run.metrics()
-    measures = {measure.name: measure.value for measure in evaluation.measures}
+    metrics = {metric.name: metric.value for metric in evaluation.metrics}
     seconds = [facts["train_images"] / line["images_per_second"] for line in history]
-    measures[EPOCH_SECONDS] = sum(seconds) / len(seconds)
+    metrics[EPOCH_SECONDS] = sum(seconds) / len(seconds)
     return Record(
         training=training_key(recipe),
         seed=recipe.seed,
         recipe=asdict(recipe),
-        measures=measures,
-        floors={measure.name: dict(measure.floors) for measure in evaluation.measures},
+        metrics=metrics,
+        baselines={metric.name: dict(metric.baselines) for metric in evaluation.metrics},
         minutes=round(facts["train_seconds"] / 60, 5),
         source=facts["source"],
         test_images=evaluation.images,

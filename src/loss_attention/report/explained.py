@@ -4,7 +4,7 @@ By the model itself, whose JSON has its patches, box and objects; or by a method
 
 An explanation has one box an image. Where patches that speak for a class lie apart they may be of
 several objects: `metrics/detection.py` defines them, and `evaluate` measures how good they are
-("AP50 of several boxes"), with a threshold that it chooses on held-out images.
+("detection AP50"), with a threshold that it chooses on held-out images.
 """
 
 from __future__ import annotations

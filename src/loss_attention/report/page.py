@@ -28,7 +28,7 @@ from torch import Tensor
 
 from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.errors import printable
-from loss_attention.evaluation import Evaluation, Measure
+from loss_attention.evaluation import Evaluation, Metric
 from loss_attention.evaluation.measuring import run_batches
 from loss_attention.explanation import Explanation, explain_prediction
 from loss_attention.geometry import box_iou
@@ -167,17 +167,17 @@ class Gauge(NamedTuple):
     baselines: list[float]
 
 
-def _gauge(measure: Measure | None) -> Gauge | None:
+def _gauge(metric: Metric | None) -> Gauge | None:
     """Return the bar of a row of a table; None where its score is undefined."""
-    if measure is None or measure.value is None:
+    if metric is None or metric.value is None:
         return None
-    low, high = measure.range
+    low, high = metric.range
 
     def percent(value: float) -> float:
         return 100 * min(1.0, max(0.0, (value - low) / (high - low)))
 
     return Gauge(
-        percent(measure.value), [percent(v) for v in measure.floors.values() if v is not None]
+        percent(metric.value), [percent(v) for v in metric.baselines.values() if v is not None]
     )
 
 

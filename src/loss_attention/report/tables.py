@@ -1,7 +1,7 @@
 """Tables for people: what stands in them is said once, and shown on a terminal or as Markdown.
 
 Below the renderer are the tables of an evaluation, each score beside its trivial baselines, and of
-a comparison. JSON is not made of tables: numbers in it are not rounded, and have names.
+a comparison. JSON is not made of tables: its numbers are exact, and have names.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from rich.text import Text
 from loss_attention.attribution.compare import Comparison, MeanScore
 from loss_attention.attribution.maps import METHODS
 from loss_attention.attribution.measures import METRICS, MOSAIC_SIDES
-from loss_attention.evaluation import Evaluation, Measure
+from loss_attention.evaluation import Evaluation, Metric
 from loss_attention.terminal import markdown, markdown_table, plain
 
 UNDEFINED = "n/a"
 ABSENT = "-"
 LOWER = " ↓"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LEAST_SECONDS = 0.0001
 """Less is as good as nothing, and shown as less."""
 _FRAME = 3
@@ -32,10 +32,10 @@ _FRAME = 3
 # Headings have to be short on a terminal: five baselines stand side by side in 80 columns.
 _SHORT = {
     "whole image": "whole",
-    "best centred box": "centred",
-    "uniform weights": "uniform",
-    "random weights": "random",
-    "edge detector": "edges",
+    "centred box": "centred",
+    "uniform": "uniform",
+    "random": "random",
+    "edges": "edges",
 }
 
 
@@ -182,7 +182,7 @@ def evaluation_tables(evaluations: Mapping[str, Evaluation]) -> list[Table]:
     return tables
 
 
-Rows = list[tuple[Measure, str, Measure | None]]
+Rows = list[tuple[Metric, str, Metric | None]]
 
 
 def grouped(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, Rows]]:
@@ -192,9 +192,9 @@ def grouped(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, Rows]]:
     what this has; None where it does not have it.
     """
     groups: dict[str, Rows] = {}
-    for measure in _first_of_each(evaluations).values():
-        groups.setdefault(measure.group, []).extend(
-            (measure, model, evaluation.get(measure.name))
+    for metric in _first_of_each(evaluations).values():
+        groups.setdefault(metric.group, []).extend(
+            (metric, model, evaluation.get(metric.name))
             for model, evaluation in evaluations.items()
         )
     return list(groups.items())
@@ -202,9 +202,9 @@ def grouped(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, Rows]]:
 
 def _evaluation_table(title: str, rows: Rows, *, several: bool) -> Table:
     present = [found for _, _, found in rows if found is not None]
-    baselines = list(dict.fromkeys(name for found in present for name in found.floors))
+    baselines = list(dict.fromkeys(name for found in present for name in found.baselines))
     # Where each measure has a baseline of its own, columns would be all but empty.
-    alone = len(baselines) > 1 and all(len(found.floors) <= 1 for found in present)
+    alone = len(baselines) > 1 and all(len(found.baselines) <= 1 for found in present)
     heads = [Column(title or "metric", "left", "metric")]
     heads += [Column("model", "left")] if several else []
     heads += [Column("score", style="bold")]
@@ -213,10 +213,10 @@ def _evaluation_table(title: str, rows: Rows, *, several: bool) -> Table:
     ]
     heads += [Column("trivial baseline", style="dim")] if alone else []
     cells = []
-    for measure, model, found in rows:
-        label = measure.label + ("" if measure.higher_is_better else LOWER)
+    for metric, model, found in rows:
+        label = metric.label + ("" if metric.higher_is_better else LOWER)
         value = ABSENT if found is None else _number(found.value)
-        scores = {} if found is None else {n: _number(v) for n, v in found.floors.items()}
+        scores = {} if found is None else {n: _number(v) for n, v in found.baselines.items()}
         if alone:
             beside = [f"{score} ({name})" for name, score in scores.items()] or [ABSENT]
         else:
@@ -225,13 +225,13 @@ def _evaluation_table(title: str, rows: Rows, *, several: bool) -> Table:
     return Table(heads, cells, title, labels=2 if several else 1)
 
 
-def _first_of_each(evaluations: Mapping[str, Evaluation]) -> dict[str, Measure]:
+def _first_of_each(evaluations: Mapping[str, Evaluation]) -> dict[str, Metric]:
     """Return every measure that some model has, in order, by name."""
-    measures: dict[str, Measure] = {}
+    metrics: dict[str, Metric] = {}
     for evaluation in evaluations.values():
-        for measure in evaluation.measures:
-            measures.setdefault(measure.name, measure)
-    return measures
+        for metric in evaluation.metrics:
+            metrics.setdefault(metric.name, metric)
+    return metrics
 
 
 def _number(value: float | None) -> str:
@@ -256,17 +256,17 @@ def _images(evaluations: Mapping[str, Evaluation]) -> str:
 
 def _evaluation_notes(evaluations: Mapping[str, Evaluation], tables: Sequence[Table]) -> list[str]:
     """Return what a reader needs to read these tables, and nothing that does not occur in them."""
-    measures = _first_of_each(evaluations)
-    down = any(not measure.higher_is_better for measure in measures.values())
+    metrics = _first_of_each(evaluations)
+    down = any(not metric.higher_is_better for metric in metrics.values())
     notes = ["Trivial baselines: what an answer scores on the same images that ignores the model."]
-    if all(measure.range == (0, 1) for measure in measures.values()):
+    if all(metric.range == (0, 1) for metric in metrics.values()):
         better = "higher is better" + (f",{LOWER} lower" if down else "")
         notes.insert(0, f"All metrics: 0 to 1, {better}.")
-    if "patch_recall" in measures:
+    if "patch_recall" in metrics:
         notes.append("No selection has a higher recall than all patches (uniform weights): read F.")
     if any(evaluation.thresholds for evaluation in evaluations.values()):
         notes.append("Boxes around heat maps: each answer's threshold chosen on held-out images.")
-    elif any(one.boxed_images and "map_box_ap" in one for one in evaluations.values()):
+    elif any(one.boxed_images and "gt_known_loc_heat_map" in one for one in evaluations.values()):
         notes.append(
             "Boxes around heat maps: no held-out images (`validation_fraction`) to choose a "
             "threshold on."
@@ -312,7 +312,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         "mosaics": dict(comparison.mosaics),
         "seed": comparison.seed,
         "left_out": dict(comparison.left_out),
-        "measures": {
+        "metrics": {
             name: {
                 "label": METRICS[name].label,
                 "higher_is_better": METRICS[name].higher_is_better,
@@ -322,8 +322,8 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         },
         "methods": {
             method: {
-                "floor": METHODS[method].baseline,
-                "figures": {
+                "trivial_baseline": METHODS[method].baseline,
+                "scores": {
                     name: {"value": one.value, "standard_error": one.error, "count": one.images}
                     for name, one in found.items()
                 },
@@ -338,18 +338,18 @@ def _measured(comparison: Comparison) -> list[tuple[str, str]]:
     found = {name for scores in comparison.scores.values() for name in scores}
     arrows = {True: "\N{UPWARDS ARROW}", False: "\N{DOWNWARDS ARROW}"}
     return [
-        (name, f"{measure.label} {arrows[measure.higher_is_better]}")
-        for name, measure in METRICS.items()
+        (name, f"{metric.label} {arrows[metric.higher_is_better]}")
+        for name, metric in METRICS.items()
         if name in found
     ]
 
 
-def _score(measure: str, score: MeanScore | None, errors: bool) -> str:
+def _score(metric: str, score: MeanScore | None, errors: bool) -> str:
     if score is None:
         return ABSENT
-    if measure == "seconds":
+    if metric == "seconds":
         return f"{score.value:.2g}" if score.value >= LEAST_SECONDS else f"< {LEAST_SECONDS:g}"
-    if measure == "time_ratio":
+    if metric == "time_ratio":
         return f"{score.value:.2f}"
     error = f" ± {score.error:.3f}" if errors and score.error is not None else ""
     return f"{score.value:.3f}{error}"
@@ -362,7 +362,7 @@ def _comparison_notes(comparison: Comparison) -> list[str]:
         "image's label, of several the one that the model finds likeliest.",
         "\N{UPWARDS ARROW} higher is better, \N{DOWNWARDS ARROW} lower. Trivial baselines ignore "
         "the model; a method that does not beat them explains nothing.",
-        "Areas and boxes: 0 to 1. Agreement and likeness: correlations, -1 to 1.",
+        "Areas and boxes: 0 to 1. Sensitivity-1 and the randomisation test: correlations, -1 to 1.",
     ]
     if comparison.mosaics:
         counts = ", ".join(
@@ -376,7 +376,9 @@ def _comparison_notes(comparison: Comparison) -> list[str]:
             f"No {' and '.join(missing)}: too few classes have a rightly classified image of one "
             "label, or the model takes images of one size only."
         )
-    if comparison.boxed and not any("box" in found for found in comparison.scores.values()):
+    if comparison.boxed and not any(
+        "gt_known_loc_heat_map" in found for found in comparison.scores.values()
+    ):
         notes.append(
             "No boxes with fitted cuts: no held-out images with boxes (`validation_fraction`) to "
             "choose a cut on."

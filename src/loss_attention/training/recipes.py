@@ -34,7 +34,7 @@ def digits() -> Recipe:
     """Scenes of scanned digits: the demo, and the quickest way to see the method work.
 
     loss-attention train digits; 32 seconds on two cores with AVX512-BF16, three seeds: accuracy
-    0.997, patch F 0.820, 0.971 of the weight inside the box (results/digits.json).
+    0.997, patch F1 0.820, 0.971 of the weight inside the box (results/digits.json).
     """
     return Recipe(
         name="digits",
@@ -197,7 +197,7 @@ def tiny_imagenet_small() -> Recipe:
     """20 classes of Tiny ImageNet on a two-core CPU, drawn by the seed; every image has a box.
 
     loss-attention train tiny-imagenet-small --data tiny-imagenet:PATH; 24.5 minutes on two cores
-    with AVX2 alone, one seed: accuracy 0.686, 0.804 of the evidence inside the box, box AP 0.665
+    with AVX2 alone, one seed: accuracy 0.686, EPG 0.804, GT-known Loc (patches) 0.665
     where the best centred box has 0.637 (results/tiny-imagenet.json).
     """
     return Recipe(
@@ -243,7 +243,7 @@ RECIPES: dict[str, RecipeEntry] = {
     "digits": RecipeEntry(
         digits,
         "scenes of scanned digits: the demo",
-        "accuracy 0.997, patch F 0.820, 0.971 of the weight inside the box",
+        "accuracy 0.997, patch F1 0.820, 0.971 of the weight inside the box",
         f"32 s of training on {TWO_CORES}",
     ),
     "multi-digits": RecipeEntry(
@@ -273,7 +273,7 @@ RECIPES: dict[str, RecipeEntry] = {
     "tiny-imagenet-small": RecipeEntry(
         tiny_imagenet_small,
         "20 classes of Tiny ImageNet on a CPU, with boxes",
-        "accuracy 0.686, 0.804 of the evidence inside the box, box AP 0.665",
+        "accuracy 0.686, EPG 0.804, GT-known Loc (patches) 0.665",
         "24.5 min of training on two cores with AVX2 alone",
     ),
     "folder": RecipeEntry(
