@@ -29,7 +29,7 @@ HELP_SECONDS, IMPORT_SECONDS = 0.3, 0.2
 DEMO_SECONDS = 45.0
 DEMO_QUALITY = {"accuracy": 0.994, "patch_f1": 0.81}
 """What its recipe reached on three seeds before training was made faster (0.996 and 0.828), less
-two deviations over them."""
+two standard deviations over them."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _of_network(head: str, network: dict[str, Any], accelerator: str) -> Iterato
     if accelerator == "cuda" and head == "loss-attention":
         share = step["share_of_ceiling"]["bf16"]
         yield Target(
-            f"training step, {name}: share of the bf16 matrix-product ceiling",
+            f"training step, {name}: fraction of the bf16 matrix-product ceiling",
             f"at least {100 * CEILING_SHARE:g} %",
             shown(share, 1, 100, " %"),
             share["median"] >= CEILING_SHARE,
@@ -80,11 +80,13 @@ def _of_network(head: str, network: dict[str, Any], accelerator: str) -> Iterato
     memory = f"peak memory of a training step, {name}"
     alone = network["isolated"]
     yield _at_most(
-        f"{memory}: share of the yardstick's", alone["ours"]["memory_share"], MEMORY_RATIO
+        f"{memory}: fraction of the yardstick's", alone["ours"]["memory_share"], MEMORY_RATIO
     )
     if accelerator == "cuda":
         yield _of_checkpointing(memory, alone["checkpointed"]["memory_share"], step)
-    yield _at_most(f"data, {name}: share of a step", parts["data_share"], DATA_SHARE[accelerator])
+    yield _at_most(
+        f"data, {name}: fraction of a step", parts["data_share"], DATA_SHARE[accelerator]
+    )
     if network["host_waits"] is not None:
         yield Target(
             f"host-device waits in a step, {name}",
@@ -93,14 +95,14 @@ def _of_network(head: str, network: dict[str, Any], accelerator: str) -> Iterato
             network["host_waits"] == 0,
         )
     share = parts["shares"]["head, forward and backward"]
-    yield _at_most(f"head, {name}: share of a step", share, HEAD_SHARE)
+    yield _at_most(f"head, {name}: fraction of a step", share, HEAD_SHARE)
     yield _of_explanation(name, network["explanation"])
 
 
 def _of_checkpointing(memory: str, share: Spread, step: dict[str, Any]) -> Target:
     more = step["checkpointed_over_ours"]
     return Target(
-        f"{memory}, activations checkpointed: share of the yardstick's, times the time",
+        f"{memory}, activations checkpointed: fraction of the yardstick's, times the time",
         f"at most {100 * CHECKPOINTED_RATIO:g} %, {CHECKPOINTED_TIME:g}",
         f"{shown(share, 2, 100, ' %')}, {shown(more)}",
         share["median"] <= CHECKPOINTED_RATIO and more["median"] <= CHECKPOINTED_TIME,

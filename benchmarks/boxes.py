@@ -6,13 +6,13 @@
 Both take the images that a run held out of its training set, and print tables in Markdown of how
 many boxes have an IoU above 0.5 with the true one.
 
-`limits`: is it their places, or their sizes? Boxes of the map's spread (docs/measures.md) as they
+`limits`: is it where they lie, or their sizes? Boxes of the map's spread (docs/measures.md) as they
 are; moved to the true middle; brought to the true size; and beside them the box in the middle of
 the image that frames most objects. The reach of the spread is the best on the same images.
 
 `tries`: what do a second look, the image's colours, or a box in the middle add to them, and how far
-does the map tell where the object is and how large? What a box depends on (a reach, a cut, a share)
-is chosen on every second image for the others, and on the others for these.
+does the map tell where the object is and how large? What a box depends on (a reach, a cut, a
+fraction) is chosen on every second image for the others, and on the others for these.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ BATCH = 100
 AREAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Of the image's area: the bounds between small and large objects."""
 COLOUR, REACH = 0.1, 24.0
-"""Of the smoothing, as deviations: in colour, whose channels go from 0 to 1, and in pixels."""
+"""Standard deviations of the smoothing: in colour, whose channels go from 0 to 1; in pixels."""
 DRAWN = (1.0, 0.75, 0.5, 0.25)
 """Of the map's own box in one that is drawn to the middle; of equally good ones the first."""
-PLACES = ("middle, across", "middle, down", "width", "height")
+TOLD = ("middle, across", "middle, down", "width", "height")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Arguments:
     """Say what keeps boxes around evidence from framing more objects, or try what might help."""
 
     question: tyro.conf.Positional[Literal["limits", "tries"]]
-    """Their places and sizes, or other ways to draw them."""
+    """Where they lie and how large they are, or other ways to draw them."""
     run: tyro.conf.Positional[Path]
     """A finished run on images that have a box each."""
 
@@ -97,8 +97,8 @@ def batches(images: ImageSet) -> Iterator[ImageSet]:
     """Return the images in their order, `BATCH` at a time."""
     import torch
 
-    for places in torch.arange(len(images)).split(BATCH):
-        yield images.take(places)
+    for index in torch.arange(len(images)).split(BATCH):
+        yield images.take(index)
 
 
 def held_out_boxes(
@@ -141,14 +141,16 @@ def limits(found: Tensor, truth: Tensor, size: tuple[int, int]) -> list[str]:
         "its true middle": made(truth, own),
         "its true size": made(own, truth),
     }
-    share = box_area(truth) / (size[0] * size[1])
+    fraction = box_area(truth) / (size[0] * size[1])
     rows = [(0.0, AREAS[-1]), *pairwise(AREAS)]
     lines = []
     for low, high in rows:
-        chosen = (share > low) & (share <= high)
-        cells = [f"{share_framed(boxes[chosen], truth[chosen]):.3f}" for boxes in answers.values()]
+        chosen = (fraction > low) & (fraction <= high)
+        cells = [
+            f"{fraction_framed(boxes[chosen], truth[chosen]):.3f}" for boxes in answers.values()
+        ]
         lines.append([f"{low:.1f} to {high:.1f}", str(int(chosen.sum())), *cells])
-    return markdown_table(["object's share of the image", "images", *answers], lines).split("\n")
+    return markdown_table(["object's fraction of the image", "images", *answers], lines).split("\n")
 
 
 def made(middles: Tensor, sizes: Tensor) -> Tensor:
@@ -160,8 +162,8 @@ def made(middles: Tensor, sizes: Tensor) -> Tensor:
     return torch.cat([middle - half, middle + half], dim=1)
 
 
-def share_framed(boxes: Tensor, truth: Tensor) -> float:
-    """Return the share with an IoU above 0.5; NaN of none."""
+def fraction_framed(boxes: Tensor, truth: Tensor) -> float:
+    """Return the fraction with an IoU above 0.5; NaN of none."""
     from loss_attention.geometry import box_iou
     from loss_attention.metrics.localisation import framed
 
@@ -183,10 +185,10 @@ def tries(model: PatchClassifier, images: ImageSet) -> list[str]:
     correlated = []
     for name, parts in maps.items():
         whole = torch.cat(parts)
-        lines.append([name, *(f"{share:.3f}" for share in framed_by(whole, truth, middle))])
+        lines.append([name, *(f"{found:.3f}" for found in framed_by(whole, truth, middle))])
         correlated.append([name, *(f"{one:.2f}" for one in correlations(whole, truth))])
     headings = ["map", "its spread", "a cut of it", "its spread, drawn to the middle"]
-    tables = (markdown_table(headings, lines), markdown_table(["map", *PLACES], correlated))
+    tables = (markdown_table(headings, lines), markdown_table(["map", *TOLD], correlated))
     return "\n\n".join(tables).split("\n")
 
 
@@ -226,8 +228,8 @@ def along_colours(maps: Tensor, images: Tensor) -> Tensor:
     half = [-(-side // 2) for side in size]
     colours = adaptive_avg_pool2d(images.float() / 255, half).flatten(2).transpose(1, 2)
     rows, columns = (2 * torch.arange(side, device=maps.device).float() for side in half)
-    place = torch.cartesian_prod(rows, columns)
-    far = torch.cdist(place, place).square() / (2 * REACH**2)
+    position = torch.cartesian_prod(rows, columns)
+    far = torch.cdist(position, position).square() / (2 * REACH**2)
     coarse = adaptive_avg_pool2d(maps.unsqueeze(1), half).flatten(1)
     smooth = torch.empty_like(coarse)
     for i, colour in enumerate(colours):  # all pairs of pixels of one image at a time
@@ -248,7 +250,7 @@ def middle_boxes(size: tuple[int, int]) -> Tensor:
 
 
 def framed_by(maps: Tensor, truth: Tensor, middle: Tensor) -> list[float]:
-    """Return the share framed by the spread, by a cut, and by the spread drawn to the middle."""
+    """Return the fraction framed by the spread, by a cut, and by the spread drawn to the middle."""
     import torch
 
     from loss_attention.metrics.detection import box_overlaps, spread_boxes
@@ -256,13 +258,13 @@ def framed_by(maps: Tensor, truth: Tensor, middle: Tensor) -> list[float]:
 
     spread = spread_boxes(maps)
     cut = box_overlaps(scaled_maps(maps), truth.unsqueeze(1)).largest
-    drawn = [(share * spread.unsqueeze(2) + (1 - share) * middle).flatten(1, 2) for share in DRAWN]
+    drawn = [(part * spread.unsqueeze(2) + (1 - part) * middle).flatten(1, 2) for part in DRAWN]
     by_cut = chosen_by_halves(cut > FRAMING_IOU)
     return [framed(spread, truth), by_cut, framed(torch.cat(drawn, 1), truth)]
 
 
 def framed(boxes: Tensor, truth: Tensor) -> float:
-    """Return the share of true boxes `(N, 4)` that boxes `(N or 1, T, 4)` frame."""
+    """Return the fraction of true boxes `(N, 4)` that boxes `(N or 1, T, 4)` frame."""
     from loss_attention.geometry import box_iou
     from loss_attention.metrics.localisation import FRAMING_IOU
 
@@ -270,7 +272,7 @@ def framed(boxes: Tensor, truth: Tensor) -> float:
 
 
 def chosen_by_halves(right: Tensor) -> float:
-    """Return the share that is right when each half of the images chooses for the other.
+    """Return the fraction that is right when each half of the images chooses for the other.
 
     Args:
         right: whether each choice is right for each image, shape `(N, T)`.
@@ -282,7 +284,7 @@ def chosen_by_halves(right: Tensor) -> float:
 
 
 def correlations(maps: Tensor, truth: Tensor) -> list[float]:
-    """Return rank correlations of a map's mean place and spread with the box's, as in `PLACES`.
+    """Return rank correlations of a map's mean position and spread with the box's, as in `TOLD`.
 
     NaN where there is nothing to tell apart.
     """

@@ -22,7 +22,6 @@ from lightning_fabric import Fabric
 from measuring import timed
 from workloads import WORKLOADS, Ours, Setting, fabric_for
 
-from loss_attention import many_classes
 from loss_attention.training.environment import keep_freed_memory
 from loss_attention.training.processes import leave_together
 
@@ -36,8 +35,6 @@ class Point(Setting):
 
     processes: int = 1
     """The batch is shared among them."""
-    hold_all: bool = False
-    """Hold the patch logits however many there are, to show what that would take."""
     steps: int = 4
     """The first is to warm up and does not count."""
 
@@ -90,8 +87,6 @@ def take_steps(fabric: Fabric, fields: dict[str, Any]) -> dict[str, float]:
     point = Point(**fields)
     on_gpu = point.accelerator == "cuda"
     before = 0 if on_gpu else process_memory("VmRSS")
-    if point.hold_all:
-        many_classes.MOST_HELD = sys.maxsize
     ours = Ours(point, fabric)
     seconds = []
     for _ in range(point.steps):

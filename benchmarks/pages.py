@@ -38,8 +38,9 @@ def write_summary(folder: Path) -> None:
     parts = [
         "# Results",
         "Measured by `benchmarks/run.py` (`make results`), which also writes this page; the JSON "
-        "files beside it hold every score with its baselines, versions and hardware. Mean ± sample "
-        "standard deviation over seeds. Speed and memory beside the targets (`make bench`), and "
+        "files beside it hold every score with its trivial baselines, versions and hardware. "
+        "Mean ± sample standard deviation over seeds. Speed and memory beside the targets "
+        "(`make bench`), and "
         f"how a step grows (`python benchmarks/growth.py`): {_bench_pages(folder / 'bench')}.",
     ]
     for name, describe in (
@@ -69,11 +70,11 @@ def _digits(figures: dict[str, Any]) -> list[str]:
         ("whole command, seconds", "whole_command_seconds"),
         ("peak memory, MiB", "peak_memory_mib"),
     ]
-    return [_commands(figures["runs"]), _beside_its_twin(figures["runs"], took)]
+    return [_commands(figures["runs"]), _beside_mean_pooling(figures["runs"], took)]
 
 
-def _beside_its_twin(runs: list[dict[str, Any]], took: Sequence[tuple[str, str]]) -> str:
-    """Return the table of loss-attention and its mean-pooling twin, with trivial baselines."""
+def _beside_mean_pooling(runs: list[dict[str, Any]], took: Sequence[tuple[str, str]]) -> str:
+    """Return the table of loss-attention and its mean-pooling counterpart, with baselines."""
     heads = ("loss-attention", "mean")
     by_head = {head: [run for run in runs if run["head"] == head] for head in heads}
     lines = []
@@ -83,7 +84,7 @@ def _beside_its_twin(runs: list[dict[str, Any]], took: Sequence[tuple[str, str]]
     for label, name in (("training, seconds", "training_seconds"), *took):
         cells = [spread([run[name] for run in by_head[head]], digits=0) for head in heads]
         lines.append([label, *cells, ""])
-    headings = ["metric", "loss-attention", "mean-pooling twin", "baselines"]
+    headings = ["metric", "loss-attention", "mean-pooling counterpart", "trivial baselines"]
     return markdown_table(headings, lines, "lrrl")
 
 
@@ -92,7 +93,7 @@ def _demo(figures: dict[str, Any]) -> list[str]:
         f"`{figures['command']}`: {figures['seconds']:.0f} seconds, report of "
         f"{figures['report_mib']:.1f} MiB, peak memory of its largest process "
         f"{figures['peak_memory_mib']:.0f} MiB. Seed 0, {figures['runs'][0]['source']}.",
-        _beside_its_twin(figures["runs"], []),
+        _beside_mean_pooling(figures["runs"], []),
         "The end of what it printed:",
         "```\n" + "\n".join(line.rstrip() for line in figures["output"]) + "\n```",
     ]
@@ -146,7 +147,7 @@ def _compared(run: dict[str, Any], method: str, name: str) -> float | None:
 
 
 def _tiny_imagenet(figures: dict[str, Any]) -> list[str]:
-    return [*_interpreting(figures), _beside_its_twin(figures["runs"], [])]
+    return [*_interpreting(figures), _beside_mean_pooling(figures["runs"], [])]
 
 
 def _explaining(figures: dict[str, Any]) -> list[str]:
@@ -187,7 +188,7 @@ def _stand(figures: dict[str, Any]) -> str:
 
 
 def value_of(run: dict[str, Any], name: str) -> float | None:
-    """Return a figure of a run, None where it does not have it."""
+    """Return a score of a run, None where it does not have it."""
     for metric in run["metrics"]:
         if metric["name"] == name:
             value: float | None = metric["value"]
@@ -196,7 +197,7 @@ def value_of(run: dict[str, Any], name: str) -> float | None:
 
 
 def baselines_of(runs: Sequence[dict[str, Any]], name: str) -> str:
-    """Return what the trivial baselines of a figure score."""
+    """Return what the trivial baselines of a metric score."""
     baselines: dict[str, list[float | None]] = {}
     for run in runs:
         for metric in run["metrics"]:
@@ -337,7 +338,7 @@ def _networks(by_head: dict[str, list[Run]]) -> str:
         if all(run.get(key) is not None for found in by_head.values() for run in found):
             cells = [spread([run.get(key) for run in found], 0) for found in by_head.values()]
             lines.append([label, *cells, ""])
-    headings = ["metric", *(SHOWN_HEADS[head] for head in by_head), "baselines"]
+    headings = ["metric", *(SHOWN_HEADS[head] for head in by_head), "trivial baselines"]
     return markdown_table(headings, lines, "l".ljust(1 + len(by_head), "r") + "l")
 
 
@@ -346,9 +347,9 @@ def _errors(seeds: int) -> str:
     if seeds > 1:
         error = f"Mean over seeds {error} of all seeds, or over seeds where that is larger"
     return (
-        f"{error}. \N{UPWARDS ARROW} higher is better, \N{DOWNWARDS ARROW} lower. Baselines know "
-        "nothing of the model; those here are of the first network, as its patches decide what is "
-        "random."
+        f"{error}. \N{UPWARDS ARROW} higher is better, \N{DOWNWARDS ARROW} lower. Trivial "
+        "baselines ignore the model; those here are of the first network, as its patches decide "
+        "what is random."
     )
 
 
@@ -401,8 +402,8 @@ def standard_error(values: Sequence[float], errors: Sequence[float | None]) -> f
 
 
 def _baseline(method: str, runs: Sequence[Run]) -> bool:
-    baseline: bool = runs[0]["comparison"]["methods"][method]["trivial_baseline"]
-    return baseline
+    trivial: bool = runs[0]["comparison"]["methods"][method]["trivial_baseline"]
+    return trivial
 
 
 def _method_columns(runs: Sequence[Run]) -> list[Column]:

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def digits() -> dict[str, Any]:
-    """The digits recipe and its mean-pooling twin, three seeds each."""
+    """The digits recipe and its mean-pooling counterpart, three seeds each."""
     return {"runs": _trained("digits", "loss-attention") + _trained("digits", "mean")}
 
 

@@ -48,7 +48,7 @@ class Setting:
     side: int = 32
     """Of the images, in pixels."""
     patch_stride: int = 4
-    """Step between patches, in places of the feature map."""
+    """Step between patches, in cells of the feature map."""
     batch: int = 32
     evaluated: int = 64
     """Images of an evaluation pass."""
@@ -281,14 +281,14 @@ SYNCHRONISED = "called a synchronizing CUDA operation"
 
 
 class Marks:
-    """When a step passed which place: by the clock, or by events that a GPU passes."""
+    """When a step passed which mark: by the clock, or by events that a GPU passes."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.passed: dict[str, Any] = {}
 
     def __call__(self, name: str) -> None:
-        """Note that the step is at this place."""
+        """Note that the step is at this mark."""
         if self.device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record()
