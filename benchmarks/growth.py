@@ -49,7 +49,7 @@ class Sweep:
 
     Attributes:
         axis: what it is called on the axis, with its unit.
-        points: `MAIN`, and where something is compared `HELD`: from the size to what is trained.
+        points: of the line `MAIN`, from the size to what is trained.
         logarithmic: the size is drawn so.
     """
 
