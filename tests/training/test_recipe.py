@@ -38,7 +38,7 @@ def test_the_choice_of_data_survives_yaml(tmp_path):
         ("width", float("nan"), "`width` must be above 0 and finite, got nan"),
     ],
 )
-def test_a_value_out_of_range_names_the_flag(field, value, message):
+def test_a_value_out_of_range_names_the_field(field, value, message):
     with pytest.raises(InputError) as caught:
         Recipe(**{"name": "x", "data": "digits", field: value})
     assert str(caught.value) == message
