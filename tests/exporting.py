@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 from heads.used import used_model
-from loss_attention.backbones.spatial import convolution
-from loss_attention.heads.catalog import HEADS
-from loss_attention.models import PatchClassifier
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
+from loss_attention.backbones.paper import convolution
 from loss_attention.explanation import explain_prediction
+from loss_attention.heads import HEADS
 from loss_attention.losses import loss_for
+from loss_attention.model import PatchClassifier
 from loss_attention.prediction import PatchPrediction, WeightedPrediction
 
 ONE_SIZE = [name for name, entry in HEADS.items() if entry.fixed_image_size]

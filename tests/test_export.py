@@ -13,8 +13,9 @@ import pytest
 import torch
 from apart import apart, ended, heard
 from exporting import ONE_SIZE, pictures, same, tiny
-from loss_attention.heads.catalog import HEADS
 from torch.utils import _pytree as pytree
+
+from loss_attention.heads import HEADS
 
 # Heads that take images of any size are traced together, which takes less time.
 ANY_SIZE = [name for name in HEADS if name not in ONE_SIZE]

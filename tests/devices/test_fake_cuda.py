@@ -14,8 +14,6 @@ from contextlib import nullcontext
 import pytest
 import torch
 from heads.used import NARROW, WEIGHTED_HEADS
-from loss_attention.heads.catalog import HEADS
-from loss_attention.models import PatchClassifier
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
@@ -25,9 +23,11 @@ from loss_attention.data.sample import ImageSet
 from loss_attention.evaluation.measuring import name_images, run_batches
 from loss_attention.explanation import explain_prediction
 from loss_attention.geometry import enclosing_boxes, paint_patches
+from loss_attention.heads import HEADS
 from loss_attention.losses import loss_for
 from loss_attention.metrics import localisation as metrics
 from loss_attention.metrics.faithfulness import correlation
+from loss_attention.model import PatchClassifier
 from loss_attention.training.sampling import crop_and_flip, draw_shifts, erase_squares
 
 pytestmark = pytest.mark.skipif(
