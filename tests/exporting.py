@@ -25,7 +25,7 @@ from loss_attention.losses import loss_for
 from loss_attention.model import PatchClassifier
 from loss_attention.prediction import PatchPrediction, WeightedPrediction
 
-ONE_SIZE = [name for name, entry in HEADS.items() if entry.fixed_image_size]
+ONE_SIZE = ["capsule-dynamic-routing"]
 
 
 class Explained(nn.Module):
