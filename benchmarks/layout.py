@@ -12,6 +12,7 @@ does not count, and neither do the methods that `dataclass` writes.
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import inspect
 import pkgutil
@@ -39,10 +40,15 @@ TINY = (
 
 
 def modules(source: Path = SOURCE) -> dict[str, int]:
-    """Return the lines of each module below a folder, by its path there."""
+    """Return the lines of each module below a folder, by its path there.
+
+    An `__init__.py` that is nothing but the docstring of its package is no module.
+    """
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted(source.rglob("*.py"))}
     return {
-        path.relative_to(source).as_posix(): len(path.read_text(encoding="utf-8").splitlines())
-        for path in sorted(source.rglob("*.py"))
+        path.relative_to(source).as_posix(): len(text.splitlines())
+        for path, text in texts.items()
+        if len(ast.parse(text).body) > 1 or path.name != "__init__.py"
     }
 
 

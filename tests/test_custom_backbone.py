@@ -19,8 +19,7 @@ import loss_attention as la
 from loss_attention.backbones import Backbone, Normalisation, OwnBackbone, as_backbone
 from loss_attention.backbones.receptive_field import ReceptiveField
 from loss_attention.errors import InputError
-from loss_attention.evaluation import evaluate
-from loss_attention.evaluation.measuring import for_inference
+from loss_attention.evaluation.measuring import evaluate, for_inference
 from loss_attention.heads import HEADS
 from loss_attention.model import METADATA_KEY, PatchClassifier
 from loss_attention.model_spec import ModelSpec

@@ -14,11 +14,11 @@ from PIL import Image
 from rich.console import Console
 from typed import complaint, exit_code, run
 
-from loss_attention import run_data, runs
+from loss_attention import runs
 from loss_attention.attribution import compare as comparing
 from loss_attention.data.sample import LabelledImages
 from loss_attention.errors import InputError
-from loss_attention.evaluation import Evaluation
+from loss_attention.evaluation.metric import Evaluation
 from loss_attention.training.run_folder import RunFolder
 
 CLASSES = ("ash", "elm", "fir")
@@ -28,8 +28,8 @@ QUIET = Console(quiet=True)
 def evaluated(run: Path, data: str | None, console: Console) -> Evaluation:
     """What `evaluate` measures of a run, on its own data or others."""
     folder = RunFolder.open(run)
-    model, other = runs.load_weights(folder), run_data.OtherData.asked(data, (), skip_broken=False)
-    found = run_data.measured(folder, model, other, console)
+    model, other = runs.load_weights(folder), runs.OtherData.asked(data, (), skip_broken=False)
+    found = runs.measured(folder, model, other, console)
     return runs.measure(model, found.images, found.own, console, found.split)
 
 

@@ -12,8 +12,7 @@ from heads.used import patches_of, used_baseline, used_model
 from PIL import Image
 
 from loss_attention.errors import InputError
-from loss_attention.images import as_images
-from loss_attention.model import PatchClassifier
+from loss_attention.model import PatchClassifier, as_images
 
 
 def test_explain_is_the_prediction_spelled_out() -> None:

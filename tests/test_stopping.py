@@ -20,7 +20,7 @@ import pytest
 import torch
 from typed import SMALL, make_folder, run
 
-from loss_attention import interruption, run_data, runs
+from loss_attention import interruption, runs
 from loss_attention.cli import main
 from loss_attention.interruption import SIGNALS, StopRequest, ending_on_signals
 from loss_attention.model import load
@@ -140,8 +140,8 @@ def test_a_signal_while_data_are_read_leaves_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "run"
-    loads = run_data.load_splits
-    monkeypatch.setattr(run_data, "load_splits", signalling(loads, signal.SIGTERM))
+    loads = runs.load_splits
+    monkeypatch.setattr(runs, "load_splits", signalling(loads, signal.SIGTERM))
     code, said = ended(capsys, *words(images, out))
     assert (code, said) == (128 + signal.SIGTERM, "loss-attention: interrupted by SIGTERM\n")
     assert not out.exists()
@@ -156,7 +156,7 @@ def test_a_signal_while_a_resumed_run_reads_its_data_says_to_resume(
     out = tmp_path / "run"
     monkeypatch.setattr(Trainer, "train_step", signalling(Trainer.train_step, signal.SIGHUP))
     assert ended(capsys, *words(images, out))[0] == 75
-    monkeypatch.setattr(run_data, "load_splits", signalling(run_data.load_splits, signal.SIGHUP))
+    monkeypatch.setattr(runs, "load_splits", signalling(runs.load_splits, signal.SIGHUP))
     code, said = ended(capsys, "resume", str(out))
     assert code == 75
     assert f"loss-attention resume {out}" in said

@@ -12,7 +12,8 @@ import torch
 from attribution.colour_scenes import CLASSES, COLOURS, SIZE, colour_model, make_model, scenes
 
 from loss_attention.attribution import compare as compare_module
-from loss_attention.attribution import measures, peers
+from loss_attention.attribution import maps as methods
+from loss_attention.attribution import measures
 from loss_attention.attribution.compare import BASELINES, MeanScore, compare
 from loss_attention.attribution.maps import METHODS, attribute
 from loss_attention.attribution.measures import METRICS, Boxed, window_means
@@ -262,7 +263,7 @@ def test_several_labels() -> None:
 
 def test_methods_that_a_model_does_not_allow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measures, "REPEATS", 1)
-    monkeypatch.setattr(peers, "INTEGRATION_STEPS", 2)
+    monkeypatch.setattr(methods, "INTEGRATION_STEPS", 2)
     data = scenes(12)
     model = make_model("baseline")
     with pytest.raises(InputError, match="no exact evidence"):

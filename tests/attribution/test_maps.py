@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import loss_attention as la
-from loss_attention.attribution import peers
+from loss_attention.attribution import maps as methods
 from loss_attention.attribution.maps import METHODS, attribute, attribute_classes
 from loss_attention.errors import InputError
 from loss_attention.heads import HEADS
@@ -154,7 +154,7 @@ def test_integrated_gradients_are_complete(name, request, images):
     [("baseline", 8, 4, 256), ("patches", 9, 4, 256), ("patches", 9, 8, 62), ("patches", 9, 9, 1)],
 )
 def test_occlusion_by_hand(name, window, stride, most, request, images, monkeypatch):
-    monkeypatch.setattr(peers, "MOST_WINDOWS", most)
+    monkeypatch.setattr(methods, "MOST_WINDOWS", most)
     model = request.getfixturevalue(name)
     scaled = images / 255
 
@@ -179,7 +179,7 @@ def test_occlusion_by_hand(name, window, stride, most, request, images, monkeypa
 @pytest.mark.parametrize("method", METHODS)
 def test_several_classes_of_an_image_are_each_explained(method, patches, images, monkeypatch):
     """As one after the other, in fewer forward passes where that can be."""
-    monkeypatch.setattr(peers, "INTEGRATION_STEPS", 3)
+    monkeypatch.setattr(methods, "INTEGRATION_STEPS", 3)
     targets = torch.tensor([[2, 0], [0, 1], [3, 3]])
     maps = attribute_classes(patches, images, method, targets)
     one, other = (attribute(patches, images, method, column) for column in targets.unbind(1))
@@ -247,7 +247,7 @@ def test_random_maps_differ_by_image_and_not_by_batch(name, request, images):
 @pytest.mark.parametrize("head", ["baseline", "loss-attention"])
 @pytest.mark.parametrize("method", OWN)
 def test_models_are_left_as_they_were(head, method, images, monkeypatch):
-    monkeypatch.setattr(peers, "INTEGRATION_STEPS", 2)
+    monkeypatch.setattr(methods, "INTEGRATION_STEPS", 2)
     model = make_model(head)
     model.train()
     model.backbone.layers[1].eval()

@@ -12,12 +12,11 @@ from rich.console import Console
 from training.tiny import start_run, tiny_recipe, tiny_splits
 from typed import exit_code
 
-from loss_attention import run_data, runs
+from loss_attention import runs
 from loss_attention.attribution import compare as comparing
 from loss_attention.attribution import measures
-from loss_attention.data.memory import Storage
 from loss_attention.data.outside import Outside
-from loss_attention.data.sample import ImageSet, Splits, hold_out
+from loss_attention.data.sample import ImageSet, Splits, Storage, hold_out
 from loss_attention.report import drawing
 from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import Recipe, RunOptions
@@ -44,7 +43,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, RunOptions]]:
         asked.append((recipe, options))
         return tiny_splits()
 
-    monkeypatch.setattr(run_data, "load_data", load)
+    monkeypatch.setattr(runs, "load_data", load)
     return asked
 
 
@@ -93,7 +92,7 @@ def test_images_are_held_as_the_run_held_them(
         others.append((data, storage))
         return Outside(tiny_splits().test, data, "test", ())
 
-    monkeypatch.setattr(run_data, "load_outside", load)
+    monkeypatch.setattr(runs, "load_outside", load)
     words = ("compare", run, "--methods", "evidence", "--images", 2, "--out")
     assert exit_code(*words, tmp_path / "own") == 0
     assert exit_code(*words, tmp_path / "other", "--data", "elsewhere") == 0

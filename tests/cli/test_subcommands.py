@@ -17,7 +17,7 @@ from rich.console import Console
 from training.tiny import start_run, tiny_recipe, tiny_splits
 
 import loss_attention as la
-from loss_attention import run_data, runs
+from loss_attention import runs
 from loss_attention.cli import subcommands
 from loss_attention.errors import InputError
 from loss_attention.saving import sealed
@@ -59,7 +59,7 @@ def moves(monkeypatch) -> Moves:
 
     monkeypatch.setattr(environment, "choose_device", choose)
     monkeypatch.setattr(runs, "choose_device", choose)
-    monkeypatch.setattr(run_data, "load_data", lambda *_: SPLITS)
+    monkeypatch.setattr(runs, "load_data", lambda *_: SPLITS)
     monkeypatch.setattr(la.PatchClassifier, "to", to)
     return seen
 

@@ -11,7 +11,7 @@ from data.making import image_folder, png, text, write
 from data.refusing import load, refusal
 
 from loss_attention.data import tree as listing
-from loss_attention.data.memory import Storage
+from loss_attention.data.sample import Storage
 from loss_attention.data.tree import find_files, list_images, open_tree
 from loss_attention.errors import InputError
 

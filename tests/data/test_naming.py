@@ -10,7 +10,7 @@ import pytest
 
 from loss_attention.data.loading import Named, recorded, understood
 from loss_attention.errors import InputError
-from loss_attention.run_data import find_again, lies_within, same_data
+from loss_attention.runs import find_again, lies_within, same_data
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from data.making import coco_json, image_folder, parquet, png, stored, text, write
 
-from loss_attention.data.memory import Storage
 from loss_attention.data.outside import Outside, Wanted, load_outside
+from loss_attention.data.sample import Storage
 from loss_attention.data.stacking import Form
 from loss_attention.errors import InputError
 

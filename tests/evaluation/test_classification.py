@@ -11,7 +11,7 @@ from evaluation.canned import Canned, numbered
 from sklearn.metrics import accuracy_score, average_precision_score, log_loss
 from torch import nn
 
-from loss_attention.evaluation import evaluate, validate
+from loss_attention.evaluation.measuring import evaluate, validate
 from loss_attention.prediction import ImagePrediction
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from loss_attention.errors import InputError
-from loss_attention.evaluation import Evaluation, evaluate
+from loss_attention.evaluation.measuring import evaluate
+from loss_attention.evaluation.metric import Evaluation
 
 
 def test_json_round_trip(worked) -> None:

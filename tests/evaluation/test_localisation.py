@@ -10,8 +10,8 @@ import torch
 from evaluation.canned import BASELINES, CLASSES, LOCAL, NEED_A_THRESHOLD, NONE, Canned
 from torch import Tensor
 
-from loss_attention.evaluation import evaluate
 from loss_attention.evaluation.baselines import answers, see
+from loss_attention.evaluation.measuring import evaluate
 from loss_attention.prediction import ImagePrediction, PatchPrediction, RoutedPrediction
 
 

@@ -11,7 +11,7 @@ from evaluation.canned import LOCAL, NEED_A_THRESHOLD
 import loss_attention as la
 from loss_attention.data.digits import digits, multi_digits
 from loss_attention.errors import InputError
-from loss_attention.evaluation import evaluate, validate
+from loss_attention.evaluation.measuring import evaluate, validate
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4])

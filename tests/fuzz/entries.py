@@ -15,8 +15,7 @@ from loss_attention import cli
 from loss_attention.cli.subcommands import explain
 from loss_attention.data.decoding import read_image, read_numbers, read_size
 from loss_attention.data.loading import load_splits
-from loss_attention.data.memory import Storage
-from loss_attention.data.sample import Splits
+from loss_attention.data.sample import Splits, Storage
 from loss_attention.errors import InputError
 from loss_attention.model import load
 from loss_attention.training.job import continue_run

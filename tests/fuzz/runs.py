@@ -62,7 +62,7 @@ def splits() -> Splits:
 @cache
 def run_files() -> dict[str, bytes]:
     """Return the files of a run that was trained to its end and evaluated, always the same."""
-    from loss_attention.evaluation import evaluate
+    from loss_attention.evaluation.measuring import evaluate
     from loss_attention.model import load
 
     with tempfile.TemporaryDirectory() as folder:

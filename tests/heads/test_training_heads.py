@@ -15,7 +15,7 @@ from training.tiny import run_stopped_at, start_run, tiny_recipe, tiny_splits
 from loss_attention.data.digits import multi_digits
 from loss_attention.data.sample import hold_out
 from loss_attention.errors import InputError
-from loss_attention.evaluation import evaluate
+from loss_attention.evaluation.measuring import evaluate
 from loss_attention.heads import HEADS
 from loss_attention.model import load
 from loss_attention.training.job import RunOptions, continue_run

@@ -11,7 +11,7 @@ from training.tiny import new_run
 
 import loss_attention as la
 from loss_attention.data.sample import ImageSet
-from loss_attention.evaluation import evaluate
+from loss_attention.evaluation.measuring import evaluate
 from loss_attention.report.page import write_report
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.run_folder import METRICS_FILE, metrics_text

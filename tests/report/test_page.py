@@ -11,7 +11,7 @@ import pytest
 import torch
 from report.pages import Page, epoch_line, make_model, make_run, make_set, report_of
 
-from loss_attention.evaluation import evaluate
+from loss_attention.evaluation.measuring import evaluate
 from loss_attention.report.page import MOST_EPOCHS, write_report
 from loss_attention.saving import SaveError
 from loss_attention.training.run_folder import METRICS_FILE, RunFolder, metrics_text

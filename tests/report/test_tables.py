@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from loss_attention.evaluation import Evaluation, Metric
+from loss_attention.evaluation.metric import Evaluation, Metric
 from loss_attention.report.tables import (
     Column,
     Table,

@@ -10,8 +10,7 @@ from PIL import Image
 from training.tiny import tiny_splits
 
 from loss_attention.data.loading import load_splits
-from loss_attention.data.memory import Storage
-from loss_attention.data.sample import Splits
+from loss_attention.data.sample import Splits, Storage
 
 
 def store_tiny(folder: Path, images: int = 46) -> Path:

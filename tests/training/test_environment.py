@@ -18,10 +18,10 @@ from loss_attention.training.environment import (
     choose_device,
     choose_precision,
     image_memory,
+    make_fabric,
     sum_dtype,
 )
 from loss_attention.training.job import build_model, make_trainer
-from loss_attention.training.processes import make_fabric
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
 

@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from loss_attention.errors import InputError
-from loss_attention.training.recipe import Recipe
-from loss_attention.training.recipes import RECIPES, recipe
+from loss_attention.training.recipe import RECIPES, Recipe, recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -24,7 +24,7 @@ from loss_attention.cli import subcommands
 from loss_attention.data.sample import Splits
 from loss_attention.data.streaming import Reader
 from loss_attention.errors import InputError
-from loss_attention.evaluation import evaluate
+from loss_attention.evaluation.measuring import evaluate
 from loss_attention.model import load
 from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import Recipe, RunOptions

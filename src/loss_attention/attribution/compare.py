@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from loss_attention.attribution.maps import METHODS, attribute, find_method
+from loss_attention.attribution.maps import METHODS, attribute, find_method, window_grid
 from loss_attention.attribution.measures import (
     MOSAIC_SIDES,
     RANDOMISED_FRACTIONS,
@@ -28,7 +28,6 @@ from loss_attention.attribution.measures import (
     measure_method,
     measure_time,
 )
-from loss_attention.attribution.peers import window_grid
 from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.errors import InputError
 from loss_attention.evaluation.measuring import for_inference

@@ -18,9 +18,8 @@ import tyro
 
 from loss_attention.errors import InputError, printable
 from loss_attention.interruption import Interrupted, RunStopped
-from loss_attention.training.recipe import Accelerator, Recipe, RunOptions
-from loss_attention.training.recipes import RECIPES
-from loss_attention.training.recipes import recipe as find_recipe
+from loss_attention.training.recipe import RECIPES, Accelerator, Recipe, RunOptions
+from loss_attention.training.recipe import recipe as find_recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,15 +52,15 @@ def train(
     """
     if not recipe.data:
         raise InputError(f"the recipe {recipe.name} needs --data: a folder of images, or a hub id")
-    from loss_attention import run_data, runs
+    from loss_attention import runs
+    from loss_attention.training.environment import leads
     from loss_attention.training.job import begin_run
-    from loss_attention.training.processes import leads
     from loss_attention.training.run_folder import RunFolder
 
     run = RunFolder(out or Path("runs") / recipe.name, writes=leads(hardware))
     console.quiet = not run.writes
     with run.claimed(overwrite=overwrite):
-        splits = run_data.load_data(recipe, console, hardware)
+        splits = runs.load_data(recipe, console, hardware)
         model = begin_run(run, recipe, splits, hardware)
         with runs.resumable(run):
             runs.finish(run, splits, console, hardware.accelerator, model).report(console)
@@ -80,12 +79,11 @@ def resume(
         learning_rate: The schedule's highest learning rate for what is left to train: a lower one
             after the loss became NaN. None: the recipe's.
     """
-    from loss_attention import run_data, runs
+    from loss_attention import runs
     from loss_attention.data.loading import recorded
     from loss_attention.terminal import say_line
-    from loss_attention.training.environment import count_devices
+    from loss_attention.training.environment import count_devices, leads
     from loss_attention.training.job import change_learning_rate
-    from loss_attention.training.processes import leads
     from loss_attention.training.run_folder import RunFolder
 
     writes = leads(RunFolder.open(run).options())
@@ -103,7 +101,7 @@ def resume(
                     f"{run} began on a GPU and torch finds none here: resume it on one"
                 )
             accelerator = "auto"  # the whole run has come here from another machine
-        splits = run_data.own_data(folder, console, data=data)
+        splits = runs.own_data(folder, console, data=data)
         if data is not None:
             folder.note(data=recorded(data, run))
         runs.finish(folder, splits, console, accelerator).report(console)
@@ -132,20 +130,20 @@ def evaluate(
         masks: Read the masks of objects too, to measure against, where the run was trained
             without.
     """
-    from loss_attention import run_data, runs
+    from loss_attention import runs
     from loss_attention.report.tables import show_evaluations
     from loss_attention.training.environment import choose_device
     from loss_attention.training.run_folder import RunFolder
 
     device = choose_device(accelerator)
-    other = run_data.OtherData.asked(data, classes, skip_broken=skip_broken)
+    other = runs.OtherData.asked(data, classes, skip_broken=skip_broken)
     with contextlib.ExitStack() as held:
         if other is None:
             folder = held.enter_context(runs.opened_to_write(run, console))
         else:
             folder = RunFolder.open(run)
         model = runs.load_weights(folder).to(device)
-        found = run_data.measured(folder, model, other, console, masks=masks)
+        found = runs.measured(folder, model, other, console, masks=masks)
         evaluation = runs.measure(model, found.images, found.own, console, found.split)
         if not found.others:
             with folder.locked():
@@ -162,13 +160,13 @@ def report(
     Args:
         data: Where the run's data lies now, if it has moved.
     """
-    from loss_attention import run_data, runs
+    from loss_attention import runs
     from loss_attention.training.environment import choose_device
 
     device = choose_device(accelerator)
     with runs.opened_to_write(run, console) as folder:
         model = runs.load_weights(folder).to(device)
-        splits = run_data.own_data(folder, console, data=data)
+        splits = runs.own_data(folder, console, data=data)
         evaluation = runs.measure(model, splits.test, splits, console)
         runs.FinishedRun(folder, model, splits, evaluation).report(console)
     return 0
@@ -190,11 +188,11 @@ def demo(
         epochs: Fewer epochs than the recipe's, for a quick look.
         limit_images: At most this many training and this many test images, for a quick look.
     """
-    from loss_attention import run_data, runs
+    from loss_attention import runs
     from loss_attention.report.tables import show_evaluations
     from loss_attention.terminal import say_line
+    from loss_attention.training.environment import cluster_of
     from loss_attention.training.job import begin_run
-    from loss_attention.training.processes import cluster_of
     from loss_attention.training.run_folder import RunFolder
 
     if hardware.num_nodes > 1 or cluster_of(hardware) is not None:
@@ -212,7 +210,7 @@ def demo(
             begun = (folder.path / "recipe.yaml").exists()
             held.enter_context(folder.locked() if begun else folder.claimed())
             if not finished:
-                splits = run_data.load_data(recipe, console, hardware)
+                splits = runs.load_data(recipe, console, hardware)
             model = None if begun else begin_run(folder, recipes[label], splits, hardware)
             folder.check()
             if folder.recipe() != recipes[label]:
@@ -315,7 +313,7 @@ def compare(
         seed: Which images are drawn.
         overwrite: Replace a comparison that is in the folder already.
     """
-    from loss_attention import __version__, run_data, runs
+    from loss_attention import __version__, runs
     from loss_attention.attribution import compare as comparing
     from loss_attention.attribution.maps import find_method
     from loss_attention.report.drawing import maps_picture
@@ -337,7 +335,7 @@ def compare(
     folder, goal = RunFolder.open(run), out or run / "compare"
     files = [goal / name for name in COMPARISON_FILES]
     with runs.written_to(folder, goal):
-        other = run_data.OtherData.asked(data, classes, skip_broken=skip_broken)
+        other = runs.OtherData.asked(data, classes, skip_broken=skip_broken)
         for file in files:
             if file.exists() and not overwrite:
                 raise InputError(
@@ -345,7 +343,7 @@ def compare(
                 )
         device = choose_device(accelerator)
         model, recipe = runs.load_weights(folder).to(device), folder.recipe()
-        found = run_data.measured(folder, model, other, console)
+        found = runs.measured(folder, model, other, console)
         held_out = None if found.own is None else found.own.validation
         with counted("comparing", console) as progress:
             comparison, subject = comparing.compare(

@@ -24,8 +24,8 @@ from threading import Lock
 from typing import IO, BinaryIO, cast
 
 from loss_attention.data.decoding import is_hidden
-from loss_attention.data.memory import free_memory
 from loss_attention.data.records import Content
+from loss_attention.data.sample import free_memory
 from loss_attention.errors import InputError, ReportedError, quoted, reason
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")

@@ -18,7 +18,6 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from loss_attention.data.decoding import UnreadableImage
-from loss_attention.data.memory import IN_REACH, Storage, choose_stream
 from loss_attention.data.records import (
     Encoded,
     Part,
@@ -36,11 +35,14 @@ from loss_attention.data.records import (
     with_classes,
 )
 from loss_attention.data.sample import (
+    IN_REACH,
     SPLITS,
     ImageSet,
     LabelledImages,
     Splits,
+    Storage,
     are_originals,
+    choose_stream,
     hold_out,
     reported_split,
     to_image,

@@ -30,9 +30,8 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageStat, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from loss_attention.data.memory import free_memory
 from loss_attention.data.pixels import in_8_bits, picture_alone, unread_tiff
-from loss_attention.data.sample import Resize, placement_of
+from loss_attention.data.sample import Resize, free_memory, placement_of
 from loss_attention.errors import InputError, printable
 from loss_attention.errors import reason as reason_of
 

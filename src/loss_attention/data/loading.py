@@ -20,25 +20,45 @@ from loss_attention.data.archives import is_archive
 from loss_attention.data.assembling import assemble, chosen, select_classes
 from loss_attention.data.decoding import may_be_meant, to_tensor
 from loss_attention.data.digits import digits, multi_digits
-from loss_attention.data.formats import LAYOUTS
-from loss_attention.data.formats.coco import coco_files, read_coco
+from loss_attention.data.formats.coco import coco_files, open_coco, read_coco
 from loss_attention.data.formats.folder import (
     SAVED,
     open_metadata,
     open_parquet,
     open_saved,
+    open_tiny_imagenet,
     read_class_folders,
 )
 from loss_attention.data.formats.hub import HUB_ID, open_hub, source_of_tables
 from loss_attention.data.formats.listed import read_listed
 from loss_attention.data.formats.tables import find_tables
-from loss_attention.data.formats.yolo import open_data_yaml
-from loss_attention.data.memory import IN_REACH, Storage
+from loss_attention.data.formats.voc import open_voc
+from loss_attention.data.formats.yolo import open_data_yaml, open_yolo
 from loss_attention.data.records import Source, count, refuse, stored_classes
-from loss_attention.data.sample import ImageSet, Resize, Splits
+from loss_attention.data.sample import IN_REACH, ImageSet, Resize, Splits, Storage
 from loss_attention.data.stacking import Form, Progress
 from loss_attention.data.tree import Tree, open_tree
 from loss_attention.errors import InputError, printable, unknown_name
+
+Opener = Callable[[Tree, str, bool, str | None], tuple[Tree, Source] | None]
+"""Looks at the files of a folder or an archive, and reads them if they are in its layout.
+
+Its arguments are the files, what the data is called in errors, whether to draw masks, and the known
+data set that is meant to lie there, if any. It returns None where the files are in no such layout,
+else the files as seen from the folder that the layout starts at, and the images.
+"""
+
+LAYOUTS: dict[str, Opener] = {
+    "Tiny ImageNet": open_tiny_imagenet,
+    "COCO": open_coco,
+    "Pascal VOC": open_voc,
+    "YOLO": open_yolo,
+}
+"""From the most to the least particular: the first that knows the files reads them.
+
+Files in none of these are images that a table lists, parquet files, or class folders: `open_place`
+looks for these last.
+"""
 
 
 def load_splits(

@@ -17,7 +17,6 @@ from PIL import Image
 
 from loss_attention.data.assembling import Labels, image_sets, label_tensor
 from loss_attention.data.loading import KNOWN, MADE, open_source, understood
-from loss_attention.data.memory import IN_REACH, Storage
 from loss_attention.data.records import (
     MOST_NAMED,
     Box,
@@ -33,7 +32,7 @@ from loss_attention.data.records import (
     unlabelled,
     with_classes,
 )
-from loss_attention.data.sample import ImageSet, LabelledImages, reported_split
+from loss_attention.data.sample import IN_REACH, ImageSet, LabelledImages, Storage, reported_split
 from loss_attention.data.stacking import Form, Progress
 from loss_attention.errors import InputError, nearest_name, quoted, unknown_name
 

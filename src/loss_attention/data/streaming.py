@@ -1,4 +1,6 @@
-"""A set of images that stay where they are stored and are decoded on demand.
+"""Whether a set of images fits in memory.
+
+A set of images that stay where they are stored and are decoded on demand.
 
 Labels, boxes and names are in memory. Any image can be had at any time, in any order: so which
 images a step sees stays the pure function of `training/sampling.py` that it is in memory. Processes

@@ -36,7 +36,7 @@ from loss_attention.paper.tables import BACKBONES, METRICS, Cell, Scale, table_c
 from loss_attention.paper.trainings import Record, Trained, is_trained, run_path
 from loss_attention.report.page import choose_right_answers
 from loss_attention.terminal import say
-from loss_attention.training.recipes import paper_recipe
+from loss_attention.training.recipe import paper_recipe
 
 _WORDS = {
     "mean_average_precision": "mean average precision",

@@ -24,8 +24,7 @@ from rich.console import Console
 from loss_attention import __version__
 from loss_attention.data.sample import Splits, limited
 from loss_attention.errors import InputError, ReportedError
-from loss_attention.evaluation import Evaluation
-from loss_attention.evaluation.metric import current_record
+from loss_attention.evaluation.metric import Evaluation, current_record
 from loss_attention.interruption import (
     RunStopped,
     StopRequest,
@@ -35,8 +34,7 @@ from loss_attention.interruption import (
 )
 from loss_attention.model import PatchClassifier
 from loss_attention.paper.tables import EPOCH_SECONDS, training_key
-from loss_attention.run_data import load_data
-from loss_attention.runs import load_weights, measure
+from loss_attention.runs import load_data, load_weights, measure
 from loss_attention.saving import make_folder, write_whole
 from loss_attention.training.environment import choose_accelerator, choose_device
 from loss_attention.training.job import begin_run, continue_run

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.errors import printable
-from loss_attention.evaluation import Evaluation, Metric
 from loss_attention.evaluation.measuring import run_batches
+from loss_attention.evaluation.metric import Evaluation, Metric
 from loss_attention.explanation import Explanation, explain_prediction
 from loss_attention.geometry import box_iou
 from loss_attention.heads import HEADS

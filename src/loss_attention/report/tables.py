@@ -18,7 +18,7 @@ from rich.text import Text
 from loss_attention.attribution.compare import Comparison, MeanScore
 from loss_attention.attribution.maps import METHODS
 from loss_attention.attribution.measures import METRICS, MOSAIC_SIDES
-from loss_attention.evaluation import Evaluation, Metric
+from loss_attention.evaluation.metric import Evaluation, Metric
 from loss_attention.terminal import markdown, markdown_table, plain
 
 UNDEFINED = "n/a"

@@ -16,12 +16,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from loss_attention.data.sample import LabelledImages
 from loss_attention.errors import InputError, printable, quoted
-from loss_attention.evaluation import validate
+from loss_attention.evaluation.measuring import validate
 from loss_attention.interruption import StopRequest
 from loss_attention.losses import Loss
 from loss_attention.model import WEIGHTS_FILE, PatchClassifier
-from loss_attention.training.environment import sum_dtype
-from loss_attention.training.processes import from_first, summed
+from loss_attention.training.environment import from_first, sum_dtype, summed
 from loss_attention.training.run_folder import METRICS_FILE, RunFolder, checked_epoch, metrics_text
 
 REFRESH_SECONDS = 0.5

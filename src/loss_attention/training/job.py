@@ -27,22 +27,20 @@ from loss_attention.model import PatchClassifier, create_model
 from loss_attention.saving import FACTS_FILE
 from loss_attention.training.bookkeeping import Checkpoints, TrainingLog, Validation
 from loss_attention.training.environment import (
+    alike,
+    check_processes,
     choose_accelerator,
     choose_precision,
+    cluster_of,
+    from_first,
     hardware,
+    join_processes,
     keep_freed_memory,
+    launch_processes,
+    make_fabric,
     versions,
 )
 from loss_attention.training.optimisation import recipe_loss
-from loss_attention.training.processes import (
-    alike,
-    check_processes,
-    cluster_of,
-    from_first,
-    join_processes,
-    launch_processes,
-    make_fabric,
-)
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import (
     RECIPE_FILE,

@@ -32,7 +32,7 @@ from loss_attention.backbones.layers import neighbours
 from loss_attention.heads import HEADS
 from loss_attention.losses import Loss, loss_for, ramp_up
 from loss_attention.model import PatchClassifier
-from loss_attention.training.processes import summed
+from loss_attention.training.environment import summed
 from loss_attention.training.recipe import Recipe
 
 

@@ -25,7 +25,13 @@ from loss_attention.metrics.classification import correct_images
 from loss_attention.model import PatchClassifier
 from loss_attention.prediction import ImagePrediction
 from loss_attention.training.bookkeeping import Checkpoints, Position, TrainingLog, Validation
-from loss_attention.training.environment import sum_dtype
+from loss_attention.training.environment import (
+    CHECK_INTERVAL,
+    Agreement,
+    processes_here,
+    sum_dtype,
+    summed,
+)
 from loss_attention.training.optimisation import (
     RunningStatistics,
     WeightAverage,
@@ -35,7 +41,6 @@ from loss_attention.training.optimisation import (
     recipe_loss,
     regulariser_weight,
 )
-from loss_attention.training.processes import CHECK_INTERVAL, Agreement, processes_here, summed
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.sampling import (
     Augmenter,

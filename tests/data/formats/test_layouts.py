@@ -8,7 +8,7 @@ import pytest
 from data.making import image_folder
 from data.refusing import load
 
-from loss_attention.data.formats import LAYOUTS
+from loss_attention.data.loading import LAYOUTS
 from loss_attention.data.records import Part, Record, Source
 from loss_attention.data.tree import Tree
 

@@ -74,7 +74,7 @@ def of_pairs(layout: Any) -> tuple[dict[str, list[Any]], dict[str, Any]]:
 )
 @pytest.mark.parametrize("stream", ["yes", "no"])
 def test_boxes_with_classes(tmp_path: Path, kind: Any, layout: Any, said: str, stream: Any) -> None:
-    from loss_attention.data.memory import Storage
+    from loss_attention.data.sample import Storage
 
     splits = load(stored(tmp_path, *kind(layout)), storage=Storage(stream, workers=0))
     assert splits.notes == (f"boxes read as {said}",)
