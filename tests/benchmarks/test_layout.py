@@ -23,7 +23,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_modules_and_their_lines(package: Path) -> None:
-    assert layout.modules(package) == {"__init__.py": 0, "called.py": 6, "caller.py": 5}
+    assert layout.modules(package) == {"called.py": 6, "caller.py": 5}
 
 
 def test_run_through_is_where_a_function_is_called(package: Path) -> None:
