@@ -151,14 +151,11 @@ def pooled_capsules(
         vectors: `h_cm`, shape `(B, M, C, D)`.
         classifier: from D features to K logits, the same for all.
         threshold: the paper's xi.
-        selection: patches of weight above `selection / M` count as selected.
-        mask: True where a patch is real; what a masked one holds takes no part. None: all are.
+        selection: as for `pooled`.
+        mask: as for `pooled`, which says what is raised as well.
 
     Returns:
         The prediction, without a grid.
-
-    Raises:
-        ValueError: a mask of another shape or type, or a bag without a single real patch.
     """
     # Full precision from here on: the evidence has to add up.
     with torch.autocast(vectors.device.type, enabled=False):
