@@ -83,9 +83,14 @@ def on_one_machine(told: Connection, folder: Path) -> None:
 
 
 def train(
-    folder: Path, options: RunOptions, *, stop_at: int | None = None, seed: int = 0
+    folder: Path,
+    options: RunOptions,
+    *,
+    begins: bool = True,
+    stop_at: int | None = None,
+    seed: int = 0,
 ) -> tuple[bool, int | None]:
-    """Train a run, as it stands or new, with frozen batch norm; save what this process saw."""
+    """Train a run, new or as it stands, with frozen batch norm; save what this process saw."""
     torch.set_num_threads(1)
     freeze_batch_norm()
     environment.CHECK_INTERVAL = 1  # at these few steps, processes would ask each other but once
@@ -106,7 +111,7 @@ def train(
     Trainer.train_step = watched  # type: ignore[method-assign]
     splits, model = tiny_splits(images=33, seed=seed), None
     run = RunFolder(folder, writes=leads(options))
-    if not (folder / "run.json").exists():
+    if begins:
         with run.claimed():
             recipe = tiny_recipe(epochs=2, learning_rate=0.05)
             model = begin_run(run, recipe, splits, options)

@@ -35,8 +35,14 @@ def free_port() -> int:
 def on_two(folder: Path, said: Said, **of_second: Any) -> list[Any]:
     """Train on two machines, the second of which is another; what each says of its end."""
     port = free_port()
+    # Not asked by the second: by then the first may have begun.
+    begins = not (folder / "run.json").exists()
     begun = [
-        apart(partial(on_a_machine, **(of_second if rank else {})), folder, said(rank, port))
+        apart(
+            partial(on_a_machine, begins=begins, **(of_second if rank else {})),
+            folder,
+            said(rank, port),
+        )
         for rank in (0, 1)
     ]
     told = [heard(connection) for _, connection in begun]
