@@ -24,7 +24,7 @@ from loss_attention.errors import InputError
         (
             ["--accelerator", "abacus"],
             "invalid choice 'abacus' for argument '--accelerator'. Expected one of "
-            "('auto', 'cpu', 'cuda')",
+            "('auto', 'cpu', 'cuda', 'mps', 'xpu')",
         ),
     ],
 )

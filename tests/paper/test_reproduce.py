@@ -117,7 +117,7 @@ def test_seconds_of_an_epoch_are_positive_and_no_percentage(everything):
 
 def test_the_ledger_says_what_everything_was_measured_with(everything):
     ledger = json.loads((everything / LEDGER_FILE).read_text())
-    assert ledger["format_version"] == 1
+    assert ledger["format_version"] == 2
     assert len(ledger["records"]) == 51
     for record in ledger["records"]:
         assert record["seed"] == 0
@@ -173,7 +173,7 @@ def test_stopped_and_run_again_it_ends_with_the_same_figures(everything, tmp_pat
 
     def until(self, batch, gamma):
         train_step(self, batch, gamma)
-        steps.append(self.run.path)
+        steps.append(self)
         self.stop.requested = len(steps) == 7  # in the second of three trainings of 4 steps
 
     monkeypatch.setattr(Trainer, "train_step", until)
@@ -244,7 +244,7 @@ def test_what_is_wrong_is_said_in_one_line(words, message, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"format_version": 2, "records": []}', "is of format 2, this version"),
+        ('{"format_version": 3, "records": []}', "is of format 3, this version"),
         ('{"format_version": 1, "records": [{}]}', "is damaged or no ledger"),
         ("{", "is damaged or no ledger"),
         ("[]", "is damaged or no ledger"),

@@ -145,7 +145,10 @@ def test_fabric_computes_where_it_is_told(there: Any) -> None:
 
 
 class Wide(TorchDispatchMode):
-    """Notes what makes a float64 tensor, which Apple's GPUs have none of."""
+    """Notes what makes a float64 tensor, which Apple's GPUs have none of.
+
+    A scalar of the CPU does not count: it goes to a device as a number.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,7 +157,7 @@ class Wide(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for one in result if isinstance(result, list | tuple) else [result]:
-            if isinstance(one, torch.Tensor) and one.dtype == torch.float64:
+            if isinstance(one, torch.Tensor) and one.dim() and one.dtype == torch.float64:
                 self.found.add(str(func))
         return result
 
