@@ -68,11 +68,11 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
 
 
 @contextmanager
-def guarded(place: str) -> Iterator[None]:
-    """Read what a file holds: whatever is malformed in it becomes one line that names the place.
+def guarded(location: str) -> Iterator[None]:
+    """Read what a file holds: whatever is malformed in it becomes one line that says where.
 
     Args:
-        place: file and, where there is one, row.
+        location: file and, where there is one, row.
 
     Raises:
         InputError: for every exception within but those that are told in one line already.
@@ -89,7 +89,7 @@ def guarded(place: str) -> Iterator[None]:
     except ReportedError:
         raise
     except Exception as error:  # parsers raise whatever broken content leads them into
-        raise InputError(f"{place} cannot be read: {reason(error)}") from error
+        raise InputError(f"{location} cannot be read: {reason(error)}") from error
 
 
 def reason(error: BaseException) -> str:

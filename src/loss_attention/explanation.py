@@ -47,7 +47,7 @@ class Quantity(NamedTuple):
 
 
 EVIDENCE = Quantity("evidence", "logit units", signed=True)
-ROUTING_WEIGHT = Quantity("routing weight", "share of 1", signed=False)
+ROUTING_WEIGHT = Quantity("routing weight", "fraction of 1", signed=False)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def test_a_head_without_evidence_says_so_instead_of_inventing_it(tmp_path):
     model, file = make_model(head="capsule-dynamic-routing"), save_image(tmp_path / "a.png")
     found = read(explain_files(model, [file], tmp_path / "out", target="dog").written[0])
     assert found["evidence"] is None
-    assert found["heat_map"] == {"shows": "routing weight", "unit": "share of 1"}
+    assert found["heat_map"] == {"shows": "routing weight", "unit": "fraction of 1"}
     assert "evidence: null" in found["units"]
     assert "logits: log-odds" in found["units"]
     weights = model.explain(to_tensor(read_image(file, 3), (24, 24))[None], 1).patch_weights[0]

@@ -24,7 +24,7 @@ from loss_attention.evaluation.baselines import (
     answers,
     see,
 )
-from loss_attention.evaluation.metric import BOXES, ORACLE, PLACES, Metric
+from loss_attention.evaluation.metric import BOXES, ORACLE, PATCHES_AND_PIXELS, Metric
 from loss_attention.metrics.detection import (
     BOX_IOUS,
     REACHES,
@@ -266,20 +266,20 @@ def _at_iou(iou: float) -> Read:
 
 
 _METRICS: dict[tuple[str, str], dict[str, tuple[str, Read]]] = {
-    (PLACES, "patches"): {
+    (PATCHES_AND_PIXELS, "patches"): {
         "patch_precision": ("patch precision", lambda t, _: t.patches.precision),
         "patch_recall": ("patch recall", lambda t, _: t.patches.recall),
         "patch_f1": ("patch F1", lambda t, _: t.patches.f),
         "weight_inside": ("weight inside the box", lambda t, _: t.fraction("weight", "images")),
     },
-    (PLACES, "evidence"): {
+    (PATCHES_AND_PIXELS, "evidence"): {
         "energy_pointing_game": (
             "energy pointing game (EPG)",
             lambda t, _: t.fraction("energy", "pairs"),
         ),
         "pointing_game": ("pointing game", lambda t, _: t.fraction("pointed", "pairs")),
     },
-    (PLACES, "masks"): {
+    (PATCHES_AND_PIXELS, "masks"): {
         "pxap": ("PxAP", lambda t, _: pixel_average_precision(t.sums["pixels"])),
     },
     (BOXES, "patches"): {

@@ -32,7 +32,7 @@ TOP = 5
 Classes = Mapping[str, Mapping[str, float | None]]
 T = TypeVar("T")
 CLASSES = "classification"
-PLACES = "localisation: patches and pixels"
+PATCHES_AND_PIXELS = "localisation: patches and pixels"
 BOXES = "localisation: boxes"
 ORACLE = "oracle: threshold chosen on these images"
 OLD_NAMES = {
@@ -66,7 +66,7 @@ OLD_NAMES = {
     "AP50 of several boxes": "detection AP50",
     # Headings.
     "classes": CLASSES,
-    "where: patches and pixels": PLACES,
+    "where: patches and pixels": PATCHES_AND_PIXELS,
     "where: boxes": BOXES,
     # Trivial baselines.
     "best centred box": "centred box",
@@ -114,10 +114,10 @@ _GROUPS_OF_VERSION_1 = {
     "accuracy": CLASSES,
     "mean_average_precision": CLASSES,
     "exact_match": CLASSES,
-    "patch_precision": PLACES,
-    "patch_recall": PLACES,
-    "patch_f1": PLACES,
-    "weight_inside": PLACES,
+    "patch_precision": PATCHES_AND_PIXELS,
+    "patch_recall": PATCHES_AND_PIXELS,
+    "patch_f1": PATCHES_AND_PIXELS,
+    "weight_inside": PATCHES_AND_PIXELS,
     "gt_known_loc_patches": BOXES,
 }
 _OLD_LABELS = {"top1_loc_spread": "Top-1 Loc (spread)", "top1_loc_heat_map": "Top-1 Loc (heat map)"}

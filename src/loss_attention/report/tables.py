@@ -47,7 +47,7 @@ class Column:
         heading: what stands over it, in one line.
         align: where its heading and its cells stand.
         narrow: its heading on a terminal, in one line or several, where that is another.
-        style: of its cells; Markdown knows nothing dim.
+        style: of its cells; Markdown has no dim text.
     """
 
     heading: str

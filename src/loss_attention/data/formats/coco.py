@@ -94,13 +94,13 @@ class _File:
 
     def __init__(self, tree: Tree, file: str, where: str, findings: Findings) -> None:
         self.tree, self.file, self.findings = tree, file, findings
-        self.place = f"{where}: {file}"
-        with guarded(self.place):
+        self.location = f"{where}: {file}"
+        with guarded(self.location):
             raw = _bytes(tree, file)
             try:
                 content = json.loads(raw)
             except ValueError as error:
-                raise InputError(f"{self.place} is no JSON: {error}") from error
+                raise InputError(f"{self.location} is no JSON: {error}") from error
             self.annotations = self._listed(content, "annotations")
             self.names = self._categories(self._listed(content, "categories"))
             self.twice = 0
@@ -115,19 +115,23 @@ class _File:
         used: dict[str, str] = {}
         for number, images in self.images.items():
             for image in images:
-                place, file, found = self._called(image), image.get("file_name"), self._found(image)
+                location, file, found = (
+                    self._called(image),
+                    image.get("file_name"),
+                    self._found(image),
+                )
                 if not isinstance(file, str) or not file.strip():
-                    self.findings.add(place, f"{place}: its file_name is {quoted(file)}")
+                    self.findings.add(location, f"{location}: its file_name is {quoted(file)}")
                 elif found is None:
-                    self.findings.add(file, f"{place}: {quoted(file)} is missing")
+                    self.findings.add(file, f"{location}: {quoted(file)} is missing")
                 elif found in used:
                     what = f"its file {found} is that of image {used[found]} too"
-                    self.findings.add(found, f"{place}: {what}")
+                    self.findings.add(found, f"{location}: {what}")
                 else:
                     used[found] = quoted(image["id"])
                     if len(images) > 1:
                         what = f"{len(images)} files have this id, {found} and others"
-                        self.findings.add(found, f"{place}: {what}")
+                        self.findings.add(found, f"{location}: {what}")
                     records.append(self._record(found, image, grouped.get(number, []), masks=masks))
         folders = {posixpath.dirname(name) for name in used}
         beside = (n for n in self.tree.names if is_image(n) and posixpath.dirname(n) in folders)
@@ -158,7 +162,7 @@ class _File:
         else:
             listed: list[Any] = content[key]
             return listed
-        raise InputError(f"{self.place} is no COCO JSON: {what}")
+        raise InputError(f"{self.location} is no COCO JSON: {what}")
 
     def _categories(self, entries: Sequence[Any]) -> dict[str, str]:
         """Return the names of categories by id, in the order of the ids."""
@@ -167,22 +171,22 @@ class _File:
             number = _id_of(entry)
             if number is None:
                 raise InputError(
-                    f"{self.place}: entry {position} of categories has no id: {quoted(entry)}"
+                    f"{self.location}: entry {position} of categories has no id: {quoted(entry)}"
                 )
-            place, name = f"{self.place} category {quoted(entry['id'])}", _class_name(entry)
+            location, name = f"{self.location} category {quoted(entry['id'])}", _class_name(entry)
             if name is None:
-                raise InputError(f"{place}: {quoted(entry.get('name'))} is no name")
+                raise InputError(f"{location}: {quoted(entry.get('name'))} is no name")
             if found.setdefault(number, name) != name:
                 both = f"{quoted(found[number])} and {quoted(name)}"
-                raise InputError(f"{place} has two names, {both}")
+                raise InputError(f"{location} has two names, {both}")
         names = Counter(found.values())
         if repeated := len(found) - len(names):
             (name, _), *_ = names.most_common(1)
             raise InputError(
-                f"{self.place} gives {count(repeated, 'class')} a name twice: {quoted(name)}"
+                f"{self.location} gives {count(repeated, 'class')} a name twice: {quoted(name)}"
             )
         if not found:
-            raise InputError(f"{self.place} is no COCO JSON: its 'categories' is an empty list")
+            raise InputError(f"{self.location} is no COCO JSON: its 'categories' is an empty list")
         return {number: found[number] for number in sorted(found, key=_order)}
 
     def _images(self, entries: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:
@@ -192,8 +196,8 @@ class _File:
             number = _id_of(entry)
             if number is None:
                 name = self._found(entry) if isinstance(entry, dict) else None
-                place = f"{self.file}: entry {position} of images"
-                self.findings.add(name or place, f"{place} has no id: {quoted(entry)}")
+                location = f"{self.file}: entry {position} of images"
+                self.findings.add(name or location, f"{location} has no id: {quoted(entry)}")
                 continue
             same = found.setdefault(number, [])
             if any(image.get("file_name") == entry.get("file_name") for image in same):
@@ -212,14 +216,14 @@ class _File:
         for position, annotation in enumerate(self.annotations, start=1):
             if not isinstance(annotation, dict):
                 raise InputError(
-                    f"{self.place}: entry {position} of annotations is {_kind(annotation)}, not an "
+                    f"{self.location}: entry {position} of annotations is {_kind(annotation)}, not an "
                     "object"
                 )
             called = quoted(annotation["id"]) if "id" in annotation else f"no. {position}"
             image = _id(annotation.get("image_id"))
             if image is None:
                 raise InputError(
-                    f"{self.place} annotation {called} says no image: image_id "
+                    f"{self.location} annotation {called} says no image: image_id "
                     f"{quoted(annotation.get('image_id'))}"
                 )
             if image not in self.images:
@@ -262,9 +266,9 @@ class _File:
         with self.findings.noting(found, self._called(image)):
             size = stated_size(image.get("width"), image.get("height"), self._called(image))
         for called, annotation in objects:
-            place = f"{origin} {called}"
-            with self.findings.noting(found, place):
-                box = self._box(annotation, called, place)
+            location = f"{origin} {called}"
+            with self.findings.noting(found, location):
+                box = self._box(annotation, called, location)
                 boxes.append(box)
                 shape = annotation.get("segmentation")
                 if masks and shape is not None and shape != []:
@@ -279,19 +283,19 @@ class _File:
             origin,
         )
 
-    def _box(self, annotation: Mapping[str, Any], called: str, place: str) -> Box:
+    def _box(self, annotation: Mapping[str, Any], called: str, location: str) -> Box:
         category, bbox = annotation.get("category_id"), annotation.get("bbox")
         label = self.classes.get(_id(category) or "")
         if label is None:
-            raise InputError(f"{place}: unknown category {quoted(category)}")
+            raise InputError(f"{location}: unknown category {quoted(category)}")
         # A bool is no number here, though it is one to Python.
         if not isinstance(bbox, list) or [type(n) in (int, float) for n in bbox] != [True] * 4:
             given = "it is missing" if "bbox" not in annotation else f"it is {quoted(bbox)}"
-            raise InputError(f"{place} has no bbox of four numbers: {given}")
+            raise InputError(f"{location} has no bbox of four numbers: {given}")
         try:
             x, y, width, height = map(float, bbox)
         except OverflowError as error:
-            raise InputError(f"{place}: bbox {quoted(bbox)} is beyond all images") from error
+            raise InputError(f"{location}: bbox {quoted(bbox)} is beyond all images") from error
         return Box(label, x, y, x + width, y + height, called)
 
 

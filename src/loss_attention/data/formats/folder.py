@@ -271,16 +271,16 @@ def _records(
     listed: set[str] = set()
     rows: dict[str, int] = {}
     for number, (file, *rest) in _lines(tree, listing):
-        name, place = folder + file, f"{origin} {number}"
+        name, location = folder + file, f"{origin} {number}"
         of, numbers = (wnid, rest) if wnid else (rest[0].strip() if rest else "", rest[1:])
         listed.add(file)
         if not of or len(numbers) != 4 or not all(map(_PIXEL.fullmatch, numbers)):
-            findings.add(name, f"{place} is no image and box")
+            findings.add(name, f"{location} is no image and box")
             continue
         if rows.setdefault(file, number) != number:
-            findings.add(name, f"{place} lists {quoted(file)} as row {rows[file]} does")
+            findings.add(name, f"{location} lists {quoted(file)} as row {rows[file]} does")
         elif file not in images[folder]:
-            findings.add(name, f"{place}: its image {name} is missing")
+            findings.add(name, f"{location}: its image {name} is missing")
         else:
             (x0, y0, x1, y1), label = map(int, numbers), names.get(of, of)
             boxes = findings.boxes(name, origin, [Box(label, x0, y0, x1 + 1, y1 + 1, number)])
@@ -298,11 +298,11 @@ def _class_names(tree: Tree, wnids: Iterable[str], where: str) -> dict[str, str]
         first = next(iter(wnid.split()), "")
         if first not in words:
             continue
-        place = f"{where}: words.txt row {number}"
+        location = f"{where}: words.txt row {number}"
         if not word or first != wnid:
-            raise InputError(f"{place} is no id, tab and words: {quoted(wnid)}")
+            raise InputError(f"{location} is no id, tab and words: {quoted(wnid)}")
         if words[wnid] not in ("", word):
-            raise InputError(f"{place} names {wnid} {quoted(word)}, once {quoted(words[wnid])}")
+            raise InputError(f"{location} names {wnid} {quoted(word)}, once {quoted(words[wnid])}")
         words[wnid] = word
     shared = Counter(words.values())
     return {

@@ -305,20 +305,20 @@ class _Table:
         with quiet_datasets(self.failure):
             rows = list(self.table[objects.column][:])
         for row, value in enumerate(rows):
-            place = f"{self.name} row {row}"
+            location = f"{self.name} row {row}"
             boxes: list[Numbers] = []
             classes: list[Any] = []
             try:
-                with guarded(place):
-                    boxes, named = objects.read(value, place)
+                with guarded(location):
+                    boxes, named = objects.read(value, location)
                     if named is None:
-                        classes = _of_the_image(self.labels[row] or [], len(boxes), place)
+                        classes = _of_the_image(self.labels[row] or [], len(boxes), location)
                     elif objects.names is None:
                         classes = [read_label(one) for one in named]
                     else:
                         classes = [_declared(one, objects.names).labels[0] for one in named]
             except CellError as error:
-                self.faults.setdefault(row, f"{place} {error}")
+                self.faults.setdefault(row, f"{location} {error}")
             except InputError as error:
                 self.faults.setdefault(row, str(error))
             whole = len(boxes) == len(classes)
@@ -384,13 +384,13 @@ def _declared(value: Any, names: Sequence[str]) -> Labels:
     return Labels(labels, isinstance(value, list))
 
 
-def _of_the_image(labels: list[Any], boxes: int, place: str) -> list[Any]:
+def _of_the_image(labels: list[Any], boxes: int, location: str) -> list[Any]:
     """Return the class of each box of an image, from the image's own."""
     if len(labels) == 1:
         return labels * boxes
     if boxes and len(labels) != boxes:
         raise InputError(
-            f"{place} has {boxes} boxes and {len(labels)} labels; give one label a box"
+            f"{location} has {boxes} boxes and {len(labels)} labels; give one label a box"
         )
     return labels[:boxes]
 
@@ -411,42 +411,44 @@ class ObjectColumns:
     classes: str | None = None
     names: tuple[str, ...] | None = None
 
-    def read(self, value: Any, place: str) -> tuple[list[Numbers], list[Any] | None]:
+    def read(self, value: Any, location: str) -> tuple[list[Numbers], list[Any] | None]:
         """Return the boxes of a row and, where it has them, their classes.
 
         Raises:
             InputError: not four numbers a box, or not one class a box.
         """
         if self.boxes is not None:
-            value = self._fields(value, place)
+            value = self._fields(value, location)
         boxes = value if self.boxes is None else value.get(self.boxes)
         if not isinstance(boxes, (list, tuple, type(None))):
-            raise InputError(f"{place}: boxes are lists of four numbers, not {quoted(boxes)}")
+            raise InputError(f"{location}: boxes are lists of four numbers, not {quoted(boxes)}")
         boxes = list(boxes or ())
         if boxes and not any(isinstance(box, (list, tuple)) for box in boxes):
             boxes = [boxes]
         for box in boxes:
             if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(map(is_number, box)):
-                raise InputError(f"{place}: a box is four numbers, not {quoted(box)}")
+                raise InputError(f"{location}: a box is four numbers, not {quoted(box)}")
         if self.classes is None:
             return boxes, None
         classes = value.get(self.classes)
         if isinstance(classes, (str, int)):  # of a single object
             classes = [classes]
         if not isinstance(classes or [], (list, tuple)):
-            raise InputError(f"{place}: classes of objects are a list, not {quoted(classes)}")
+            raise InputError(f"{location}: classes of objects are a list, not {quoted(classes)}")
         classes = list(classes or [])
         if len(classes) != len(boxes):
-            raise InputError(f"{place} has {len(boxes)} boxes and {len(classes)} classes of them")
+            raise InputError(
+                f"{location} has {len(boxes)} boxes and {len(classes)} classes of them"
+            )
         return boxes, classes
 
-    def _fields(self, value: Any, place: str) -> Mapping[str, Any]:
+    def _fields(self, value: Any, location: str) -> Mapping[str, Any]:
         """Return an object of lists, which may be stored as a list of objects."""
         objects = value if isinstance(value, (list, tuple)) else [value or {}]
         for one in objects:
             if not isinstance(one, Mapping):
                 raise InputError(
-                    f"{place}: objects have fields {self.boxes} and {self.classes}, but one is "
+                    f"{location}: objects have fields {self.boxes} and {self.classes}, but one is "
                     f"{quoted(one)}"
                 )
         if isinstance(value, (list, tuple)):
@@ -474,7 +476,7 @@ def find_objects(features: Mapping[str, Any]) -> ObjectColumns | None:
     return None
 
 
-def read_objects(value: Any, place: str) -> tuple[list[Numbers], list[Any] | None]:
+def read_objects(value: Any, location: str) -> tuple[list[Numbers], list[Any] | None]:
     """Return boxes and classes of a value like those of a column `objects`, of undeclared fields.
 
     Raises:
@@ -485,8 +487,10 @@ def read_objects(value: Any, place: str) -> tuple[list[Numbers], list[Any] | Non
         return [], []
     boxes = _first(_BOXES, fields) if isinstance(fields, dict) else None
     if boxes is None:
-        raise InputError(f"{place}: objects need a field bbox of boxes, x, y, width, height each")
-    return ObjectColumns("objects", boxes, _first(_CLASSES, fields)).read(value, place)
+        raise InputError(
+            f"{location}: objects need a field bbox of boxes, x, y, width, height each"
+        )
+    return ObjectColumns("objects", boxes, _first(_CLASSES, fields)).read(value, location)
 
 
 def _first(names: Sequence[str], fields: Mapping[str, Any]) -> str | None:

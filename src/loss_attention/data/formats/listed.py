@@ -82,7 +82,7 @@ class _Listed:
         return f"{self.file} row"
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The image's first row."""
         return f"{self.origin} {self.number}"
 
@@ -182,15 +182,15 @@ class _Table:
     def rows(self) -> Iterator[_Listed]:
         """Yield what the rows say that can be understood; note the others."""
         for row in self.table.rows():
-            place, image = f"{self.file} row {row.number}", ""
+            location, image = f"{self.file} row {row.number}", ""
             try:
-                with guarded(place):
+                with guarded(location):
                     image = self._image(row)
-                    read = self._row(row, image, place)
+                    read = self._row(row, image, location)
             except CellError as error:
-                self.findings.add(image or place, f"{place} {error}")
+                self.findings.add(image or location, f"{location} {error}")
             except InputError as error:
-                self.findings.add(image or place, str(error))
+                self.findings.add(image or location, str(error))
             else:
                 yield read
 
@@ -208,12 +208,12 @@ class _Table:
             return found or written
         return posixpath.normpath(posixpath.join(self.folder, written.replace("\\", "/")))
 
-    def _row(self, row: Row, image: str, place: str) -> _Listed:
+    def _row(self, row: Row, image: str, location: str) -> _Listed:
         """Return what a row says; keys of JSON may differ from row to row."""
         if row.fault:
             raise CellError(row.fault)
         values, number, header = row.values, row.number, tuple(row.values)
-        objects, classes = _objects(values, place)
+        objects, classes = _objects(values, location)
         labels, several, unlabelled = classes, True, ""
         column = listed_label_column(header)
         if self.labelled or column:
@@ -221,18 +221,18 @@ class _Table:
                 labels, several = read_labels_cell(values.get(column or "", ""))
             except NoLabelError as error:
                 labels, several = [], False
-                unlabelled = f"{place}: {_shown_path(image)} {error}"
-        named, boxes = labels, _corners(values, place)
+                unlabelled = f"{location}: {_shown_path(image)} {error}"
+        named, boxes = labels, _corners(values, location)
         if boxes and (column := named_column(header, BOX_LABEL_NAMES)):
             try:
                 named = read_labels_cell(values[column]).labels
             except CellError as error:
-                raise InputError(f"{place}: column {column} {error}") from error
-        split, found = self._split(values, place), []
+                raise InputError(f"{location}: column {column} {error}") from error
+        split, found = self._split(values, location), []
         if not unlabelled or named:  # else refused as a whole, or all of its split has no labels
-            found += _boxes(boxes, named, number, place)
+            found += _boxes(boxes, named, number, location)
         if not unlabelled or classes:
-            found += _boxes(objects, classes or labels, number, place)
+            found += _boxes(objects, classes or labels, number, location)
         mask, without = self._mask(values.get("mask")), [unlabelled] if unlabelled else []
         return _Listed(image, split, self.file, number, labels, several, found, mask, without)
 
@@ -243,25 +243,25 @@ class _Table:
             raise CellError(f"has {quoted(value)} as mask, which is no path")
         return self._path(value)
 
-    def _split(self, values: Mapping[str, Any], place: str) -> str:
+    def _split(self, values: Mapping[str, Any], location: str) -> str:
         if not self.divided and "split" not in values:
             return self.file_split
         name = str(values.get("split") or "").strip()
         if name.lower() not in SPLITS:
-            raise InputError(f"{place}: split {quoted(name)} is not train, validation or test")
+            raise InputError(f"{location}: split {quoted(name)} is not train, validation or test")
         return SPLITS[name.lower()]
 
 
-def _objects(values: Mapping[str, Any], place: str) -> tuple[list[Corners], list[Any]]:
+def _objects(values: Mapping[str, Any], location: str) -> tuple[list[Corners], list[Any]]:
     """Return the boxes of a column `objects` and their classes, as `datasets` documents it."""
     if not values.get("objects"):
         return [], []
-    boxes, classes = read_objects(values["objects"], place)
+    boxes, classes = read_objects(values["objects"], location)
     layout = BoxLayout("sized", fractions=False)
     return [layout.corners(box) for box in boxes], list(map(read_label, classes or ()))
 
 
-def _corners(values: Mapping[str, Any], place: str) -> list[Corners]:
+def _corners(values: Mapping[str, Any], location: str) -> list[Corners]:
     """Return the corners of a row's boxes, from one column or from four."""
     column = named_column(tuple(values), BOX_NAMES)
     sides = next((sides for sides in CORNER_NAMES if all(side in values for side in sides)), ())
@@ -271,16 +271,16 @@ def _corners(values: Mapping[str, Any], place: str) -> list[Corners]:
         four = [values[side] for side in sides]
         return [] if all(map(is_missing, four)) else [corners_of(four)]
     except CellError as error:
-        raise InputError(f"{place}: {error}") from error
+        raise InputError(f"{location}: {error}") from error
 
 
-def _boxes(found: list[Corners], named: list[Any], number: int, place: str) -> list[Box]:
+def _boxes(found: list[Corners], named: list[Any], number: int, location: str) -> list[Box]:
     """Return the boxes of a row with a label each."""
     if len(named) == 1:
         named = named * len(found)
     if found and len(named) != len(found):
         raise InputError(
-            f"{place} has {count(len(found), 'box')} and {count(len(named), 'label')}; give "
+            f"{location} has {count(len(found), 'box')} and {count(len(named), 'label')}; give "
             "one label, one a box, or a row a box"
         )
     return [Box(label, *box, number) for label, box in zip(named, found, strict=False)]
@@ -328,7 +328,7 @@ class _Reading:
             labels = sorted({self.kind(label) for label in image.labels})
             boxes = [box._replace(label=self.kind(box.label)) for box in image.boxes]
         except CellError as error:
-            findings.add(name, f"{image.place} {error}")
+            findings.add(name, f"{image.location} {error}")
             return None
         mask = None
         if self.masks and image.mask is not None and self._is_there(image, "mask", image.mask):
@@ -353,7 +353,7 @@ class _Reading:
         elif near:
             why = f"; {_shown_path(near)} is there"
         self.findings.add(
-            image.name, f"{image.place}: its {what} {_shown_path(path)} is missing{why}"
+            image.name, f"{image.location}: its {what} {_shown_path(path)} is missing{why}"
         )
         return False
 

@@ -274,7 +274,7 @@ class _Look:
         return False
 
     def _error(self) -> InputError:
-        place = f"{self.where}: {self.file}"
+        location = f"{self.where}: {self.file}"
         if self.broken is not None:
             return self.broken
         assert self.table is not None
@@ -282,25 +282,25 @@ class _Look:
         columns = ", ".join(header) + (", ..." if len(self.table.header) > MOST_NAMED else "")
         if not header:
             what = self.fault or "is empty"
-            return InputError(f"{place} {what}; move it elsewhere if it is not to be read")
+            return InputError(f"{location} {what}; move it elsewhere if it is not to be read")
         if self.file.lower().endswith(_LINES) and (self.any_text or self.image is None):
             return InputError(
-                f"{place} is no table of images: it has {columns}. Write a list of objects, an "
+                f"{location} is no table of images: it has {columns}. Write a list of objects, an "
                 'image each, {"image": "a.png", "label": "cat"}, or move it elsewhere if it does '
                 "not list the images"
             )
         if any(map(_is_path, self.table.header)):
             return InputError(
-                f"{place} begins with an image and not with names of columns ({columns}); put a "
+                f"{location} begins with an image and not with names of columns ({columns}); put a "
                 "row such as image,label above"
             )
         if self.image is not None:
             return InputError(
-                f"{place} has no label column among {columns}; it may be called "
+                f"{location} has no label column among {columns}; it may be called "
                 f"{', '.join(LABEL_NAMES)}; move the table elsewhere if it is not to be read"
             )
         return InputError(
-            f"{place} is no CSV or JSON-lines file with a column of images: it has {columns}. "
+            f"{location} is no CSV or JSON-lines file with a column of images: it has {columns}. "
             f"Images may be called {', '.join(LISTED_IMAGES)}, labels {', '.join(LABEL_NAMES)}; "
             "move the table elsewhere if it does not list the images"
         )
@@ -366,19 +366,19 @@ def open_table(tree: Tree, file: str, where: str, *, lenient: bool = False) -> T
     Raises:
         InputError: not text, a column that is there twice, or a JSON array that is broken.
     """
-    place = f"{where}: {file}"
-    with guarded(place):
-        text = _decoded(tree.read(file), place, lenient=lenient)
+    location = f"{where}: {file}"
+    with guarded(location):
+        text = _decoded(tree.read(file), location, lenient=lenient)
         if file.lower().endswith(_LINES):
-            return _json_table(file, text, place)
-        table = _separated_table(file, text, place)
+            return _json_table(file, text, location)
+        table = _separated_table(file, text, location)
         twice = _twice(name for name in table.columns if name in LISTED_NAMES)
         if twice is not None and not lenient:
-            raise InputError(f"{place} has the column {twice} twice; leave one of them out")
+            raise InputError(f"{location} has the column {twice} twice; leave one of them out")
         return table
 
 
-def _decoded(content: bytes, place: str, *, lenient: bool) -> str:
+def _decoded(content: bytes, location: str, *, lenient: bool) -> str:
     encoding = json.detect_encoding(content)  # by the byte order mark, else by where zeros are
     try:
         text = content.decode("utf-8-sig" if encoding == "utf-8" else encoding)
@@ -387,21 +387,21 @@ def _decoded(content: bytes, place: str, *, lenient: bool) -> str:
             return content.decode("latin-1")
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(
-            f"{place} is no {encoding.upper()} text ({error.reason}, byte {error.start} in line "
+            f"{location} is no {encoding.upper()} text ({error.reason}, byte {error.start} in line "
             f"{line}); save it as UTF-8"
         ) from error
     if "\0" in text and not lenient:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise InputError(f"{place} holds zero bytes, in line {line}: it is damaged, or no text")
+        raise InputError(f"{location} holds zero bytes, in line {line}: it is damaged, or no text")
     return text.removeprefix("\ufeff")
 
 
-def _separated_table(file: str, text: str, place: str) -> TextTable:
+def _separated_table(file: str, text: str, location: str) -> TextTable:
     marks = _marks(file, text)
     records = partial(_records, text, *marks)
     start, header, fault = next((r for r in records() if any(r[1]) or r[2]), (0, [], ""))
     if fault:
-        raise InputError(f"{place} row {start} {fault}")
+        raise InputError(f"{location} row {start} {fault}")
     columns = tuple(map(plain_name, header))
 
     def rows() -> Iterator[Row]:
@@ -481,9 +481,9 @@ def _told(reader: Iterator[list[str]]) -> Iterator[tuple[list[str], str]]:
             yield [], f"is malformed: {said}"
 
 
-def _json_table(file: str, text: str, place: str) -> TextTable:
+def _json_table(file: str, text: str, location: str) -> TextTable:
     if text.lstrip().startswith("["):
-        array = _array(text, place)
+        array = _array(text, location)
         if array is not None:
             return _of_objects(lambda: enumerate(map(_checked, array), 1))
     elif file.lower().endswith(".json") and isinstance(whole := _parsed(text), dict):
@@ -519,7 +519,7 @@ def _of_objects(entries: Callable[[], Iterator[tuple[int, Any]]]) -> TextTable:
     return TextTable(tuple(header), rows)
 
 
-def _array(text: str, place: str) -> list[Any] | None:
+def _array(text: str, location: str) -> list[Any] | None:
     """Return the entries of an array that a text is; None where each of its lines is one."""
     try:
         entries = _loads(text)
@@ -527,7 +527,7 @@ def _array(text: str, place: str) -> list[Any] | None:
         with suppress(ValueError, RecursionError):
             if isinstance(_loads(re.split(r"[\r\n]", text.strip(), maxsplit=1)[0]), list):
                 return None
-        raise InputError(f"{place} is no JSON: {reason(error)}") from error
+        raise InputError(f"{location} is no JSON: {reason(error)}") from error
     # A file of one line is an array of objects, or that line's values without names.
     return entries if isinstance(entries, list) else None
 

@@ -362,28 +362,28 @@ def _text(content: bytes, file: str) -> str:
         ) from error
 
 
-def _box(element: Element, row: int, place: str) -> Box:
-    name = _only(element, "name", place)
+def _box(element: Element, row: int, location: str) -> Box:
+    name = _only(element, "name", location)
     label = "" if name is None else " ".join("".join(name.itertext()).split())
     if not label:
-        raise InputError(f"{place} has no name")
-    corners = _only(element, "bndbox", place)
+        raise InputError(f"{location} has no name")
+    corners = _only(element, "bndbox", location)
     texts = []
     for side in ("xmin", "ymin", "xmax", "ymax"):
-        found = None if corners is None else _only(corners, side, place)
+        found = None if corners is None else _only(corners, side, location)
         texts.append("" if found is None else found.text or "")
     try:
         if "_" in "".join(texts):
             raise ValueError("Python's way of writing numbers, and nobody else's")
         x0, y0, x1, y1 = map(float, texts)
     except ValueError as error:
-        raise InputError(f"{place} has no bndbox of four numbers") from error
+        raise InputError(f"{location} has no bndbox of four numbers") from error
     return Box(label, x0 - 1, y0 - 1, x1, y1, row)
 
 
-def _only(element: Element, tag: str, place: str) -> Element | None:
+def _only(element: Element, tag: str, location: str) -> Element | None:
     """Return the one element of a name directly within another: parts have boxes of their own."""
     found: Sequence[Element] = element.findall(tag)
     if len(found) > 1:
-        raise InputError(f"{place} has more than one {tag}")
+        raise InputError(f"{location} has more than one {tag}")
     return found[0] if found else None

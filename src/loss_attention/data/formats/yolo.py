@@ -285,7 +285,7 @@ class _Declared:
 
     def __init__(self, tree: Tree, config: Config, where: str, findings: Findings) -> None:
         self.tree, self.config, self.findings = tree, config, findings
-        self.place = f"{where}: {config.name}" if config.name else where
+        self.location = f"{where}: {config.name}" if config.name else where
         self.notes: list[str] = []
         self.folders = list(dict.fromkeys((self._base(), config.folder, "")))
 
@@ -299,7 +299,9 @@ class _Declared:
             if not split or not is_given(value):
                 continue
             if split in keys:
-                raise InputError(f"{self.place}: {keys[split]} and {key} are one split; keep one")
+                raise InputError(
+                    f"{self.location}: {keys[split]} and {key} are one split; keep one"
+                )
             keys[split] = key
             own: dict[str, None] = {}
             for written, image in self._images(key, value):
@@ -323,7 +325,7 @@ class _Declared:
         if not is_given(path):
             return self.config.folder
         if not isinstance(path, str):
-            raise InputError(f"{self.place}: path is {quoted(path)}, which is no folder")
+            raise InputError(f"{self.location}: path is {quoted(path)}, which is no folder")
         self._refuse_remote("path", path)
         found = self.tree.find_folder(path, (self.config.folder, ""))
         if found is not None:
@@ -331,7 +333,7 @@ class _Declared:
         elsewhere = self.tree.path / self.config.folder / path
         if "\0" not in path and elsewhere.is_dir():
             raise InputError(
-                f"{self.place}: its path {quoted(path)} lies outside of {self.tree.path}; give "
+                f"{self.location}: its path {quoted(path)} lies outside of {self.tree.path}; give "
                 f"`data` that folder, or the file {posixpath.basename(self.config.name)} itself, "
                 "whose path is followed"
             )
@@ -347,8 +349,8 @@ class _Declared:
         for entry in entries:
             if not isinstance(entry, str) or not entry.strip():
                 raise InputError(
-                    f"{self.place}: {key} holds {quoted(entry)}; a split is a folder of images, a "
-                    "list of folders, or a text file with a path a line"
+                    f"{self.location}: {key} holds {quoted(entry)}; a split is a folder of images, "
+                    "a list of folders, or a text file with a path a line"
                 )
             yield from self._entry(key, entry.strip())
 
@@ -365,7 +367,7 @@ class _Declared:
             if file is not None:
                 yield from ((file, file),) if is_image(file) else self._listed(file)
                 return
-        what = f"{self.place}: {key}: {quoted(entry)}" if self.config.name else entry
+        what = f"{self.location}: {key}: {quoted(entry)}" if self.config.name else entry
         if _GLOB.search(entry):
             raise InputError(
                 f"{what} is a pattern, which is not read; name the folder, or list its images in a "
@@ -389,11 +391,11 @@ class _Declared:
         if rows and not any(found.values()):
             found = self._from_elsewhere(file, rows) or found
         for row, line in rows.items():
-            image, place = found[row], f"{file} row {row}"
+            image, location = found[row], f"{file} row {row}"
             if image is None:
-                self.findings.add(line, f"{place}: its image {quoted(line)} is missing")
+                self.findings.add(line, f"{location}: its image {quoted(line)} is missing")
             elif not is_image(image):
-                self.findings.add(line, f"{place}: {quoted(line)} is no image")
+                self.findings.add(line, f"{location}: {quoted(line)} is no image")
             else:
                 yield self._link(line, image, folders), image
         repeated = sum(map(bool, found.values())) - len(set(found.values()) - {None})
@@ -434,6 +436,6 @@ class _Declared:
     def _refuse_remote(self, key: str, entry: str) -> None:
         if _URL.match(entry):
             raise InputError(
-                f"{self.place}: {key} is the address {quoted(entry)}; download it, and name the "
+                f"{self.location}: {key} is the address {quoted(entry)}; download it, and name the "
                 "folder"
             )

@@ -127,9 +127,9 @@ def find_classes(tree: Tree, config: Config | None, where: str) -> tuple[Classes
                 f"the classes are those that {printable(config.name)} names; "
                 f"{printable(listed.file)}, which names others, is not used"
             )
-    place = f"{where}: {classes.file}"
+    location = f"{where}: {classes.file}"
     if not classes.names:
-        raise InputError(f"{place} names no class")
+        raise InputError(f"{location} names no class")
     if config is not None and not _may_count(config, classes):
         raise InputError(
             f"{where}: {config.name} says nc: {quoted(config.content['nc'])[1:-1]}, and "
@@ -139,13 +139,13 @@ def find_classes(tree: Tree, config: Config | None, where: str) -> tuple[Classes
     for number, name in classes.names.items():
         if first.setdefault(name, number) != number:
             raise InputError(
-                f"{place} gives the classes {first[name]} and {number} one name, {quoted(name)}"
+                f"{location} gives the classes {first[name]} and {number} one name, {quoted(name)}"
             )
     return classes, notes
 
 
 def _names(tree: Tree, config: Config, where: str) -> dict[int, str]:
-    place, given = f"{where}: {config.name}", config.content["names"]
+    location, given = f"{where}: {config.name}", config.content["names"]
     if isinstance(given, list):
         pairs = list(enumerate(given))
     elif isinstance(given, dict):
@@ -154,22 +154,22 @@ def _names(tree: Tree, config: Config, where: str) -> dict[int, str]:
             if not _NUMBER.fullmatch(key.strip()):
                 swapped = isinstance(name, str) and _NUMBER.fullmatch(name.strip())
                 hint = f"; write {name}: {key[:60]}" if swapped else ""
-                raise InputError(f"{place}: names has {quoted(key)}, which is no number{hint}")
+                raise InputError(f"{location}: names has {quoted(key)}, which is no number{hint}")
             pairs.append((int(key), name))
     else:
         file = tree.find(given, (config.folder, "")) if isinstance(given, str) else None
         if file is None:
             raise InputError(
-                f"{place}: names is {quoted(given)}; it has to be a list, or a mapping such as "
+                f"{location}: names is {quoted(given)}; it has to be a list, or a mapping such as "
                 "{0: cat, 1: dog}"
             )
         return _lines_of_names(tree, file)
     found: dict[int, str] = {}
     for number, name in pairs:
         if not isinstance(name, str):
-            raise InputError(f"{place}: class {number} is {quoted(name)}, which is no name")
+            raise InputError(f"{location}: class {number} is {quoted(name)}, which is no name")
         if number in found:
-            raise InputError(f"{place}: names has class {number} twice")
+            raise InputError(f"{location}: names has class {number} twice")
         found[number] = name
     # One that is left empty has no name: an error where a label file holds it.
     return {number: name for number, name in sorted(found.items()) if name.strip()}
