@@ -97,7 +97,7 @@ def test_classes_are_named(head: str) -> None:
         batch_size=4,
         autocast=nullcontext,
     )
-    on_cuda([vars(each.results) for each in named])
+    on_cuda([list(each) for each in named])
 
 
 def test_metrics_of_localisation() -> None:

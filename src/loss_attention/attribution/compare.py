@@ -287,7 +287,7 @@ def randomised(
     The values of each weight tensor are shuffled, which keeps their scale and takes away what they
     have learned; batch norms among those layers then count their statistics anew on the images, so
     that what is left is a network with healthy activations that has learned nothing. Adebayo et al.
-    2018, "Sanity Checks for Saliency Maps", whose cascade goes from the classifier towards the image
+    2018, "Sanity Checks for Saliency Maps", whose cascade goes from the classifier to the image
     too.
 
     Args:

@@ -216,8 +216,8 @@ class _File:
         for position, annotation in enumerate(self.annotations, start=1):
             if not isinstance(annotation, dict):
                 raise InputError(
-                    f"{self.location}: entry {position} of annotations is {_kind(annotation)}, not an "
-                    "object"
+                    f"{self.location}: entry {position} of annotations is {_kind(annotation)}, not "
+                    "an object"
                 )
             called = quoted(annotation["id"]) if "id" in annotation else f"no. {position}"
             image = _id(annotation.get("image_id"))
