@@ -20,7 +20,7 @@ from loss_attention.model_spec import ModelOptions, ModelSpec
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps", "xpu"]
 """What to compute on: a CPU, Nvidia's or AMD's GPUs (cuda), Apple's (mps), Intel's (xpu); auto: a
-GPU where there is one."""
+GPU if there is one."""
 
 
 @dataclass(frozen=True)
@@ -33,35 +33,35 @@ class Recipe(ModelOptions):
     """A known name (digits, cifar10, coco2014, ...), NAME:PATH, a Hugging Face dataset id, or a
     local folder, archive or table of images; docs/data.md lists them."""
     image_size: int | None = None
-    """Resize every image to this many pixels square; None: they must be of one size already."""
+    """Resize every image to this many pixels square. None: all must have the same size already."""
     classes: tuple[str, ...] = ()
-    """Names of the classes to use, or one number of classes to draw by the seed; none: all."""
+    """Names of the classes to use, or the number of classes to draw by the seed; none: all."""
     masks: bool = False
-    """Read the masks of objects too, to measure against; the data must have them."""
+    """Also measure against the masks of objects; the data must have them."""
     skip_broken: bool = False
-    """Go on without the images that something is wrong with, and say how many."""
+    """Continue without the images that have an error, and say how many."""
     limit_images: int | None = None
-    """Use at most this many training and this many test images, for a quick try; None: all."""
+    """Use at most this many training and this many test images, for a quick try. None: all."""
     crop_padding: int = 4
-    """Each training image is shifted by up to this many pixels each way."""
+    """Shift each training image by up to this many pixels in each direction."""
     horizontal_flip: bool = True
     """Mirror each training image with probability 1/2."""
     alternate_flips: bool = False
-    """Mirror it in every second epoch instead, from a first side by chance: in few epochs each
-    image is seen from both sides as often."""
+    """Mirror each training image in every second epoch instead, starting at random: in few epochs,
+    each image is seen equally often from both sides."""
     cutout: int = 0
-    """Side in pixels of a square of each training image that is erased; 0: none."""
+    """Erase a square of this side, in pixels, from each training image; 0: none."""
     validation_fraction: float = 0.1
-    """Part of the training set held out to choose the best epoch, in [0, 1); 0: take the last."""
+    """Fraction of the training set held out to choose the best epoch, in [0, 1); 0: the last."""
     gamma_max: float = 0.1
     """Final weight of the patch regulariser, at least 0; loss-attention only, see regularise."""
     gamma_epochs: float = 0.4
-    """The regulariser ramps up over this part of the epochs, in [0, 1]."""
+    """Fraction of the epochs over which the patch regulariser ramps up, in [0, 1]."""
     regularise: bool | None = None
-    """Use the patch regulariser; None: where the paper does, with loss-attention alone. A head
-    without patch logits (baseline, capsule-dynamic-routing) cannot."""
+    """Use the patch regulariser. None: as in the paper, with loss-attention only. A head without
+    patch logits (baseline, capsule-dynamic-routing) cannot use it."""
     label_smoothing: float = 0.0
-    """Part of an image's target that is spread over all classes, in [0, 1); the paper has none."""
+    """Fraction of an image's target spread over all classes, in [0, 1); the paper has none."""
     epochs: int = 200
     """Passes over the training set."""
     batch_size: int = 128
@@ -70,26 +70,26 @@ class Recipe(ModelOptions):
     """The schedule's highest learning rate, above 0."""
     optimizer: Literal["sgd", "adam", "muon"] = "sgd"
     """The paper trains mean pooling and dynamic routing with Adam, all else with SGD. muon: for
-    short runs, orthogonal steps for convolutions that batch norm follows, SGD for the rest."""
+    short runs; orthogonalised steps for convolutions followed by batch norm, SGD for the rest."""
     momentum: float = 0.9
     """Momentum of SGD, or Adam's beta1, in [0, 1)."""
     nesterov: bool = False
-    """Nesterov's form of the momentum; the paper uses the plain one."""
+    """Use Nesterov momentum; the paper uses the plain form."""
     weight_decay: float = 5e-4
     """L2 penalty on every weight, at least 0."""
     average_weights: float = 0.0
-    """Validate and keep a moving average of the weights, of which this much stays at each step, in
-    [0, 1): 0.99, say; 0: the weights themselves, as in the paper."""
+    """Validate and keep an exponential moving average of the weights with this decay per step, in
+    [0, 1), such as 0.99; 0: the weights themselves, as in the paper."""
     schedule: Literal["steps", "one-cycle", "paper-adam"] = "steps"
-    """steps: ten times less at 1/2 and at 3/4 of the epochs (the paper's, for SGD); paper-adam: up
-    over 2/5, then constant, ten times less at 3/5 and at 4/5; one-cycle: for short runs, up over
+    """steps: divided by ten at 1/2 and at 3/4 of the epochs (the paper's, for SGD); paper-adam: up
+    over 2/5, then constant, divided by ten at 3/5 and at 4/5; one-cycle: for short runs, up over
     the warm-up and down to 0 along a cosine, step by step."""
     warmup: float = 0.25
-    """Part of a one-cycle schedule that rises, in [0, 1)."""
+    """Fraction of a one-cycle schedule that is warm-up, in [0, 1)."""
     seed: int = 0
-    """Decides the initial weights, the order and augmentation of images, and the made data."""
+    """Decides the initial weights, the order and augmentation of images, and generated data."""
     precision: Literal["auto", "32", "bf16"] = "auto"
-    """auto: bf16 (mixed) where the hardware multiplies it faster than float32, else 32."""
+    """auto: bf16 (mixed precision) if the hardware has fast bf16, else 32."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -160,34 +160,34 @@ class Recipe(ModelOptions):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and on what a recipe runs; nothing of it changes what is computed, but to rounding.
+    """Where and on what a recipe runs; nothing here changes the results, except by rounding.
 
-    The one exception: what `accumulate` does to batch norm.
+    The one exception is the effect of `accumulate` on batch norm.
     """
 
     devices: int = 1
-    """Processes on each machine, each on a GPU of its own, or together on the CPU."""
+    """Number of processes on each machine, each on a GPU of its own, or together on the CPU."""
     num_nodes: int = 1
-    """Machines. For more than one, torchrun or srun starts the processes: docs/scaling.md."""
+    """Number of machines; more than one need torchrun or srun, see docs/scaling.md."""
     accelerator: Accelerator = "auto"
-    """auto: a GPU where there is one."""
+    """auto: a GPU if there is one."""
     checkpoint_every_steps: int = 0
-    """Save each so many steps too, not only at the end of each epoch."""
+    """Also save a checkpoint each time this many steps are done, not only after each epoch."""
     checkpoint_activations: bool = False
-    """Train in less memory and up to a third more time: the backward pass computes most of the
-    network's activations again rather than find them kept."""
+    """Use less memory and up to a third more time: the backward pass computes most of the network's
+    activations again instead of keeping them."""
     accumulate: int = 1
-    """Take each step in this many parts, one after the other, in as much less memory. The gradient
+    """Split each step into this many parts, one after the other, to use less memory. The gradient
     is that of the whole step, but batch norm sees the images of one part at a time."""
     stream: Literal["auto", "yes", "no"] = "auto"
-    """Decode images when they are needed, from disk, rather than hold them all in memory; auto:
-    where they would take too much of it."""
+    """Decode images from disk when they are needed instead of keeping them all in memory; auto: if
+    they would take too much memory."""
     workers: int | None = None
-    """Processes that decode ahead what is streamed; None: as many as suit the machine."""
+    """Number of processes that decode streamed images ahead. None: as many as suit the machine."""
 
     @property
     def processes(self) -> int:
-        """Of the run, on all machines together."""
+        """The number of processes of the run, on all machines together."""
         return self.devices * self.num_nodes
 
     def __post_init__(self) -> None:
