@@ -32,7 +32,7 @@ LARGEST_SIDE = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """What is chosen of a model whatever its data: fields of a recipe and of a `ModelSpec` alike.
+    """What is chosen for a model whatever its data: fields of a recipe and of a `ModelSpec` alike.
 
     Raises:
         InputError: a value of another type or out of its range.
@@ -47,18 +47,18 @@ class ModelOptions:
     in_channels: int = 3
     """Channels that images are converted to: 1 (grey) or 3 (colour)."""
     width: float = 1.0
-    """Factor on the channels of every layer, above 0."""
+    """Factor that multiplies the channels of every layer, above 0."""
     strided_layers: tuple[int, ...] = ()
-    """1-based indices of the backbone's convolutional layers that get stride 2."""
+    """1-based indices of the backbone's convolutional layers that have stride 2."""
     patch_kernel: int = 9
     """Side of a patch, in cells of the backbone's feature map."""
     patch_stride: int = 4
     """Step between patches, in cells of the backbone's feature map."""
     threshold: float = 0.1
-    """The paper's xi in [0, 1]: patches below threshold / M of the whole are dropped."""
+    """The paper's xi, in [0, 1]: patches whose weight is below threshold / M are dropped."""
     resize: Literal["squash", "pad"] = "squash"
-    """How images of another shape become square: out of their aspect, or kept in it and centred on
-    a border of their mean colour."""
+    """How images that are not square become square: stretched, or with their aspect ratio kept and
+    centred on a border of their mean colour."""
 
     def __post_init__(self) -> None:
         for name in ("backbone", "head"):
@@ -90,7 +90,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec(ModelOptions):
-    """Everything that a model is built from, but for its weights.
+    """Everything that a model is built from, except its weights.
 
     Example:
         >>> spec = ModelSpec(backbone="vgg11_bn", num_classes=2, class_names=["cat", "dog"])
@@ -101,10 +101,10 @@ class ModelSpec(ModelOptions):
     num_classes: int = 10
     """K, at least 1."""
     class_names: tuple[str, ...] = ()
-    """A name for each class, for people; none: "0", "1", ..."""
+    """A name for each class, to show to people; none: "0", "1", ..."""
     image_size: tuple[int, int] | None = None
-    """Height and width in pixels that it is meant for. Dynamic routing has parameters for each
-    position of a patch: it needs a size and takes no other."""
+    """Height and width, in pixels, of the images that the model is meant for. Dynamic routing has
+    parameters for each patch position: it needs a size and takes no other."""
     multi_label: bool = False
     """An image may have several classes; probabilities are sigmoids."""
 

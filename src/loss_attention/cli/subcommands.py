@@ -1,7 +1,7 @@
-"""The subcommands: each a function, whose parameters are its options and docstring its help.
+"""The subcommands: each is a function; its parameters are its options, its docstring is its help.
 
-All of them take the console first, and return the exit code. What is imported at the top is light;
-torch and what stands on it load within.
+Each takes the console first and returns the exit code. The imports at the top are light; torch and
+everything that needs it are imported inside the functions.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from loss_attention.runs import FinishedRun
 
 Flat = tyro.conf.arg(name="")
-"""Of a parameter that is a dataclass: its fields are options by their own names."""
+"""For a parameter that is a dataclass: its fields are options by their own names."""
 Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="The run's folder.")]
-Device = Annotated[Accelerator, tyro.conf.arg(help="auto: a GPU where there is one.")]
+Device = Annotated[Accelerator, tyro.conf.arg(help="auto: a GPU if there is one.")]
 MEAN_POOLING = "mean-pooling"
 """What a demo calls the mean-pooling counterpart, and the folder of its run."""
 MOST_LINES = 50
-"""Of each kind of fault in a data set so many are printed."""
+"""How many errors, and how many warnings, of a data set are printed."""
 COMPARISON_FILES = ("comparison.json", "comparison.md", "maps.png")
 
 
@@ -47,7 +47,7 @@ def train(
     """Train, checkpoint, evaluate and report. Every field of the recipe is an option.
 
     Args:
-        out: The run's folder; runs/NAME if not given.
+        out: The run's folder. None: runs/NAME.
         overwrite: Replace the run that is in the folder already.
     """
     if not recipe.data:
@@ -70,14 +70,14 @@ def train(
 def resume(
     console: Console, run: Run, data: str | None = None, learning_rate: float | None = None
 ) -> int:
-    """Continue an interrupted run on what it began on; evaluate and report.
+    """Continue an interrupted run on the hardware it began on; evaluate and report.
 
     A finished run is only evaluated again.
 
     Args:
-        data: Where the run's data lies now, if it has moved.
-        learning_rate: The schedule's highest learning rate for what is left to train: a lower one
-            after the loss became NaN. None: the recipe's.
+        data: Where the run's data is now, if it has moved.
+        learning_rate: The schedule's highest learning rate for the rest of the training: a lower
+            one, for example, after the loss became NaN. None: the recipe's.
     """
     from loss_attention import runs
     from loss_attention.data.loading import recorded
@@ -117,18 +117,17 @@ def evaluate(
     masks: bool = False,
     accelerator: Device = "auto",
 ) -> int:
-    """Accuracy and localisation on the test split, each beside its trivial baselines.
+    """Measure accuracy and localisation on the test split, beside trivial baselines.
 
-    The scores of the run's own data are written to the run's folder, too. What needs a threshold
-    takes it from the run's own validation images either way.
+    Scores on the run's own data are also written to the run's folder. Thresholds are always chosen
+    on the run's own validation images.
 
     Args:
-        data: Other data than the run's own, with classes of the model, matched by name.
-        classes: Of other data measure these classes of the model alone.
-        skip_broken: Of other data leave out images that something is wrong with or whose class the
-            model does not know, and say how many.
-        masks: Read the masks of objects too, to measure against, where the run was trained
-            without.
+        data: Measure on this data instead of the run's own; classes are matched by name.
+        classes: With --data: measure only these of the model's classes.
+        skip_broken: With --data: leave out images that have an error or whose class the model does
+            not have, and say how many.
+        masks: Also measure against the masks of objects, if the run was trained without them.
     """
     from loss_attention import runs
     from loss_attention.report.tables import show_evaluations
@@ -155,10 +154,10 @@ def evaluate(
 def report(
     console: Console, run: Run, data: str | None = None, accelerator: Device = "auto"
 ) -> int:
-    """Evaluate a run and write its report.html anew.
+    """Evaluate a run and write its report.html again.
 
     Args:
-        data: Where the run's data lies now, if it has moved.
+        data: Where the run's data is now, if it has moved.
     """
     from loss_attention import runs
     from loss_attention.training.environment import choose_device
@@ -181,12 +180,12 @@ def demo(
 ) -> int:
     """Train the digits recipe and its mean-pooling counterpart, and compare them in one report.
 
-    Run again, it continues where it stopped; finished, it only shows the result again.
+    Run it again to continue where it stopped; once finished, it only shows the results again.
 
     Args:
-        out: The demo's folder; run again, it continues where it stopped.
-        epochs: Fewer epochs than the recipe's, for a quick look.
-        limit_images: At most this many training and this many test images, for a quick look.
+        out: The demo's folder.
+        epochs: Train for fewer epochs than the recipe, for a quick look.
+        limit_images: Use at most this many training and this many test images, for a quick look.
     """
     from loss_attention import runs
     from loss_attention.report.tables import show_evaluations
@@ -233,11 +232,11 @@ def explain(
     console: Console,
     run: Annotated[
         tyro.conf.Positional[Path],
-        tyro.conf.arg(help="A run's folder, a .safetensors file of ours, or a hub id."),
+        tyro.conf.arg(help="A run's folder, a .safetensors file of this package, or a Hub id."),
     ],
     images: Annotated[
         tyro.conf.Positional[tuple[Path, ...]],
-        tyro.conf.arg(help="Image files, or folders of them."),
+        tyro.conf.arg(help="Image files, or folders of images."),
     ],
     out: Path,
     target: str | None = None,
@@ -245,14 +244,15 @@ def explain(
     accelerator: Device = "auto",
     overwrite: bool = False,
 ) -> int:
-    """Show where the evidence lies: a picture and a JSON for each image.
+    """Show where the evidence lies: write a picture and a JSON file for each image.
 
     Args:
-        out: Where the pictures and JSON files go.
+        out: The folder for the pictures and JSON files.
         target: Explain this class instead of the predicted one.
-        method: evidence, contrast, cam, grad-cam, layer-cam, integrated-gradients, occlusion; also
-            uniform, random and edges. None: what the model itself says of its patches.
-        overwrite: Replace explanations that are in the folder already.
+        method: evidence, contrast, cam, grad-cam, layer-cam, integrated-gradients, occlusion, or a
+            trivial baseline: uniform, random, edges. None: what the model's own patches say; the
+            head "baseline" has no patches and needs a method.
+        overwrite: Replace explanations that are already in the folder.
     """
     if not images:
         raise InputError("explain needs image files or folders after the run")
@@ -298,20 +298,21 @@ def compare(
     accelerator: Device = "auto",
     overwrite: bool = False,
 ) -> int:
-    """Methods of explanation side by side: where they point, how faithful they are, their cost.
+    """Compare methods of explanation: where they point, how faithful they are, what they cost.
 
     Args:
-        methods: Their names with commas between: evidence,grad-cam. None: all that the model
-            allows. The trivial baselines uniform, random and edges come on top.
-        images: How many test images to explain; time grows with it.
-        data: Other data than the run's own, with classes of the model, matched by name.
-        classes: Of other data take these classes of the model alone.
-        skip_broken: Of other data leave out images that something is wrong with or whose class the
-            model does not know, and say how many.
-        out: Where table, JSON and picture go; None: compare in the run's folder.
-        batch_size: Images at a time.
-        seed: Which images are drawn.
-        overwrite: Replace a comparison that is in the folder already.
+        methods: Names separated by commas, such as evidence,grad-cam. None: all that the model
+            allows. The trivial baselines uniform, random and edges are always added.
+        images: How many test images to explain.
+        data: Compare on this data instead of the run's own; classes are matched by name.
+        classes: With --data: use only these of the model's classes.
+        skip_broken: With --data: leave out images that have an error or whose class the model does
+            not have, and say how many.
+        out: The folder for the table, the JSON file and the picture. None: "compare" in the run's
+            folder.
+        batch_size: Images in a batch.
+        seed: Decides which images are drawn.
+        overwrite: Replace a comparison that is already in the folder.
     """
     from loss_attention import __version__, runs
     from loss_attention.attribution import compare as comparing
@@ -397,17 +398,20 @@ def reproduce(
     accelerator: Device = "auto",
     show: bool = False,
 ) -> int:
-    """Measure what the paper's tables and figures need, and show ours beside the paper's.
+    """Reproduce tables and figures of the paper, and show our scores beside the paper's.
 
     Args:
-        scale: paper: its settings; short: 30 epochs; reduced: Tables II and VI on a CPU; smoke:
-            tiny.
-        only: Measure just the cells with these words in their path: "ResNet18 CIFAR-10", say.
-        out: Where the ledger, the trainings and the tables go; run again, it continues there.
-        seeds: Seeds of each training, from 0 up; None: as many as the scale has (the paper's 4).
-        data_root: A folder with data sets in it, each under its name; None: the Hugging Face hub.
-        workers: Trainings side by side; None: one for each GPU, or one.
-        show: Train nothing, and show what has been measured so far.
+        scale: paper: the paper's settings; short: 30 epochs; reduced: Tables II and VI on a CPU;
+            smoke: tiny, for a quick try.
+        only: Measure only the cells whose path contains all of these words, such as
+            "ResNet18 CIFAR-10".
+        out: The folder for the ledger, the trainings and the tables; run again to continue there.
+        seeds: How many seeds for each training, from 0 up. None: as many as the scale has (the
+            paper's 4).
+        data_root: A folder that contains the data sets, each under its name. None: the Hugging Face
+            Hub.
+        workers: How many trainings run in parallel. None: one for each GPU, or one.
+        show: Train nothing; show what has been measured so far.
     """
     if not targets:
         raise InputError("reproduce needs a table or figure: table1 to table7, figure4 to figure7")
@@ -436,16 +440,16 @@ def check_data(
     data: Annotated[
         tyro.conf.Positional[str],
         tyro.conf.arg(
-            help="A folder, archive, table of images, known name, NAME:PATH, or Hugging Face "
-            "dataset id."
+            help="A folder, an archive, a table of images, a known name, NAME:PATH, or a Hugging "
+            "Face dataset id."
         ),
     ],
     out: Path | None = None,
 ) -> int:
-    """What is in a data set and what is wrong with it.
+    """Show what a data set contains, and its warnings and errors.
 
     Args:
-        out: Draw some of the images, with their labels and boxes, in this .png or .jpg.
+        out: Draw some of the images, with their labels and boxes, to this .png or .jpg file.
     """
     if out is not None:
         _require_new_picture(out)
@@ -498,7 +502,7 @@ def recipes(console: Console) -> int:  # noqa: ARG001 (as all subcommands)
 
 
 def recipe_list() -> str:
-    """Return a few lines on each recipe."""
+    """Return two lines about each recipe."""
     blocks = [
         f"{name:<14} {entry.purpose}\n{'':<14} reaches {entry.expected}; {entry.hardware}"
         for name, entry in RECIPES.items()
