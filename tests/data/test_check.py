@@ -31,7 +31,7 @@ def test_a_sound_folder(tmp_path: Path, capsys) -> None:
         "train: a 4, b 3",
         "train: all 4 x 4 pixels (width x height)",
         "test: 1 image of 1 class",
-        "nothing wrong with 8 images",
+        "no errors in 8 images",
     ):
         assert line in out
     assert "warning" not in out
@@ -81,8 +81,8 @@ def test_everything_that_is_wrong(tmp_path: Path, capsys) -> None:
     ):
         assert line in out
     assert err == (
-        f"loss-attention: 5 things are wrong with {tmp_path}; where it is images, --skip-broken "
-        "trains without them\n"
+        f"loss-attention: 5 errors in {tmp_path}; --skip-broken trains without images that have an "
+        "error\n"
     )
     with Image.open(tmp_path.parent / "sheet.png") as sheet:
         assert sheet.size == (8 * 128, 144)

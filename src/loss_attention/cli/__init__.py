@@ -60,24 +60,26 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "compare": Subcommand(
         subcommands.compare,
         "compare RUN [--methods A,B,...]",
-        "methods of explanation side by side",
+        "compare methods of explanation",
     ),
-    "report": Subcommand(subcommands.report, "report RUN", "write a run's report.html anew"),
+    "report": Subcommand(
+        subcommands.report, "report RUN", "evaluate a run and write its report.html again"
+    ),
     "reproduce": Subcommand(
         subcommands.reproduce,
         "reproduce TABLE|FIGURE ... [--scale smoke]",
-        "the paper's tables and figures beside ours",
+        "reproduce tables and figures of the paper",
     ),
     "data": Subcommand(
         subcommands.check_data,
         "data check PATH [--out PICTURE]",
-        "what is in a data set, and what is wrong with it",
+        "show what a data set contains, with warnings and errors",
     ),
     "recipes": Subcommand(
-        subcommands.recipes, "recipes", "list the recipes, with expected score and time"
+        subcommands.recipes, "recipes", "list the recipes, with expected scores and times"
     ),
     "demo": Subcommand(
-        subcommands.demo, "demo [--out DIR]", "train on digits beside a mean-pooling counterpart"
+        subcommands.demo, "demo [--out DIR]", "train on digits, and compare with mean pooling"
     ),
 }
 
@@ -150,7 +152,7 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "  loss-attention SUBCOMMAND --help says more, loss-attention --version which this is.",
+            "  loss-attention SUBCOMMAND --help lists the options; --version prints the version.",
         ]
     )
 

@@ -476,13 +476,11 @@ def check_data(
         write_whole(out, drawn.getvalue())
         say_line(console, f"contact sheet: {out}")
     if result.faults:
-        found = len(result.faults)
-        what = "1 thing is" if found == 1 else f"{found:,} things are"
-        hint = "where it is images, --skip-broken trains without them"
-        return fail(f"{what} wrong with {data}; {hint}")
+        hint = "--skip-broken trains without images that have an error"
+        return fail(f"{count(len(result.faults), 'error')} in {data}; {hint}")
     read = count(sum(map(len, source.parts)), "image")
-    partly = f"{read} read without a fault; other files are not read, see above"
-    say_line(console, partly if source.unread else f"nothing wrong with {read}")
+    partly = f"{read} read without errors; other files are not read, see above"
+    say_line(console, partly if source.unread else f"no errors in {read}")
     return 0
 
 
@@ -496,7 +494,7 @@ def _require_new_picture(out: Path) -> None:
 
 
 def recipes(console: Console) -> int:  # noqa: ARG001 (as all subcommands)
-    """List the recipes, with expected score and time."""
+    """List the recipes, with expected scores and times."""
     print(recipe_list())
     return 0
 
@@ -504,7 +502,7 @@ def recipes(console: Console) -> int:  # noqa: ARG001 (as all subcommands)
 def recipe_list() -> str:
     """Return two lines about each recipe."""
     blocks = [
-        f"{name:<14} {entry.purpose}\n{'':<14} reaches {entry.expected}; {entry.hardware}"
+        f"{name:<14} {entry.purpose}\n{'':<14} expected: {entry.expected}; {entry.hardware}"
         for name, entry in RECIPES.items()
     ]
     return "\n".join(blocks)
