@@ -270,7 +270,7 @@ class RecipeEntry:
         make: returns the recipe.
         purpose: what it is for.
         expected: the score it reached, or "not measured".
-        hardware: where that was, and how long it took.
+        hardware: the hardware, and how long it took.
     """
 
     make: Callable[[], Recipe]
@@ -394,7 +394,7 @@ def cifar10() -> Recipe:
 
 
 def cifar10_adam() -> Recipe:
-    """The paper's Adam training, which it gives to mean pooling and dynamic routing."""
+    """The paper's training with Adam, which it uses for mean pooling and dynamic routing."""
     return replace(paper_recipe("cifar10", head="mean"), name="cifar10-adam")
 
 
@@ -470,7 +470,7 @@ def tiny_imagenet_small() -> Recipe:
 
 
 def folder() -> Recipe:
-    """A folder of your own images: give it with --data, and --image-size for unequal ones."""
+    """A folder of your own images: set --data, and --image-size if their sizes differ."""
     return Recipe(
         name="folder",
         data="",
@@ -496,14 +496,14 @@ RECIPES: dict[str, RecipeEntry] = {
         f"32 s of training on {TWO_CORES}",
     ),
     "multi-digits": RecipeEntry(
-        multi_digits, "one to four digits a scene, multi-label", "not measured", "a CPU"
+        multi_digits, "one to four digits per scene, multi-label", "not measured", "a CPU"
     ),
     "cifar10": RecipeEntry(
-        cifar10, "the paper's CIFAR-10, full width", "not measured", "a GPU; days on a CPU"
+        cifar10, "the paper's CIFAR-10 at full width", "not measured", "a GPU; days on a CPU"
     ),
     "cifar10-adam": RecipeEntry(
         cifar10_adam,
-        "the paper's Adam training, of mean pooling",
+        "the paper's training with Adam, for mean pooling",
         "not measured",
         "a GPU; days on a CPU",
     ),
@@ -526,7 +526,7 @@ RECIPES: dict[str, RecipeEntry] = {
         "24.5 min of training on two cores with AVX2 alone",
     ),
     "folder": RecipeEntry(
-        folder, "your own images, given with --data", "what your images allow", "a CPU or a GPU"
+        folder, "your own images, set with --data", "what your images allow", "a CPU or a GPU"
     ),
 }
 
