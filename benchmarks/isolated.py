@@ -102,7 +102,10 @@ def take_steps(fabric: Fabric, fields: dict[str, Any]) -> dict[str, float]:
 
 
 def _peak(on_gpu: bool, before: int) -> int:
-    return torch.cuda.max_memory_allocated() if on_gpu else process_memory("VmHWM") - before
+    if on_gpu:
+        return torch.cuda.max_memory_allocated()
+    # Linux counts pages roughly: a process that took nothing may seem to have given some back.
+    return max(0, process_memory("VmHWM") - before)
 
 
 def process_memory(field: str) -> int:

@@ -104,4 +104,4 @@ def test_steps_of_a_point() -> None:
     assert prediction.grid.patches == 16
     found = fabric_for(point).launch(take_steps, asdict(point))
     assert found["seconds"] > 0
-    assert found["peak_bytes"] >= 0
+    assert set(found) == {"seconds", "peak_bytes"}
