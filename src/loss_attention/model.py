@@ -162,7 +162,7 @@ class PatchClassifier(
 
         Args:
             images: as for `forward`, or NumPy arrays and PIL images, one or several; an array may
-                have its channels last (see `images.as_images`). None is resized.
+                have its channels last (see `as_images`). None is resized.
             target: the class to explain, by index or name, one for all or one an image; None: the
                 predicted class.
 
