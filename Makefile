@@ -28,7 +28,7 @@ help:
 	@echo 'make test     format, lint, types, tests, doctests and the commands of the README'
 	@echo 'make test-devices  what runs on a GPU, tried without one (5 GB of a CUDA build of torch)'
 	@echo 'make bench    measure speed and memory here, to results/bench/ (15 minutes at most on two cores)'
-	@echo 'make results  train and measure the figures of results/README.md (takes long)'
+	@echo 'make results  train and measure the scores of results/README.md (takes long)'
 	@echo 'make install  only make .venv, which the others do by themselves'
 	@echo 'make clean    remove .venv, caches and builds; runs/ stays'
 

@@ -30,7 +30,7 @@ class Arguments:
     """Measure speed and memory on this machine, beside the first published structure."""
 
     quick: bool = False
-    """Tiny networks and few turns, to try the command: no figure of it counts."""
+    """Tiny networks and few turns, to try the command: no number of it counts."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one."""
     networks: tuple[str, ...] = ("loss-attention", "capsule-loss-attention")
@@ -50,7 +50,7 @@ def bench(arguments: Arguments) -> list[Path]:
     # Read when torch loads its profiler, which else prints a line when it starts and stops.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     # Not before a flag was wrong or --help was asked for: torch takes seconds.
-    from bench_figures import measured
+    from bench_numbers import measured
     from bench_page import NAMES, bench_page, targets
 
     from loss_attention.saving import make_folder, write_whole
@@ -61,16 +61,16 @@ def bench(arguments: Arguments) -> list[Path]:
     folder = arguments.out or ROOT / ("runs/bench-quick" if arguments.quick else "results/bench")
     make_folder(folder)
     started = time.perf_counter()
-    figures, profiles = measured(arguments.networks, arguments.accelerator, arguments.quick)
-    figures["minutes"] = (time.perf_counter() - started) / 60
-    reach = targets(figures)
-    figures["targets"] = [asdict(target) for target in reach]
-    notes = folder / figures["notes_file"]
-    page = bench_page(figures, reach, notes.read_text(encoding="utf-8") if notes.exists() else None)
-    machine = figures["machine"]
+    numbers, profiles = measured(arguments.networks, arguments.accelerator, arguments.quick)
+    numbers["minutes"] = (time.perf_counter() - started) / 60
+    reach = targets(numbers)
+    numbers["targets"] = [asdict(target) for target in reach]
+    notes = folder / numbers["notes_file"]
+    page = bench_page(numbers, reach, notes.read_text(encoding="utf-8") if notes.exists() else None)
+    machine = numbers["machine"]
     contents = {
         **profiles,
-        f"{machine}.json": json.dumps(figures, indent=2, ensure_ascii=False) + "\n",
+        f"{machine}.json": json.dumps(numbers, indent=2, ensure_ascii=False) + "\n",
         f"{machine}.md": page,
     }
     for name, content in contents.items():

@@ -39,24 +39,24 @@ class Target:
     Attributes:
         what: what is measured.
         target: what it should be.
-        figure: what it is.
+        measurement: what it is.
         reached: whether it is; None where it was not measured.
     """
 
     what: str
     target: str
-    figure: str
+    measurement: str
     reached: bool | None
 
 
-def targets(figures: dict[str, Any]) -> list[Target]:
+def targets(numbers: dict[str, Any]) -> list[Target]:
     """Return every target for the kind of machine that was measured."""
-    accelerator = figures["accelerator"]
+    accelerator = numbers["accelerator"]
     found: list[Target] = []
-    for head, network in figures["networks"].items():
+    for head, network in numbers["networks"].items():
         found += _of_network(head, network, accelerator)
     if accelerator == "cpu":
-        found += [*_of_startup(figures["startup"]), _of_demo(figures["digits"])]
+        found += [*_of_startup(numbers["startup"]), _of_demo(numbers["digits"])]
     return found
 
 
@@ -110,8 +110,8 @@ def _of_checkpointing(memory: str, share: Spread, step: dict[str, Any]) -> Targe
 
 
 def _at_most(what: str, share: Spread, most: float) -> Target:
-    figure = shown(share, 2, 100, " %")
-    return Target(what, f"at most {100 * most:g} %", figure, share["median"] <= most)
+    measurement = shown(share, 2, 100, " %")
+    return Target(what, f"at most {100 * most:g} %", measurement, share["median"] <= most)
 
 
 def _of_explanation(name: str, explanation: dict[str, Any]) -> Target:
@@ -150,13 +150,13 @@ def _of_demo(digits: dict[str, Any] | None) -> Target:
         hint = "not measured on this machine: `python benchmarks/run.py digits`"
         return Target(what, wanted, hint, None)
     quality = digits["quality"]
-    figure = (
+    measurement = (
         f"{shown(digits['training_seconds'], 0)}; accuracy {quality['accuracy']:.3f}, patch F1 "
         f"{quality['patch_f1']:.3f} (results/digits.json, {digits['measured']})"
     )
     as_good = all(quality[name] >= least for name, least in DEMO_QUALITY.items())
     fast = digits["training_seconds"]["median"] <= DEMO_SECONDS
-    return Target(what, wanted, figure, fast and as_good)
+    return Target(what, wanted, measurement, fast and as_good)
 
 
 REACHED = {True: "yes", False: "**no**", None: "-"}
@@ -166,41 +166,45 @@ CHECKPOINTED = "the same, activations checkpointed"
 KINDS = {"ours": "ours", "checkpointed": CHECKPOINTED, "yardstick": "yardstick"}
 
 
-def bench_page(figures: dict[str, Any], reach: list[Target], notes: str | None) -> str:
+def bench_page(numbers: dict[str, Any], reach: list[Target], notes: str | None) -> str:
     """Return the page.
 
     Args:
-        figures: what was measured.
+        numbers: what was measured.
         reach: the targets.
         notes: the reasons that someone wrote down for what was not reached; None: nobody has.
     """
-    parts = [f"# Speed and memory: {figures['machine']}", _stand(figures)]
-    if figures["quick"]:
-        parts.append("**A quick look with tiny networks, to try the command: no figure counts.**")
-    why = notes or f"Nobody has written that into `{figures['notes_file']}` yet."
+    parts = [f"# Speed and memory: {numbers['machine']}", _stand(numbers)]
+    if numbers["quick"]:
+        parts.append("**A quick look with tiny networks, to try the command: no number counts.**")
+    why = notes or f"Nobody has written that into `{numbers['notes_file']}` yet."
     parts += ["## Targets", _targets(reach), "## Where a target is not reached, why", why.strip()]
-    for head, network in figures["networks"].items():
+    for head, network in numbers["networks"].items():
         parts += [f"## {NAMES[head][0].upper()}{NAMES[head][1:]}", _network(network)]
         parts += [_parts(network["parts"]), _arithmetic(network["step"])]
         parts.append(f"Profile of our step: [{network['profile']}]({network['profile']}).")
-    parts += ["## The machine's matrix products", _ceiling(figures["ceiling"])]
-    parts += ["## Start", _startup(figures["startup"])]
+    parts += ["## The machine's matrix products", _ceiling(numbers["ceiling"])]
+    parts += ["## Start", _startup(numbers["startup"])]
     return "\n\n".join(parts) + "\n"
 
 
-def _stand(figures: dict[str, Any]) -> str:
-    machine, setting, turns = figures["hardware"], figures["setting"], figures["turns"]
+def _stand(numbers: dict[str, Any]) -> str:
+    machine, setting, turns = (
+        numbers["hardware"],
+        numbers["setting"],
+        numbers["turns"],
+    )
     return (
-        f"`{figures['command']}`, {figures['measured']}, {figures['minutes']:.1f} minutes, on "
+        f"`{numbers['command']}`, {numbers['measured']}, {numbers['minutes']:.1f} minutes, on "
         f"{machine['cpu']}, {machine['cores']} cores, {machine.get('memory_gib', '?')} GiB, "
-        f"{machine['device']}; {_units(figures)}. Python {figures['versions']['python']}, torch "
-        f"{figures['versions']['torch']}, threads: {machine['threads']}.\n\n"
+        f"{machine['device']}; {_units(numbers)}. Python {numbers['versions']['python']}, torch "
+        f"{numbers['versions']['torch']}, threads: {machine['threads']}.\n\n"
         f"ResNet18 of width {setting['width']:g}, images of {setting['side']} x "
-        f"{setting['side']}, batches of {setting['batch']}{_half(figures)}. Ours: the "
+        f"{setting['side']}, batches of {setting['batch']}{_half(numbers)}. Ours: the "
         f"training loop's own step, {_precision(machine['precision'])}. The yardstick (`benchmarks/"
         "reference_structure.py`): the same network from the same weights, as the first "
-        f"published implementation has it, in float32{_tf32(figures)}.\n\n"
-        f"Figures are medians, in brackets the lowest and the highest turn. What is compared "
+        f"published implementation has it, in float32{_tf32(numbers)}.\n\n"
+        f"Numbers are medians, in brackets the lowest and the highest turn. What is compared "
         f"takes turns in one process ({turns['steps']} of a step, {turns['parts']} of its parts, "
         f"{turns['explanations']} of an explanation), or is measured in processes of its own, one "
         f"after the other ({turns['processes']} of each); ratios are taken turn by turn. Turns to "
@@ -209,9 +213,9 @@ def _stand(figures: dict[str, Any]) -> str:
     )
 
 
-def _half(figures: dict[str, Any]) -> str:
+def _half(numbers: dict[str, Any]) -> str:
     """Say where the batch is not the one that the targets are for."""
-    fewer = figures["setting"]["batch"] < TARGET_BATCH and not figures["quick"]
+    fewer = numbers["setting"]["batch"] < TARGET_BATCH and not numbers["quick"]
     reason = "as a step takes long without units for bf16"
     return f" (the targets are for {TARGET_BATCH}; {reason})" if fewer else ""
 
@@ -220,19 +224,19 @@ def _precision(precision: str) -> str:
     return "bf16 where autocast has it, float32 elsewhere" if precision == "bf16" else "float32"
 
 
-def _tf32(figures: dict[str, Any]) -> str:
-    on_gpu = figures["accelerator"] == "cuda"
+def _tf32(numbers: dict[str, Any]) -> str:
+    on_gpu = numbers["accelerator"] == "cuda"
     return ", convolutions in TF32 as is torch's default" if on_gpu else ""
 
 
-def _units(figures: dict[str, Any]) -> str:
-    if figures["accelerator"] == "cuda":
+def _units(numbers: dict[str, Any]) -> str:
+    if numbers["accelerator"] == "cuda":
         return "CUDA"
-    return f"bf16 by {', '.join(figures['bf16_units'])}" if figures["bf16_units"] else "no bf16"
+    return f"bf16 by {', '.join(numbers['bf16_units'])}" if numbers["bf16_units"] else "no bf16"
 
 
 def _targets(reach: list[Target]) -> str:
-    rows = [(one.what, one.target, one.figure, REACHED[one.reached]) for one in reach]
+    rows = [(one.what, one.target, one.measurement, REACHED[one.reached]) for one in reach]
     return markdown_table(["what", "target", "measured", "reached"], rows, "llll")
 
 

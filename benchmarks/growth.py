@@ -6,7 +6,7 @@
 Writes growth-MACHINE.json, growth-MACHINE.md and a plot of each sweep to results/bench/, all at
 the end. Each point is measured in a process of its own, with a narrow network: what is shown is how
 a step grows, not how long it takes at full width. Nothing else should run meanwhile. The page has
-the paragraph on each sweep that someone wrote (growth.md), with the figures measured.
+the paragraph on each sweep that someone wrote (growth.md), with the numbers measured.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Arguments:
     """Measure how time and memory of a training step grow."""
 
     quick: bool = False
-    """Few and tiny points, to try the command: no figure of it counts."""
+    """Few and tiny points, to try the command: no number of it counts."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one."""
     out: Path | None = None
@@ -133,7 +133,7 @@ def main() -> None:
 def grow(arguments: Arguments) -> list[Path]:
     """Measure, write the files, and return their paths."""
     # Not before a flag was wrong or --help was asked for: torch takes seconds.
-    from bench_figures import machine_slug
+    from bench_numbers import machine_slug
     from isolated import Point
 
     from loss_attention.saving import make_folder, write_whole
@@ -154,7 +154,7 @@ def grow(arguments: Arguments) -> list[Path]:
     chosen = quick_sweeps(base) if arguments.quick else sweeps(base)
     if accelerator == "cuda" and count_devices("cuda") < max(chosen["processes"].points[MAIN]):
         del chosen["processes"]  # each would have a GPU of its own
-    figures: dict[str, Any] = {
+    numbers: dict[str, Any] = {
         "command": f"python benchmarks/growth.py{' --quick' if arguments.quick else ''}",
         "measured": datetime.now(UTC).date().isoformat(),
         "quick": arguments.quick,
@@ -163,11 +163,11 @@ def grow(arguments: Arguments) -> list[Path]:
         "versions": versions(),
         "sweeps": measured(chosen),
     }
-    plots = {f"{slug}-{name}.png": plot(sweep) for name, sweep in figures["sweeps"].items()}
+    plots = {f"{slug}-{name}.png": plot(sweep) for name, sweep in numbers["sweeps"].items()}
     contents: dict[str, str | bytes] = {
         **plots,
-        f"{slug}.json": json.dumps(figures, indent=2, ensure_ascii=False) + "\n",
-        f"{slug}.md": growth_page(figures, slug),
+        f"{slug}.json": json.dumps(numbers, indent=2, ensure_ascii=False) + "\n",
+        f"{slug}.md": growth_page(numbers, slug),
     }
     for name, content in contents.items():
         write_whole(folder / name, content)
@@ -178,23 +178,23 @@ PARAGRAPHS = Path(__file__).with_name("growth.md")
 MIB = 2**20
 
 
-def growth_page(figures: dict[str, Any], slug: str) -> str:
+def growth_page(numbers: dict[str, Any], slug: str) -> str:
     """Return the page, whose plots are called `SLUG-SWEEP.png`."""
     from loss_attention.training.environment import shown_precision
 
-    machine = figures["hardware"]
+    machine = numbers["hardware"]
     parts = [
         "# How a training step grows",
-        f"`{figures['command']}`, {figures['measured']}, on {machine['cpu']}, {machine['cores']} "
+        f"`{numbers['command']}`, {numbers['measured']}, on {machine['cpu']}, {machine['cores']} "
         f"cores, {machine['device']}, {shown_precision(machine['precision'])}; torch "
-        f"{figures['versions']['torch']}. ResNet18 of width {figures['width']:g} with the "
+        f"{numbers['versions']['torch']}. ResNet18 of width {numbers['width']:g} with the "
         "loss-attention head; each point in a process of its own, the median of its steps after "
         "the first, and the most memory that it took beyond what its imports did.",
     ]
-    if figures["quick"]:
-        parts.append("**A quick look with tiny networks, to try the command: no figure counts.**")
+    if numbers["quick"]:
+        parts.append("**A quick look with tiny networks, to try the command: no number counts.**")
     for name, (title, text) in paragraphs().items():
-        sweep = figures["sweeps"].get(name)
+        sweep = numbers["sweeps"].get(name)
         if sweep is None:
             parts += [f"## {title}", "Not measured: this machine has too few GPUs."]
             continue
@@ -214,7 +214,7 @@ def paragraphs() -> dict[str, tuple[str, str]]:
 
 
 def filled(text: str, sweep: dict[str, Any]) -> str:
-    """Return a paragraph with its figures; `{trained[time_to]}` is one of `_summary`'s."""
+    """Return a paragraph with its scores; `{trained[time_to]}` is one of `_summary`'s."""
     return text.format_map({name: _summary(line) for name, line in sweep["lines"].items()})
 
 

@@ -54,7 +54,7 @@ class Study:
         images: explained of each network.
         slow_methods: compared on few images, as they take some hundred forward passes for each.
         slow_images: so few.
-        remark: what the reader of the figures has to know.
+        remark: what the reader of the numbers has to know.
     """
 
     recipe: str
@@ -92,7 +92,7 @@ SUBJECTS: dict[str, tuple[Study, ...]] = {
             methods="evidence,contrast,cam,grad-cam,layer-cam",
             slow_methods="evidence,contrast,grad-cam,integrated-gradients,occlusion",
             slow_images=36,
-            remark="The seed draws the 20 classes too. The recipe was chosen by its figures on the "
+            remark="The seed draws the 20 classes too. The recipe was chosen by its scores on the "
             "held-out tenth of the training images of seed 0: "
             "[what was tried](tiny-imagenet-settings.md).",
         ),
@@ -130,7 +130,7 @@ class Arguments:
     subject: Annotated[str, tyro.conf.Positional] = "interpreting"
     """One of interpreting, tiny-imagenet, coco, cifar10-small."""
     part: float = 1.0
-    """Of the images, epochs, explained images and seeds; below 1 no figure counts."""
+    """Of the images, epochs, explained images and seeds; below 1 no number counts."""
     out: Path | None = None
     """Where runs and, of a part, the page go; None: runs/SUBJECT or runs/SUBJECT-PART."""
 
@@ -166,7 +166,7 @@ def _named(study: Study) -> str:
 
 
 def _measured(study: Study, head: str, seed: int, part: float, folder: Path) -> dict[str, Any]:
-    """Train and compare what is missing of a run, and return its figures."""
+    """Train and compare what is missing of a run, and return its scores."""
     wanted = _recipe(study, head, seed, part)
     out = folder / f"{wanted.name}-{head}-{seed}"
     words = ["train", study.recipe, "--head", head, "--seed", str(seed), *study.flags()]
@@ -280,9 +280,9 @@ def main() -> None:
         whole = arguments.part == 1
         name = subject if whole else f"{subject}-{arguments.part:g}"
         folder = arguments.out or ROOT / "runs" / name
-        figures = interpreting(subject, arguments.part, folder)
+        numbers = interpreting(subject, arguments.part, folder)
         results = ROOT / "results" if whole else folder
-        keep(subject, figures, results)
+        keep(subject, numbers, results)
         print(write_page(subject, results))
     except InputError as error:
         print(f"interpreting: {error}", file=sys.stderr)

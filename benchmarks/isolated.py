@@ -59,8 +59,8 @@ def _told(*words: str) -> dict[str, float]:
     done = timed(sys.executable, str(Path(__file__)), *words)
     # Whatever libraries have to say comes in lines of its own.
     (line,) = (line for line in done.output.splitlines() if line.startswith("{"))
-    figures: dict[str, float] = json.loads(line)
-    return figures
+    numbers: dict[str, float] = json.loads(line)
+    return numbers
 
 
 def first_steps(kind: str, setting: Setting, started: float) -> dict[str, float]:

@@ -81,25 +81,25 @@ def write_and_list(name: str, measure: Callable[[], list[Path]]) -> None:
     print("\n".join(str(path) for path in written))
 
 
-def read_figures(path: Path) -> dict[str, Any]:
+def read_numbers(path: Path) -> dict[str, Any]:
     """Return what `keep` wrote; metrics have the names of today, whenever that was."""
     from loss_attention.evaluation.metric import current_run
 
-    figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if "runs" in figures:
-        figures["runs"] = [current_run(run) for run in figures["runs"]]
-    return figures
+    numbers: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "runs" in numbers:
+        numbers["runs"] = [current_run(run) for run in numbers["runs"]]
+    return numbers
 
 
-def keep(name: str, figures: dict[str, Any], folder: Path) -> None:
-    """Write the figures of a subject to results/NAME.json, with what they stand on."""
+def keep(name: str, numbers: dict[str, Any], folder: Path) -> None:
+    """Write the numbers of a subject to results/NAME.json, with what they stand on."""
     folder.mkdir(exist_ok=True)
-    text = json.dumps(stand() | figures, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(stand() | numbers, indent=2, ensure_ascii=False) + "\n"
     (folder / f"{name}.json").write_text(text, encoding="utf-8")
 
 
 def stand() -> dict[str, Any]:
-    """Return what figures measured now stand on: the date, the machine and the versions."""
+    """Return what numbers measured now stand on: the date, the machine and the versions."""
     from loss_attention.training.environment import (
         choose_accelerator,
         choose_precision,
@@ -156,7 +156,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "import_torch_seconds": (sys.executable, "-c", "import torch"),
     "import_after_torch_seconds": (sys.executable, "-c", "import torch, loss_attention"),
 }
-"""What is run, by the name of its figure."""
+"""What is run, by the name of its measurement."""
 
 
 def startup_seconds(turns: int = TURNS, warm_up: int = 1) -> dict[str, list[float]]:

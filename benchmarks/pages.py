@@ -1,6 +1,6 @@
 """The pages in results/ that people read, made from the JSON files beside them.
 
-results/README.md has the measured figures of every subject, SUBJECT.md what explanations are worth.
+results/README.md has the measured numbers of every subject, SUBJECT.md what explanations are worth.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from measuring import read_figures
+from measuring import read_numbers
 
 from loss_attention.terminal import markdown_table
 from loss_attention.training.environment import shown_precision
@@ -34,7 +34,7 @@ ABSENT = "-"
 
 def write_summary(folder: Path) -> None:
     """Write results/README.md from what has been measured so far."""
-    found = {path.stem: read_figures(path) for path in sorted(folder.glob("*.json"))}
+    found = {path.stem: read_numbers(path) for path in sorted(folder.glob("*.json"))}
     parts = [
         "# Results",
         "Measured by `benchmarks/run.py` (`make results`), which also writes this page; the JSON "
@@ -65,12 +65,12 @@ def _bench_pages(folder: Path) -> str:
     return ", ".join(f"[{path.stem}](bench/{path.name})" for path in pages) or "nothing yet"
 
 
-def _digits(figures: dict[str, Any]) -> list[str]:
+def _digits(numbers: dict[str, Any]) -> list[str]:
     took = [
         ("whole command, seconds", "whole_command_seconds"),
         ("peak memory, MiB", "peak_memory_mib"),
     ]
-    return [_commands(figures["runs"]), _beside_mean_pooling(figures["runs"], took)]
+    return [_commands(numbers["runs"]), _beside_mean_pooling(numbers["runs"], took)]
 
 
 def _beside_mean_pooling(runs: list[dict[str, Any]], took: Sequence[tuple[str, str]]) -> str:
@@ -88,18 +88,18 @@ def _beside_mean_pooling(runs: list[dict[str, Any]], took: Sequence[tuple[str, s
     return markdown_table(headings, lines, "lrrl")
 
 
-def _demo(figures: dict[str, Any]) -> list[str]:
+def _demo(numbers: dict[str, Any]) -> list[str]:
     return [
-        f"`{figures['command']}`: {figures['seconds']:.0f} seconds, report of "
-        f"{figures['report_mib']:.1f} MiB, peak memory of its largest process "
-        f"{figures['peak_memory_mib']:.0f} MiB. Seed 0, {figures['runs'][0]['source']}.",
-        _beside_mean_pooling(figures["runs"], []),
+        f"`{numbers['command']}`: {numbers['seconds']:.0f} seconds, report of "
+        f"{numbers['report_mib']:.1f} MiB, peak memory of its largest process "
+        f"{numbers['peak_memory_mib']:.0f} MiB. Seed 0, {numbers['runs'][0]['source']}.",
+        _beside_mean_pooling(numbers["runs"], []),
         "The end of what it printed:",
-        "```\n" + "\n".join(line.rstrip() for line in figures["output"]) + "\n```",
+        "```\n" + "\n".join(line.rstrip() for line in numbers["output"]) + "\n```",
     ]
 
 
-def _startup(figures: dict[str, Any]) -> list[str]:
+def _startup(numbers: dict[str, Any]) -> list[str]:
     named = [
         ("loss-attention --help", "help_seconds"),
         ("import loss_attention", "import_seconds"),
@@ -107,23 +107,23 @@ def _startup(figures: dict[str, Any]) -> list[str]:
         ("import torch", "import_torch_seconds"),
         ("Python doing nothing", "python_seconds"),
     ]
-    rows = [(label, f"{figures[name]:.2f}") for label, name in named]
+    rows = [(label, f"{numbers[name]:.2f}") for label, name in named]
     return [markdown_table(["what", "seconds, median of nine"], rows)]
 
 
-def _interpreting(figures: dict[str, Any]) -> list[str]:
-    heads = " and ".join(dict.fromkeys(run["head"] for run in figures["runs"]))
-    data = " and ".join(dict.fromkeys(run["recipe"] for run in figures["runs"]))
-    page = figures["command"].split()[-1] + ".md"
+def _interpreting(numbers: dict[str, Any]) -> list[str]:
+    heads = " and ".join(dict.fromkeys(run["head"] for run in numbers["runs"]))
+    data = " and ".join(dict.fromkeys(run["recipe"] for run in numbers["runs"]))
+    page = numbers["command"].split()[-1] + ".md"
     return [
-        f"`{figures['command']}`: what explanations of {heads} on {data} are worth, every method "
+        f"`{numbers['command']}`: what explanations of {heads} on {data} are worth, every method "
         f"on the same networks: [{page}]({page}).",
-        *figures["remarks"].values(),
+        *numbers["remarks"].values(),
     ]
 
 
-def _cifar10(figures: dict[str, Any]) -> list[str]:
-    runs = figures["runs"]
+def _cifar10(numbers: dict[str, Any]) -> list[str]:
+    runs = numbers["runs"]
     rows = [
         ("accuracy", [value_of(run, "accuracy") for run in runs], 4),
         *(
@@ -137,34 +137,34 @@ def _cifar10(figures: dict[str, Any]) -> list[str]:
         ("peak memory, MiB", [run.get("peak_memory_mib") for run in runs], 0),
     ]
     shown = [(label, spread(values, digits)) for label, values, digits in rows]
-    return [*_interpreting(figures), markdown_table(["metric", "loss-attention"], shown)]
+    return [*_interpreting(numbers), markdown_table(["metric", "loss-attention"], shown)]
 
 
 def _compared(run: dict[str, Any], method: str, name: str) -> float | None:
-    figure = run["comparison"]["methods"][method]["scores"].get(name)
-    value: float | None = figure and figure["value"]
+    measurement = run["comparison"]["methods"][method]["scores"].get(name)
+    value: float | None = measurement and measurement["value"]
     return value
 
 
-def _tiny_imagenet(figures: dict[str, Any]) -> list[str]:
-    return [*_interpreting(figures), _beside_mean_pooling(figures["runs"], [])]
+def _tiny_imagenet(numbers: dict[str, Any]) -> list[str]:
+    return [*_interpreting(numbers), _beside_mean_pooling(numbers["runs"], [])]
 
 
-def _explaining(figures: dict[str, Any]) -> list[str]:
-    heads = list(figures["models"][0]["ratios"])
+def _explaining(numbers: dict[str, Any]) -> list[str]:
+    heads = list(numbers["models"][0]["ratios"])
     lines = []
-    for row in figures["models"]:
+    for row in numbers["models"]:
         cells = [
             ABSENT if row["ratios"][name] is None else f"{row['ratios'][name]:.3f}"
             for name in heads
         ]
         lines.append([row["model"], f"{1000 * row['forward_seconds']:.2f}", *cells])
     headings = ["model", "forward pass, ms an image", *heads]
-    return [figures["about"], markdown_table(headings, lines)]
+    return [numbers["about"], markdown_table(headings, lines)]
 
 
-def _reliability(figures: dict[str, Any]) -> list[str]:
-    rows = [row for part in figures["parts"].values() for row in part["rows"]]
+def _reliability(numbers: dict[str, Any]) -> list[str]:
+    rows = [row for part in numbers["parts"].values() for row in part["rows"]]
     tried, good = (sum(row[name] for row in rows) for name in ("tried", "good"))
     return [
         f"What goes wrong on purpose, and what became of it: {good:,} of {tried:,} ended as they "
@@ -177,10 +177,10 @@ def _commands(runs: list[dict[str, Any]]) -> str:
     return "```\n" + "\n".join(listed) + "\n```"
 
 
-def _stand(figures: dict[str, Any]) -> str:
-    machine, versions = figures["hardware"], figures["versions"]
+def _stand(numbers: dict[str, Any]) -> str:
+    machine, versions = numbers["hardware"], numbers["versions"]
     return (
-        f"Measured {figures['measured']} on {machine['cpu']}, {machine['cores']} cores, "
+        f"Measured {numbers['measured']} on {machine['cpu']}, {machine['cores']} cores, "
         f"{machine.get('memory_gib', '?')} GiB, {machine['device']}, "
         f"{shown_precision(machine['precision'])}; "
         f"Python {versions['python']}, torch {versions['torch']}."
@@ -235,29 +235,29 @@ class Column(NamedTuple):
 
 def write_page(subject: str, folder: Path) -> Path:
     """Write SUBJECT.md from the JSON beside it, and return its path."""
-    figures = read_figures(folder / f"{subject}.json")
+    numbers = read_numbers(folder / f"{subject}.json")
     path = folder / f"{subject}.md"
-    path.write_text(interpreting_page(figures), encoding="utf-8")
+    path.write_text(interpreting_page(numbers), encoding="utf-8")
     return path
 
 
-def interpreting_page(figures: dict[str, Any]) -> str:
+def interpreting_page(numbers: dict[str, Any]) -> str:
     """Return the whole page."""
-    parts = ["# What explanations of the same networks are worth", _about(figures)]
-    if figures["part"] < 1:
+    parts = ["# What explanations of the same networks are worth", _about(numbers)]
+    if numbers["part"] < 1:
         parts.append(
-            f"**Tried with {figures['part']:.0%} of the whole: no figure here says anything.**"
+            f"**Tried with {numbers['part']:.0%} of the whole: no number here says anything.**"
         )
-    for name in dict.fromkeys(run["recipe"] for run in figures["runs"]):
-        runs = [run for run in figures["runs"] if run["recipe"] == name]
-        parts += _study(name, runs, figures["remarks"].get(name, ""))
-    return "\n\n".join([*parts, _compared_on(figures)]) + "\n"
+    for name in dict.fromkeys(run["recipe"] for run in numbers["runs"]):
+        runs = [run for run in numbers["runs"] if run["recipe"] == name]
+        parts += _study(name, runs, numbers["remarks"].get(name, ""))
+    return "\n\n".join([*parts, _compared_on(numbers)]) + "\n"
 
 
-def _about(figures: dict[str, Any]) -> str:
-    heads = dict.fromkeys(SHOWN_HEADS[run["head"]] for run in figures["runs"])
+def _about(numbers: dict[str, Any]) -> str:
+    heads = dict.fromkeys(SHOWN_HEADS[run["head"]] for run in numbers["runs"])
     return (
-        f"`{figures['command']}` trains {' and '.join(heads)} on the same data, and measures on "
+        f"`{numbers['command']}` trains {' and '.join(heads)} on the same data, and measures on "
         "each network what methods of explanation say of the same test images. What the measures "
         "and methods are, and what they do not say, is in "
         "[comparing.md](../docs/comparing.md)."
@@ -368,14 +368,15 @@ def _cell(column: Column, metric: str) -> str:
         run["comparison"]["methods"].get(column.method, {"scores": {}})["scores"].get(metric)
         for run in column.runs
     ]
-    known = [figure for figure in found if figure is not None]
+    known = [measurement for measurement in found if measurement is not None]
     if not known:
         return ABSENT
-    value = statistics.mean(figure["value"] for figure in known)
+    value = statistics.mean(measurement["value"] for measurement in known)
     if metric in COSTS:
         return f"{value:.2g}" if metric == "seconds" else f"{value:.2f}"
     error = standard_error(
-        [figure["value"] for figure in known], [figure["standard_error"] for figure in known]
+        [measurement["value"] for measurement in known],
+        [measurement["standard_error"] for measurement in known],
     )
     return f"{value:.3f}" + ("" if error is None else f" ± {error:.3f}")
 
@@ -387,7 +388,7 @@ def standard_error(values: Sequence[float], errors: Sequence[float | None]) -> f
     the larger one is taken.
 
     Args:
-        values: a figure of each network.
+        values: a score of each network.
         errors: its standard error over images; None where there is one image.
     """
     over_images = None
@@ -417,7 +418,7 @@ def _baseline_columns(runs: Sequence[Run]) -> list[Column]:
 
 
 def _counts(runs: Sequence[Run]) -> str:
-    """Return how many images and mosaics the figures are of, and what could not be measured."""
+    """Return how many images and mosaics the numbers are of, and what could not be measured."""
     first = runs[0]["comparison"]
     each = " a network" if len(runs) > 1 else ""
     words = f"Of {first['images']} images{each}, {first['boxed_images']} with a box of their class"
@@ -427,12 +428,12 @@ def _counts(runs: Sequence[Run]) -> str:
     return words + "." + (f" Not possible with this network: {left_out}." if left_out else "")
 
 
-def _compared_on(figures: dict[str, Any]) -> str:
-    comparison = figures["runs"][0]["comparison"]
+def _compared_on(numbers: dict[str, Any]) -> str:
+    comparison = numbers["runs"][0]["comparison"]
     machine, versions = comparison["hardware"], comparison["versions"]
     return (
-        f"Written {figures['measured']}; measured on {machine['cpu']}, {machine['cores']} cores, "
+        f"Written {numbers['measured']}; measured on {machine['cpu']}, {machine['cores']} cores, "
         f"{machine.get('memory_gib', '?')} GiB, {machine['device']}, comparisons in float32, "
-        f"training in {shown_precision(figures['hardware']['precision'])}; loss-attention "
+        f"training in {shown_precision(numbers['hardware']['precision'])}; loss-attention "
         f"{comparison['loss_attention']}, Python {versions['python']}, torch {versions['torch']}."
     )

@@ -9,7 +9,7 @@ Each part returns, for each kind of mishap, how many were tried and how many end
 
 In results/reliability.json a part is what one command tried, with the machine and the date of its
 own. Its rows are what was tried, how often, and how often that was
-good; `columns` are further figures of the rows, by what to call them:
+good; `columns` are further numbers of the rows, by what to call them:
 
     {"title": "Signals", "about": "A run gets ...", "command": "python benchmarks/...",
      "seeds": [0], "columns": {"most_seconds": "seconds at most"},
@@ -115,9 +115,9 @@ def _outcome(run: Path) -> tuple[Any, ...]:
     """What came of a run, but for what the clock decides."""
     clock = {"seconds", "images_per_second"}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    figures = [{key: line[key] for key in line if key not in clock} for line in lines]
+    numbers = [{key: line[key] for key in line if key not in clock} for line in lines]
     evaluation = json.loads((run / "evaluation.json").read_text())
-    return (run / "model.safetensors").read_bytes(), figures, evaluation
+    return (run / "model.safetensors").read_bytes(), numbers, evaluation
 
 
 def signals(scale: float, folder: Path) -> Counts:

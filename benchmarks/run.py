@@ -1,4 +1,4 @@
-"""Measure the figures that the project names, and keep them in results/.
+"""Measure the numbers that the project names, and keep them in results/.
 
     python benchmarks/run.py            # all of them
     python benchmarks/run.py startup    # some of them
@@ -40,21 +40,21 @@ def _trained(recipe: str, head: str, *flags: str) -> list[dict[str, Any]]:
             out = Path(folder) / "run"
             words = ("train", recipe, "--head", head, "--seed", str(seed), *flags)
             done = timed(command(), *words, "--out", str(out))
-            runs.append({"head": head, "seed": seed} | _figures(out, done, words))
+            runs.append({"head": head, "seed": seed} | _numbers(out, done, words))
             print(runs[-1], flush=True)
     return runs
 
 
-def _figures(out: Path, done: Finished, words: tuple[str, ...]) -> dict[str, Any]:
+def _numbers(out: Path, done: Finished, words: tuple[str, ...]) -> dict[str, Any]:
     return {
         "command": " ".join(("loss-attention", *words)),
-        **_run_figures(out),
+        **_run_numbers(out),
         "whole_command_seconds": done.seconds,
         "peak_memory_mib": done.peak_memory_mib,
     }
 
 
-def _run_figures(out: Path) -> dict[str, Any]:
+def _run_numbers(out: Path) -> dict[str, Any]:
     """Read what a finished run's folder says of it."""
     facts = json.loads((out / "run.json").read_text())
     evaluation = json.loads((out / "evaluation.json").read_text())
@@ -80,7 +80,7 @@ def demo() -> dict[str, Any]:
             "peak_memory_mib": done.peak_memory_mib,
             "report_mib": report.stat().st_size / 2**20,
             "runs": [
-                {"head": head, "seed": 0} | _run_figures(run)
+                {"head": head, "seed": 0} | _run_numbers(run)
                 for head, run in (
                     ("loss-attention", report.parent),
                     ("mean", report.parent / "mean-pooling"),

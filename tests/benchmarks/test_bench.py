@@ -1,4 +1,4 @@
-"""`make bench`: the whole of it with tiny networks, and what its figures mean."""
+"""`make bench`: the whole of it with tiny networks, and what its scores mean."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import bench
-import bench_figures
+import bench_numbers
 import isolated
 import measuring
 import pytest
@@ -47,28 +47,28 @@ def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_no_processes")
 def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    machine = bench_figures.machine_slug(hardware("cpu", 1, choose_precision("auto", "cpu")))
+    machine = bench_numbers.machine_slug(hardware("cpu", 1, choose_precision("auto", "cpu")))
     (tmp_path / f"{machine}-notes.md").write_text("The machine has no matrix units.\n")
     written = bench.bench(bench.Arguments(quick=True, accelerator="cpu", out=tmp_path))
     assert {path.name for path in written} == {
         f"{machine}{end}" for end in (".json", ".md", "-profile-conv.txt", "-profile-capsule.txt")
     }
-    figures = json.loads((tmp_path / f"{machine}.json").read_text())
+    numbers = json.loads((tmp_path / f"{machine}.json").read_text())
     page = (tmp_path / f"{machine}.md").read_text()
-    assert "no figure counts" in page
+    assert "no number counts" in page
     assert "The machine has no matrix units." in page
-    assert len(figures["targets"]) == 2 * 5 + 3
-    for target in figures["targets"]:
-        assert f"| {target['what']} | {target['target']} | {target['figure']} |" in page
+    assert len(numbers["targets"]) == 2 * 5 + 3
+    for target in numbers["targets"]:
+        assert f"| {target['what']} | {target['target']} | {target['measurement']} |" in page
     for head in NAMES:
-        network = figures["networks"][head]
+        network = numbers["networks"][head]
         assert network["step"]["ratio"]["turns"] == 2
         alone = network["isolated"]
         assert alone["checkpointed"]["memory_share"]["median"] == 0.25
         shares = [share["median"] for share in network["parts"]["shares"].values()]
         assert sum(shares) == pytest.approx(1, abs=0.2)
         assert "convolution" in (tmp_path / network["profile"]).read_text()
-    assert figures["startup"]["import_over_torch_seconds"]["median"] == pytest.approx(0.1)
+    assert numbers["startup"]["import_over_torch_seconds"]["median"] == pytest.approx(0.1)
     assert "conv ResNet18" in capsys.readouterr().out
 
 
@@ -81,7 +81,7 @@ def test_who_interrupts_it_keeps_what_was_there(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bench_figures, "measured", interrupted)
+    monkeypatch.setattr(bench_numbers, "measured", interrupted)
     monkeypatch.setattr("sys.argv", ["bench.py", "--quick", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as stopped:
         bench.main()
@@ -206,7 +206,7 @@ def test_a_method_that_a_model_does_not_allow() -> None:
 
 
 def a_network(**changes: Any) -> dict[str, Any]:
-    """Figures of a network that reaches every target but for what is changed."""
+    """Numbers of a network that reaches every target but for what is changed."""
     share = spread([0.01])
     network: dict[str, Any] = {
         "step": {
@@ -265,55 +265,55 @@ def a_network(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_targets_of_a_gpu(changes: dict[str, Any], missed: list[str]) -> None:
-    figures = {"accelerator": "cuda", "networks": {"loss-attention": a_network(**changes)}}
-    found = targets(figures)
+    numbers = {"accelerator": "cuda", "networks": {"loss-attention": a_network(**changes)}}
+    found = targets(numbers)
     assert len(found) == 8
     assert [target.what.split(",")[0] for target in found if not target.reached] == missed
 
 
 def test_targets_of_a_cpu() -> None:
     network = a_network(host_waits=None)
-    startup_figures = {
+    startup_numbers = {
         "help_seconds": spread([0.31]),
         "import_over_torch_seconds": spread([0.19]),
         "models_over_torch_seconds": spread([0.25]),
     }
-    figures = {
+    numbers = {
         "accelerator": "cpu",
         "networks": dict.fromkeys(NAMES, network),
-        "startup": startup_figures,
+        "startup": startup_numbers,
         "digits": None,
     }
-    reached = [target.reached for target in targets(figures)]
+    reached = [target.reached for target in targets(numbers)]
     assert reached == [True] * 10 + [False, True, None]
 
 
 def test_the_demo_is_read_where_it_was_measured(tmp_path: Path, repository: Path) -> None:
     path = repository / "results" / "digits.json"
     machine = json.loads(path.read_text())["hardware"]
-    found = bench_figures.digits_training(path, machine)
+    found = bench_numbers.digits_training(path, machine)
     assert found is not None
     assert found["training_seconds"]["turns"] == 3
     assert 0.9 < found["quality"]["accuracy"] < 1
-    assert bench_figures.digits_training(path, machine | {"cores": 96}) is None
-    assert bench_figures.digits_training(path, machine | {"precision": "32"}) is None
-    assert bench_figures.digits_training(tmp_path / "digits.json", machine) is None
+    assert bench_numbers.digits_training(path, machine | {"cores": 96}) is None
+    assert bench_numbers.digits_training(path, machine | {"precision": "32"}) is None
+    assert bench_numbers.digits_training(tmp_path / "digits.json", machine) is None
 
 
 def test_files_are_called_after_the_machine() -> None:
     gpu = {"device": "NVIDIA H100 80GB HBM3", "cpu": "AMD EPYC", "cores": 16}
-    assert bench_figures.machine_slug(gpu) == "nvidia-h100-80gb-hbm3"
+    assert bench_numbers.machine_slug(gpu) == "nvidia-h100-80gb-hbm3"
     cpu = {"device": "CPU", "cpu": "Intel(R) Xeon(R) @ 2.00GHz", "cores": 2, "precision": "bf16"}
-    assert bench_figures.machine_slug(cpu) == "intel-r-xeon-r-2-00ghz-2-cores"
-    plain = bench_figures.machine_slug(cpu | {"precision": "32"})
+    assert bench_numbers.machine_slug(cpu) == "intel-r-xeon-r-2-00ghz-2-cores"
+    plain = bench_numbers.machine_slug(cpu | {"precision": "32"})
     assert plain == "intel-r-xeon-r-2-00ghz-2-cores-float32"
 
 
 def test_a_cpu_without_bf16_measures_half_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = {}
     for precision in ("32", "bf16"):
-        monkeypatch.setattr(bench_figures, "choose_precision", lambda *_, it=precision: it)
-        setting, turns = bench_figures._what("cpu", quick=False)
+        monkeypatch.setattr(bench_numbers, "choose_precision", lambda *_, it=precision: it)
+        setting, turns = bench_numbers._what("cpu", quick=False)
         assert setting.precision == precision
         batches[precision] = setting.batch, setting.evaluated, turns.steps
     assert batches == {"32": (16, 32, 3), "bf16": (32, 64, 4)}

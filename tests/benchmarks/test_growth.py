@@ -1,4 +1,4 @@
-"""`benchmarks/growth.py`: its page and plots from made-up figures, and a real step of a point."""
+"""`benchmarks/growth.py`: its page and plots from made-up numbers, and a real step of a point."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def test_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(isolated, "measure_point", no_process)
     written = growth.grow(growth.Arguments(quick=True, accelerator="cpu", out=tmp_path))
     found = {path.suffix: path for path in written}
-    figures = json.loads(found[".json"].read_text())
-    assert list(figures["sweeps"]) == ["image-size", "patches", "classes", "processes"]
+    numbers = json.loads(found[".json"].read_text())
+    assert list(numbers["sweeps"]) == ["image-size", "patches", "classes", "processes"]
     assert len(asked) == 2 * 4
-    assert figures["sweeps"]["patches"]["lines"]["trained"] == [
+    assert numbers["sweeps"]["patches"]["lines"]["trained"] == [
         {"size": 16, "seconds": 1.5, "peak_bytes": 9.0 * MIB},
         {"size": 64, "seconds": 2.0, "peak_bytes": 12.0 * MIB},
     ]
     page = found[".md"].read_text()
-    assert "no figure counts" in page
+    assert "no number counts" in page
     assert "| 64 | 2,000 ms | 12 MiB |" in page
     plots = [path for path in written if path.suffix == ".png"]
     assert len(plots) == 4
@@ -60,9 +60,9 @@ def test_one_gpu_is_no_place_for_two_processes(tmp_path: Path, monkeypatch) -> N
         "count_devices": 1,
     }.items():
         monkeypatch.setattr(environment, name, lambda *_, answer=answer: answer)
-    monkeypatch.setattr("bench_figures.machine_slug", lambda _: "box")
-    figure = {"seconds": 0.5, "peak_bytes": 3.0 * MIB}
-    monkeypatch.setattr(isolated, "measure_point", lambda _: figure)
+    monkeypatch.setattr("bench_numbers.machine_slug", lambda _: "box")
+    measurement = {"seconds": 0.5, "peak_bytes": 3.0 * MIB}
+    monkeypatch.setattr(isolated, "measure_point", lambda _: measurement)
     written = growth.grow(growth.Arguments(quick=True, out=tmp_path))
     page = (tmp_path / "growth-box.md").read_text()
     assert "## Processes\n\nNot measured: this machine has too few GPUs." in page

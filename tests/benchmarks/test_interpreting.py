@@ -49,7 +49,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 
 
 def test_each_network_is_trained_and_compared_once(tmp_path: Path, commands) -> None:
-    figures = interpreting.interpreting("interpreting", PART, tmp_path)
+    numbers = interpreting.interpreting("interpreting", PART, tmp_path)
     slow = ["train", "compare", "compare"]  # multi-digits has methods of its own for few images
     assert [words[0] for words in commands] == ["train", "compare"] * 2 + slow * 2
     flags = ("--head", "mean", "--seed", "0", "--limit-images", "80", "--epochs", "1")
@@ -57,12 +57,12 @@ def test_each_network_is_trained_and_compared_once(tmp_path: Path, commands) -> 
     run = tmp_path / "digits-mean-0"
     out = ("--out", str(run / "compare"), "--overwrite")
     assert commands[3] == ("compare", str(run), "--images", "2", *out)
-    assert [(run["recipe"], run["head"]) for run in figures["runs"]] == [
+    assert [(run["recipe"], run["head"]) for run in numbers["runs"]] == [
         (name, head) for name in ("digits", "multi-digits") for head in ("loss-attention", "mean")
     ]
-    assert figures["runs"][0]["compare_command_seconds"] == 3.0
+    assert numbers["runs"][0]["compare_command_seconds"] == 3.0
     commands.clear()
-    assert interpreting.interpreting("interpreting", PART, tmp_path) == figures
+    assert interpreting.interpreting("interpreting", PART, tmp_path) == numbers
     assert commands == []
 
 
@@ -73,11 +73,11 @@ def test_an_interrupted_network_is_continued(tmp_path: Path, commands) -> None:
     (tmp_path / "digits-mean-0" / "compare" / "comparison.json").unlink()
     (tmp_path / "multi-digits-mean-0" / "evaluation.json").unlink()
     (tmp_path / "multi-digits-mean-0" / "run.json").unlink()  # it had not begun
-    figures = interpreting.interpreting("interpreting", PART, tmp_path)
+    numbers = interpreting.interpreting("interpreting", PART, tmp_path)
     assert [words[0] for words in commands] == ["resume", "compare", "train"]
     assert commands[-1][-1] == "--overwrite"
     # What is left of a training says nothing of the time that it took.
-    assert figures["runs"][1]["train_command_seconds"] is None
+    assert numbers["runs"][1]["train_command_seconds"] is None
 
 
 def test_a_run_of_other_settings_is_not_taken(tmp_path: Path, commands) -> None:

@@ -1,4 +1,4 @@
-"""The page of explanations compared, from figures put in by hand."""
+"""The page of explanations compared, from numbers put in by hand."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ METRICS = {
 
 
 def method(baseline: bool, pointing: float, error: float | None, seconds: float) -> dict:
-    def figure(value: float, error: float | None) -> dict:
+    def measurement(value: float, error: float | None) -> dict:
         return {"value": value, "standard_error": error, "count": 7}
 
-    figures = {"pointing_game": figure(pointing, error), "seconds": figure(seconds, None)}
+    numbers = {
+        "pointing_game": measurement(pointing, error),
+        "seconds": measurement(seconds, None),
+    }
     if not baseline:
-        figures["deletion"] = figure(0.25, 0.0)
-    return {"trivial_baseline": baseline, "scores": figures}
+        numbers["deletion"] = measurement(0.25, 0.0)
+    return {"trivial_baseline": baseline, "scores": numbers}
 
 
 def run(head: str, seed: int, pointing: float, error: float | None = 0.03) -> dict:
@@ -70,7 +73,7 @@ def run(head: str, seed: int, pointing: float, error: float | None = 0.03) -> di
 def page(part: float = 1.0, runs: list[dict] | None = None) -> str:
     heads = ("loss-attention", "mean")
     runs = runs or [run(head, seed, 0.6 + seed / 10) for seed in (0, 1) for head in heads]
-    figures = {
+    numbers = {
         "command": "python benchmarks/run.py interpreting",
         "part": part,
         "remarks": {"digits": "Few scenes."},
@@ -78,7 +81,7 @@ def page(part: float = 1.0, runs: list[dict] | None = None) -> str:
         "measured": "2026-01-02",
         "hardware": {"precision": "bf16"},
     }
-    return interpreting_page(figures)
+    return interpreting_page(numbers)
 
 
 def test_errors_are_the_larger_of_two_estimates() -> None:
@@ -135,5 +138,5 @@ def test_what_it_stands_on_is_told() -> None:
     assert "are explained. Few scenes.\n" in text
     assert "trains loss-attention and mean pooling on the same data" in text
     assert "a CPU, 2 cores" in text
-    assert "no figure here says anything" not in text
-    assert "**Tried with 1% of the whole: no figure here says anything.**" in page(part=0.01)
+    assert "no number here says anything" not in text
+    assert "**Tried with 1% of the whole: no number here says anything.**" in page(part=0.01)

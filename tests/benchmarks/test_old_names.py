@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from measuring import read_figures
+from measuring import read_numbers
 
 from loss_attention.evaluation.metric import OLD_NAMES, current_comparison
 
@@ -29,7 +29,7 @@ def test_a_comparison_has_todays_names_and_its_values() -> None:
 
 def test_the_results_of_the_repository_are_read() -> None:
     for path in sorted((ROOT / "results").glob("*.json")):
-        for run in read_figures(path).get("runs", []):
+        for run in read_numbers(path).get("runs", []):
             assert not set(OLD_NAMES) & {metric["name"] for metric in run["metrics"]}
             for metric in run["metrics"]:
                 assert not set(OLD_NAMES) & {metric["label"], metric["group"], *metric["baselines"]}

@@ -1,4 +1,4 @@
-"""results/README.md, from figures put in by hand."""
+"""results/README.md, from numbers put in by hand."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ STAND = {
 
 
 def written(folder: Path, **subjects: dict) -> str:
-    for name, figures in subjects.items():
+    for name, numbers in subjects.items():
         path = folder / f"{name.replace('_', '-')}.json"
-        path.write_text(json.dumps(STAND | figures), encoding="utf-8")
+        path.write_text(json.dumps(STAND | numbers), encoding="utf-8")
     pages.write_summary(folder)
     return (folder / "README.md").read_text(encoding="utf-8")
 
@@ -47,12 +47,12 @@ def test_pages_of_the_benchmarks_are_linked_but_not_their_notes(tmp_path: Path) 
 
 def test_a_study_is_linked_with_its_remark_and_its_main_figures(tmp_path: Path) -> None:
     runs = [run(head, seed, 0.5 + seed) for head in ("loss-attention", "mean") for seed in (0, 1)]
-    figures = {
+    numbers = {
         "command": "python benchmarks/run.py tiny-imagenet",
         "remarks": {"tiny": "The seed draws the classes."},
         "runs": runs,
     }
-    text = written(tmp_path, tiny_imagenet=figures, coco=figures | {"remarks": {}})
+    text = written(tmp_path, tiny_imagenet=numbers, coco=numbers | {"remarks": {}})
     assert text.count("[tiny-imagenet.md](tiny-imagenet.md)") == 2
     assert text.count("The seed draws the classes.") == 1
     assert (
@@ -80,8 +80,8 @@ def test_cifar10_is_told_with_its_grid_pointing(tmp_path: Path) -> None:
     }
     one = run("loss-attention", 0, 0.5) | {"comparison": comparison, "parameters": 2_000_000}
     one["metrics"] = [{"name": "accuracy", "value": 0.875, "baselines": {}}]
-    figures = {"command": "run.py cifar10-small", "remarks": {}, "runs": [one]}
-    lines = written(tmp_path, cifar10_small=figures).splitlines()
+    numbers = {"command": "run.py cifar10-small", "remarks": {}, "runs": [one]}
+    lines = written(tmp_path, cifar10_small=numbers).splitlines()
     first = lines.index("| accuracy | 0.8750 |")
     assert lines[first + 1 : first + 6] == [
         "| grid pointing, evidence | 0.750 |",

@@ -1,4 +1,4 @@
-"""All figures of a machine: each network beside the yardstick, matrix products, the command."""
+"""All numbers of a machine: each network beside the yardstick, matrix products, the command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 from bench_page import DEMO_QUALITY, NAMES
 from explaining import EXPLAIN, beside_forward
 from isolated import isolated
-from measuring import Spread, ratio, read_figures, spread, startup_seconds
+from measuring import Spread, ratio, read_numbers, spread, startup_seconds
 from PIL import Image
 from workloads import (
     WORKLOADS,
@@ -103,7 +103,7 @@ def measured(
         quick: tiny networks and few turns.
 
     Returns:
-        The figures, and the profiles by the name of their file.
+        The numbers, and the profiles by the name of their file.
 
     Raises:
         InputError: a GPU is asked for where there is none.
@@ -112,25 +112,25 @@ def measured(
         logging.getLogger(talkative).setLevel(logging.ERROR)
     accelerator = choose_accelerator(wanted, 1)
     setting, turns = _what(accelerator, quick)
-    figures = _about(setting, turns, quick)
+    numbers = _about(setting, turns, quick)
     with _stage("matrix products"):
         products = fastest_products(turns.sizes, turns.products, setting, turns.warm_up)
     rates: dict[str, list[float]] = {dtype: [] for dtype in products}
-    figures["networks"], profiles = {}, {}
+    numbers["networks"], profiles = {}, {}
     for head in networks:
         print(f"{NAMES[head]}:", flush=True)
         found, done, profile = measure_network(replace(setting, head=head), turns, products, _stage)
-        found["profile"] = f"{figures['machine']}-profile-{NAMES[head].split()[0]}.txt"
+        found["profile"] = f"{numbers['machine']}-profile-{NAMES[head].split()[0]}.txt"
         profiles[found["profile"]] = profile
-        figures["networks"][head] = found
+        numbers["networks"][head] = found
         for dtype, one in done.items():
             rates[dtype] += one
-    figures["ceiling"] = _ceiling(products, rates)
+    numbers["ceiling"] = _ceiling(products, rates)
     print("the command:", flush=True)
     with _stage(f"its start, and imports, {turns.startup} turns"):
-        figures["startup"] = _startup(turns, quick)
-    figures["digits"] = digits_training(RESULTS / "digits.json", figures["hardware"])
-    return figures, profiles
+        numbers["startup"] = _startup(turns, quick)
+    numbers["digits"] = digits_training(RESULTS / "digits.json", numbers["hardware"])
+    return numbers, profiles
 
 
 def _what(accelerator: str, quick: bool) -> tuple[Setting, Turns]:
@@ -147,7 +147,7 @@ def _what(accelerator: str, quick: bool) -> tuple[Setting, Turns]:
 
 
 def _about(setting: Setting, turns: Turns, quick: bool) -> dict[str, Any]:
-    """Return what the figures stand on."""
+    """Return what the numbers stand on."""
     machine = hardware(setting.accelerator, 1, setting.precision)
     slug = machine_slug(machine)
     units = torch.cpu.get_capabilities() if setting.accelerator == "cpu" else {}
@@ -211,7 +211,7 @@ def digits_training(path: Path, machine: dict[str, Any]) -> dict[str, Any] | Non
     """
     if not path.exists():
         return None
-    found = read_figures(path)
+    found = read_numbers(path)
     if any(found["hardware"][name] != machine[name] for name in SAME_MACHINE):
         return None
     runs = [run for run in found["runs"] if run["head"] == "loss-attention"]
@@ -260,7 +260,7 @@ def measure_alone(setting: Setting, turns: Turns) -> dict[str, Any]:
 def measure_network(
     setting: Setting, turns: Turns, products: dict[str, MatrixProduct], stage: Stage
 ) -> tuple[dict[str, Any], dict[str, list[float]], str]:
-    """Return the figures of a network, the rates of the matrix products, and a step's profile."""
+    """Return the numbers of a network, the rates of the matrix products, and a step's profile."""
     found: dict[str, Any] = {}
     with stage("operations of a step, counted"):
         operations = {kind: operations_of_step(setting, kind) for kind in COMPARED}
@@ -301,7 +301,7 @@ def _steps(
         for (name, product), one in zip(products.items(), taken, strict=True)
     }
     done = [operations["ours"] / seconds for seconds in mine]
-    figures = _beside(mine, theirs) | {
+    numbers = _beside(mine, theirs) | {
         "images": ours.setting.batch,
         "checkpointed_seconds": spread(leaner),
         "checkpointed_over_ours": ratio(leaner, mine),
@@ -309,7 +309,7 @@ def _steps(
         "operations": operations,
         "share_of_ceiling": {dtype: ratio(done, ceiling) for dtype, ceiling in rates.items()},
     }
-    return figures, rates
+    return numbers, rates
 
 
 def _evaluation(ours: Ours, yardstick: Yardstick, turns: Turns) -> dict[str, Any]:
