@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from loss_attention.model import PatchClassifier
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = ("tests/data/test_augmentation.py", "tests/training/test_loop.py", "tests/heads")
+TESTS = ("tests/training/test_augmentation.py", "tests/training/test_trainer.py", "tests/heads")
 """Those that move images to a GPU, or take one where there is one."""
 LONGEST_TESTS = 240
 SMALL = (
@@ -114,14 +114,14 @@ def made_up(folder: Path) -> Path:
 
 def commands(head: str, images: Path, run: Path, accelerator: str) -> str:
     """Train a head on images, evaluate it once more and explain one of them."""
-    place = ("--accelerator", accelerator)
+    device = ("--accelerator", accelerator)
     image, explained = images / "dark" / "0.png", run.with_name(f"{run.name}-explained")
     train = ("train", "folder", "--data", str(images), "--head", head, *SMALL, "--out", str(run))
     lines = [train, ("evaluate", str(run))]
     if head != "baseline":  # it has no patches that a heat map could be of
         lines.append(("explain", str(run), str(image), "--out", str(explained)))
     for words in lines:
-        code, said = typed(*words, *place)
+        code, said = typed(*words, *device)
         if code:
             raise RuntimeError(f"{words[0]} ended with {code}: {said}")
     return "done"

@@ -67,3 +67,7 @@ def test_what_fails_does_not_keep_the_rest_from_being_done(
         "four: left out, no time",
         "all is well",
     ]
+
+
+def test_the_tests_that_it_runs_are_there() -> None:
+    assert [name for name in gpu.TESTS if not (gpu.ROOT / name).exists()] == []
