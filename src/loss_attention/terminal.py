@@ -43,11 +43,6 @@ def say_line(console: Console, text: str, style: str = "") -> None:
     say(console, printable(text), style)
 
 
-def make_console() -> Console:
-    """Return the console of the command."""
-    return Console(markup=False, highlight=False, emoji=False)
-
-
 def markdown(text: str) -> str:
     r"""Return a text, in one line, that Markdown shows as it is.
 
