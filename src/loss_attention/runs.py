@@ -31,7 +31,7 @@ from loss_attention.errors import InputError, guarded, quoted
 from loss_attention.evaluation.measuring import evaluate
 from loss_attention.evaluation.metric import Evaluation, current_names
 from loss_attention.interruption import Interrupted, RunStopped, StopRequest
-from loss_attention.model import PatchClassifier, load
+from loss_attention.model import WEIGHTS_FILE, PatchClassifier, load
 from loss_attention.model_spec import ModelOptions
 from loss_attention.report.page import write_report
 from loss_attention.report.tables import show_evaluations
@@ -492,7 +492,8 @@ def load_weights(run: RunFolder) -> PatchClassifier:
         InputError: there are none yet, they are damaged, or not those of the run's recipe.
     """
     run.check_weights()
-    model, recipe = load(run.path), run.recipe()
+    # The file itself, as a folder's would be compared with its digest once more.
+    model, recipe = load(run.path / WEIGHTS_FILE), run.recipe()
     for field in fields(ModelOptions):
         name = field.name
         wanted, found = getattr(recipe, name), getattr(model.spec, name)
