@@ -129,8 +129,8 @@ def test_a_signal_in_the_evaluation_is_no_loss(
     assert not (out / "evaluation.json").exists()
     run("resume", str(out))
     assert_same_run(out, whole)
-    figures = [json.loads((one / "evaluation.json").read_text()) for one in (out, whole)]
-    assert figures[0] == figures[1]
+    scores = [json.loads((one / "evaluation.json").read_text()) for one in (out, whole)]
+    assert scores[0] == scores[1]
 
 
 def test_a_signal_while_data_are_read_leaves_nothing(

@@ -203,7 +203,7 @@ def _handled_by(handler: Any) -> Iterator[None]:
     before = {}
     try:
         for number in SIGNALS:
-            # None: something that Python knows nothing of handles it.
+            # None: it was not set from Python.
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, handler)
         yield

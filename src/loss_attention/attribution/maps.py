@@ -89,7 +89,7 @@ def _with_evidence(model: PatchClassifier, images: Float[Tensor, "B C H W"]) -> 
     prediction = model(images)
     if not isinstance(prediction, PatchPrediction):
         raise InputError(
-            f"a model with the head {model.config['head']} has no exact evidence to show; "
+            f"a model with the head {model.spec.head} has no exact evidence to show; "
             "`method` grad-cam works with every model, `method` cam with many"
         )
     return prediction
@@ -164,8 +164,8 @@ def class_activation(
     head = model.head
     if not isinstance(head, BaselineHead) or len(head.classifier) != 1:
         raise InputError(
-            f"there is no class activation map for {model.config['backbone']} with the head "
-            f"{model.config['head']}: it takes patches, or average pooling followed by one linear "
+            f"there is no class activation map for {model.spec.backbone} with the head "
+            f"{model.spec.head}: it takes patches, or average pooling followed by one linear "
             "layer; `method` grad-cam works with every model"
         )
     linear = head.classifier[0]
@@ -399,7 +399,7 @@ def _prepared(
         if target is None:
             yield scaled, model(scaled).logits.argmax(dim=1)
             return
-        classes = model.config["num_classes"]
+        classes = model.spec.num_classes
         yield scaled, explained_class(target, len(scaled), classes, scaled.device).clone()
 
 

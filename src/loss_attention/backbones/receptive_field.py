@@ -195,6 +195,7 @@ _ELEMENTWISE = """
     detach float double half bfloat16 to
 """
 _PARTED = ("chunk", "split", "tensor_split")
+_CONVOLUTION_DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1}
 
 
 class _Tracer(fx.Tracer):
@@ -276,6 +277,3 @@ def _called(
         found = given("input", "pad", "mode")
         return _padded(field, found["pad"]) if found.get("mode", "constant") == "constant" else None
     return None
-
-
-_CONVOLUTION_DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1}

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
+from loss_attention import __version__
 from loss_attention.cli import subcommands
 from loss_attention.cli.subcommands import fail
 from loss_attention.errors import InputError, ReportedError, unknown_name
@@ -108,8 +109,6 @@ def _run(arguments: list[str]) -> int:
         print(_overview())
         return 0
     if arguments[0] == "--version":
-        from loss_attention import __version__
-
         print(f"loss-attention {__version__}")
         return 0
     name, *rest = arguments

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from loss_attention import __version__
 from loss_attention.errors import InputError, printable
 from loss_attention.interruption import Interrupted, RunStopped
 from loss_attention.training.recipe import RECIPES, Accelerator, Recipe, RunOptions
@@ -314,7 +315,7 @@ def compare(
         seed: Decides which images are drawn.
         overwrite: Replace a comparison that is already in the folder.
     """
-    from loss_attention import __version__, runs
+    from loss_attention import runs
     from loss_attention.attribution import compare as comparing
     from loss_attention.attribution.maps import find_method
     from loss_attention.report.drawing import maps_picture

@@ -215,7 +215,7 @@ def _check_classes(model: Model, data: LabelledImages) -> None:
     inner = getattr(model, "module", model)  # what Fabric wraps
     if not isinstance(inner, PatchClassifier):
         return
-    count, named = inner.config["num_classes"], inner.config["class_names"]
+    count, named = inner.spec.num_classes, inner.spec.class_names
     if count != len(data.class_names):
         raise InputError(f"the model has {count} classes and the data {len(data.class_names)}")
     for k, (ours, theirs) in enumerate(zip(named, data.class_names, strict=False)):

@@ -117,9 +117,9 @@ def explain_files(
             class, a path that is not there, a folder without images, an output that exists or
             would replace an image. Later: a full disk, weights that give no finite logits.
     """
-    if method is None and HEADS[model.config["head"]].pooled_backbone:
+    if method is None and HEADS[model.spec.head].pooled_backbone:
         raise InputError(
-            f"a model with the head {model.config['head']} has no patches, so it has no evidence "
+            f"a model with the head {model.spec.head} has no patches, so it has no evidence "
             "to show; train with `head` loss-attention, or try `method` cam or `method` grad-cam"
         )
     if model.image_size is None:
@@ -198,7 +198,7 @@ def _explain_batch(
     inputs, sizes = [], []
     for job in jobs:
         try:
-            image = read_image(job.source, model.config["in_channels"])
+            image = read_image(job.source, model.spec.in_channels)
         except UnreadableImage as error:
             summary.unreadable.append(str(error))
             continue

@@ -433,7 +433,7 @@ def make_cards(
     if part.multi_label:
         correct = ((logits > 0) == matrix).all(dim=1)
         target = torch.where(correct, target, wrongness(logits, matrix)[1])
-    predictions = {model.config["head"]: prediction}
+    predictions = {model.spec.head: prediction}
     predictions |= {name: _predict(one, part) for name, one in (counterparts or {}).items()}
     explanations = {
         name: explain_prediction(one, target, multi_label=part.multi_label)

@@ -30,13 +30,7 @@ LEAST_SECONDS = 0.0001
 _FRAME = 3
 """Letters that a column takes beside its text: a space on both sides and a line."""
 # Headings have to be short on a terminal: five baselines stand side by side in 80 columns.
-_SHORT = {
-    "whole image": "whole",
-    "centred box": "centred",
-    "uniform": "uniform",
-    "random": "random",
-    "edges": "edges",
-}
+_SHORT = {"whole image": "whole", "centred box": "centred"}
 
 
 @dataclass(frozen=True)
