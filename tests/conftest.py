@@ -13,6 +13,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
+# What torchvision needs beside another build of torch: here, and in processes that tests start.
+from beside_torch import sitecustomize as beside_torch
+
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(beside_torch.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
 import jaxtyping
 import pytest
 from hypothesis import settings

@@ -22,6 +22,8 @@ OF_DATA = {
 }
 CHOSEN = {
     "backbone": "vgg11_bn",
+    "levels": (),
+    "feature_stride": None,
     "head": "mean",
     "in_channels": 1,
     "width": 0.03,
@@ -65,6 +67,11 @@ def test_every_field_of_a_recipes_model_has_its_option(capsys: pytest.CaptureFix
         ({"strided_layers": "16"}, "`strided_layers` must be a list of layers, got '16'"),
         ({"strided_layers": (True,)}, "`strided_layers` must be a list of layers, got (True,)"),
         ({"backbone": "custom", "strided_layers": (1,)}, "`strided_layers` are those of a named"),
+        ({"levels": (8,)}, "`levels` are those of a backbone timm/NAME or hf/ID; 'resnet18'"),
+        ({"backbone": "timm/a", "levels": "8"}, "`levels` must be strides in pixels, each once"),
+        ({"backbone": "timm/a", "levels": (8, 8)}, "`levels` must be strides in pixels, each once"),
+        ({"backbone": "timm/a", "levels": (0,)}, "`levels` must be between 1 and 1,024, got (0,)"),
+        ({"feature_stride": 8}, "`feature_stride` must be one of `levels` (none are given), got 8"),
         ({"resize": "crop"}, "unknown `resize` 'crop'"),
         ({"num_classes": 3, "class_names": ["a", "b"]}, "`class_names` must name all 3 classes"),
     ],

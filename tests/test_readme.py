@@ -137,7 +137,7 @@ def _run(arguments: list[str], folder: Path, where: str) -> str:
     programs = Path(sys.executable).parent
     environment = os.environ | {
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": "",
+        "PYTHONPATH": str(Path(__file__).parent / "beside_torch"),
     }
     # Of a `make test` around this test; its flags are not for a make in here.
     for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):

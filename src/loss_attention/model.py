@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from loss_attention.backbones import Backbone, as_backbone, build_backbone
+from loss_attention.backbones import Backbone, as_backbone, build_backbone, joined, joined_level
+from loss_attention.backbones.foreign import ForeignBackbone
 from loss_attention.backbones.layers import Layered
 from loss_attention.backbones.receptive_field import ReceptiveField
 from loss_attention.data.sample import free_memory
@@ -148,9 +149,9 @@ class PatchClassifier(
         scaled = images.to(self.mean.dtype)
         if images.dtype == torch.uint8:
             scaled = scaled / 255
-        prediction: ImagePrediction = self.head(
-            self.backbone((scaled - self.mean) / self.std), (height, width)
-        )
+        features = self.backbone((scaled - self.mean) / self.std)
+        feature_map = joined(features, joined_level(self.backbone))
+        prediction: ImagePrediction = self.head(feature_map, (height, width))
         return prediction
 
     @torch.inference_mode()
@@ -212,8 +213,11 @@ class PatchClassifier(
     def check_image_size(self, height: int, width: int) -> None:
         """Raise `InputError` for images smaller than one patch, or of a size that is not theirs.
 
-        A head with parameters for each position takes images of the size it was made for alone.
+        A head with parameters for each position takes images of the size it was made for alone, and
+        a backbone may take certain sizes.
         """
+        if isinstance(self.backbone, ForeignBackbone):
+            self.backbone.check_image_size(height, width)
         if self._layout is not None:
             check_patch_fits(self._layout, height, width)
         if isinstance(self.head, RoutingHead) and (height, width) != self.image_size:
@@ -301,13 +305,18 @@ def create_model(
         own = as_backbone(backbone, spec.in_channels)
     else:
         spec = ModelSpec(backbone=backbone, **options)
-    needed, free = _missing_bytes(_outline(spec, own)), free_memory()
+    _check_memory(_outline(spec, own))
+    return _build(spec, own)
+
+
+def _check_memory(model: PatchClassifier) -> None:
+    """Raise `InputError` where what a model has on the meta device does not fit in memory."""
+    needed, free = _missing_bytes(model), free_memory()
     if needed > free:
         raise InputError(
             f"a model of these sizes takes {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB of "
             "memory are free"
         )
-    return _build(spec, own)
 
 
 def _build(spec: ModelSpec, own: Backbone | None) -> PatchClassifier:
@@ -331,7 +340,7 @@ def _outline(spec: ModelSpec, own: Backbone | None) -> PatchClassifier:
 
 
 def _missing_bytes(model: PatchClassifier) -> int:
-    tensors = model.state_dict().values()
+    tensors = [*model.state_dict().values(), *_unsaved_buffers(model)]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.is_meta)
 
 
@@ -389,8 +398,19 @@ def _load_file(path: Path, module: nn.Module | None, **changes: Any) -> PatchCla
         model = _outline(spec, own)
     except InputError as error:
         raise InputError(f"{name} names a model unknown to this version: {error}") from error
-    model.load_state_dict(read_weights(path, model.state_dict()), assign=True)
+    weights = read_weights(path, model.state_dict())
+    if any(buffer.is_meta for buffer in _unsaved_buffers(model)):
+        _check_memory(model)
+        with torch.random.fork_rng(devices=[]):  # its own weights are random, and not wanted
+            model = _build(spec, own)
+    model.load_state_dict(weights, assign=True)
     return model.eval()
+
+
+def _unsaved_buffers(model: nn.Module) -> list[Tensor]:
+    """Return what networks of other libraries compute when they are built, and files lack."""
+    saved = model.state_dict().keys()
+    return [buffer for name, buffer in model.named_buffers() if name not in saved]
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from loss_attention.errors import InputError, quoted, unknown_name
 
 CUSTOM = "custom"
 """The backbone of a model that was built from a module and not from a name."""
+TIMM, HUGGING_FACE = "timm/", "hf/"
+"""What the names of other libraries' networks begin with."""
 
 # Beyond what any data has: what is larger is a slip of the keyboard or a hostile file.
 LARGEST = {
@@ -28,6 +30,7 @@ LARGEST = {
 }
 LARGEST_WIDTH = 1_000
 LARGEST_SIDE = 1_000_000
+LARGEST_STRIDE = 1_024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,13 @@ class ModelOptions:
 
     backbone: str = "resnet18"
     """The network under the head: vgg11_bn, vgg16_bn, resnet18, resnet50, resnet50_paper (the
-    paper's wider blocks) or googlenet."""
+    paper's wider blocks) or googlenet; timm/NAME, a network of timm; hf/ID, a model of the Hugging
+    Face hub."""
+    levels: tuple[int, ...] = ()
+    """Strides, in pixels, of the feature maps that are joined, such as 8 16 32; timm/ and hf/ only.
+    None: the backbone's last map."""
+    feature_stride: int | None = None
+    """Pixels between cells of the joined map, one of levels. None: the finest of them."""
     head: str = "loss-attention"
     """How patches become a decision: loss-attention, capsule-loss-attention, mean, attention,
     gated-attention, capsule-dynamic-routing, or baseline (no patches)."""
@@ -71,17 +80,50 @@ class ModelOptions:
         _require("width", finite, "must be above 0 and finite", self.width)
         most = f"must be at most {LARGEST_WIDTH:,}"
         _require("width", self.width <= LARGEST_WIDTH, most, self.width)
+        self._check_levels()
         layers = _listed(self.strided_layers)
         whole = layers is not None and all(map(_is_whole, layers))
         _require("strided_layers", whole, "must be a list of layers", self.strided_layers)
         if layers and self.backbone == CUSTOM:
             raise InputError("`strided_layers` are those of a named backbone; yours strides itself")
+        if layers and self.is_foreign:
+            raise InputError(
+                f"`strided_layers` are those of the paper's networks; {quoted(self.backbone)} "
+                "strides itself, and `levels` chooses among its maps"
+            )
         object.__setattr__(self, "strided_layers", layers)
         inside = _is_number(self.threshold) and 0 <= self.threshold <= 1
         _require("threshold", inside, "must be in [0, 1]", self.threshold)
         _require("resize", isinstance(self.resize, str), "must be a name", self.resize)
         if self.resize not in ("squash", "pad"):
             raise unknown_name("`resize`", self.resize[:100], ("squash", "pad"))
+
+    def _check_levels(self) -> None:
+        """Keep the strides of the levels in their order, the finest first."""
+        levels = _listed(self.levels)
+        whole = levels is not None and all(map(_is_whole, levels))
+        rule = "must be strides in pixels, each once"
+        _require("levels", whole and len(set(levels or ())) == len(levels or ()), rule, self.levels)
+        levels = tuple(sorted(levels or ()))
+        inside = all(1 <= level <= LARGEST_STRIDE for level in levels)
+        _require("levels", inside, f"must be between 1 and {LARGEST_STRIDE:,}", self.levels)
+        if levels and not self.is_foreign:
+            raise InputError(
+                f"`levels` are those of a backbone timm/NAME or hf/ID; {quoted(self.backbone)} "
+                "has one map"
+            )
+        object.__setattr__(self, "levels", levels)
+        if self.feature_stride is not None and self.feature_stride not in levels:
+            listed = ", ".join(map(str, levels)) or "none are given"
+            raise InputError(
+                f"`feature_stride` must be one of `levels` ({listed}), "
+                f"got {quoted(self.feature_stride)}"
+            )
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the backbone is a network of another library, by its name there."""
+        return self.backbone.startswith((TIMM, HUGGING_FACE))
 
     def scaled(self, channels: int) -> int:
         """Return a number of channels times `width`, rounded, at least 1."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from loss_attention.backbones.layers import Layered
+from loss_attention.backbones.levels import Features, Normalisation, joined
 from loss_attention.backbones.paper import (
     BASIC,
     BOTTLENECK,
@@ -26,14 +27,21 @@ from loss_attention.backbones.paper import (
 )
 from loss_attention.backbones.receptive_field import ReceptiveField, receptive_field
 from loss_attention.errors import InputError, quoted, reason, unknown_name
-from loss_attention.model_spec import CUSTOM, ModelSpec
+from loss_attention.model_spec import CUSTOM, TIMM, ModelSpec
 
-
-class Normalisation(NamedTuple):
-    """Mean and standard deviation of each channel, in units of [0, 1], that images are given."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "BackboneEntry",
+    "Features",
+    "Normalisation",
+    "OwnBackbone",
+    "as_backbone",
+    "build_backbone",
+    "joined",
+    "joined_level",
+    "map_shape",
+]
 
 
 @runtime_checkable
@@ -43,6 +51,9 @@ class Backbone(Protocol):
     Cell (i, j) of the map should stand for the pixels around `stride * i` and `stride * j`, as in a
     network that pads its convolutions: patches are drawn there.
 
+    One of several levels also has `level_channels` and `level_strides`, from the finest level to
+    the coarsest: `channels` is then their sum, `stride` that of the level they are joined at
+    (`joined`, `joined_level`), and it returns a tuple of maps.
     """
 
     @property
@@ -61,8 +72,14 @@ class Backbone(Protocol):
     def normalisation(self) -> Normalisation | None:
         """What its weights were trained with; None: they take the training set's."""
 
-    def __call__(self, images: Float[Tensor, "B C H W"], /) -> Float[Tensor, "B D h w"]:
-        """Return the feature map of a batch of normalised images."""
+    def __call__(self, images: Float[Tensor, "B C H W"], /) -> Features:
+        """Return the feature map of a batch of normalised images, or those of its levels."""
+
+
+def joined_level(backbone: Backbone) -> int:
+    """Return the index of the level that a backbone's maps are joined at; 0 where it has one."""
+    strides: tuple[int, ...] = getattr(backbone, "level_strides", ())
+    return strides.index(backbone.stride) if strides else 0
 
 
 class OwnBackbone(Layered):
@@ -206,6 +223,10 @@ def build_backbone(spec: ModelSpec, *, pooled: bool = False) -> Backbone:
         raise InputError(
             f"the backbone {CUSTOM!r} is a module of your own: give create_model the module itself"
         )
+    if spec.backbone.startswith(TIMM):
+        from loss_attention.backbones.from_timm import timm_backbone
+
+        return timm_backbone(spec)
     if spec.backbone not in BACKBONES:
         raise unknown_name("backbone", spec.backbone[:100], BACKBONES)
     return BACKBONES[spec.backbone].build(spec, pooled=pooled)
