@@ -19,6 +19,7 @@ OF_DATA = {
     "class_names": ("cat", "dog"),
     "image_size": (24, 32),
     "multi_label": True,
+    "backbone_config": "",
 }
 CHOSEN = {
     "backbone": "vgg11_bn",

@@ -21,9 +21,10 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from loss_attention.backbones import Backbone, as_backbone, build_backbone, joined, joined_level
-from loss_attention.backbones.foreign import ForeignBackbone
+from loss_attention.backbones.foreign import ForeignBackbone, WantedWeights
 from loss_attention.backbones.layers import Layered
 from loss_attention.backbones.receptive_field import ReceptiveField
+from loss_attention.backbones.weights import check_finite
 from loss_attention.data.sample import free_memory
 from loss_attention.errors import InputError, guarded, printable, quoted, reason
 from loss_attention.explanation import Explanation, Target, explain_prediction, explained_class
@@ -270,14 +271,23 @@ class PatchClassifier(
 
 
 def create_model(
-    backbone: str | nn.Module | ModelSpec = "resnet18", **options: Any
+    backbone: str | nn.Module | ModelSpec = "resnet18",
+    *,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    revision: str | None = None,
+    **options: Any,
 ) -> PatchClassifier:
-    """Build an untrained classifier (the paper's Section IV).
+    """Build an untrained classifier (the paper's Section IV), its backbone pretrained or not.
 
     Args:
         backbone: the name of a network (`ModelSpec.backbone`); or a module of your own from images
             to a feature map (see `backbones.Backbone`), which is made part of the model as it is;
             or a whole spec.
+        pretrained: take the backbone's weights from the Hugging Face hub; `timm/` and `hf/` only.
+        weights: take them from a file, safetensors or what `torch.save` wrote of tensors.
+        revision: branch, tag or commit of the hub's repository; None: its main branch. What was
+            loaded is in `model.backbone.weights`.
         options: fields of `ModelSpec`: `head`, `num_classes`, `in_channels`, `width`,
             `strided_layers`, `patch_kernel`, `patch_stride`, `threshold`, `class_names`,
             `image_size`, `multi_label`, `resize`. The head `capsule-dynamic-routing` needs
@@ -289,8 +299,9 @@ def create_model(
         `CapsulePrediction` and a `RoutedPrediction`, the baseline an `ImagePrediction`.
 
     Raises:
-        ValueError: an unknown name (with the nearest known one), a value out of its range, or a
-            model that would not fit in the free memory.
+        ValueError: an unknown name (with the nearest known one), a value out of its range, a
+            model that would not fit in the free memory, or weights that are not to be had or are
+            another network's.
 
     Example:
         >>> model = create_model("vgg11_bn", width=0.125, in_channels=1)
@@ -305,8 +316,12 @@ def create_model(
         own = as_backbone(backbone, spec.in_channels)
     else:
         spec = ModelSpec(backbone=backbone, **options)
+    wanted = WantedWeights(pretrained, weights, revision)
+    wanted.check(spec)
     _check_memory(_outline(spec, own))
-    return _build(spec, own)
+    model = _build(spec, own)
+    wanted.load_into(model.backbone)
+    return model
 
 
 def _check_memory(model: PatchClassifier) -> None:
@@ -458,9 +473,7 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
     tensors: dict[str, Tensor] = {
         key: file.get_tensor(key).to(tensor.dtype, copy=True) for key, tensor in expected.items()
     }
-    for key, tensor in tensors.items():
-        if not all(bound.isfinite() for bound in tensor.aminmax()):
-            raise InputError(f"the weights in {name} are not finite: {key} holds NaN or infinity")
+    check_finite(tensors, path)
     return tensors
 
 

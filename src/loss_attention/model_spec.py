@@ -89,7 +89,7 @@ class ModelOptions:
         if layers and self.is_foreign:
             raise InputError(
                 f"`strided_layers` are those of the paper's networks; {quoted(self.backbone)} "
-                "strides itself, and `levels` chooses among its maps"
+                "strides itself: leave them empty (`levels` chooses among its maps)"
             )
         object.__setattr__(self, "strided_layers", layers)
         inside = _is_number(self.threshold) and 0 <= self.threshold <= 1
@@ -149,6 +149,9 @@ class ModelSpec(ModelOptions):
     parameters for each patch position: it needs a size and takes no other."""
     multi_label: bool = False
     """An image may have several classes; probabilities are sigmoids."""
+    backbone_config: str = ""
+    """What a backbone hf/ID is built from, as JSON: its configuration and normalisation; "": those
+    that the hub has, which `create_model` then puts here."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -174,6 +177,10 @@ class ModelSpec(ModelOptions):
             object.__setattr__(self, "image_size", sides)
         is_bool = isinstance(self.multi_label, bool)
         _require("multi_label", is_bool, "must be True or False", self.multi_label)
+        text = isinstance(self.backbone_config, str)
+        _require("backbone_config", text, "must be JSON", self.backbone_config)
+        if self.backbone_config and not self.backbone.startswith(HUGGING_FACE):
+            raise InputError(f"`backbone_config` is that of a backbone {HUGGING_FACE}ID")
 
     def to_dict(self) -> dict[str, Any]:
         """Return its fields as JSON can hold them: what saved weights say of their model."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from jaxtyping import Float
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from loss_attention.backbones.levels import Features, Normalisation
 from loss_attention.backbones.receptive_field import ReceptiveField
-from loss_attention.errors import InputError
+from loss_attention.backbones.weights import Loaded
+from loss_attention.errors import InputError, quoted
 from loss_attention.model_spec import ModelSpec
 
 
@@ -115,6 +117,7 @@ class ForeignBackbone(nn.Module):
         level_channels, level_strides: of each level, the finest first.
         receptive_field: which pixels each cell sees, of one level where that can be computed.
         normalisation: what its weights were trained with.
+        weights: what was loaded: repository and revision, or file, and its SHA-256; empty: nothing.
     """
 
     receptive_field: ReceptiveField | None = None
@@ -136,6 +139,7 @@ class ForeignBackbone(nn.Module):
         self.normalisation: Final = normalisation
         self.name: Final = spec.backbone
         self.sizes: Final = sizes
+        self.weights: dict[str, str] = {}
 
     @abstractmethod
     def maps(self, images: Float[Tensor, "B C H W"]) -> Sequence[Tensor]:
@@ -145,6 +149,27 @@ class ForeignBackbone(nn.Module):
         """Return the feature map of a batch of normalised images, or those of several levels."""
         maps = self.maps(images)
         return maps[0] if len(maps) == 1 else tuple(maps)
+
+    @abstractmethod
+    def from_file(self, path: Path) -> Loaded:
+        """Return its weights from a file.
+
+        Raises:
+            InputError: see `weights.read_weights_file`.
+        """
+
+    @abstractmethod
+    def from_hub(self, revision: str | None) -> Loaded:
+        """Return its weights from the Hugging Face hub.
+
+        Raises:
+            InputError: there are none, or the hub does not give them.
+        """
+
+    def take(self, loaded: Loaded) -> None:
+        """Put weights in the place of those that the network has."""
+        self.network.load_state_dict(loaded.state, strict=False)
+        self.weights = loaded.facts | ({} if loaded.note is None else {"note": loaded.note})
 
     def check_image_size(self, height: int, width: int) -> None:
         """Raise `InputError` for images of a size that the network does not take."""
@@ -175,3 +200,72 @@ class ForeignBackbone(nn.Module):
             set_them(on)
         except AssertionError as error:
             raise InputError(f"`checkpoint_activations`: {self.name} cannot do that") from error
+
+
+class WantedWeights(NamedTuple):
+    """Which weights a backbone begins with; none: random ones.
+
+    Attributes:
+        pretrained: those of the Hugging Face hub.
+        weights: those of a file.
+        revision: branch, tag or commit of the hub's repository; None: its main branch.
+    """
+
+    pretrained: bool = False
+    weights: str | Path | None = None
+    revision: str | None = None
+
+    def check(self, spec: ModelSpec) -> None:
+        """Raise `InputError` for what cannot be asked for, or not of this backbone."""
+        if self.pretrained and self.weights is not None:
+            raise InputError(
+                "`pretrained` and `weights` both say where weights come from: give one"
+            )
+        if self.revision is not None and not self.pretrained:
+            raise InputError("`revision` is of the weights on the hub: it needs `pretrained`")
+        if (self.pretrained or self.weights is not None) and not spec.is_foreign:
+            field = "pretrained" if self.pretrained else "weights"
+            raise InputError(
+                f"`{field}` is for a backbone timm/NAME or hf/ID; {quoted(spec.backbone)} has no "
+                "weights of its own"
+            )
+
+    def load_into(self, backbone: Any) -> None:
+        """Give a backbone these weights, and note there what they are.
+
+        Raises:
+            InputError: they are not to be had, or another network's.
+        """
+        if self.pretrained:
+            loaded = backbone.from_hub(self.revision)
+        elif self.weights is not None:
+            loaded = backbone.from_file(Path(self.weights))
+        else:
+            return
+        backbone.take(loaded)
+
+
+def from_the_hub(repository: str, filename: str, revision: str | None) -> tuple[Path, str]:
+    """Return a file of the Hugging Face hub, or of its cache here, and the commit that it is of.
+
+    Raises:
+        InputError: the hub does not give it.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = Path(hf_hub_download(repository, filename, revision=revision))
+    except Exception as error:  # whatever the hub's client raises: offline, unknown, gated
+        raise not_given(repository, revision, error) from error
+    parts = path.parts
+    commit = parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else ""
+    return path, commit
+
+
+def not_given(repository: str, revision: str | None, error: Exception) -> InputError:
+    """Return the error for what the hub does not give, which says how to go on."""
+    at = "" if revision is None else f" at `revision` {quoted(revision)}"
+    return InputError(
+        f"the Hugging Face hub does not give {quoted(repository)}{at} ({type(error).__name__}); "
+        "without a connection, give a file of its weights: `weights`"
+    )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import sys
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,10 +19,12 @@ from loss_attention.backbones.foreign import (
     ImageSizes,
     Level,
     chosen_levels,
+    from_the_hub,
     sizes_taken,
 )
 from loss_attention.backbones.levels import Normalisation
 from loss_attention.backbones.receptive_field import receptive_field
+from loss_attention.backbones.weights import Loaded, read_weights_file
 from loss_attention.errors import InputError, quoted, reason
 from loss_attention.model_spec import TIMM, ModelSpec
 
@@ -33,10 +37,38 @@ class TimmBackbone(ForeignBackbone):
     ) -> None:
         super().__init__(network, levels, spec, plan.normalisation, plan.sizes)
         self.indices = [level.position for level in levels]
-        self.norm = plan.norm
+        self.norm, self.options = plan.norm, plan.options
         self.whole = self.indices == [WHOLE]
         if len(levels) == 1:
             self.receptive_field = receptive_field(self)
+
+    def from_file(self, path: Path) -> Loaded:
+        """Return its weights from a file."""
+        name = self.name.removeprefix(TIMM)
+        with torch.device("meta"):
+            whole = _build(name, self.options, classifier=True)
+        rename: Any = getattr(
+            sys.modules[type(self.network).__module__], "checkpoint_filter_fn", None
+        )
+        return read_weights_file(
+            path,
+            self.network.state_dict(),
+            whole.state_dict(),
+            of=self.name,
+            convert=None if rename is None else lambda tensors: rename(tensors, self.network),
+        )
+
+    def from_hub(self, revision: str | None) -> Loaded:
+        """Return its weights from the Hugging Face hub."""
+        cfg: Any = self.network.pretrained_cfg
+        repository = cfg.get("hf_hub_id")
+        if not repository:
+            raise InputError(f"`pretrained`: timm has no weights of {self.name} on the hub")
+        file = cfg.get("hf_hub_filename") or "model.safetensors"
+        path, commit = from_the_hub(repository, file, revision)
+        loaded = self.from_file(path)
+        facts = {"repository": repository, "revision": commit, "file": file}
+        return loaded._replace(facts=loaded.facts | facts)
 
     def maps(self, images: Float[Tensor, "B C H W"]) -> Sequence[Tensor]:
         """Return the maps of the levels."""
@@ -136,6 +168,7 @@ def known_name(name: str) -> str:
 
 
 @lru_cache(maxsize=64)
+@torch.random.fork_rng(devices=[])
 def plan_for(name: str, image_size: tuple[int, int] | None) -> Plan:
     """Find out how a network of timm is built for images of a size, without memory for weights.
 
@@ -237,10 +270,11 @@ def _plan_with(name: str, options: dict[str, Any]) -> Plan | None:
     return Plan(options, tuple(levels), whole, norm, sizes, Normalisation(mean, std))
 
 
-def _build(name: str, options: dict[str, Any]) -> nn.Module:
+def _build(name: str, options: dict[str, Any], *, classifier: bool = False) -> nn.Module:
+    classes = {} if classifier else {"num_classes": 0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        network: nn.Module = timm_library().create_model(name, num_classes=0, **options)
+        network: nn.Module = timm_library().create_model(name, **classes, **options)
     return network
 
 

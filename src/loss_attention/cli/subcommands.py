@@ -54,6 +54,7 @@ def train(
     if not recipe.data:
         raise InputError(f"the recipe {recipe.name} needs --data: a folder of images, or a hub id")
     from loss_attention import runs
+    from loss_attention.terminal import say_line
     from loss_attention.training.environment import leads
     from loss_attention.training.job import begin_run
     from loss_attention.training.run_folder import RunFolder
@@ -63,6 +64,8 @@ def train(
     with run.claimed(overwrite=overwrite):
         splits = runs.load_data(recipe, console, hardware)
         model = begin_run(run, recipe, splits, hardware)
+        if loaded := getattr(model.backbone, "weights", {}):
+            say_line(console, "backbone: " + ", ".join(f"{k} {v}" for k, v in loaded.items()))
         with runs.resumable(run):
             runs.finish(run, splits, console, hardware.accelerator, model).report(console)
     return 0

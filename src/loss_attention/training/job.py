@@ -59,7 +59,11 @@ Statistics = tuple[Float[Tensor, " C"], Float[Tensor, " C"]]
 
 
 def build_model(
-    recipe: Recipe, splits: Splits, statistics: Statistics | None = None
+    recipe: Recipe,
+    splits: Splits,
+    statistics: Statistics | None = None,
+    *,
+    begun: Mapping[str, Any] | None = None,
 ) -> PatchClassifier:
     """Build the recipe's model for a data set, with the training set's normalisation.
 
@@ -67,9 +71,12 @@ def build_model(
         recipe: names the network.
         splits: the data.
         statistics: of the training set, where they are known already.
+        begun: the facts of the run, if it has begun: the backbone's weights are then those of its
+            checkpoint, and neither the hub nor a file is asked for them.
 
     Raises:
-        InputError: a value of the recipe that its network cannot have, or images too small.
+        InputError: a value of the recipe that its network cannot have, images too small, or
+            weights that are not to be had or are another network's.
     """
     if recipe.regularise:
         check_regulariser(recipe.head)
@@ -80,7 +87,11 @@ def build_model(
             class_names=splits.trainval.class_names,
             image_size=splits.trainval.size,
             multi_label=splits.trainval.multi_label,
-        )
+            backbone_config="" if begun is None else str(begun.get("backbone_config", "")),
+        ),
+        pretrained=recipe.pretrained and begun is None,
+        weights=recipe.weights if begun is None else None,
+        revision=recipe.revision if begun is None else None,
     )
     model.check_image_size(*splits.trainval.size)
     if recipe.cutout >= min(splits.trainval.size):
@@ -159,6 +170,8 @@ def begin_run(
             "std": model.std.flatten().tolist(),
         },
         "parameters": sum(p.numel() for p in model.parameters()),
+        "backbone_weights": getattr(model.backbone, "weights", {}),
+        "backbone_config": model.spec.backbone_config,
         "versions": versions(),
         "hardware": hardware(accelerator, options.processes, precision),
         "finished": False,
@@ -304,7 +317,7 @@ def _train(
     check_processes(accelerator, options)
     fabric = make_fabric(accelerator, precision, options)
     if model is None:
-        model = build_model(recipe, splits, statistics)
+        model = build_model(recipe, splits, statistics, begun=facts)
     model.backbone.checkpoint_activations = options.checkpoint_activations
     work = _Work(run, model, train, validation, options, shown=console is not None)
     if options.devices > 1 and cluster_of(options) is None:

@@ -36,6 +36,13 @@ class Recipe(ModelOptions):
     """Resize every image to this many pixels square. None: all must have the same size already."""
     classes: tuple[str, ...] = ()
     """Names of the classes to use, or the number of classes to draw by the seed; none: all."""
+    pretrained: bool = False
+    """Begin with the backbone's weights from the Hugging Face hub; backbones timm/ and hf/ only."""
+    weights: str | None = None
+    """Begin with the backbone's weights in this file: safetensors, or tensors that torch.save
+    wrote; backbones timm/ and hf/ only."""
+    revision: str | None = None
+    """With pretrained: branch, tag or commit of the hub's repository. None: its main branch."""
     masks: bool = False
     """Also measure against the masks of objects; the data must have them."""
     skip_broken: bool = False
