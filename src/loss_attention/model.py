@@ -20,7 +20,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from loss_attention.backbones import Backbone, as_backbone, build_backbone, joined, joined_level
+from loss_attention.backbones import (
+    Backbone,
+    as_backbone,
+    build_backbone,
+    completed,
+    joined,
+    joined_level,
+)
 from loss_attention.backbones.foreign import ForeignBackbone, WantedWeights
 from loss_attention.backbones.layers import Layered
 from loss_attention.backbones.receptive_field import ReceptiveField
@@ -318,6 +325,7 @@ def create_model(
         spec = ModelSpec(backbone=backbone, **options)
     wanted = WantedWeights(pretrained, weights, revision)
     wanted.check(spec)
+    spec = completed(spec, revision)
     _check_memory(_outline(spec, own))
     model = _build(spec, own)
     wanted.load_into(model.backbone)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -27,7 +27,7 @@ from loss_attention.backbones.paper import (
 )
 from loss_attention.backbones.receptive_field import ReceptiveField, receptive_field
 from loss_attention.errors import InputError, quoted, reason, unknown_name
-from loss_attention.model_spec import CUSTOM, TIMM, ModelSpec
+from loss_attention.model_spec import CUSTOM, HUGGING_FACE, TIMM, ModelSpec
 
 __all__ = [
     "BACKBONES",
@@ -38,6 +38,7 @@ __all__ = [
     "OwnBackbone",
     "as_backbone",
     "build_backbone",
+    "completed",
     "joined",
     "joined_level",
     "map_shape",
@@ -213,6 +214,23 @@ BACKBONES: dict[str, BackboneEntry] = {
 }
 
 
+def completed(spec: ModelSpec, revision: str | None = None) -> ModelSpec:
+    """Return a spec with all that its backbone is built from: a configuration of the hub's, too.
+
+    Args:
+        spec: names the backbone.
+        revision: branch, tag or commit of the hub's repository.
+
+    Raises:
+        InputError: the hub does not give it, or it is of no network that makes feature maps.
+    """
+    if not spec.backbone.startswith(HUGGING_FACE) or spec.backbone_config:
+        return spec
+    from loss_attention.backbones.from_hugging_face import configuration_of
+
+    return replace(spec, backbone_config=configuration_of(spec.backbone, revision))
+
+
 def build_backbone(spec: ModelSpec, *, pooled: bool = False) -> Backbone:
     """Build the backbone that a spec names, for a baseline (`pooled`) or for patches.
 
@@ -227,6 +245,10 @@ def build_backbone(spec: ModelSpec, *, pooled: bool = False) -> Backbone:
         from loss_attention.backbones.from_timm import timm_backbone
 
         return timm_backbone(spec)
+    if spec.backbone.startswith(HUGGING_FACE):
+        from loss_attention.backbones.from_hugging_face import hugging_face_backbone
+
+        return hugging_face_backbone(spec)
     if spec.backbone not in BACKBONES:
         raise unknown_name("backbone", spec.backbone[:100], BACKBONES)
     return BACKBONES[spec.backbone].build(spec, pooled=pooled)

@@ -56,7 +56,6 @@ def read_weights_file(
     *,
     of: str,
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
-    optional: Iterable[str] = (),
 ) -> Loaded:
     """Return a network's weights from a file, safetensors or what `torch.save` wrote of tensors.
 
@@ -71,17 +70,13 @@ def read_weights_file(
             meta device.
         of: the network's name, for errors.
         convert: renames or resizes tensors of another form of the same network.
-        optional: parts of names of tensors that may be missing: they then stay as they are.
 
     Raises:
         InputError: no such file, one that is truncated or damaged or holds no tensors by name,
             weights of another network, or values that are not finite.
     """
-    if not path.is_file():
-        raise InputError(f"`weights`: there is no file {printable(str(path))}")
     wanted = {name: tensor for name, tensor in network.items() if not _ends(name, SPARE)}
-    needed = {name for name in wanted if not any(part in name for part in optional)}
-    header = _read(path, "meta")
+    header = read_tensors(path, "meta")
     note = None
     prefix = _prefix(header, wanted)
     names = {
@@ -90,13 +85,13 @@ def read_weights_file(
         if prefix + name in header
         and (name in wanted or header[prefix + name].shape == tensor.shape)
     }
-    difference = _difference(header, names, wanted, needed, whole, prefix)
+    difference = _difference(header, names, wanted, whole, prefix)
     state: dict[str, Tensor]
     if difference is None:
-        tensors = _read(path, "cpu")
+        tensors = read_tensors(path)
         state = {name: tensors[there] for name, there in names.items()}
     elif not names and not _is_safetensors(path) and _same_order(header, whole):
-        tensors = _read(path, "cpu")
+        tensors = read_tensors(path)
         own = [name for name in whole if not _ends(name, SPARE)]
         theirs = [name for name in header if not _ends(name, SPARE)]
         state = {
@@ -107,9 +102,9 @@ def read_weights_file(
             "shapes in its order, so they were taken in order"
         )
     else:
-        converted = None if convert is None else _converted(convert, _read(path, "cpu"))
+        converted = None if convert is None else _converted(convert, read_tensors(path))
         names = {name: name for name in network if converted and name in converted}
-        if converted is None or _difference(converted, names, wanted, needed, whole, ""):
+        if converted is None or _difference(converted, names, wanted, whole, ""):
             raise InputError(
                 f"the weights in {printable(str(path))} are not those of {of}: {difference}"
             )
@@ -117,8 +112,12 @@ def read_weights_file(
     # Copies: a file that is mapped into memory ends where it is truncated.
     state = {name: tensor.to(network[name].dtype, copy=True) for name, tensor in state.items()}
     check_finite(state, path)
-    facts = {"file": str(path), "sha256": file_digest(path)}
-    return Loaded(state, facts, note)
+    return Loaded(state, file_facts(path), note)
+
+
+def file_facts(path: Path) -> dict[str, str]:
+    """Return what a run records of a file of weights."""
+    return {"file": str(path), "sha256": file_digest(path)}
 
 
 def check_finite(tensors: State, path: Path) -> None:
@@ -126,9 +125,14 @@ def check_finite(tensors: State, path: Path) -> None:
     for name, tensor in tensors.items():
         if tensor.numel() and not all(bound.isfinite() for bound in tensor.aminmax()):
             raise InputError(
-                f"the weights in {printable(str(path))} are not finite: {quoted(name)} holds NaN "
-                "or infinity"
+                f"the weights in {printable(str(path))} are not finite: {name} holds NaN or "
+                "infinity"
             )
+
+
+def is_unused(name: str) -> bool:
+    """Whether a file may hold a tensor of this name although a network has no use for it."""
+    return _ends(name, UNUSED)
 
 
 def _ends(name: str, parts: Iterable[str]) -> bool:
@@ -139,9 +143,15 @@ def _is_safetensors(path: Path) -> bool:
     return path.suffix == ".safetensors"
 
 
-def _read(path: Path, device: str) -> dict[str, Tensor]:
-    """Return the tensors of a file by name; on the meta device, without their values."""
+def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """Return the tensors of a file by name; on the meta device, without their values.
+
+    Raises:
+        InputError: no such file, or one that is truncated or damaged or holds no tensors by name.
+    """
     name = printable(str(path))
+    if not path.is_file():
+        raise InputError(f"`weights`: there is no file {name}")
     try:
         if _is_safetensors(path):
             return _safetensors(path, device)
@@ -163,7 +173,7 @@ def _read(path: Path, device: str) -> dict[str, Tensor]:
 
 def _safetensors(path: Path, device: str) -> dict[str, Tensor]:
     try:
-        file = safe_open(path, framework="pt")
+        file: Any = safe_open(path, framework="pt")
     except SafetensorError as error:
         raise InputError(f"it is truncated or no safetensors file ({reason(error)})") from error
     names = list(file.keys())
@@ -234,28 +244,25 @@ def _difference(
     found: State,
     names: Mapping[str, str],
     wanted: State,
-    needed: set[str],
     whole: State,
     prefix: str,
 ) -> str | None:
     """Say what a file has other than a network's weights; None: nothing."""
     for name, tensor in wanted.items():
         if name not in names:
-            if name in needed:
-                hint = "" if names else f" (the file begins with {quoted(next(iter(found)))})"
-                return f"{name} is missing{hint}"
-            continue
+            hint = "" if names else f" (the file begins with {quoted(next(iter(found)))})"
+            return f"{name} is missing{hint}"
         there = found[names[name]]
         if there.shape != tensor.shape:
             return f"{name} has the shape {quoted(tuple(there.shape))}, not {tuple(tensor.shape)}"
         if there.is_floating_point() != tensor.is_floating_point():
             return f"{name} has the type {there.dtype}"
     used = set(names.values())
-    for there in found:
-        name = there.removeprefix(prefix)
-        spare = name in whole or _ends(name, UNUSED) or name.split(".")[0] in CLASSIFIERS
-        if there.startswith(prefix) and there not in used and not spare:
-            return f"{quoted(there)} is too many"
+    for full in found:
+        name = full.removeprefix(prefix)
+        spare = name in whole or is_unused(name) or name.split(".")[0] in CLASSIFIERS
+        if full.startswith(prefix) and full not in used and not spare:
+            return f"{quoted(full)} is too many"
     return None
 
 
