@@ -67,6 +67,14 @@ def export_backbone(backbone: str) -> None:
     _export(used_model(backbone=backbone), images, others, [0, 2, 3], strict=True)
 
 
+def export_other_libraries() -> None:
+    """A CNN of timm with the maps of several levels, whose cells are joined."""
+    options = {"patch_kernel": 1, "patch_stride": 1, "levels": (8, 16, 32), "feature_stride": 16}
+    model = used_model(backbone="timm/tf_efficientnet_lite0", **options)
+    images, others = torch.rand(2, 3, 64, 96), torch.rand(3, 3, 96, 128)
+    _export(model, images, others, [0, 2, 3], strict=False)
+
+
 def _export(
     models: nn.Module, images: Tensor, others: Tensor, axes: Sequence[int], strict: bool
 ) -> None:

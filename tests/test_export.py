@@ -61,6 +61,10 @@ def test_a_whole_network_exports(backbone: str, plain: Ask) -> None:
     plain(exporting.export_backbone, backbone)
 
 
+def test_a_network_of_timm_exports(plain: Ask) -> None:
+    plain(exporting.export_other_libraries)
+
+
 @pytest.mark.parametrize("heads", [ANY_SIZE, ONE_SIZE], ids=["any size", "one size"])
 def test_predictions_and_explanations_compile_to_one_graph(heads: list[str], plain: Ask) -> None:
     plain(exporting.compile_whole, heads)

@@ -65,9 +65,11 @@ def test_pins_satisfy_what_the_package_asks_for(
     assert pins["torch"] == Version("2.13.0")
 
 
-def test_pins_leave_out_what_only_extras_need(pins: dict[str, Version]) -> None:
-    # captum is among them all the same: the tests compare with it.
-    assert not {"torchvision", "timm"} & set(pins)
+def test_the_package_itself_needs_none_of_the_extras(project: dict[str, Any]) -> None:
+    needed = {
+        canonicalize_name(Requirement(one).name) for one in project["project"]["dependencies"]
+    }
+    assert not {"torchvision", "timm", "transformers", "captum"} & needed
 
 
 def test_versions_agree(project: dict[str, Any], repository: Path) -> None:
