@@ -69,8 +69,8 @@ def export_backbone(backbone: str) -> None:
 
 def export_other_libraries() -> None:
     """A CNN of timm with the maps of several levels, whose cells are joined."""
-    options = {"patch_kernel": 1, "patch_stride": 1, "levels": (8, 16, 32), "feature_stride": 16}
-    model = used_model(backbone="timm/tf_efficientnet_lite0", **options)
+    options = {"patch_kernel": 1, "patch_stride": 1, "levels": (8, 16), "feature_stride": 16}
+    model = used_model(backbone="timm/resnet18", **options)
     images, others = torch.rand(2, 3, 64, 96), torch.rand(3, 3, 96, 128)
     _export(model, images, others, [0, 2, 3], strict=False)
 

@@ -15,7 +15,7 @@ NETWORKS = {
     # name: an image size that it takes, channels and stride of its last map
     "resnet18": ((64, 96), 512, 32),
     "convnext_atto": ((64, 96), 320, 32),
-    "swin_tiny_patch4_window7_224": ((224, 256), 768, 32),
+    "swin_tiny_patch4_window7_224": ((96, 128), 768, 32),
     "vit_tiny_patch16_224": ((64, 96), 192, 16),
     "vit_small_patch14_reg4_dinov2": ((56, 84), 384, 14),
     "vit_small_patch16_dinov3": ((64, 96), 384, 16),
@@ -29,25 +29,16 @@ def model_on(name: str, **options: object) -> la.PatchClassifier:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_maps_have_channels_rows_and_columns(name: str) -> None:
-    (height, width), channels, stride = NETWORKS[name]
-    model = model_on(name).eval()
-    backbone = model.backbone
+def test_maps_have_channels_rows_and_columns_where_the_image_has(name: str) -> None:
+    """Of the cells, those of what was changed change the most: neither order nor axes are mixed."""
+    _, channels, stride = NETWORKS[name]
+    backbone = model_on(name).backbone.eval()
     assert isinstance(backbone, Backbone)
     assert (backbone.channels, backbone.stride) == (channels, stride)
-    with torch.inference_mode():
-        features = backbone(torch.rand(2, 3, height, width))
-    assert features.shape == (2, channels, height // stride, width // stride)
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_cell_stands_for_the_pixels_around_it(name: str) -> None:
-    """Of the cells, those of a changed corner change the most: neither order nor axes are mixed."""
-    stride = NETWORKS[name][2]
-    backbone = model_on(name).backbone.eval()
     images = torch.rand(1, 3, 5 * stride, 7 * stride)
     with torch.inference_mode():
         before = backbone(images)
+        assert before.shape == (1, channels, 5, 7)
         for row, column in ((0, 0), (0, 5), (3, 0)):
             changed = images.clone()
             changed[
@@ -58,6 +49,15 @@ def test_a_cell_stands_for_the_pixels_around_it(name: str) -> None:
             # Where a cell lies at the first of its pixels, a third row and column sees as many.
             assert row <= most[0] <= row + 2, name
             assert column <= most[1] <= column + 2, name
+
+
+def test_what_a_cell_sees_is_known_where_it_can_be_computed() -> None:
+    # ResNet18 at stride 8: the 7 x 7 stem and its pooling, two blocks of two 3 x 3 at stride 4 and
+    # two at stride 8, of which the first convolution strides.
+    size = 1 + 6 * 1 + 2 * 2 + 4 * 2 * 4 + 2 * 4 + 3 * 2 * 8
+    assert model_on("resnet18", levels=(8,)).receptive_field[:2] == (size, 8)
+    assert model_on("resnet18", levels=(8, 16)).receptive_field is None
+    assert model_on("vit_tiny_patch16_224").receptive_field is None
 
 
 def test_levels_are_joined_at_one_of_them() -> None:
@@ -132,6 +132,16 @@ def test_sizes_that_it_cannot_take_are_refused() -> None:
     model = model_on("mixer_s32_224").eval()
     with pytest.raises(InputError, match="takes images of 224 x 224 pixels alone"):
         model(torch.rand(1, 3, 256, 256))
+
+
+def test_a_network_of_one_size_is_built_for_the_images() -> None:
+    """The windows of one are a part of the image, and the position table of the other its own."""
+    for name in ("maxvit_nano_rw_256", "mixer_s32_224"):
+        model = model_on(name, image_size=(320, 320)).eval()
+        with torch.inference_mode():
+            assert model(torch.rand(1, 3, 320, 320)).grid.rows == 10
+        with pytest.raises(InputError, match="takes images"):
+            model(torch.rand(1, 3, 256, 288))
 
 
 def test_the_papers_networks_have_one_map() -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from loss_attention.backbones.foreign import (
@@ -40,7 +39,7 @@ class TimmBackbone(ForeignBackbone):
         self.norm, self.options = plan.norm, plan.options
         self.whole = self.indices == [WHOLE]
         if len(levels) == 1:
-            self.receptive_field = receptive_field(self)
+            self.receptive_field = receptive_field(_OneMap(self))
 
     def from_file(self, path: Path) -> Loaded:
         """Return its weights from a file."""
@@ -70,12 +69,12 @@ class TimmBackbone(ForeignBackbone):
         facts = {"repository": repository, "revision": commit, "file": file}
         return loaded._replace(facts=loaded.facts | facts)
 
-    def maps(self, images: Float[Tensor, "B C H W"]) -> Sequence[Tensor]:
-        """Return the maps of the levels."""
+    def maps(self, images: Any) -> Any:
+        """Return the maps of the levels; tracing gives it a stand-in for images."""
         network: Any = self.network
         if self.whole:
             return [network.forward_features(images)]
-        maps: Sequence[Tensor] = network.forward_intermediates(
+        return network.forward_intermediates(
             images,
             indices=self.indices,
             norm=self.norm,
@@ -83,7 +82,17 @@ class TimmBackbone(ForeignBackbone):
             output_fmt="NCHW",
             intermediates_only=True,
         )
-        return maps
+
+
+class _OneMap(nn.Module):
+    """A backbone of one level, to be traced."""
+
+    def __init__(self, backbone: TimmBackbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Any) -> Any:
+        return self.backbone.maps(images)[0]
 
 
 WHOLE = -1
@@ -100,6 +109,7 @@ class Plan(NamedTuple):
         norm: its last norm can be applied to them.
         sizes: the image sizes that it takes.
         normalisation: what its weights were trained with.
+        fixed: timm says that it takes images of one size unless it is told otherwise.
     """
 
     options: dict[str, Any]
@@ -108,6 +118,7 @@ class Plan(NamedTuple):
     norm: bool
     sizes: ImageSizes
     normalisation: Normalisation
+    fixed: bool
 
 
 def timm_backbone(spec: ModelSpec) -> TimmBackbone:
@@ -178,30 +189,22 @@ def plan_for(name: str, image_size: tuple[int, int] | None) -> Plan:
     Raises:
         InputError: it has no feature map, or cannot be built for the size.
     """
-    options: list[dict[str, Any]] = [{"dynamic_img_size": True}, {"strict_img_size": False}]
-    if image_size is not None:
-        options.append({"img_size": image_size})
-    with torch.device("meta"):
-        usual = _build(name, {})
-    cfg: Any = usual.pretrained_cfg
-    if not cfg.get("fixed_input_size"):
-        options = []
-    plans = []
-    for given in [{}, *options]:
-        plan = _plan_with(name, given)
-        if plan is not None and plan.sizes == ImageSizes():
-            return plan
-        plans.append(plan)
-    del usual
-    possible = [plan for plan in plans if plan is not None and _takes(plan.sizes, image_size)]
-    if not possible:
-        possible = [plan for plan in plans if plan is not None]
+    plans = [_plan_with(name, {})]
+    if plans[0] is None or plans[0].fixed:
+        flexible = {"dynamic_img_size": True}, {"strict_img_size": False}
+        plans += [_plan_with(name, options) for options in flexible]
+        if image_size is not None and not any(plans[1:]):
+            plans.append(_plan_with(name, {"img_size": image_size}))
+    possible = [plan for plan in plans if plan is not None]
     if not possible:
         raise InputError(
             f"{TIMM}{name} has no feature map: timm gives none of its maps as rows and columns"
         )
+    fitting = [plan for plan in possible if _takes(plan.sizes, image_size)]
     # The one with the most sizes; of equals, the first.
-    return min(possible, key=lambda plan: (plan.sizes.only is not None, plan.sizes.multiple))
+    return min(
+        fitting or possible, key=lambda plan: (plan.sizes.only is not None, plan.sizes.multiple)
+    )
 
 
 def _takes(sizes: ImageSizes, image_size: tuple[int, int] | None) -> bool:
@@ -267,7 +270,8 @@ def _plan_with(name: str, options: dict[str, Any]) -> Plan | None:
     if final.ndim == 4 and final.shape[2:] == last.shape[2:] and final.shape[1] != last.shape[1]:
         whole = Level(WHOLE, final.shape[1], reductions[-1])
     mean, std = (tuple(map(float, cfg[key])) for key in ("mean", "std"))
-    return Plan(options, tuple(levels), whole, norm, sizes, Normalisation(mean, std))
+    fixed = bool(cfg.get("fixed_input_size"))
+    return Plan(options, tuple(levels), whole, norm, sizes, Normalisation(mean, std), fixed)
 
 
 def _build(name: str, options: dict[str, Any], *, classifier: bool = False) -> nn.Module:
