@@ -22,11 +22,10 @@ from torch import Tensor, nn
 
 from loss_attention.backbones import (
     Backbone,
+    Features,
     as_backbone,
     build_backbone,
     completed,
-    joined,
-    joined_level,
 )
 from loss_attention.backbones.foreign import ForeignBackbone, WantedWeights
 from loss_attention.backbones.layers import Layered
@@ -146,20 +145,33 @@ class PatchClassifier(
             ValueError: another number of channels, another type, images smaller than one patch,
                 or of another size than a routing head was made for.
         """
+        return self.decide(self.features(images), (images.shape[2], images.shape[3]))
+
+    def features(self, images: Shaped[Tensor, "B C H W"]) -> Features:
+        """Return what the backbone makes of images, as for `forward`, and the head decides by.
+
+        Returns:
+            A map `(B, D, h, w)`, or a tuple of one for each level, from the finest to the coarsest.
+
+        Raises:
+            ValueError: as for `forward`.
+        """
         if images.ndim != 4 or images.shape[1] != self.mean.shape[0]:
             raise InputError(
                 f"images must have shape (B, {self.mean.shape[0]}, H, W), got {tuple(images.shape)}"
             )
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise InputError(f"images must be uint8 or floating point, got {images.dtype}")
-        height, width = images.shape[2:]
-        self.check_image_size(height, width)
+        self.check_image_size(images.shape[2], images.shape[3])
         scaled = images.to(self.mean.dtype)
         if images.dtype == torch.uint8:
             scaled = scaled / 255
-        features = self.backbone((scaled - self.mean) / self.std)
-        feature_map = joined(features, joined_level(self.backbone))
-        prediction: ImagePrediction = self.head(feature_map, (height, width))
+        features: Features = self.backbone((scaled - self.mean) / self.std)
+        return features
+
+    def decide(self, features: Features, image_size: tuple[int, int]) -> ImagePrediction:
+        """Return the prediction for features of images of `(height, width)` pixels."""
+        prediction: ImagePrediction = self.head(features, image_size)
         return prediction
 
     @torch.inference_mode()

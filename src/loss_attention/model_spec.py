@@ -24,11 +24,12 @@ TIMM, HUGGING_FACE = "timm/", "hf/"
 # Beyond what any data has: what is larger is a slip of the keyboard or a hostile file.
 LARGEST = {
     "in_channels": 10_000,
-    "patch_kernel": 10_000,
-    "patch_stride": 10_000,
     "num_classes": 1_000_000,
 }
+LARGEST_PATCH = 10_000
 LARGEST_WIDTH = 1_000
+LARGEST_HIDDEN = 100_000
+MOST_HIDDEN = 16
 LARGEST_SIDE = 1_000_000
 LARGEST_STRIDE = 1_024
 
@@ -59,10 +60,19 @@ class ModelOptions:
     """Factor that multiplies the channels of every layer, above 0."""
     strided_layers: tuple[int, ...] = ()
     """1-based indices of the backbone's convolutional layers that have stride 2."""
-    patch_kernel: int = 9
-    """Side of a patch, in cells of the backbone's feature map."""
-    patch_stride: int = 4
-    """Step between patches, in cells of the backbone's feature map."""
+    patch_kernel: int | None = None
+    """Side of a patch, in cells of the backbone's feature map. None: 9, the paper's, on its
+    networks, and 1 on any other, whose maps are coarse already."""
+    patch_stride: int | None = None
+    """Step between patches, in cells of the backbone's feature map. None: 4, the paper's, on its
+    networks, and 1 on any other."""
+    hidden_channels: tuple[int, ...] | None = None
+    """Features of each hidden layer of a patch, times width; the first layer has the patch's
+    kernel, the others 1 x 1. None: 512 512, as in the paper; empty: the classifier stands on the
+    feature map itself. For the heads mean, attention, gated-attention and loss-attention."""
+    dropout: float = 0.0
+    """Fraction of the features that training drops before the classifier, in [0, 1). For the same
+    heads, and baseline on a network of timm/ or hf/."""
     threshold: float = 0.1
     """The paper's xi, in [0, 1]: patches whose weight is below threshold / M are dropped."""
     resize: Literal["squash", "pad"] = "squash"
@@ -73,9 +83,15 @@ class ModelOptions:
         for name in ("backbone", "head"):
             value = getattr(self, name)
             _require(name, isinstance(value, str), "must be a name", value)
-        for name in LARGEST:
+        for name, largest in LARGEST.items():
             if name in self.__dataclass_fields__:
-                _check_whole_number(name, getattr(self, name))
+                _check_whole_number(name, getattr(self, name), largest)
+        for name in ("patch_kernel", "patch_stride"):
+            if getattr(self, name) is not None:
+                _check_whole_number(name, getattr(self, name), LARGEST_PATCH)
+        self._check_hidden_channels()
+        inside = _is_number(self.dropout) and 0 <= self.dropout < 1
+        _require("dropout", inside, "must be in [0, 1)", self.dropout)
         finite = _is_number(self.width) and self.width > 0
         _require("width", finite, "must be above 0 and finite", self.width)
         most = f"must be at most {LARGEST_WIDTH:,}"
@@ -119,6 +135,30 @@ class ModelOptions:
                 f"`feature_stride` must be one of `levels` ({listed}), "
                 f"got {quoted(self.feature_stride)}"
             )
+
+    def _check_hidden_channels(self) -> None:
+        if self.hidden_channels is None:
+            return
+        channels = _listed(self.hidden_channels)
+        whole = channels is not None and all(map(_is_whole, channels))
+        _require("hidden_channels", whole, "must be numbers of features", self.hidden_channels)
+        inside = all(1 <= number <= LARGEST_HIDDEN for number in channels or ())
+        rule = f"must be between 1 and {LARGEST_HIDDEN:,}"
+        _require("hidden_channels", inside, rule, self.hidden_channels)
+        rule = f"must be at most {MOST_HIDDEN} layers"
+        _require("hidden_channels", len(channels or ()) <= MOST_HIDDEN, rule, self.hidden_channels)
+        object.__setattr__(self, "hidden_channels", channels)
+        if not channels and self.patch_size != (1, 1):
+            raise InputError(
+                "without `hidden_channels` a patch is a cell of the feature map: `patch_kernel` "
+                f"and `patch_stride` must be 1, got {' and '.join(map(str, self.patch_size))}"
+            )
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """Kernel and stride of the patches, in cells of the backbone's feature map."""
+        kernel, stride = (1, 1) if self.is_foreign or self.backbone == CUSTOM else (9, 4)
+        return self.patch_kernel or kernel, self.patch_stride or stride
 
     @property
     def is_foreign(self) -> bool:
@@ -208,10 +248,10 @@ def _require(name: str, holds: bool, rule: str, value: Any) -> None:
         raise InputError(f"`{name}` {rule}, got {quoted(value)}")
 
 
-def _check_whole_number(name: str, value: Any) -> None:
+def _check_whole_number(name: str, value: Any, largest: int) -> None:
     _require(name, _is_whole(value), "must be a whole number", value)
     _require(name, value >= 1, "must be at least 1", value)
-    _require(name, value <= LARGEST[name], f"must be at most {LARGEST[name]:,}", value)
+    _require(name, value <= largest, f"must be at most {largest:,}", value)
 
 
 def _listed(value: Any) -> tuple[Any, ...] | None:

@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import nn
 
-from loss_attention.backbones import Backbone, map_shape
+from loss_attention.backbones import Backbone, joined_level, map_shape
 from loss_attention.errors import InputError, unknown_name
 from loss_attention.heads.capsules import PATCH_CHANNELS as CAPSULE_CHANNELS
 from loss_attention.heads.capsules import PRIMARY_CHANNELS, CapsuleHead, RoutingHead
@@ -48,7 +48,9 @@ class HeadEntry:
 
 
 def _baseline(backbone: Backbone, spec: ModelSpec) -> nn.Module:
-    return BaselineHead(backbone.channels, spec.num_classes, getattr(backbone, "hidden", 0))
+    hidden = getattr(backbone, "hidden", 0)
+    dropout = spec.dropout if spec.is_foreign else 0.0
+    return BaselineHead(backbone.channels, spec.num_classes, hidden, dropout)
 
 
 def _mean(backbone: Backbone, spec: ModelSpec) -> nn.Module:
@@ -57,9 +59,8 @@ def _mean(backbone: Backbone, spec: ModelSpec) -> nn.Module:
 
 
 def _attention(gated: bool, backbone: Backbone, spec: ModelSpec) -> nn.Module:
-    weighing = AttentionPooling(
-        spec.scaled(PATCH_CHANNELS), spec.scaled(ATTENTION_UNITS), gated=gated
-    )
+    channels = [backbone.channels, *_hidden_channels(spec)][-1]
+    weighing = AttentionPooling(channels, spec.scaled(ATTENTION_UNITS), gated=gated)
     return _patch_head(backbone, spec, weighing, selection=spec.threshold)
 
 
@@ -92,7 +93,7 @@ def _dynamic_routing(backbone: Backbone, spec: ModelSpec) -> nn.Module:
     layout = _layout(backbone, spec, selection=spec.threshold)
     check_patch_fits(layout, *spec.image_size)
     rows, columns = layout.shape(spec.image_size)
-    if spec.backbone == CUSTOM:  # who may pad less than ours
+    if spec.backbone == CUSTOM or spec.is_foreign:  # who may pad less than ours
         assert isinstance(backbone, nn.Module)
         cells = map_shape(backbone, spec.in_channels, *spec.image_size)[2:]
         rows, columns = ((count - layout.kernel) // layout.stride + 1 for count in cells)
@@ -113,12 +114,19 @@ def _patch_head(
         spec.num_classes,
         weighing=weighing,
         layout=_layout(backbone, spec, selection),
-        channels=spec.scaled(PATCH_CHANNELS),
+        channels=_hidden_channels(spec),
+        dropout=spec.dropout,
     )
 
 
+def _hidden_channels(spec: ModelSpec) -> list[int]:
+    channels = PATCH_CHANNELS if spec.hidden_channels is None else spec.hidden_channels
+    return [spec.scaled(number) for number in channels]
+
+
 def _layout(backbone: Backbone, spec: ModelSpec, selection: float) -> PatchLayout:
-    return PatchLayout(spec.patch_kernel, spec.patch_stride, backbone.stride, selection)
+    level = joined_level(backbone)
+    return PatchLayout(*spec.patch_size, backbone.stride, selection, level)
 
 
 HEADS: dict[str, HeadEntry] = {

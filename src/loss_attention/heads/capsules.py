@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from loss_attention.attention import capsule_weights, full_precision, real_part
 from loss_attention.backbones.layers import Conv2d, Layered
+from loss_attention.backbones.levels import Features, joined
 from loss_attention.heads.patches import PatchLayout
 from loss_attention.prediction import CapsulePrediction, RoutedPrediction, of_class
 
@@ -121,10 +122,9 @@ class CapsuleHead(Layered):
         """Return both layers of capsules: between them, vectors become lengths."""
         return [[self.primary], [self.patch_capsules]]
 
-    def forward(
-        self, feature_map: Float[Tensor, "B N h w"], image_size: tuple[int, int]
-    ) -> CapsulePrediction:
-        """Return the prediction for feature maps of images of `(height, width)` pixels."""
+    def forward(self, features: Features, image_size: tuple[int, int]) -> CapsulePrediction:
+        """Return the prediction for the features of images of `(height, width)` pixels."""
+        feature_map = joined(features, self.layout.level)
         lengths = torch.linalg.vector_norm(self.primary(feature_map), dim=2)
         capsules: Tensor = self.patch_capsules(
             F.relu(lengths - self.trivial_length.reshape(-1, 1, 1).to(lengths.dtype))
@@ -221,11 +221,9 @@ class RoutingHead(Layered):
         """Return the primary capsules."""
         return [[self.primary]]
 
-    def forward(
-        self, feature_map: Float[Tensor, "B N h w"], image_size: tuple[int, int]
-    ) -> RoutedPrediction:
-        """Return the prediction for feature maps of images of `(height, width)` pixels."""
-        capsules: Tensor = self.primary(feature_map)
+    def forward(self, features: Features, image_size: tuple[int, int]) -> RoutedPrediction:
+        """Return the prediction for the features of images of `(height, width)` pixels."""
+        capsules: Tensor = self.primary(joined(features, self.layout.level))
         batch, channels, _, rows, columns = capsules.shape
         grouped = (channels, rows * columns, batch, self.classes)
         # Full precision from here on, like the other heads.

@@ -15,13 +15,16 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from loss_attention.attention import full_precision, patch_weights, pool_patches, real_part
-from loss_attention.backbones.layers import Conv2d, Layered
+from loss_attention.backbones.layers import Conv2d, Layered, applied
+from loss_attention.backbones.levels import Features, joined, resized
 from loss_attention.geometry import PatchGrid
 from loss_attention.prediction import ImagePrediction, PatchPrediction
 
-PATCH_CHANNELS = 512
+PATCH_CHANNELS = (512, 512)
+"""Features of a patch after each of its layers, in the paper."""
 ATTENTION_UNITS = 128
 
 
@@ -34,12 +37,14 @@ class PatchLayout:
         stride: step between patches, in cells of the feature map.
         feature_stride: pixels of the image between neighbouring cells of the feature map.
         selection: patches of weight above `selection / M` count as selected.
+        level: index of the level whose cells those of the feature map are, where there are several.
     """
 
     kernel: int
     stride: int
     feature_stride: int
     selection: float
+    level: int = 0
 
     def shape(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Return rows and columns of patches on an image of `(height, width)` pixels."""
@@ -55,17 +60,20 @@ class PatchLayout:
 class PatchHead(Layered):
     """Patch features, one linear classifier for patches and image, and weights that join them.
 
-    A 9 x 9 convolution of stride 4 (by default) makes the patches, a 1 x 1 convolution maps their
-    features, both with batch norm and ReLU. The classifier gives each patch its class vector; the
-    image's is their weighted sum, so it needs no second pass.
+    In the paper, a 9 x 9 convolution of stride 4 makes the patches and a 1 x 1 convolution maps
+    their features, each with batch norm and ReLU. The classifier gives each patch its class vector;
+    the image's is their weighted sum, so it needs no second pass.
 
     Args:
-        in_channels: channels of the feature map.
+        in_channels: channels of the feature map, of all levels together.
         num_classes: K.
         weighing: a module from patch features `(B, M, D)`, patch logits `(B, M, K)` and a mask
             `(B, M)` or None to weights `(B, M)`.
         layout: how the patches lie on the feature map.
-        channels: D, features of a patch.
+        channels: features of each hidden layer, the last of them D; the first layer has the
+            patches' kernel and stride. None at all: the cells of the map are classified as they
+            are.
+        dropout: fraction of the features that training drops before the classifier.
     """
 
     def __init__(
@@ -75,19 +83,23 @@ class PatchHead(Layered):
         *,
         weighing: nn.Module,
         layout: PatchLayout,
-        channels: int,
+        channels: Sequence[int],
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        # The batch norm that follows takes away any bias of these two.
-        self.patch_layers = nn.Sequential(
-            Conv2d(in_channels, channels, layout.kernel, layout.stride, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            Conv2d(channels, channels, 1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-        )
-        self.classifier = nn.Linear(channels, num_classes)
+        layers: list[nn.Module] = []
+        kernel, stride = layout.kernel, layout.stride
+        for out_channels in channels:
+            # The batch norm that follows takes away any bias.
+            layers += [
+                Conv2d(in_channels, out_channels, kernel, stride, bias=False),
+                nn.BatchNorm2d(out_channels),
+                nn.ReLU(inplace=True),
+            ]
+            in_channels, kernel, stride = out_channels, 1, 1
+        self.patch_layers = nn.Sequential(*layers)
+        self.classifier = nn.Linear(in_channels, num_classes)
+        self.dropout = nn.Dropout(dropout) if dropout else None
         self.weighing = weighing
         self.layout = layout
 
@@ -95,15 +107,52 @@ class PatchHead(Layered):
         """Return the layers that make the patches."""
         return [[self.patch_layers]]
 
-    def forward(
-        self, feature_map: Float[Tensor, "B C h w"], image_size: tuple[int, int]
-    ) -> PatchPrediction:
-        """Return the prediction for feature maps of images of `(height, width)` pixels."""
-        cells: Tensor = self.patch_layers(feature_map)
+    def forward(self, features: Features, image_size: tuple[int, int]) -> PatchPrediction:
+        """Return the prediction for the features of images of `(height, width)` pixels."""
+        cells = self.patch_features(features)
         rows, columns = cells.shape[2:]
-        features = cells.flatten(2).transpose(1, 2)
-        prediction = pooled(features, self.classifier, self.weighing, self.layout.selection)
+        prediction = self.decide(cells.flatten(2).transpose(1, 2))
         return replace(prediction, grid=self.layout.grid(rows, columns, image_size))
+
+    def patch_features(self, features: Features) -> Float[Tensor, "B D rows columns"]:
+        """Return the features of each patch, as a map."""
+        first: nn.Module | None = next(iter(self.patch_layers), None)
+        if isinstance(features, tuple) and isinstance(first, nn.Conv2d) and _is_pointwise(first):
+            cells = _of_levels(first, features, self.layout.level)
+            rest = list(self.patch_layers)[1:]
+        else:
+            cells, rest = joined(features, self.layout.level), list(self.patch_layers)
+        return applied(rest, cells)
+
+    def decide(
+        self, features: Float[Tensor, "B M D"], mask: Bool[Tensor, "B M"] | None = None
+    ) -> PatchPrediction:
+        """Return the prediction for the features of patches, wherever they are from; see `pooled`.
+
+        It has no grid.
+        """
+        if self.dropout is not None:
+            features = self.dropout(features)
+        return pooled(features, self.classifier, self.weighing, self.layout.selection, mask)
+
+
+def _is_pointwise(layer: nn.Conv2d) -> bool:
+    return layer.kernel_size == layer.stride == (1, 1)
+
+
+def _of_levels(
+    layer: nn.Conv2d, levels: Sequence[Tensor], joined_at: int
+) -> Float[Tensor, "B D h w"]:
+    """Return what a 1 x 1 convolution without bias makes of the joined map, without joining it.
+
+    Both it and resizing are linear, one in the channels and one in the cells, so their order does
+    not matter: each level is mapped at its own resolution, which for a coarse one, where most
+    channels are, takes a fraction of the work.
+    """
+    weights = torch.split(layer.weight, [level.shape[1] for level in levels], dim=1)
+    height, width = levels[joined_at].shape[2:]
+    mapped = (F.conv2d(level, weight) for level, weight in zip(levels, weights, strict=True))
+    return torch.stack([resized(level, height, width) for level in mapped]).sum(dim=0)
 
 
 def pooled(
@@ -211,11 +260,15 @@ class BaselineHead(nn.Module):
         in_channels: channels of the feature map.
         num_classes: K.
         hidden: width of the two hidden layers (ReLU, dropout 0.5); 0 for none.
+        dropout: fraction of the features that training drops before a linear layer alone.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, hidden: int) -> None:
+    def __init__(
+        self, in_channels: int, num_classes: int, hidden: int, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
+        self.dropout = nn.Dropout(dropout) if dropout and not hidden else None
         for _ in range(2 if hidden else 0):
             layers += [nn.Linear(in_channels, hidden), nn.ReLU(inplace=True), nn.Dropout(0.5)]
             in_channels = hidden
@@ -223,9 +276,11 @@ class BaselineHead(nn.Module):
 
     def forward(
         self,
-        feature_map: Float[Tensor, "B C h w"],
+        features: Features,
         image_size: tuple[int, int],  # noqa: ARG002 (patch heads need it for their grid)
     ) -> ImagePrediction:
-        """Return the image's logits."""
-        logits: Tensor = self.classifier(feature_map.mean(dim=(2, 3)))
+        """Return the image's logits; the means of several levels stand side by side."""
+        levels = (features,) if isinstance(features, Tensor) else features
+        means = torch.cat([level.mean(dim=(2, 3)) for level in levels], dim=1)
+        logits: Tensor = self.classifier(means if self.dropout is None else self.dropout(means))
         return ImagePrediction(full_precision(logits))
