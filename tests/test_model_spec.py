@@ -31,6 +31,8 @@ CHOSEN = {
     "strided_layers": (1,),
     "patch_kernel": 3,
     "patch_stride": 2,
+    "hidden_channels": (64, 32),
+    "dropout": 0.25,
     "threshold": 0.5,
     "resize": "pad",
 }

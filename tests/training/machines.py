@@ -122,8 +122,8 @@ def freeze_batch_norm() -> None:
     """So that each process's own images decide nothing."""
     build = job.build_model
 
-    def frozen(*arguments: Any) -> Any:
-        model = build(*arguments)
+    def frozen(*arguments: Any, **options: Any) -> Any:
+        model = build(*arguments, **options)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.__class__ = FrozenBatchNorm
