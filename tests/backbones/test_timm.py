@@ -144,6 +144,21 @@ def test_a_network_of_one_size_is_built_for_the_images() -> None:
             model(torch.rand(1, 3, 256, 288))
 
 
+def test_images_are_of_the_size_that_the_weights_were_trained_with_unless_told() -> None:
+    assert model_on("vit_small_patch14_reg4_dinov2").image_size == (518, 518)
+    assert model_on("resnet18", image_size=(64, 96)).image_size == (64, 96)
+    model = model_on("convnext_atto").eval()
+    with pytest.raises(InputError, match="images of 32 x 32 pixels and more, got 31 x 64"):
+        model(torch.rand(1, 3, 31, 64))
+
+
+def test_routing_counts_the_cells_that_there_are() -> None:
+    options = {"head": "capsule-dynamic-routing", "image_size": (72, 104), "levels": (4, 8)}
+    model = model_on("convnext_atto", **options)
+    prediction = model(torch.rand(1, 3, 72, 104))
+    assert (prediction.grid.rows, prediction.grid.columns) == (18, 26)
+
+
 def test_the_papers_networks_have_one_map() -> None:
     with pytest.raises(InputError, match="'resnet18' has one map"):
         la.create_model("resnet18", levels=(8, 16))

@@ -138,6 +138,8 @@ def map_shape(network: nn.Module, in_channels: int, height: int, width: int) -> 
     try:
         with torch.device(like.device):
             features = network(torch.zeros(1, in_channels, height, width, dtype=like.dtype))
+        if hasattr(network, "level_strides"):
+            features = joined(features, network.level_strides.index(network.stride))
     except Exception as error:  # whatever a network of a user's raises
         raise InputError(
             f"the backbone makes nothing of an image of {in_channels} x {height} x {width} "
@@ -215,20 +217,30 @@ BACKBONES: dict[str, BackboneEntry] = {
 
 
 def completed(spec: ModelSpec, revision: str | None = None) -> ModelSpec:
-    """Return a spec with all that its backbone is built from: a configuration of the hub's, too.
+    """Return a spec with what another library, or its hub, knows of the backbone that it names.
+
+    That is the configuration that a model of the hub is built from, and the size of images that the
+    weights were trained with, where none is given.
 
     Args:
         spec: names the backbone.
         revision: branch, tag or commit of the hub's repository.
 
     Raises:
-        InputError: the hub does not give it, or it is of no network that makes feature maps.
+        InputError: an unknown name, a network that makes no feature maps, or a hub that does not
+            give its configuration.
     """
-    if not spec.backbone.startswith(HUGGING_FACE) or spec.backbone_config:
-        return spec
-    from loss_attention.backbones.from_hugging_face import configuration_of
+    if spec.backbone.startswith(HUGGING_FACE):
+        from loss_attention.backbones import from_hugging_face
 
-    return replace(spec, backbone_config=configuration_of(spec.backbone, revision))
+        text = spec.backbone_config or from_hugging_face.configuration_of(spec.backbone, revision)
+        size = spec.image_size or from_hugging_face.plan_for(text).native
+        return replace(spec, backbone_config=text, image_size=size)
+    if spec.backbone.startswith(TIMM):
+        from loss_attention.backbones import from_timm
+
+        return replace(spec, image_size=spec.image_size or from_timm.native_size(spec.backbone))
+    return spec
 
 
 def build_backbone(spec: ModelSpec, *, pooled: bool = False) -> Backbone:

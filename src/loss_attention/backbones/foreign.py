@@ -26,10 +26,12 @@ class ImageSizes(NamedTuple):
 
     Attributes:
         multiple: they are multiples of so many pixels.
+        least: and no fewer than these.
         only: the one height and width, where it takes no other.
     """
 
     multiple: int = 1
+    least: int = 1
     only: tuple[int, int] | None = None
 
     def check(self, name: str, height: int, width: int) -> None:
@@ -39,6 +41,11 @@ class ImageSizes(NamedTuple):
             raise InputError(
                 f"{name} takes images of {made_for} pixels alone, got {height} x {width}; "
                 "set `image_size`"
+            )
+        if min(height, width) < self.least:
+            raise InputError(
+                f"{name} takes images of {self.least} x {self.least} pixels and more, got "
+                f"{height} x {width}; set `image_size`"
             )
         if height % self.multiple or width % self.multiple:
             near = (max(1, round(side / self.multiple)) * self.multiple for side in (height, width))
@@ -62,7 +69,9 @@ def sizes_taken(
         tall, wide = (-(-side // multiple) * multiple for side in native)
         larger = (side + side // (2 * multiple) * multiple for side in (tall, wide))
         if takes(tall + multiple, wide + 2 * multiple) and takes(*larger):
-            return ImageSizes(multiple)
+            sides = sorted({-(-side // multiple) * multiple for side in (1, *multiples)})
+            least = next((side for side in sides if takes(side, side)), min(native))
+            return ImageSizes(multiple, least)
     return ImageSizes(only=native) if takes(*native) else None
 
 

@@ -109,7 +109,6 @@ class Plan(NamedTuple):
         norm: its last norm can be applied to them.
         sizes: the image sizes that it takes.
         normalisation: what its weights were trained with.
-        fixed: timm says that it takes images of one size unless it is told otherwise.
     """
 
     options: dict[str, Any]
@@ -118,7 +117,6 @@ class Plan(NamedTuple):
     norm: bool
     sizes: ImageSizes
     normalisation: Normalisation
-    fixed: bool
 
 
 def timm_backbone(spec: ModelSpec) -> TimmBackbone:
@@ -128,7 +126,7 @@ def timm_backbone(spec: ModelSpec) -> TimmBackbone:
         InputError: timm is not installed; an unknown name, with the nearest known one; a network
             without a feature map or without one of the levels.
     """
-    name = known_name(spec.backbone.removeprefix(TIMM))
+    name = spec.backbone.removeprefix(TIMM)
     plan = plan_for(name, spec.image_size)
     levels = (plan.whole,) if plan.whole and not spec.levels else chosen_levels(spec, plan.levels)
     network = _build(name, plan.options)
@@ -178,6 +176,17 @@ def known_name(name: str) -> str:
     return name
 
 
+def native_size(backbone: str) -> tuple[int, int]:
+    """Return height and width of the images that a network's weights were trained with.
+
+    Raises:
+        InputError: an unknown name, with the nearest known one.
+    """
+    name = known_name(backbone.removeprefix(TIMM))
+    height, width = timm_library().get_pretrained_cfg(name).input_size[1:]
+    return height, width
+
+
 @lru_cache(maxsize=64)
 @torch.random.fork_rng(devices=[])
 def plan_for(name: str, image_size: tuple[int, int] | None) -> Plan:
@@ -187,29 +196,30 @@ def plan_for(name: str, image_size: tuple[int, int] | None) -> Plan:
     network is built for that size.
 
     Raises:
-        InputError: it has no feature map, or cannot be built for the size.
+        InputError: an unknown name, with the nearest known one, or a network without feature maps.
     """
-    plans = [_plan_with(name, {})]
-    if plans[0] is None or plans[0].fixed:
-        flexible = {"dynamic_img_size": True}, {"strict_img_size": False}
-        plans += [_plan_with(name, options) for options in flexible]
-        if image_size is not None and not any(plans[1:]):
-            plans.append(_plan_with(name, {"img_size": image_size}))
-    possible = [plan for plan in plans if plan is not None]
-    if not possible:
+    if timm_library().get_pretrained_cfg(known_name(name)).fixed_input_size:
+        flexible: tuple[dict[str, Any], ...] = (
+            {"dynamic_img_size": True},
+            {"strict_img_size": False},
+        )
+        for options in flexible:
+            plan = _plan_with(name, options)
+            if plan is not None and plan.sizes.only is None:
+                return plan
+    plan = _plan_with(name, {})
+    if image_size is not None and (plan is None or not _takes(plan.sizes, image_size)):
+        sized = _plan_with(name, {"img_size": image_size})
+        if sized is not None and _takes(sized.sizes, image_size):
+            return sized
+    if plan is None:
         raise InputError(
             f"{TIMM}{name} has no feature map: timm gives none of its maps as rows and columns"
         )
-    fitting = [plan for plan in possible if _takes(plan.sizes, image_size)]
-    # The one with the most sizes; of equals, the first.
-    return min(
-        fitting or possible, key=lambda plan: (plan.sizes.only is not None, plan.sizes.multiple)
-    )
+    return plan
 
 
-def _takes(sizes: ImageSizes, image_size: tuple[int, int] | None) -> bool:
-    if image_size is None:
-        return True
+def _takes(sizes: ImageSizes, image_size: tuple[int, int]) -> bool:
     try:
         sizes.check("", *image_size)
     except InputError:
@@ -222,7 +232,7 @@ def _plan_with(name: str, options: dict[str, Any]) -> Plan | None:
     try:
         with torch.device("meta"):
             network: Any = _build(name, options).eval()
-    except TypeError:  # an option that it does not know
+    except Exception:  # an option that it does not know, or a value that it does not take
         return None
     cfg = network.pretrained_cfg
     info = getattr(network, "feature_info", None)
@@ -270,8 +280,8 @@ def _plan_with(name: str, options: dict[str, Any]) -> Plan | None:
     if final.ndim == 4 and final.shape[2:] == last.shape[2:] and final.shape[1] != last.shape[1]:
         whole = Level(WHOLE, final.shape[1], reductions[-1])
     mean, std = (tuple(map(float, cfg[key])) for key in ("mean", "std"))
-    fixed = bool(cfg.get("fixed_input_size"))
-    return Plan(options, tuple(levels), whole, norm, sizes, Normalisation(mean, std), fixed)
+    normalisation = Normalisation(mean, std)
+    return Plan(options, tuple(levels), whole, norm, sizes, normalisation)
 
 
 def _build(name: str, options: dict[str, Any], *, classifier: bool = False) -> nn.Module:
