@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
+from training.tiny import tiny_recipe
 
 import loss_attention as la
+from loss_attention import runs
+from loss_attention.training import job
+from loss_attention.training.recipe import RunOptions
+from loss_attention.training.run_folder import RunFolder
 
 TINY = [
     *("--epochs", "2", "--batch-size", "8", "--width", "0.05", "--patch-kernel", "1"),
@@ -57,7 +64,6 @@ def test_a_run_keeps_what_it_began_with_and_needs_it_no_more(
     assert facts["normalisation"]["mean"] == pytest.approx([0.485, 0.456, 0.406])
     measured = json.loads((tmp_path / "run" / "evaluation.json").read_text())
 
-    # As if it had been killed after its first checkpoint, on a machine that lacks the file.
     weights.unlink()
     for words in (["evaluate", "run"], ["explain", "run", "images/dark/0.png", "--out", "out"]):
         code, said = apart.command(words, tmp_path)
@@ -68,40 +74,46 @@ def test_a_run_keeps_what_it_began_with_and_needs_it_no_more(
     assert model.backbone.level_strides == (8, 16)
 
 
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A model of transformers in a folder, as its maker would put it on the hub."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = ViTConfig(**sizes, intermediate_size=32, image_size=64, patch_size=16)
+    ViTForImageClassification(config).save_pretrained(tmp_path / "published")
+    return tmp_path / "published"
+
+
+@pytest.mark.parametrize("library", ["timm", "hf"])
 def test_a_run_that_was_stopped_goes_on_without_hub_or_file(
-    images: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: str, images: Path, weights: Path, published: Path, tmp_path: Path
 ) -> None:
-    from training.tiny import tiny_recipe
-
-    from loss_attention import runs
-    from loss_attention.training import job
-    from loss_attention.training.recipe import RunOptions
-    from loss_attention.training.run_folder import RunFolder
-
+    started = {
+        "timm": {"backbone": "timm/convnext_atto", "weights": str(weights)},
+        "hf": {"backbone": f"hf/{published}", "pretrained": True},
+    }
     recipe = tiny_recipe(
-        backbone="timm/convnext_atto",
         data=str(images),
         in_channels=3,
         image_size=64,
         strided_layers=(),
         patch_kernel=1,
         epochs=1,
-        weights=str(weights),
+        **started[library],
     )
     run = RunFolder(tmp_path / "run")
-    splits = runs.load_data(recipe, runs_console())
+    splits = runs.load_data(recipe, Console(quiet=True))
     with run.claimed():
         begun = job.begin_run(run, recipe, splits, RunOptions(accelerator="cpu"))
+    assert run.facts()["backbone_weights"] == begun.backbone.weights != {}
     weights.unlink()
+    shutil.rmtree(published)
     again = job.build_model(recipe, splits, begun=run.facts())
     assert again.spec == begun.spec
+    assert again.backbone.normalisation == begun.backbone.normalisation
     assert job.continue_run(run, splits)
-
-
-def runs_console() -> object:
-    from rich.console import Console
-
-    return Console(quiet=True)
+    assert la.load(run.path).spec == begun.spec
 
 
 @pytest.mark.parametrize(

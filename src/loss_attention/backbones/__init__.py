@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from loss_attention.backbones.foreign import ForeignBackbone
 from loss_attention.backbones.layers import Layered
 from loss_attention.backbones.levels import Features, Normalisation, joined
 from loss_attention.backbones.paper import (
@@ -138,8 +139,8 @@ def map_shape(network: nn.Module, in_channels: int, height: int, width: int) -> 
     try:
         with torch.device(like.device):
             features = network(torch.zeros(1, in_channels, height, width, dtype=like.dtype))
-        if hasattr(network, "level_strides"):
-            features = joined(features, network.level_strides.index(network.stride))
+        if isinstance(network, ForeignBackbone):
+            features = joined(features, joined_level(network))
     except Exception as error:  # whatever a network of a user's raises
         raise InputError(
             f"the backbone makes nothing of an image of {in_channels} x {height} x {width} "
