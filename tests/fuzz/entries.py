@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from fuzz.runs import splits
+from fuzz.runs import network, splits
 
 from loss_attention import cli
+from loss_attention.backbones.weights import read_weights_file
 from loss_attention.cli.subcommands import explain
 from loss_attention.data.decoding import read_image, read_numbers, read_size
 from loss_attention.data.loading import load_splits
@@ -162,3 +163,14 @@ def weighed(path: Path) -> None:
     height, width = model.image_size or (12, 12)
     if height * width <= 10_000:
         model.explain(torch.zeros(1, model.config["in_channels"], height, width))
+
+
+def begun(path: Path) -> None:
+    """Read weights that a backbone is to begin with."""
+    whole = network().state_dict()
+    wanted = {name: value for name, value in whole.items() if not name.startswith("2.")}
+    (file,) = path.glob("backbone.*")
+    loaded = read_weights_file(file, wanted, whole, of="the network")
+    assert {name for name in loaded.state if "tracked" not in name} == {
+        name for name in wanted if "tracked" not in name
+    }

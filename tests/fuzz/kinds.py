@@ -209,5 +209,6 @@ RUNS: dict[str, Kind] = {
     "state-pt": _run(("state.pt",), *[entries.opened] * 2, entries.resumed),
     "recipe": _run(("recipe.yaml",), entries.opened, entries.resumed),
     "weights": Kind(runs.weights_seeds, (entries.weighed,)),
+    "backbone-weights": Kind(runs.backbone_seeds, (entries.begun,)),
 }
 KINDS: dict[str, Kind] = ANNOTATIONS | ARCHIVES | IMAGES | RUNS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import tempfile
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from fuzz.documents import json_lines, json_value, yaml_value
 from fuzz.hostile import Mutator, one_of, recoded
 from fuzz.layouts import Seed
 from fuzz.stores import checkpoint, safetensors
+from safetensors.torch import save
+from torch import nn
 from training.tiny import start_run
 
 from loss_attention.data.sample import ImageSet, Splits
@@ -119,6 +122,27 @@ def weights_seeds() -> list[Seed]:
         )
         seeds.append(Seed({WEIGHTS_FILE: model.to_bytes()}, {WEIGHTS_FILE: safetensors}))
     return seeds
+
+
+def network() -> nn.Module:
+    """Return the network whose weights are read; its classifier comes last."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+
+
+def backbone_seeds() -> list[Seed]:
+    """Return weights of a network as other people's trainings save them."""
+    state = dict(network().state_dict())
+    seeds = []
+    for content in (
+        state,
+        {"epoch": 3, "model": {f"module.{name}": state[name] for name in state}},
+    ):
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        seeds.append(Seed({"backbone.pth": buffer.getvalue()}, {"backbone.pth": checkpoint}))
+    file = save(state)
+    return [*seeds, Seed({"backbone.safetensors": file}, {"backbone.safetensors": safetensors})]
 
 
 def resealed(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> dict[str, bytes]:

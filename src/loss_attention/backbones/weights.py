@@ -159,7 +159,7 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
         if zipped:
             _check_zip(path)
         content = torch.load(path, map_location=device, weights_only=True, mmap=zipped)
-        return _unwrapped(content)
+        return _unwrapped(content, path.stat().st_size)
     except InputError as error:
         raise InputError(f"the weights in {name} cannot be read: {error}") from error
     except UnpicklingError as error:  # its own text is long, and says how to have code run
@@ -203,7 +203,7 @@ def _check_count(names: Any) -> None:
         raise InputError(f"it holds {len(names):,} tensors, more than any network")
 
 
-def _unwrapped(content: Any) -> dict[str, Tensor]:
+def _unwrapped(content: Any, file_size: int) -> dict[str, Tensor]:
     """Return the tensors of what a file holds, out of the wrappings that there are."""
     for _ in range(4):
         if not isinstance(content, Mapping):
@@ -224,6 +224,8 @@ def _unwrapped(content: Any) -> dict[str, Tensor]:
         raise InputError("it holds no tensors by name")
     if any(tensor.layout != torch.strided for tensor in tensors.values()):
         raise InputError("it holds sparse tensors")
+    if any(tensor.numel() * tensor.element_size() > file_size for tensor in tensors.values()):
+        raise InputError("it holds a tensor that is larger than the file")
     return tensors
 
 
