@@ -19,7 +19,7 @@ from torch.nn import functional as F
 import loss_attention as la
 from loss_attention.errors import InputError
 
-NAME = "convnext_atto"
+NAME = "test_convnext"
 OPTIONS = {"num_classes": 3, "patch_kernel": 1, "patch_stride": 1, "width": 0.1}
 
 
@@ -106,15 +106,15 @@ class Harmful:
     [
         (lambda state: damaged(state, stem_0_weight=None), "stem.0.weight is missing"),
         (
-            lambda state: damaged(state, stem_0_weight=torch.zeros(40, 3, 2, 2)),
-            "stem.0.weight has the shape (40, 3, 2, 2), not (40, 3, 4, 4)",
+            lambda state: damaged(state, stem_0_weight=torch.zeros(24, 3, 2, 2)),
+            "stem.0.weight has the shape (24, 3, 2, 2), not (24, 3, 4, 4)",
         ),
         (
-            lambda state: damaged(state, stem_0_bias=torch.zeros(40, dtype=torch.int64)),
+            lambda state: damaged(state, stem_0_bias=torch.zeros(24, dtype=torch.int64)),
             "stem.0.bias has the type torch.int64",
         ),
         (
-            lambda state: damaged(state, stem_0_bias=torch.full((40,), torch.nan)),
+            lambda state: damaged(state, stem_0_bias=torch.full((24,), torch.nan)),
             "are not finite: stem.0.bias holds NaN",
         ),
         (
@@ -126,7 +126,11 @@ class Harmful:
         (lambda state: [1, 2], "it holds no tensors by name"),
         (lambda state: Harmful(), "holds more than tensors and plain values"),
         (
-            lambda state: damaged(state, stem_0_bias=torch.zeros(40).to_sparse()),
+            lambda state: damaged(state, stem_0_bias=torch.zeros(1).expand(10**9)),
+            "a tensor that is larger than the file",
+        ),
+        (
+            lambda state: damaged(state, stem_0_bias=torch.zeros(24).to_sparse()),
             "it holds sparse tensors",
         ),
     ],
@@ -175,7 +179,7 @@ def test_broken_files_are_refused_in_a_line(published: nn.Module, tmp_path: Path
     [
         ({"pretrained": True, "weights": "a"}, "`pretrained` and `weights` both say where"),
         ({"revision": "a"}, "`revision` is of the weights on the hub: it needs `pretrained`"),
-        ({"pretrained": True}, r"the Hugging Face hub does not give 'timm/convnext_atto\."),
+        ({"pretrained": True}, r"the Hugging Face hub does not give 'timm/test_convnext\."),
         ({"pretrained": True, "revision": "a"}, "at `revision` 'a'.*`weights`"),
     ],
 )
@@ -197,7 +201,7 @@ def test_the_hubs_weights_are_recorded_with_their_commit(
 ) -> None:
     """What the hub's client keeps on the disk stands for the hub, which no test asks."""
     commit = "0123456789abcdef0123456789abcdef01234567"
-    repository = tmp_path / "models--timm--convnext_atto.d2_in1k"
+    repository = tmp_path / "models--timm--test_convnext.r160_in1k"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(commit)
     folder = repository / "snapshots" / commit
@@ -205,14 +209,14 @@ def test_the_hubs_weights_are_recorded_with_their_commit(
     save_file(dict(published.state_dict()), folder / "model.safetensors")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     for revision in (None, "main", commit):
-        model = model_on(f"{NAME}.d2_in1k", pretrained=True, revision=revision)
-        assert model.backbone.weights["repository"] == "timm/convnext_atto.d2_in1k"
+        model = model_on(f"{NAME}.r160_in1k", pretrained=True, revision=revision)
+        assert model.backbone.weights["repository"] == "timm/test_convnext.r160_in1k"
         assert model.backbone.weights["revision"] == commit
     images = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(model.backbone(images), published.forward_features(images))
     with pytest.raises(InputError, match="does not give"):
-        model_on(f"{NAME}.d2_in1k", pretrained=True, revision="gone")
+        model_on(f"{NAME}.r160_in1k", pretrained=True, revision="gone")
 
 
 @pytest.fixture(scope="module")
