@@ -115,7 +115,10 @@ class PatchClassifier(
         if backbone.normalisation is not None:
             channels = len(backbone.normalisation.mean)
             if channels != spec.in_channels:
-                raise InputError(f"`in_channels` must be {channels}, as the backbone's images have")
+                grey = "; grey images are then converted" if channels == 3 else ""
+                raise InputError(
+                    f"`in_channels` must be {channels}, as the backbone's images have{grey}"
+                )
             self.set_normalisation(*map(torch.tensor, backbone.normalisation))
         self.backbone = backbone
         self.head = head

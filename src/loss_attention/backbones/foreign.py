@@ -6,8 +6,10 @@ table or windows allow other sizes than its own says so nowhere in a way that ho
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -254,6 +256,16 @@ class WantedWeights(NamedTuple):
         backbone.take(loaded)
 
 
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keep libraries from logging warnings of what an error then says in a line."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def from_the_hub(repository: str, filename: str, revision: str | None) -> tuple[Path, str]:
     """Return a file of the Hugging Face hub, or of its cache here, and the commit that it is of.
 
@@ -263,7 +275,8 @@ def from_the_hub(repository: str, filename: str, revision: str | None) -> tuple[
     from huggingface_hub import hf_hub_download
 
     try:
-        path = Path(hf_hub_download(repository, filename, revision=revision))
+        with hushed():
+            path = Path(hf_hub_download(repository, filename, revision=revision))
     except Exception as error:  # whatever the hub's client raises: offline, unknown, gated
         raise not_given(repository, revision, error) from error
     parts = path.parts

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -26,6 +25,7 @@ from loss_attention.backbones.foreign import (
     ImageSizes,
     Level,
     chosen_levels,
+    hushed,
     not_given,
     sizes_taken,
 )
@@ -221,11 +221,10 @@ def quiet() -> Iterator[None]:
     before, bars = told.get_verbosity(), told.is_progress_bar_enabled()
     told.set_verbosity_error()
     told.disable_progress_bar()
-    logging.disable(logging.WARNING)
     try:
-        yield
+        with hushed():
+            yield
     finally:
-        logging.disable(logging.NOTSET)
         told.set_verbosity(before)
         if bars:
             told.enable_progress_bar()
