@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
@@ -178,6 +178,51 @@ class ImageSet(LabelledImages):
         return digest.hexdigest()[:16]
 
 
+@runtime_checkable
+class Batch(Protocol):
+    """Some images, or what stands for them, and their labels; `ImageSet` is one."""
+
+    @property
+    def images(self) -> Any:
+        """What a network is given."""
+
+    @property
+    def labels(self) -> Tensor:
+        """As `LabelledImages` has them."""
+
+    def __len__(self) -> int: ...
+
+    def to(self, device: torch.device | str) -> Any:
+        """Return it on a device."""
+
+
+AnyBatch = TypeVar("AnyBatch", bound=Batch, covariant=True)
+
+
+@runtime_checkable
+class Batches(Protocol[AnyBatch]):
+    """What a loop over batches asks of a set; `LabelledImages` are one."""
+
+    @property
+    def labels(self) -> Tensor:
+        """As `LabelledImages` has them."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several classes."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, index: Int[Tensor, " n"]) -> AnyBatch:
+        """Return the images of these indices, in this order."""
+
+    def reading(self, processes: int = 1) -> AbstractContextManager[None]:
+        """Lend processes that decode ahead, as long as the context lasts."""
+
+    def expect(self, batches: Sequence[Tensor]) -> None:
+        """Say which batches `take` will be asked for next, in this order."""
+
+
 @dataclass(frozen=True)
 class Splits:
     """What a data source offers: sets to train on, to choose by and to report on.
@@ -205,15 +250,16 @@ class Splits:
     @cached_property
     def train(self) -> LabelledImages:
         """What weights are fitted to: all of `trainval` that is not held out."""
-        return self.trainval.subset(self._divided[0]) if self.validation_fraction else self.trainval
+        return self.trainval.subset(self.divided[0]) if self.validation_fraction else self.trainval
 
     @cached_property
     def validation(self) -> LabelledImages:
         """What is held out of `trainval`, to choose an epoch and thresholds by; may be empty."""
-        return self.trainval.subset(self._divided[1])
+        return self.trainval.subset(self.divided[1])
 
     @cached_property
-    def _divided(self) -> tuple[Tensor, Tensor]:
+    def divided(self) -> tuple[Tensor, Tensor]:
+        """The indices in `trainval` of what is kept for training and of what is held out."""
         return hold_out(self.trainval.labels, self.validation_fraction, self.seed)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from loss_attention.backbones.layers import Conv2d, is_plain, neighbours
-from loss_attention.data.sample import ImageSet, LabelledImages
+from loss_attention.data.sample import AnyBatch, Batch, Batches, ImageSet, LabelledImages
 from loss_attention.errors import InputError
 from loss_attention.evaluation.baselines import ANSWERS, MODEL, fit_centred_boxes
 from loss_attention.evaluation.localisation import GROUP_THRESHOLDS, Chosen, Localisation
@@ -140,7 +140,7 @@ def evaluate(
 
 def validate(
     model: Model,
-    data: LabelledImages,
+    data: Batches[Batch],
     batch_size: int,
     autocast: Autocast = nullcontext,
     *,
@@ -165,7 +165,7 @@ def validate(
     """
     loss_of = loss or loss_for("cross-entropy", multi_label=data.multi_label)
 
-    def measure(batch: ImageSet, prediction: ImagePrediction) -> Tensor:
+    def measure(batch: Batch, prediction: ImagePrediction) -> Tensor:
         right = correct_images(prediction.logits, batch.labels).sum()
         return torch.stack([loss_of(prediction, batch.labels, 0.0) * len(batch), right])
 
@@ -240,8 +240,8 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 
 def run_batches(
     model: Model,
-    data: LabelledImages,
-    measure: Callable[[ImageSet, ImagePrediction], T],
+    data: Batches[AnyBatch],
+    measure: Callable[[AnyBatch, ImagePrediction], T],
     *,
     batch_size: int,
     autocast: Autocast,
@@ -277,7 +277,7 @@ def run_batches(
     with torch.inference_mode(), evaluation_mode(model), data.reading():
         data.expect(batches)
         for index in batches:
-            batch = data.take(index).to(device)
+            batch: AnyBatch = data.take(index).to(device)
             with autocast():
                 prediction = model(batch.images)
             results.append(measure(batch, prediction))

@@ -59,6 +59,8 @@ NO_TRACE: dict[str, object] = {
     "momentum": 0.9,
     "nesterov": False,
     "weight_decay": 0.0005,
+    "frozen": False,
+    "views": 1,
     "average_weights": 0.0,
     "schedule": "steps",
     "warmup": 0.25,

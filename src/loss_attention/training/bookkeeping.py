@@ -14,13 +14,13 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from loss_attention.data.sample import LabelledImages
 from loss_attention.errors import InputError, printable, quoted
 from loss_attention.evaluation.measuring import validate
 from loss_attention.interruption import StopRequest
 from loss_attention.losses import Loss
 from loss_attention.model import WEIGHTS_FILE, PatchClassifier
 from loss_attention.training.environment import from_first, sum_dtype, summed
+from loss_attention.training.frozen import Examples, FrozenModel
 from loss_attention.training.run_folder import METRICS_FILE, RunFolder, checked_epoch, metrics_text
 
 REFRESH_SECONDS = 0.5
@@ -158,7 +158,7 @@ class Validation:
     """
 
     def __init__(
-        self, fabric: Fabric, images: LabelledImages, batch_size: int, stop: StopRequest
+        self, fabric: Fabric, images: Examples, batch_size: int, stop: StopRequest
     ) -> None:
         self._fabric, self._stop, self._count = fabric, stop, len(images)
         part = torch.arange(len(images))[fabric.global_rank :: fabric.world_size]
@@ -167,7 +167,7 @@ class Validation:
         self._batch_size = max(batch_size, min(256, 8 * batch_size))
 
     def measure(
-        self, model: PatchClassifier, loss: Loss
+        self, model: PatchClassifier | FrozenModel, loss: Loss
     ) -> tuple[float | None, float | None] | None:
         """Return loss and accuracy of a model, the same in all processes; both None without images.
 
@@ -188,7 +188,7 @@ class Validation:
         mean_loss, accuracy = (sums[:2] / self._count).tolist()
         return mean_loss, accuracy
 
-    def _sums(self, model: PatchClassifier, loss: Loss) -> tuple[float, float]:
+    def _sums(self, model: PatchClassifier | FrozenModel, loss: Loss) -> tuple[float, float]:
         """Return this process's sums of loss and accuracy over its images."""
         images = len(self._part)
         if not images:

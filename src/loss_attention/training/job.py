@@ -34,12 +34,15 @@ from loss_attention.training.environment import (
     cluster_of,
     from_first,
     hardware,
+    image_memory,
     join_processes,
     keep_freed_memory,
     launch_processes,
     make_fabric,
     versions,
 )
+from loss_attention.training.features import FEATURES_FOLDER, FeatureSource, cached_features
+from loss_attention.training.frozen import Examples, FeatureSet
 from loss_attention.training.optimisation import recipe_loss
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import (
@@ -311,7 +314,6 @@ def _train(
     options, recipe = run.options(), run.recipe()
     accelerator = choose_accelerator(options.accelerator, options.devices)
     _check_division(recipe, splits)
-    train, validation = splits.train.images_and_labels(), splits.validation.images_and_labels()
     with guarded(str(run.path / FACTS_FILE)):
         precision, statistics = facts["precision"], _statistics(facts, recipe.in_channels)
     check_processes(accelerator, options)
@@ -319,6 +321,11 @@ def _train(
     if model is None:
         model = build_model(recipe, splits, statistics, begun=facts)
     model.backbone.checkpoint_activations = options.checkpoint_activations
+    train: Examples = splits.train.images_and_labels()
+    validation: Examples = splits.validation.images_and_labels()
+    if recipe.frozen:
+        features = _features(run, model, splits, precision, accelerator, console)
+        train, validation = map(features.subset, splits.divided)
     work = _Work(run, model, train, validation, options, shown=console is not None)
     if options.devices > 1 and cluster_of(options) is None:
         return launch_processes(fabric, work, stop)
@@ -332,6 +339,25 @@ def _train(
         return work.train(fabric, stop, console)
 
     return join_processes(fabric, work_alike, stop)
+
+
+def _features(
+    run: RunFolder,
+    model: PatchClassifier,
+    splits: Splits,
+    precision: str,
+    accelerator: str,
+    console: Console | None,
+) -> FeatureSet:
+    """Return the features of all training images, held-out ones included."""
+    recipe, options = run.recipe(), run.options()
+    root = Path(options.features) if options.features else run.path.parent / FEATURES_FOLDER
+    device = torch.device(accelerator)
+    source = FeatureSource(model, splits.trainval, recipe, precision, device)
+    console = console or Console(quiet=True)
+    features, told = cached_features(source, root, console, image_memory(options))
+    run.note(features=told)
+    return features
 
 
 def _statistics(facts: Mapping[str, Any], channels: int) -> Statistics | None:
@@ -349,8 +375,8 @@ def make_trainer(
     fabric: Fabric,
     recipe: Recipe,
     model: PatchClassifier,
-    train: LabelledImages,
-    validation: LabelledImages,
+    train: Examples,
+    validation: Examples,
     run: RunFolder,
     options: RunOptions | None = None,
     *,
@@ -400,8 +426,8 @@ class _Work:
         self,
         run: RunFolder,
         model: PatchClassifier,
-        train: LabelledImages,
-        validation: LabelledImages,
+        train: Examples,
+        validation: Examples,
         options: RunOptions,
         *,
         shown: bool,

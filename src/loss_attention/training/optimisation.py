@@ -37,10 +37,11 @@ from loss_attention.training.recipe import Recipe
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser; its rates are set anew at each step."""
+    """Return the recipe's optimiser of what is not frozen; its rates are set anew at each step."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if recipe.optimizer == "adam":
         return torch.optim.Adam(
-            model.parameters(),
+            trained,
             lr=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             fused=True,
@@ -54,7 +55,7 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
             weight_decay=recipe.weight_decay,
         )
     return torch.optim.SGD(
-        model.parameters(),
+        trained,
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,

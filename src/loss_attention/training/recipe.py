@@ -75,6 +75,12 @@ class Recipe(ModelOptions):
     """Images in a step, over all processes together."""
     learning_rate: float = 0.1
     """The schedule's highest learning rate, above 0."""
+    frozen: bool = False
+    """Train the head alone. What the backbone makes of the images is computed once and kept in
+    files, which all runs with the same data and backbone share."""
+    views: int = 1
+    """With frozen: of each training image, the image as it is and so many less one that are
+    changed as the recipe's augmentation says."""
     optimizer: Literal["sgd", "adam", "muon"] = "sgd"
     """The paper trains mean pooling and dynamic routing with Adam, all else with SGD. muon: for
     short runs; orthogonalised steps for convolutions followed by batch norm, SGD for the rest."""
@@ -100,7 +106,7 @@ class Recipe(ModelOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("learning_rate", "epochs", "batch_size"):
+        for name in ("learning_rate", "epochs", "batch_size", "views"):
             self._require(name, getattr(self, name) > 0, "must be above 0")
         for name in ("learning_rate", "gamma_max", "weight_decay"):
             self._require(name, getattr(self, name) < inf, "must be finite")
@@ -130,6 +136,7 @@ class Recipe(ModelOptions):
         )
         adam = self.optimizer == "adam"
         self._require("nesterov", not (self.nesterov and adam), "does not belong to adam")
+        self._require("views", self.frozen or self.views == 1, "above 1 needs `frozen`")
         self._require("schedule", adam or self.schedule != "paper-adam", "needs `optimizer` adam")
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
@@ -186,6 +193,9 @@ class RunOptions:
     accumulate: int = 1
     """Split each step into this many parts, one after the other, to use less memory. The gradient
     is that of the whole step, but batch norm sees the images of one part at a time."""
+    features: str | None = None
+    """With a frozen backbone: the folder of its features, for all runs that share them. None:
+    "features" beside the run's folder."""
     stream: Literal["auto", "yes", "no"] = "auto"
     """Decode images from disk when they are needed instead of keeping them all in memory; auto: if
     they would take too much memory."""

@@ -493,6 +493,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "validation_images": int,
     "test_images": int,
     "normalisation": dict,
+    "features": dict,
     "parameters": int,
     "versions": dict,
     "hardware": dict,

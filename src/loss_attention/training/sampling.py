@@ -102,6 +102,10 @@ HOLES = 2**40
 FIRST_SIDES = 2**41
 
 
+AUGMENTATION = ("crop_padding", "horizontal_flip", "alternate_flips", "cutout")
+"""The fields of a recipe that decide what an `Augmenter` makes of an image, beside the seed."""
+
+
 class Augmenter:
     """Changes training images as the recipe says.
 

@@ -16,7 +16,6 @@ from jaxtyping import Int
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from loss_attention.data.sample import LabelledImages
 from loss_attention.errors import InputError, ReportedError, guarded
 from loss_attention.heads import HEADS
 from loss_attention.interruption import StopRequest
@@ -32,6 +31,7 @@ from loss_attention.training.environment import (
     sum_dtype,
     summed,
 )
+from loss_attention.training.frozen import Examples, Features, FrozenModel, divided, of_epoch
 from loss_attention.training.optimisation import (
     RunningStatistics,
     WeightAverage,
@@ -64,7 +64,8 @@ class Trainer:
         fabric: precision, device and processes.
         recipe: what to compute.
         model: the model to train; moved to the device.
-        train: the training images of every process, without the validation slice.
+        train: the training images of every process, without the validation slice; of a recipe
+            with a frozen backbone, their features.
         validation: measures the network after each epoch.
         checkpoints: where the run is saved.
         log: what is told of it.
@@ -77,7 +78,7 @@ class Trainer:
         fabric: Fabric,
         recipe: Recipe,
         model: PatchClassifier,
-        train: LabelledImages,
+        train: Examples,
         *,
         validation: Validation,
         checkpoints: Checkpoints,
@@ -92,7 +93,8 @@ class Trainer:
         self.train_set = train.images_and_labels().to(fabric.device)
         # torch's stubs know this overload of `to` for tensors alone.
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network, self.optimizer = fabric.setup(model, make_optimizer(recipe, model))
+        network = self._seen(model)
+        self.network, self.optimizer = fabric.setup(network, make_optimizer(recipe, network))
         decay = recipe.average_weights
         self.averaged = WeightAverage(self.model, decay) if decay else None
         self.statistics = RunningStatistics(
@@ -137,6 +139,7 @@ class Trainer:
         batches = epoch_batches(
             len(self.train_set), self.recipe.batch_size, self.recipe.seed, position.epoch
         )
+        self.train_set = of_epoch(self.train_set, self.recipe.seed, position.epoch)
         self.train_set.expect([batch[self._part(batch)] for batch in batches[position.step :]])
         self.network.train()
         started, first_step = time.perf_counter(), position.step
@@ -175,14 +178,16 @@ class Trainer:
         recipe, position, fabric = self.recipe, self.position, self.fabric
         part = self._part(batch)
         data = self.train_set.take(batch[part])
-        images = self.augmented(data.images, batch, part, epoch=position.epoch, step=position.step)
+        images: Any = data.images
+        if not recipe.frozen:  # views are augmented already
+            images = self.augmented(images, batch, part, epoch=position.epoch, step=position.step)
         # What is random inside the network (dropout) follows from the position too, per process.
         torch.manual_seed(
             noise_seed(recipe.seed, fabric.global_rank, position.epoch, position.step)
         )
         self._set_rates()
         count = min(self.accumulate, len(data))
-        parts = list(zip(images.tensor_split(count), data.labels.tensor_split(count), strict=True))
+        parts = list(zip(divided(images, count), data.labels.tensor_split(count), strict=True))
         for number, (images, labels) in enumerate(parts, start=1):
             self._add_gradients(images, labels, gamma, len(batch), last=number == count)
         self.optimizer.step()
@@ -191,7 +196,7 @@ class Trainer:
             self.averaged.update(self.model, self._finished_steps)
 
     def _add_gradients(
-        self, images: Tensor, labels: Tensor, gamma: float, step_images: int, *, last: bool
+        self, images: Features, labels: Tensor, gamma: float, step_images: int, *, last: bool
     ) -> None:
         """Add the gradients of some of a step's images, and note loss and accuracy."""
         fabric = self.fabric
@@ -224,7 +229,7 @@ class Trainer:
             False where it was asked to stop in the validation; then nothing of it is kept.
         """
         self.statistics.average()
-        validated = self.validation.measure(self.result, self.loss)
+        validated = self.validation.measure(self._seen(self.result), self.loss)
         if validated is None:
             self.agreement.to_stop()  # whichever process heard it, all know the signal
             return False
@@ -261,6 +266,10 @@ class Trainer:
     def result(self) -> PatchClassifier:
         """The network that is validated and kept: the trained one, or its average."""
         return self.model if self.averaged is None else self.averaged.model
+
+    def _seen(self, model: PatchClassifier) -> PatchClassifier | FrozenModel:
+        """Return a model as what takes the training set's batches."""
+        return FrozenModel(model) if self.recipe.frozen else model
 
     def save(self, *, closed: bool = False) -> None:
         """Save the checkpoint of this moment.
