@@ -59,7 +59,7 @@ FEATURES_FOLDER = "features"
 LARGEST_HALF = 65504.0
 """The largest number that 16 bits hold."""
 
-PIXELS = 2**19
+PIXELS = 2**18
 """In a batch of so many, the activations of a mobile network stay in a CPU's cache."""
 
 GPU_PIXELS = 2**23
@@ -144,7 +144,8 @@ class FeatureSource:
         bf16 = self.precision == "bf16"
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, bf16):
             there = images.to(self.device).contiguous(memory_format=torch.channels_last)
-            return self._fast.features(there)
+            features: Features = self._fast.features(there)
+        return features
 
     @cached_property
     def _fast(self) -> PatchClassifier:

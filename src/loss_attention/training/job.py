@@ -25,6 +25,7 @@ from loss_attention.heads import check_regulariser
 from loss_attention.interruption import StopRequest
 from loss_attention.model import PatchClassifier, create_model
 from loss_attention.saving import FACTS_FILE
+from loss_attention.terminal import say_line
 from loss_attention.training.bookkeeping import Checkpoints, TrainingLog, Validation
 from loss_attention.training.environment import (
     alike,
@@ -92,7 +93,7 @@ def build_model(
             multi_label=splits.trainval.multi_label,
             backbone_config="" if begun is None else str(begun.get("backbone_config", "")),
         ),
-        pretrained=recipe.pretrained and begun is None,
+        pretrained=recipe.pretrained and recipe.weights is None and begun is None,
         weights=recipe.weights if begun is None else None,
         revision=recipe.revision if begun is None else None,
     )
@@ -319,7 +320,11 @@ def _train(
     check_processes(accelerator, options)
     fabric = make_fabric(accelerator, precision, options)
     if model is None:
-        model = build_model(recipe, splits, statistics, begun=facts)
+        # Without a checkpoint the weights come from where the run had them.
+        begun = facts if run.has_state else None
+        model = build_model(recipe, splits, statistics, begun=begun)
+        if recipe.frozen and begun is not None:
+            _restore_backbone(run, model)
     model.backbone.checkpoint_activations = options.checkpoint_activations
     train: Examples = splits.train.images_and_labels()
     validation: Examples = splits.validation.images_and_labels()
@@ -341,6 +346,15 @@ def _train(
     return join_processes(fabric, work_alike, stop)
 
 
+def _restore_backbone(run: RunFolder, model: PatchClassifier) -> None:
+    """Give a model the backbone of the run's checkpoint, which its features are of."""
+    state = run.load_state()
+    with guarded(f"the checkpoint in {run.path}"):
+        weights = {} if state is None else state["model"]
+        own = {f"backbone.{name}": name for name in model.backbone.state_dict()}
+        model.backbone.load_state_dict({name: weights[key] for key, name in own.items()})
+
+
 def _features(
     run: RunFolder,
     model: PatchClassifier,
@@ -355,7 +369,19 @@ def _features(
     device = torch.device(accelerator)
     source = FeatureSource(model, splits.trainval, recipe, precision, device)
     console = console or Console(quiet=True)
+    if not (recipe.pretrained or recipe.weights is not None):
+        say_line(
+            console,
+            f"the frozen backbone {recipe.backbone} has random weights: a baseline, from which "
+            "little can be expected; `pretrained` or `weights` give it others",
+        )
     features, told = cached_features(source, root, console, image_memory(options))
+    before = run.facts().get("features", told)
+    if before.get("weights") != told["weights"]:
+        raise InputError(
+            f"the backbone's weights are not those that the run {run.path} began with: begin "
+            "again with `overwrite`"
+        )
     run.note(features=told)
     return features
 

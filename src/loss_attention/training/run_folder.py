@@ -360,6 +360,11 @@ class RunFolder:
         self.write_all({**(beside or {}), STATE_FILE: buffer.getvalue()})
         self._sound = True
 
+    @property
+    def has_state(self) -> bool:
+        """Whether there is a checkpoint, sound or not."""
+        return any((self.path / name).exists() for name in (STATE_FILE, PREVIOUS_STATE_FILE))
+
     def load_state(self, say: Callable[[str], None] | None = None) -> dict[str, Any] | None:
         """Return the last sound checkpoint, or None where the run ended before its first.
 

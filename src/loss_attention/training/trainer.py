@@ -16,6 +16,7 @@ from jaxtyping import Int
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from loss_attention.backbones import Features
 from loss_attention.errors import InputError, ReportedError, guarded
 from loss_attention.heads import HEADS
 from loss_attention.interruption import StopRequest
@@ -31,7 +32,7 @@ from loss_attention.training.environment import (
     sum_dtype,
     summed,
 )
-from loss_attention.training.frozen import Examples, Features, FrozenModel, divided, of_epoch
+from loss_attention.training.frozen import Examples, FrozenModel, divided, of_epoch
 from loss_attention.training.optimisation import (
     RunningStatistics,
     WeightAverage,
