@@ -1,10 +1,11 @@
 """Features of a frozen backbone in files: computed once an image and view, shared by runs.
 
-What differs between runs on the same data and backbone (head, threshold, gamma, the images that are
-held out, the seed) does not change a feature. A folder of features has a file for each level,
-`(N, V, h, w, D)` numbers and nothing else, one image after the other; and `features.json`, which
-says of what they are, how many images are done, and the digests of so much of the files. It is
-written after them: what a kill leaves beyond it is computed again.
+What differs between runs on the same images and backbone (head, threshold, gamma, the seed and so
+the images that are held out) does not change a feature. So features are found by the image: a
+folder has `images.bin`, 16 bytes of a hash of each, and a file for each level, `(N, V, h, w, D)`
+numbers, one image after the other as they were first asked for. `features.json` says what made
+them, how many images are done, and the digests of so much of the files. It is written after them:
+what a kill leaves beyond it is computed again.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from rich.console import Console
 from torch import Tensor
 
 from loss_attention.backbones import Features
-from loss_attention.data.sample import LabelledImages
-from loss_attention.errors import InputError, guarded, quoted, reason
+from loss_attention.data.sample import ImageSet, LabelledImages
+from loss_attention.errors import InputError, guarded, reason
 from loss_attention.evaluation.measuring import for_inference
 from loss_attention.model import PatchClassifier
 from loss_attention.saving import (
@@ -45,16 +46,18 @@ from loss_attention.training.frozen import (
     FeatureMaps,
     FeatureSet,
     Kind,
-    level_file,
     maps_of,
 )
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.sampling import AUGMENTATION, Augmenter
 
 FORMAT_VERSION = 1
-FEATURES_FILE, LOCK_FILE = "features.json", ".lock"
+FEATURES_FILE, IMAGES_FILE, LOCK_FILE = "features.json", "images.bin", ".lock"
 FEATURES_FOLDER = "features"
 """Beside the runs that share it, unless they name another."""
+
+IDENTITY = 16
+"""Bytes that tell an image from all others."""
 
 LARGEST_HALF = 65504.0
 """The largest number that 16 bits hold."""
@@ -70,7 +73,8 @@ VIEW_SEED = 0
 """Views are those of the images and not of a run: all seeds see the same."""
 
 PROBES = 4
-"""So many images, changed as the recipe says, tell augmentations apart whose settings do not."""
+"""So many images of noise, changed as the recipe says, tell augmentations apart beside their
+settings."""
 
 BLOCK = 2**22
 """Bytes of a file that are read at a time."""
@@ -101,18 +105,23 @@ class FeatureSource:
     device: torch.device
 
     def facts(self) -> dict[str, Any]:
-        """Return what decides the features, as JSON can hold it, and the shapes of the maps."""
+        """Return all but the images that decides the features, as JSON can hold it.
+
+        The shapes of the maps are among it.
+        """
         model, recipe = self.model, self.recipe
-        probes = self.data.take(torch.arange(min(PROBES, len(self.data)))).images.cpu()
+        noise = torch.Generator().manual_seed(VIEW_SEED)
+        shape = (PROBES, len(model.mean), *self.data.size)
+        probes = torch.randint(0, 256, shape, dtype=torch.uint8, generator=noise)
         shapes = [list(one.shape[1:]) for one in maps_of(self.features_of(probes[:1]))]
         views: dict[str, Any] = {"views": recipe.views}
         if recipe.views > 1:
             views |= {name: getattr(recipe, name) for name in AUGMENTATION}
-            views["probes"] = _digest(self.views(probes, 0)[:, 1:])
+            numbered = [number.to_bytes(3, "big") for number in range(len(probes))]
+            views["probes"] = _digest(self.views(probes, numbered)[:, 1:])
         return {
             "format_version": FORMAT_VERSION,
-            "data": self.data.fingerprint(),
-            "images": len(self.data),
+            "classes": digest_of(repr(self.data.class_names))[:16],
             "image_size": list(self.data.size),
             "backbone": model.spec.backbone,
             "weights": _digest(*model.backbone.state_dict().values(), model.mean, model.std),
@@ -121,20 +130,37 @@ class FeatureSource:
             **views,
         }
 
-    def views(self, images: UInt8[Tensor, "B C H W"], first: int) -> UInt8[Tensor, "B V C H W"]:
-        """Return the views of images, each a pure function of the image's number and the view's.
+    def identities(self) -> list[bytes]:
+        """Return 16 bytes for each image: a hash of its pixels.
+
+        Of a streamed set they are of its fingerprint and the image's number in it.
+        """
+        if isinstance(self.data, ImageSet):
+            pixels = self.data.images.cpu().contiguous().numpy()
+            return [hashlib.sha256(image.data).digest()[:IDENTITY] for image in pixels]
+        whole = self.data.fingerprint()
+        return [_of_number(whole, number) for number in range(len(self.data))]
+
+    def views(
+        self, images: UInt8[Tensor, "B C H W"], identities: Sequence[bytes]
+    ) -> UInt8[Tensor, "B V C H W"]:
+        """Return the views of images, each a pure function of the image and the view's number.
 
         Args:
-            images: of the data, one after the other, on the CPU.
-            first: the number of the first.
+            images: on the CPU.
+            identities: theirs.
         """
-        alone, shown = slice(0, 1), [images]
+        first, alone, shown = torch.tensor([0]), slice(0, 1), [images]
         for view in range(1, self.recipe.views):
             changed = [
                 self._augmenter(
-                    image.unsqueeze(0), torch.tensor([number]), alone, epoch=view, step=number
+                    image.unsqueeze(0),
+                    first,
+                    alone,
+                    epoch=view,
+                    step=int.from_bytes(identity[:3], "big"),
                 )
-                for number, image in enumerate(images, start=first)
+                for image, identity in zip(images, identities, strict=True)
             ]
             shown.append(torch.cat(changed))
         return torch.stack(shown, dim=1)
@@ -153,7 +179,7 @@ class FeatureSource:
 
     @cached_property
     def _augmenter(self) -> Augmenter:
-        return Augmenter(replace(self.recipe, seed=VIEW_SEED), len(self.data))
+        return Augmenter(replace(self.recipe, seed=VIEW_SEED), 1)
 
 
 def cached_features(
@@ -176,24 +202,17 @@ def cached_features(
         InputError: there is no room for them, or they are not finite.
         SaveError: they could not be written.
     """
-    facts = source.facts()
-    folder = FeatureFolder(root / _digest_of_facts(facts), facts)
+    facts, identities = source.facts(), source.identities()
+    folder = FeatureFolder(root / digest_of(json.dumps(facts, sort_keys=True))[:16], facts)
     with folder.locked(console):
         folder.read(console, memory)
-        found = ", found" if folder.complete else ""
-        say_line(console, f"{folder.described}{found} in {folder.path}")
-        if not folder.complete:
-            folder.compute(source, console)
-    data, kind = source.data, folder.progress.kind
-    features = FeatureSet(
-        FeatureMaps(folder.path, folder.shapes, folder.images * folder.views, kind),
-        torch.arange(len(data)),
-        data.labels.cpu(),
-        source.recipe.views,
-        torch.zeros(len(data), dtype=torch.int64),
-        movable=folder.size * PARTS <= memory,
-    )
-    told = {"folder": str(folder.path.absolute()), "bytes": folder.size, "type": kind}
+        missing = folder.missing(identities)
+        say_line(console, folder.described(len(identities), len(missing)))
+        if missing:
+            folder.compute(source, identities, console)
+    features = folder.features(identities, source.data.labels.cpu(), memory)
+    size, kind = folder.size(len(identities)), folder.progress.kind
+    told = {"folder": str(folder.path.absolute()), "bytes": size, "type": kind}
     return features, told | facts
 
 
@@ -203,7 +222,7 @@ class Progress(NamedTuple):
     Attributes:
         kind: of their numbers.
         done: images that are done.
-        digests: the SHA-256 of each level's file up to there.
+        digests: the SHA-256 of each file up to there.
     """
 
     kind: Kind
@@ -212,7 +231,7 @@ class Progress(NamedTuple):
 
 
 class FeatureFolder:
-    """The files of the features of one set of images.
+    """The files of the features that one backbone makes of images.
 
     Args:
         path: where they are, or will be.
@@ -224,34 +243,55 @@ class FeatureFolder:
 
     def __init__(self, path: Path, facts: dict[str, Any]) -> None:
         self.path, self.facts = path, facts
-        self.images: int = facts["images"]
         self.views: int = facts["views"]
         self.shapes: list[Shape] = [(d, h, w) for d, h, w in facts["levels"]]
+        levels = [path / f"level-{number}.bin" for number in range(len(self.shapes))]
+        self._paths = [path / IMAGES_FILE, *levels]
         self._begin("float16")
 
     def _begin(self, kind: Kind) -> None:
         """Have nothing done yet, in numbers of a kind."""
-        self._hashes = [hashlib.sha256() for _ in self.shapes]
+        self._hashes = [hashlib.sha256() for _ in self._paths]
         self.progress = Progress(kind, 0, tuple(one.hexdigest() for one in self._hashes))
+        self._row_of: dict[bytes, int] = {}
+        self._whole = True
 
-    @property
-    def complete(self) -> bool:
-        """Whether all images are done."""
-        return self.progress.done == self.images
+    def missing(self, identities: Sequence[bytes]) -> list[int]:
+        """Return the numbers of images whose features are not there; of equal ones, the first."""
+        first = {one: number for number, one in reversed(list(enumerate(identities)))}
+        return sorted(number for one, number in first.items() if one not in self._row_of)
 
-    @property
-    def size(self) -> int:
-        """What all files take together."""
-        return self.images * sum(self._image_bytes(self.progress.kind))
+    def features(self, identities: Sequence[bytes], labels: Tensor, memory: int) -> FeatureSet:
+        """Return the features of images, all of which are there.
 
-    @property
-    def described(self) -> str:
-        """What they are, in a line for people."""
+        Args:
+            identities: of the images.
+            labels: theirs.
+            memory: bytes that there are on the device that trains.
+        """
+        kind, done, _ = self.progress
+        return FeatureSet(
+            FeatureMaps(self._paths[1:], self.shapes, done * self.views, kind),
+            torch.tensor([self._row_of[one] for one in identities]),
+            labels,
+            self.views,
+            torch.zeros(len(identities), dtype=torch.int64),
+            movable=self.size(done) * PARTS <= memory,
+        )
+
+    def size(self, images: int) -> int:
+        """Return the bytes that so many images take."""
+        return images * sum(self._image_bytes(self.progress.kind))
+
+    def described(self, images: int, missing: int) -> str:
+        """Say what of so many images is there, in a line for people."""
         maps = " + ".join(f"{d} x {h} x {w}" for d, h, w in self.shapes)
         views = "view" if self.views == 1 else "views"
+        found = f"; {images - missing:,} images found" if missing < images else ""
         return (
-            f"features of the frozen backbone: {self.images:,} images, {self.views} {views}, each "
-            f"{maps}; {self.size / 1e9:.3g} GB of {self.progress.kind}"
+            f"features of the frozen backbone: {images:,} images, {self.views} {views}, each "
+            f"{maps}; {self.size(images) / 1e9:.3g} GB of {self.progress.kind}, in "
+            f"{self.path}{found}"
         )
 
     @contextlib.contextmanager
@@ -289,10 +329,12 @@ class FeatureFolder:
             return
         try:
             self.progress = self._read()
-            if not self.complete or self.size * PARTS <= memory:
-                self._check_digests()
+            self._row_of = self._read_identities()
+            self._whole = self.size(self.progress.done) * PARTS <= memory
+            if self._whole:
+                self._hashes = self._checked()
         except (InputError, OSError) as error:
-            say_line(console, f"{reason(error)}; its features are computed anew")
+            say_line(console, f"{reason(error)}; the features there are computed anew")
             self._begin("float16")
 
     def _read(self) -> Progress:
@@ -307,116 +349,140 @@ class FeatureFolder:
             if found != sealed(found):
                 raise InputError(f"{path} is damaged")
             if found["facts"] != self.facts:
-                raise InputError(f"{path} is of other data or another backbone")
+                raise InputError(f"{path} is of another backbone or other images")
             progress = Progress(found["type"], found["done"], tuple(found["digests"]))
-        for number, size in enumerate(self._image_bytes(progress.kind)):
-            file = level_file(self.path, number)
-            if not file.is_file() or file.stat().st_size < progress.done * size:
+        for file, size in zip(self._paths, self._sizes(progress), strict=True):
+            if not file.is_file() or file.stat().st_size < size:
                 raise InputError(f"{file} is truncated or gone")
         return progress
 
-    def _check_digests(self) -> None:
-        """Compare what is done with its digests, and go on with these.
+    def _read_identities(self) -> dict[bytes, int]:
+        """Return the number of each image that is done."""
+        with self._paths[0].open("rb") as file:
+            content = file.read(IDENTITY * self.progress.done)
+        return {
+            content[start : start + IDENTITY]: start // IDENTITY
+            for start in range(0, len(content), IDENTITY)
+        }
+
+    def _checked(self) -> list[Any]:
+        """Compare what is done with its digests, and return hashes that go on from these.
 
         Raises:
             InputError: a file is not as it was written.
         """
-        sizes = self._image_bytes(self.progress.kind)
         hashes = []
-        for number, (size, digest) in enumerate(zip(sizes, self.progress.digests, strict=True)):
-            file = level_file(self.path, number)
-            hashes.append(_digest_of_beginning(file, self.progress.done * size))
+        sizes = self._sizes(self.progress)
+        for file, size, digest in zip(self._paths, sizes, self.progress.digests, strict=True):
+            hashes.append(_hash_of_beginning(file, size))
             if hashes[-1].hexdigest() != digest:
-                raise InputError(f"{file} is damaged: its SHA-256 is not the one in features.json")
-        self._hashes = hashes
+                raise InputError(
+                    f"{file} is damaged: its SHA-256 is not the one in {FEATURES_FILE}"
+                )
+        return hashes
 
-    def compute(self, source: FeatureSource, console: Console) -> None:
-        """Compute what is missing; whatever ends it, what is done stays.
+    def compute(self, source: FeatureSource, identities: Sequence[bytes], console: Console) -> None:
+        """Compute what is missing of the source's images; whatever ends it, what is done stays.
 
         Raises:
-            InputError: there is no room for it, or it is not finite.
+            InputError: there is no room for it, or it is not finite; a file is damaged.
             SaveError: it could not be written.
         """
-        self._require_room()
+        if not self._whole:
+            self._hashes = self._checked()
+        self._require_room(len(self.missing(identities)))
         try:
-            self._compute(source, console)
+            self._compute(source, identities, console)
         except _TooLargeError:
-            say_line(console, f"features above {LARGEST_HALF:,.0f}: kept as float32, computed anew")
+            say_line(console, f"features above {LARGEST_HALF:,.0f}: computed anew, as float32")
             self._begin("float32")
-            self._require_room()
-            self._compute(source, console)
+            self._require_room(len(self.missing(identities)))
+            self._compute(source, identities, console)
 
-    def _require_room(self) -> None:
-        done = self.progress.done / self.images
-        needed, free = self.size * (1 - done), shutil.disk_usage(self.path).free
+    def _require_room(self, images: int) -> None:
+        needed, free = self.size(images), shutil.disk_usage(self.path).free
         if needed > free:
             raise InputError(
                 f"the features take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free in "
                 f"{self.path}: name another folder with `features`, or take fewer `views`"
             )
 
-    def _compute(self, source: FeatureSource, console: Console) -> None:
-        data, done = source.data.images_and_labels(), self.progress.done
+    def _compute(
+        self, source: FeatureSource, identities: Sequence[bytes], console: Console
+    ) -> None:
+        data, missing = source.data.images_and_labels(), self.missing(identities)
         most = PIXELS if source.device.type == "cpu" else GPU_PIXELS
         height, width = data.size
-        together = max(1, most // (height * width))
-        batches = torch.split(torch.arange(done, self.images), together)
-        with contextlib.ExitStack() as open_files:
-            files = [open_files.enter_context(file) for file in self._files()]
-            open_files.callback(self._save, files)
-            progress = open_files.enter_context(counted("computing features", console))
-            open_files.enter_context(data.reading())
+        batches = torch.split(torch.tensor(missing), max(1, most // (height * width)))
+        with contextlib.ExitStack() as held:
+            files = [held.enter_context(file) for file in self._files()]
+            held.callback(self._save, files)
+            progress = held.enter_context(counted("computing features", console))
+            held.enter_context(data.reading())
             data.expect(batches)
-            saved = time.monotonic()
+            saved, done = time.monotonic(), len(identities) - len(missing)
             for index in batches:
                 images = data.take(index).images.cpu()
-                self._add(source, images, files)
-                progress(self.progress.done, self.images)
+                self._add(source, images, [identities[i] for i in index.tolist()], files)
+                done += len(index)
+                progress(done, len(identities))
                 if time.monotonic() - saved > SAVE_SECONDS:
                     self._save(files)
                     saved = time.monotonic()
 
     def _files(self) -> list[IO[bytes]]:
-        """Open the files where what is done ends."""
+        """Open the files where what is done ends; new ones where nothing is.
+
+        Another run may still have the old ones mapped.
+        """
         files: list[IO[bytes]] = []
-        for number, size in enumerate(self._image_bytes(self.progress.kind)):
-            path = level_file(self.path, number)
+        for path, size in zip(self._paths, self._sizes(self.progress), strict=True):
             with _written(path):
-                file = path.open("r+b" if self.progress.done else "wb")
-                file.seek(self.progress.done * size)
+                if not size:
+                    path.unlink(missing_ok=True)
+                file = path.open("r+b" if size else "xb")
+                file.seek(size)
                 file.truncate()
             files.append(file)
         return files
 
-    def _add(self, source: FeatureSource, images: Tensor, files: Sequence[IO[bytes]]) -> None:
-        """Compute the features of the next images, and append them to the files."""
-        first, kind = self.progress.done, getattr(torch, self.progress.kind)
-        views = [maps_of(source.features_of(v)) for v in source.views(images, first).unbind(1)]
+    def _add(
+        self,
+        source: FeatureSource,
+        images: Tensor,
+        identities: Sequence[bytes],
+        files: Sequence[IO[bytes]],
+    ) -> None:
+        """Compute the features of some images, and append them to the files."""
+        kind, done, _ = self.progress
+        shown = source.views(images, identities).unbind(1)
+        views = [maps_of(source.features_of(view)) for view in shown]
+        # (B, V, h, w, D): channels last, as convolutions want them.
+        levels = [torch.stack(maps, 1).permute(0, 1, 3, 4, 2) for maps in zip(*views, strict=True)]
+        contents: list[Any] = [b"".join(identities)]
+        for level in levels:
+            self._check_values(level, done)
+            numbers = level.to(getattr(torch, kind)).cpu().contiguous()
+            contents.append(numbers.numpy().data)
         hashes = [one.copy() for one in self._hashes]
-        for level, maps in enumerate(zip(*views, strict=True)):
-            # (B, V, h, w, D): channels last, as convolutions want them.
-            rows = torch.stack(maps, dim=1).permute(0, 1, 3, 4, 2)
-            self._check_values(source, rows, first)
-            content = rows.to(kind).cpu().contiguous().numpy().data
-            with _written(level_file(self.path, level)):
-                files[level].write(content)
-            hashes[level].update(content)
+        for path, file, digest, content in zip(self._paths, files, hashes, contents, strict=True):
+            with _written(path):
+                file.write(content)
+            digest.update(content)
         digests = tuple(one.hexdigest() for one in hashes)
-        done = Progress(self.progress.kind, first + len(images), digests)
-        self._hashes, self.progress = hashes, done
+        done_now = Progress(kind, done + len(images), digests)
+        self._hashes, self.progress = hashes, done_now  # at once, whatever interrupts
+        self._row_of.update({one: done + number for number, one in enumerate(identities)})
 
-    def _check_values(self, source: FeatureSource, rows: Tensor, first: int) -> None:
+    def _check_values(self, level: Tensor, done: int) -> None:
         """Raise where numbers are not finite, or no float16."""
-        largest = rows.abs().flatten(1).amax(dim=1)
-        if not largest.isfinite().all():
-            number = first + int((~largest.isfinite()).nonzero()[0])
-            names = source.data.names
-            name = f" ({quoted(names[number])})" if names else ""
+        largest = level.abs().amax()
+        if not largest.isfinite():
             raise InputError(
-                f"the backbone makes NaN or infinity of image {number + 1}{name}; try `precision` "
-                "32, or other weights"
+                f"the backbone makes NaN or infinity of the images from number {done + 1} on; try "
+                "`precision` 32, or other weights"
             )
-        if self.progress.kind == "float16" and bool((largest > LARGEST_HALF).any()):
+        if self.progress.kind == "float16" and largest > LARGEST_HALF:
             raise _TooLargeError
 
     def _save(self, files: Sequence[IO[bytes]]) -> None:
@@ -428,6 +494,10 @@ class FeatureFolder:
                 os.fsync(file.fileno())
         values = {"facts": self.facts, "type": kind, "done": done, "digests": list(digests)}
         write_whole(self.path / FEATURES_FILE, json_text(sealed(values), indent=2) + "\n")
+
+    def _sizes(self, progress: Progress) -> list[int]:
+        """Return the bytes of each file when so much is done."""
+        return [progress.done * size for size in (IDENTITY, *self._image_bytes(progress.kind))]
 
     def _image_bytes(self, kind: Kind) -> list[int]:
         """Return the bytes of an image's views, of each level."""
@@ -447,7 +517,7 @@ def _written(path: Path) -> Iterator[None]:
         raise SaveError(f"cannot write {path}: {reason(error)}; what is done is kept") from error
 
 
-def _digest_of_beginning(path: Path, size: int) -> Any:
+def _hash_of_beginning(path: Path, size: int) -> Any:
     """Return the SHA-256 of so many bytes of a file, as what hashes on from there."""
     digest, left = hashlib.sha256(), size
     with path.open("rb") as file:
@@ -460,8 +530,8 @@ def _digest_of_beginning(path: Path, size: int) -> Any:
     return digest
 
 
-def _digest_of_facts(facts: dict[str, Any]) -> str:
-    return digest_of(json.dumps(facts, sort_keys=True))[:16]
+def _of_number(whole: str, number: int) -> bytes:
+    return hashlib.sha256(f"{whole} {number}".encode()).digest()[:IDENTITY]
 
 
 def _digest(*tensors: Tensor) -> str:

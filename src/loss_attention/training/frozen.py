@@ -95,29 +95,29 @@ def divided(features: Features, parts: int) -> Sequence[Features]:
 
 
 class FeatureMaps:
-    """The numbers of a folder of features, mapped: what is used of them stays in memory.
+    """The numbers of files of features, mapped: what is used of them stays in memory.
 
     Another process that it is sent to maps the files itself.
 
     Args:
-        folder: where the files are.
+        paths: a file for each level.
         shapes: `(D, h, w)` of each level.
         rows: images times views.
         kind: of the numbers.
     """
 
     def __init__(
-        self, folder: Path, shapes: Sequence[tuple[int, int, int]], rows: int, kind: Kind
+        self, paths: Sequence[Path], shapes: Sequence[tuple[int, int, int]], rows: int, kind: Kind
     ) -> None:
-        self._made_of = folder, shapes, rows, kind
+        self._made_of = paths, shapes, rows, kind
         self.maps: tuple[Tensor, ...] = tuple(
             torch.from_file(
-                str(level_file(folder, number)),
+                str(path),
                 shared=False,
                 size=rows * height * width * channels,
                 dtype=getattr(torch, kind),
             ).view(rows, height, width, channels)
-            for number, (channels, height, width) in enumerate(shapes)
+            for path, (channels, height, width) in zip(paths, shapes, strict=True)
         )
 
     def __reduce__(self) -> tuple[type[FeatureMaps], tuple[Any, ...]]:
@@ -143,8 +143,8 @@ class FeatureSet:
     """Features of images in place of these: what training asks of a set of images.
 
     Attributes:
-        features: of all images and views of the folder.
-        numbers: which images these are, on the CPU.
+        features: of all images and views in the files.
+        numbers: which of the images in the files these are, on the CPU.
         labels: theirs, as those of `LabelledImages`.
         views: of each image.
         shown: which view of each image `take` returns, on the CPU; see `in_epoch`.
@@ -222,8 +222,3 @@ Examples = LabelledImages | FeatureSet
 def of_epoch(data: Examples, seed: int, epoch: int) -> Examples:
     """Return a training set as an epoch sees it: of features, certain views."""
     return data.in_epoch(seed, epoch) if isinstance(data, FeatureSet) else data
-
-
-def level_file(folder: Path, number: int) -> Path:
-    """Return the file of a level, counted from 0, the finest first."""
-    return folder / f"level-{number}.bin"
