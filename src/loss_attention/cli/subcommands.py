@@ -44,11 +44,14 @@ def train(
     hardware: Annotated[RunOptions, Flat] = RunOptions(),  # noqa: B008 (it is frozen)
     out: Path | None = None,
     overwrite: bool = False,
+    seeds: int | None = None,
 ) -> int:
     """Train, checkpoint, evaluate and report. Every field of the recipe is an option.
 
     Args:
         out: The run's folder. None: runs/NAME.
+        seeds: Train so many runs, from --seed up, in seed-0 and so on of the folder, and show mean
+            and spread of their scores; run again to continue, or with more. None: a single run.
         overwrite: Replace the run that is in the folder already.
     """
     if not recipe.data:
@@ -59,7 +62,15 @@ def train(
     from loss_attention.training.job import begin_run
     from loss_attention.training.run_folder import RunFolder
 
-    run = RunFolder(out or Path("runs") / recipe.name, writes=leads(hardware))
+    path = out or Path("runs") / recipe.name
+    if seeds is not None:
+        from loss_attention.seeds import SeedRuns
+
+        SeedRuns.asked(path, recipe, hardware, seeds, overwrite=overwrite).train(
+            console, overwrite=overwrite
+        )
+        return 0
+    run = RunFolder(path, writes=leads(hardware))
     console.quiet = not run.writes
     with run.claimed(overwrite=overwrite):
         splits = runs.load_data(recipe, console, hardware)
@@ -76,7 +87,8 @@ def resume(
 ) -> int:
     """Continue an interrupted run on the hardware it began on; evaluate and report.
 
-    A finished run is only evaluated again.
+    A finished run is only evaluated again. Of a folder of runs that differ by their seed, what is
+    left of them is trained.
 
     Args:
         data: Where the run's data is now, if it has moved.
@@ -85,11 +97,17 @@ def resume(
     """
     from loss_attention import runs
     from loss_attention.data.loading import recorded
+    from loss_attention.seeds import SeedRuns, is_folder_of_seeds
     from loss_attention.terminal import say_line
     from loss_attention.training.environment import count_devices, leads
     from loss_attention.training.job import change_learning_rate
     from loss_attention.training.run_folder import RunFolder
 
+    if is_folder_of_seeds(run):
+        if data is not None or learning_rate is not None:
+            raise InputError(f"{run} holds several runs: `data` and `learning_rate` are of one")
+        SeedRuns.open(run).train(console)
+        return 0
     writes = leads(RunFolder.open(run).options())
     console.quiet = not writes
     with (

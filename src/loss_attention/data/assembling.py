@@ -119,7 +119,8 @@ def assemble(
     if not len(held_out):
         raise InputError(f"{where} has no test split, and one image a class is too few to make one")
     how = f"no labelled test split, so {HELD_OUT:.0%} of {parts[0].name} held out by seed {seed}"
-    return _described(source, why, sets[0].subset(kept), sets[0].subset(held_out), how)
+    splits = _described(source, why, sets[0].subset(kept), sets[0].subset(held_out), how)
+    return replace(splits, drawn=True)
 
 
 def image_sets(

@@ -117,7 +117,12 @@ def load_splits(
             _in_form(part.decoded(), in_channels, image_size) for part in (made.trainval, made.test)
         )
         return replace(
-            made, trainval=train, test=test, validation_fraction=validation_fraction, seed=seed
+            made,
+            trainval=train,
+            test=test,
+            validation_fraction=validation_fraction,
+            seed=seed,
+            drawn=True,
         )
     source = open_source(data, masks=masks)
     if not skip_broken:  # before a split seems to be missing for want of sound images
@@ -134,7 +139,8 @@ def load_splits(
     splits = assemble(
         source, form, seed, skip_broken=skip_broken, storage=storage, progress=progress
     )
-    return replace(splits, validation_fraction=validation_fraction, seed=seed)
+    drawn = splits.drawn or len(classes) == 1
+    return replace(splits, validation_fraction=validation_fraction, seed=seed, drawn=drawn)
 
 
 def open_source(

@@ -237,6 +237,7 @@ class Splits:
         storage: whether the images are in memory or streamed, and why, in a line for people.
         validation_fraction: the part of `trainval` that is held out, in [0, 1).
         seed: decides which images are.
+        drawn: the seed decides more than that: made data, classes, or images for the test.
     """
 
     trainval: LabelledImages
@@ -246,6 +247,7 @@ class Splits:
     storage: str = "images made in memory"
     validation_fraction: float = 0.0
     seed: int = 0
+    drawn: bool = False
 
     @cached_property
     def train(self) -> LabelledImages:
@@ -271,7 +273,8 @@ def limited(splits: Splits, images: int, seed: int) -> Splits:
         return data.subset(order[:images].sort().values)
 
     source = f"{splits.source}, limited to {images:,} training and {images:,} test images"
-    return replace(splits, trainval=part(splits.trainval), test=part(splits.test), source=source)
+    trainval, test = part(splits.trainval), part(splits.test)
+    return replace(splits, trainval=trainval, test=test, source=source, drawn=True)
 
 
 def hold_out(labels: Shaped[Tensor, "N *K"], fraction: float, seed: int) -> tuple[Tensor, Tensor]:

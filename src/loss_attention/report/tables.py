@@ -6,6 +6,7 @@ a comparison. JSON is not made of tables: its numbers are exact, and have names.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -160,6 +161,60 @@ def show_evaluations(evaluations: Mapping[str, Evaluation], console: Console) ->
     console.print(plain(_images(evaluations), "bold"))
     for table in evaluation_tables(evaluations):
         show_table(table, console)
+
+
+def seeds_table(evaluations: Mapping[int, Evaluation]) -> Table:
+    """Return the table of how the scores of runs spread that differ by their seed.
+
+    Args:
+        evaluations: by seed.
+    """
+    rows = []
+    for name, metric in _first_of_each({str(k): one for k, one in evaluations.items()}).items():
+        found = [one.get(name) for one in evaluations.values()]
+        values = [one.value for one in found if one is not None and one.value is not None]
+        if not values:
+            continue
+        up = metric.higher_is_better
+        rows.append(
+            [
+                metric.label + ("" if up else LOWER),
+                _number(statistics.fmean(values)),
+                _number(statistics.stdev(values) if len(values) > 1 else None),
+                f"{_number(min(values))} to {_number(max(values))}",
+                _number(min(values) if up else max(values)),
+                _best_baseline([one for one in found if one is not None]),
+            ]
+        )
+    heads = [
+        Column("metric", "left"),
+        Column("mean", style="bold"),
+        Column("standard deviation", narrow="std"),
+        Column("range"),
+        Column("worst"),
+        Column("best trivial baseline", style="dim", narrow="best trivial\nbaseline"),
+    ]
+    seeds = ", ".join(map(str, evaluations))
+    notes = [
+        f"Of {len(evaluations)} runs, seeds {seeds}; the standard deviation is that of a sample.",
+        "Trivial baselines: what an answer scores on the same images that ignores the model; "
+        "the best of them by its mean.",
+    ]
+    return Table(heads, rows, notes=notes)
+
+
+def _best_baseline(metrics: Sequence[Metric]) -> str:
+    """Return the highest mean score of a trivial baseline, or the lowest, and its name."""
+    known: dict[str, list[float]] = {}
+    for metric in metrics:
+        for name, value in metric.baselines.items():
+            if value is not None:
+                known.setdefault(name, []).append(value)
+    if not known:
+        return ABSENT
+    means = {name: statistics.fmean(values) for name, values in known.items()}
+    best = (max if metrics[0].higher_is_better else min)(means, key=lambda name: means[name])
+    return f"{_number(means[best])} ({best})"
 
 
 def evaluation_tables(evaluations: Mapping[str, Evaluation]) -> list[Table]:
