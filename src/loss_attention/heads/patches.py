@@ -146,13 +146,20 @@ def _of_levels(
     """Return what a 1 x 1 convolution without bias makes of the joined map, without joining it.
 
     Both it and resizing are linear, one in the channels and one in the cells, so their order does
-    not matter: each level is mapped at its own resolution, which for a coarse one, where most
-    channels are, takes a fraction of the work.
+    not matter: each level is mapped where it has fewer cells. That is a fraction of the work, also
+    of the backward pass, for the coarse ones, where most channels are, and for the finest.
     """
     weights = torch.split(layer.weight, [level.shape[1] for level in levels], dim=1)
     height, width = levels[joined_at].shape[2:]
-    mapped = (F.conv2d(level, weight) for level, weight in zip(levels, weights, strict=True))
-    return torch.stack([resized(level, height, width) for level in mapped]).sum(dim=0)
+    total: Tensor | None = None
+    for level, weight in zip(levels, weights, strict=True):
+        if level.shape[2] > height:
+            mapped = F.conv2d(resized(level, height, width), weight)
+        else:
+            mapped = resized(F.conv2d(level, weight), height, width)
+        total = mapped if total is None else total + mapped
+    assert total is not None
+    return total
 
 
 def pooled(
