@@ -118,7 +118,8 @@ def training_key(recipe: Recipe) -> str:
         >>> training_key(Recipe("x", "digits", head="mean", seed=3))
         'digits-resnet18-mean-bd089bd8'
     """
-    values = asdict(recipe)
+    kernel, stride = recipe.patch_size
+    values = asdict(recipe) | {"patch_kernel": kernel, "patch_stride": stride}
     decisive = {name: values[name] for name, none in NO_TRACE.items() if values[name] != none}
     decisive["data"] = recipe.data
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]

@@ -101,9 +101,9 @@ def write_report(
     if results is None:
         raise ValueError("the report needs an evaluation with its results image by image")
     folder = RunFolder(run)
-    chosen, facts = folder.recipe(), folder.facts()
-    kernel, stride = chosen.patch_size  # which follow from the backbone where none were chosen
-    recipe = asdict(chosen) | {"patch_kernel": kernel, "patch_stride": stride}
+    trained, facts = folder.recipe(), folder.facts()
+    kernel, stride = trained.patch_size  # which follow from the backbone where none were chosen
+    recipe = asdict(trained) | {"patch_kernel": kernel, "patch_stride": stride}
     head = HEADS[recipe["head"]]
     evaluations = {recipe["head"]: evaluation, **(comparisons or {})}
     correct = results.correct
