@@ -11,8 +11,8 @@ import io
 import re
 import sys
 import typing
-from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import partial
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -134,10 +134,10 @@ def _run(arguments: list[str]) -> int:
     return call(make_console(_named(arguments)))
 
 
-def _named(arguments: list[str]) -> frozenset[str]:
-    """Return the fields that the subcommand of these arguments has as options."""
+def _named(arguments: list[str]) -> dict[str, str]:
+    """Return the fields that the subcommand of these arguments has as options, with these."""
     found = SUBCOMMANDS.get(arguments[0]) if arguments else None
-    return frozenset() if found is None else option_names(found.run)
+    return {} if found is None else option_names(found.run)
 
 
 def _overview() -> str:
@@ -200,13 +200,27 @@ def parse(function: Callable[..., int], arguments: list[str], words: str, **defa
         raise InputError(_one_line(complaint.getvalue(), words)) from None
 
 
-def option_names(function: Callable[..., int]) -> frozenset[str]:
-    """Return the fields that are options of a subcommand: parameters, and fields of dataclasses."""
-    names: set[str] = set()
+def option_names(function: Callable[..., int]) -> dict[str, str]:
+    """Return the options of a subcommand by field: its parameters, and the fields of dataclasses.
+
+    Example:
+        >>> options = option_names(subcommands.train)
+        >>> options["batch_size"], options["initial"]
+        ('--batch-size', '--from')
+    """
+    options: dict[str, str] = {}
     for name, hint in _hints(function).items():
         kind = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
-        names |= {field.name for field in fields(kind)} if is_dataclass(kind) else {name}
-    return frozenset(names)
+        parts = typing.get_type_hints(kind, include_extras=True) if is_dataclass(kind) else {}
+        options |= {part: _option(part, of) for part, of in (parts or {name: hint}).items()}
+    return options
+
+
+def _option(name: str, hint: Any) -> str:
+    """Return the option of a field: by its own name, unless its annotation has another."""
+    given = [getattr(one, "name", None) for one in getattr(hint, "__metadata__", ())]
+    name = next(filter(None, given), name)
+    return f"--{name.replace('_', '-')}"
 
 
 def _hints(function: Callable[..., int]) -> dict[str, Any]:
@@ -215,21 +229,21 @@ def _hints(function: Callable[..., int]) -> dict[str, Any]:
     return {name: hint for name, hint in hints.items() if name not in ("console", "return")}
 
 
-def as_options(message: str, names: frozenset[str]) -> str:
+def as_options(message: str, options: Mapping[str, str]) -> str:
     """Return a message of the library with fields as the options that they are on a command line.
 
     Example:
-        >>> as_options("`in_channels` must be 1 or 3", frozenset({"in_channels"}))
+        >>> as_options("`in_channels` must be 1 or 3", {"in_channels": "--in-channels"})
         '--in-channels must be 1 or 3'
     """
 
     def option(match: re.Match[str]) -> str:
-        return f"--{match[1].replace('_', '-')}" if match[1] in names else match[0]
+        return options.get(match[1], match[0])
 
     return re.sub(r"`([a-z_]+)`", option, message)
 
 
-def make_console(names: frozenset[str]) -> Console:
+def make_console(options: Mapping[str, str]) -> Console:
     """Return the console of a subcommand, which says fields as the options that they are here."""
     from rich.console import Console
     from rich.text import Text
@@ -240,7 +254,7 @@ def make_console(names: frozenset[str]) -> Console:
 
         def _named(self, what: Any) -> Any:
             if isinstance(what, Text) and not what.spans and "`" in what.plain:
-                return Text(as_options(what.plain, names), what.style)
+                return Text(as_options(what.plain, options), what.style)
             return what
 
     return CommandConsole(markup=False, highlight=False, emoji=False)

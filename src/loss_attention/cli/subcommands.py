@@ -70,6 +70,8 @@ def train(
             console, overwrite=overwrite
         )
         return 0
+    if recipe.initial is not None:
+        RunFolder.open(Path(recipe.initial))  # an error there should not wait for the data
     run = RunFolder(path, writes=leads(hardware))
     console.quiet = not run.writes
     with run.claimed(overwrite=overwrite):

@@ -44,7 +44,9 @@ from loss_attention.training.environment import (
 )
 from loss_attention.training.features import FEATURES_FOLDER, FeatureSource, cached_features
 from loss_attention.training.frozen import Examples, FeatureSet
-from loss_attention.training.optimisation import recipe_loss
+from loss_attention.training.initial import InitialWeights
+from loss_attention.training.optimisation import keep_statistics, recipe_loss
+from loss_attention.training.rates import parameter_groups
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import (
     RECIPE_FILE,
@@ -68,6 +70,7 @@ def build_model(
     statistics: Statistics | None = None,
     *,
     begun: Mapping[str, Any] | None = None,
+    initial: InitialWeights | None = None,
 ) -> PatchClassifier:
     """Build the recipe's model for a data set, with the training set's normalisation.
 
@@ -77,6 +80,8 @@ def build_model(
         statistics: of the training set, where they are known already.
         begun: the facts of the run, if it has begun: the backbone's weights are then those of its
             checkpoint, and neither the hub nor a file is asked for them.
+        initial: weights to begin with, the backbone's too, and their normalisation; None: the
+            recipe's for the backbone, and the others drawn by the seed.
 
     Raises:
         InputError: a value of the recipe that its network cannot have, images too small, or
@@ -104,7 +109,10 @@ def build_model(
             f"`cutout` {recipe.cutout} must be less than the images' {height} x {width} pixels"
         )
     recipe_loss(recipe, multi_label=splits.trainval.multi_label)  # refuses what it cannot be
-    if model.backbone.normalisation is None:
+    parameter_groups(recipe, model)  # likewise
+    if initial is not None:
+        initial.give(model)
+    elif model.backbone.normalisation is None:
         model.set_normalisation(*(statistics or channel_statistics(splits.trainval)))
     return model
 
@@ -150,7 +158,8 @@ def begin_run(
     accelerator = choose_accelerator(options.accelerator, options.devices)
     check_processes(accelerator, options)
     precision = choose_precision(recipe.precision, accelerator)
-    model = build_model(recipe, splits)
+    initial = _initial_weights(run, recipe)
+    model = build_model(recipe, splits, initial=initial)
     _check_division(recipe, splits)
     _check_steps(recipe, options, model, len(splits.train))
     facts = {
@@ -173,6 +182,7 @@ def begin_run(
             "mean": model.mean.flatten().tolist(),
             "std": model.std.flatten().tolist(),
         },
+        **({} if initial is None else {"initial": initial.record()}),
         "parameters": sum(p.numel() for p in model.parameters()),
         "backbone_weights": getattr(model.backbone, "weights", {}),
         "backbone_config": model.spec.backbone_config,
@@ -182,6 +192,16 @@ def begin_run(
     }
     run.begin(recipe, facts)
     return model
+
+
+def _initial_weights(run: RunFolder, recipe: Recipe) -> InitialWeights | None:
+    """Return the weights that a new run takes from another; None: it takes none."""
+    if recipe.initial is None:
+        return None
+    path = Path(recipe.initial)
+    if path.resolve() == run.path.resolve():
+        raise InputError(f"`initial` {path} is the folder of the new run; name another with `out`")
+    return InitialWeights.of(path)
 
 
 def _check_division(recipe: Recipe, splits: Splits) -> None:
@@ -198,7 +218,7 @@ def _check_steps(recipe: Recipe, options: RunOptions, model: PatchClassifier, im
     """Raise `InputError` for steps of so few images that they cannot be divided or trained on."""
     check_batches(images, recipe.batch_size, options.processes)
     part = smallest_batch(images, recipe.batch_size) // options.processes
-    if part // min(options.accumulate, part) > 1 or _trains_on_one_image(model):
+    if part // min(options.accumulate, part) > 1 or _trains_on_one_image(recipe, model):
         return
     raise InputError(
         f"`batch_size` {recipe.batch_size}: some steps see 1 image at a time, of which the network "
@@ -207,10 +227,12 @@ def _check_steps(recipe: Recipe, options: RunOptions, model: PatchClassifier, im
     )
 
 
-def _trains_on_one_image(model: PatchClassifier) -> bool:
-    """Whether batch norm always has more than one value of each channel."""
+def _trains_on_one_image(recipe: Recipe, model: PatchClassifier) -> bool:
+    """Whether batch norm, where it takes the batch's, always has two values of each channel."""
     assert model.image_size is not None
     single = copy.deepcopy(model).train()
+    if recipe.frozen_statistics:
+        keep_statistics(single.backbone)
     try:
         with torch.no_grad():
             single(torch.zeros(1, len(single.mean), *model.image_size))
@@ -322,7 +344,9 @@ def _train(
     if model is None:
         # Without a checkpoint the weights come from where the run had them.
         begun = facts if run.has_state else None
-        model = build_model(recipe, splits, statistics, begun=begun)
+        again = begun is None and recipe.initial is not None
+        initial = InitialWeights.again(facts, run.path) if again else None
+        model = build_model(recipe, splits, statistics, begun=begun, initial=initial)
         if recipe.frozen and begun is not None:
             _restore_backbone(run, model)
     model.backbone.checkpoint_activations = options.checkpoint_activations

@@ -33,15 +33,20 @@ from loss_attention.heads import HEADS
 from loss_attention.losses import Loss, loss_for, ramp_up
 from loss_attention.model import PatchClassifier
 from loss_attention.training.environment import summed
+from loss_attention.training.rates import parameter_groups
 from loss_attention.training.recipe import Recipe
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser of what is not frozen; its rates are set anew at each step."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(
-            trained,
+    """Return the recipe's optimiser of what is not frozen; its rates are set anew at each step.
+
+    Raises:
+        InputError: see `parameter_groups`.
+    """
+    if recipe.optimizer in ("adam", "adamw"):
+        kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+        return kind(
+            parameter_groups(recipe, model),
             lr=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             fused=True,
@@ -55,7 +60,7 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
             weight_decay=recipe.weight_decay,
         )
     return torch.optim.SGD(
-        trained,
+        parameter_groups(recipe, model),
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
@@ -301,6 +306,16 @@ class WeightAverage:
 def _floats(model: nn.Module) -> list[Tensor]:
     tensors = chain(model.parameters(), model.buffers())
     return [tensor for tensor in tensors if tensor.is_floating_point()]
+
+
+def keep_statistics(backbone: nn.Module) -> None:
+    """Have a backbone's batch norm normalise by its running statistics, which stay as they are.
+
+    That is its evaluation mode, which `train()` ends; its weights are trained all the same.
+    """
+    for module in backbone.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 class RunningStatistics:

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from math import inf
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import tyro
 import yaml
 
 from loss_attention.errors import InputError, printable, quoted, reason, unknown_name
@@ -81,15 +82,30 @@ class Recipe(ModelOptions):
     views: int = 1
     """With frozen: of each training image, the image as it is and so many less one that are
     changed as the recipe's augmentation says."""
-    optimizer: Literal["sgd", "adam", "muon"] = "sgd"
-    """The paper trains mean pooling and dynamic routing with Adam, all else with SGD. muon: for
-    short runs; orthogonalised steps for convolutions followed by batch norm, SGD for the rest."""
+    optimizer: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
+    """The paper trains mean pooling and dynamic routing with Adam, all else with SGD. adamw: for
+    pretrained networks. muon: for short runs; orthogonalised steps for convolutions followed by
+    batch norm, SGD for the rest."""
     momentum: float = 0.9
     """Momentum of SGD, or Adam's beta1, in [0, 1)."""
     nesterov: bool = False
     """Use Nesterov momentum; the paper uses the plain form."""
     weight_decay: float = 5e-4
-    """L2 penalty on every weight, at least 0."""
+    """L2 penalty on every weight, at least 0. Of adamw: fraction, times the learning rate, that a
+    step takes from each matrix; biases, norms, tokens and position tables are left out."""
+    backbone_rate: float = 1.0
+    """Factor of the backbone's learning rate, in (0, 1]; fine-tuning takes a small one, as 0.1."""
+    layer_decay: float = 1.0
+    """Factor, in (0, 1], that multiplies the learning rate of the backbone's last block once, of
+    the one before it twice, and so on to the first; 1: all learn alike."""
+    clip_gradients: float = 0.0
+    """Shorten a step's gradient, over all weights, to this norm where it is longer; 0: never."""
+    frozen_statistics: bool = False
+    """Keep the running statistics of the backbone's batch norm, and normalise by them in training
+    too; its weights are trained all the same."""
+    initial: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """The folder of a finished run to take the initial weights from, head and backbone: a run of
+    the same network and classes, with a frozen backbone for instance."""
     average_weights: float = 0.0
     """Validate and keep an exponential moving average of the weights with this decay per step, in
     [0, 1), such as 0.99; 0: the weights themselves, as in the paper."""
@@ -108,9 +124,17 @@ class Recipe(ModelOptions):
         super().__post_init__()
         for name in ("learning_rate", "epochs", "batch_size", "views"):
             self._require(name, getattr(self, name) > 0, "must be above 0")
-        for name in ("learning_rate", "gamma_max", "weight_decay"):
+        for name in ("learning_rate", "gamma_max", "weight_decay", "clip_gradients"):
             self._require(name, getattr(self, name) < inf, "must be finite")
-        for name in ("crop_padding", "cutout", "gamma_max", "weight_decay", "seed"):
+        at_least_0 = (
+            "crop_padding",
+            "cutout",
+            "gamma_max",
+            "weight_decay",
+            "clip_gradients",
+            "seed",
+        )
+        for name in at_least_0:
             self._require(name, getattr(self, name) >= 0, "must be at least 0")
         self._require("seed", self.seed < 2**63, "must be below 2**63")
         self._require("gamma_epochs", 0 <= self.gamma_epochs <= 1, "must be in [0, 1]")
@@ -134,10 +158,22 @@ class Recipe(ModelOptions):
         self._require(
             "nesterov", not self.nesterov or self.momentum > 0, "needs a momentum above 0"
         )
-        adam = self.optimizer == "adam"
-        self._require("nesterov", not (self.nesterov and adam), "does not belong to adam")
+        adam = self.optimizer in ("adam", "adamw")
+        of_adam = f"does not belong to {self.optimizer}"
+        self._require("nesterov", not (self.nesterov and adam), of_adam)
         self._require("views", self.frozen or self.views == 1, "above 1 needs `frozen`")
-        self._require("schedule", adam or self.schedule != "paper-adam", "needs `optimizer` adam")
+        papers = self.optimizer == "adam" or self.schedule != "paper-adam"
+        self._require("schedule", papers, "needs `optimizer` adam")
+        self._check_fine_tuning()
+
+    def _check_fine_tuning(self) -> None:
+        for name in ("backbone_rate", "layer_decay"):
+            self._require(name, 0 < getattr(self, name) <= 1, "must be in (0, 1]")
+        # Muon changes the length of filters, which has no effect only under a batch's statistics.
+        for name, usual in (("backbone_rate", 1), ("layer_decay", 1), ("frozen_statistics", False)):
+            alone = self.optimizer != "muon" or getattr(self, name) == usual
+            self._require(name, alone, "does not belong to muon; take adamw or sgd")
+        self._require("initial", self.initial != "", "must name the folder of a run")
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
         if not holds:

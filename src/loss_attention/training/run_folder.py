@@ -499,6 +499,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "test_images": int,
     "normalisation": dict,
     "features": dict,
+    "initial": dict,
     "parameters": int,
     "versions": dict,
     "hardware": dict,

@@ -37,11 +37,13 @@ from loss_attention.training.optimisation import (
     RunningStatistics,
     WeightAverage,
     adam_betas,
+    keep_statistics,
     learning_rate,
     make_optimizer,
     recipe_loss,
     regulariser_weight,
 )
+from loss_attention.training.rates import RATE_FACTOR
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.sampling import (
     Augmenter,
@@ -143,6 +145,8 @@ class Trainer:
         self.train_set = of_epoch(self.train_set, self.recipe.seed, position.epoch)
         self.train_set.expect([batch[self._part(batch)] for batch in batches[position.step :]])
         self.network.train()
+        if self.recipe.frozen_statistics:
+            keep_statistics(self.model.backbone)
         started, first_step = time.perf_counter(), position.step
 
         def images_per_second() -> float:
@@ -191,6 +195,14 @@ class Trainer:
         parts = list(zip(divided(images, count), data.labels.tensor_split(count), strict=True))
         for number, (images, labels) in enumerate(parts, start=1):
             self._add_gradients(images, labels, gamma, len(batch), last=number == count)
+        if recipe.clip_gradients:
+            # A gradient that is not finite reaches the weights, and is named there.
+            fabric.clip_gradients(
+                self.network,
+                self.optimizer,
+                max_norm=recipe.clip_gradients,
+                error_if_nonfinite=False,
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.averaged is not None:
@@ -219,8 +231,9 @@ class Trainer:
         """Give the optimiser what its schedule says at this step, resumed or not."""
         recipe, step = self.recipe, self._finished_steps
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, step, self._total_steps)
-            if recipe.optimizer == "adam":
+            factor = group.get(RATE_FACTOR, 1.0)  # checkpoints of version 0.1 have none
+            group["lr"] = factor * learning_rate(recipe, step, self._total_steps)
+            if recipe.optimizer in ("adam", "adamw"):
                 group["betas"] = adam_betas(recipe, step, self._total_steps)
 
     def _close_epoch(self, gamma: float) -> bool:

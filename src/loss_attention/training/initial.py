@@ -1,0 +1,128 @@
+"""The weights that a run begins with where they are another run's: checked, taken, written down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loss_attention.errors import InputError, guarded, quoted
+from loss_attention.model import PatchClassifier, load
+from loss_attention.model_spec import ModelOptions, ModelSpec
+from loss_attention.saving import FACTS_FILE, file_digest
+from loss_attention.training.run_folder import RunFolder
+
+MAY_DIFFER = ("threshold", "resize")
+"""Options of a model that its weights do not depend on."""
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """The best weights of a finished run.
+
+    Attributes:
+        run: its folder.
+        digest: the SHA-256 of the file of weights.
+        model: its network, on the CPU.
+    """
+
+    run: Path
+    digest: str
+    model: PatchClassifier
+
+    @classmethod
+    def of(cls, run: Path) -> InitialWeights:
+        """Read those of a run.
+
+        Raises:
+            InputError: there is no run, it is not finished, or its weights are damaged.
+        """
+        with guarded("`initial`"):
+            folder = RunFolder.open(run)
+            if not folder.facts().get("finished"):
+                raise InputError(
+                    f"the run {run} is not finished, so its best weights may still change: finish "
+                    f"it with loss-attention resume {run}"
+                )
+            folder.check_weights()
+            return cls(run.absolute(), file_digest(folder.weights), load(folder.weights))
+
+    @classmethod
+    def again(cls, facts: Mapping[str, Any], run: Path) -> InitialWeights:
+        """Read those that a run began with once more, by its run.json.
+
+        Raises:
+            InputError: they are gone, or are others now.
+        """
+        with guarded(str(run / FACTS_FILE)):
+            where, digest = str(facts["initial"]["run"]), facts["initial"]["weights"]
+        found = cls.of(Path(where))
+        if found.digest != digest:
+            raise InputError(
+                f"the weights in {where} are not those that the run {run} began with, and it has "
+                "no checkpoint yet: begin again with `overwrite`"
+            )
+        return found
+
+    def record(self) -> dict[str, str]:
+        """Return what run.json says of them."""
+        return {"run": str(self.run), "weights": self.digest}
+
+    def check(self, spec: ModelSpec) -> None:
+        """Raise `InputError` unless a network of this spec is like the run's, class by class."""
+        own = self.model.spec
+        for field in fields(ModelOptions):
+            name, wanted = field.name, getattr(spec, field.name)
+            found = getattr(own, name)
+            if name not in MAY_DIFFER and found != wanted:
+                raise InputError(
+                    f"`{name}` is {quoted(wanted)} and was {quoted(found)} in {self.run}, the run "
+                    "that `initial` takes the weights from: they have to be the same"
+                )
+        if own.class_names != spec.class_names:
+            raise InputError(
+                f"the data {_difference(own.class_names, spec.class_names)} the run {self.run} "
+                "that `initial` takes the weights from: they have to be the same, in this order"
+            )
+        if own.multi_label != spec.multi_label:
+            kinds = ("one class", "several classes")
+            raise InputError(
+                f"an image of the data has {kinds[spec.multi_label]}, and one of {self.run}, the "
+                f"run that `initial` takes the weights from, has {kinds[own.multi_label]}"
+            )
+
+    @torch.no_grad()
+    def give(self, model: PatchClassifier) -> None:
+        """Give a model these weights, and with them the normalisation that they were trained with.
+
+        Raises:
+            InputError: see `check`; or it has weights for each location, of another image size.
+        """
+        self.check(model.spec)
+        weights, size = self.model.state_dict(), self.model.image_size
+        for name, tensor in model.state_dict().items():
+            if name not in weights or weights[name].shape != tensor.shape:
+                raise InputError(
+                    f"the weights of {self.run} that `initial` names are for images of "
+                    f"{_size(size)}, and {name} has another shape at {_size(model.image_size)}: "
+                    "take the same `image_size`"
+                )
+        model.load_state_dict(weights)
+
+
+def _size(size: tuple[int, int] | None) -> str:
+    return "any size" if size is None else f"{size[0]} x {size[1]} pixels"
+
+
+def _difference(there: tuple[str, ...], here: tuple[str, ...]) -> str:
+    """Say what classes the data has in comparison with those of a run, before the run's name."""
+    surplus = [name for name in here if name not in there]
+    missing = [name for name in there if name not in here]
+    if surplus:
+        return f"has the class {quoted(surplus[0])}, which is none of"
+    if missing:
+        return f"lacks the class {quoted(missing[0])} of"
+    return "has its classes in another order than"

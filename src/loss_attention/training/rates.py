@@ -1,0 +1,133 @@
+"""Which parameters learn how fast, and which decay: the groups of an optimiser.
+
+A network that begins with trained weights is trained more gently than the head on it, and its first
+blocks, whose features are the most general, more gently than its last (Howard & Ruder 2018, and as
+BEiT fine-tunes transformers). The head has the schedule's rate. The backbone's last block has
+`backbone_rate * layer_decay` times it, and each block before has `layer_decay` times the rate of
+the one after it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from loss_attention.backbones.layers import Branched
+from loss_attention.errors import InputError
+from loss_attention.training.recipe import Recipe
+
+RATE_FACTOR = "rate_factor"
+"""The key of a group's factor of the schedule's learning rate."""
+
+NO_MATRICES = {"pos", "position", "positional", "scale", "token", "tokens"}
+"""Words in the names of parameters that, whatever their shape, are no weights of a layer: position
+tables, tokens, and scales of logits."""
+
+
+def parameter_groups(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
+    """Return all parameters that are trained, each in one group; the head's group is the first.
+
+    Args:
+        recipe: gives `backbone_rate`, `layer_decay` and the optimiser.
+        model: a `PatchClassifier`, or any module where these two are 1.
+
+    Raises:
+        InputError: a `layer_decay` for a backbone that is a single block.
+    """
+    factors = _factors(recipe, model)
+    spared = _not_decayed(model) if recipe.optimizer == "adamw" else set()
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            key = factors.get(id(parameter), 1.0), id(parameter) in spared
+            beginning = {
+                "params": [],
+                RATE_FACTOR: key[0],
+                **({"weight_decay": 0.0} if key[1] else {}),
+            }
+            groups.setdefault(key, beginning)["params"].append(parameter)
+    return sorted(groups.values(), key=lambda group: -group[RATE_FACTOR])
+
+
+def _factors(recipe: Recipe, model: nn.Module) -> dict[int, float]:
+    """Return the factor of each parameter of the backbone; the others have 1."""
+    if recipe.backbone_rate == recipe.layer_decay == 1:
+        return {}
+    cut = blocks(model.backbone)
+    if recipe.layer_decay < 1 and len(cut) < 2:
+        raise InputError(
+            f"`layer_decay` {recipe.layer_decay:g} needs a backbone of several blocks, and all of "
+            "this one's layers are in one; `backbone_rate` slows it as a whole"
+        )
+    return {
+        id(parameter): recipe.backbone_rate * recipe.layer_decay**depth
+        for depth, block in enumerate(reversed(cut), start=1)
+        for parameter in block
+    }
+
+
+def blocks(network: nn.Module) -> list[list[nn.Parameter]]:
+    """Return the parameters of a network's blocks, from the first to the last.
+
+    A block is a member of a `Sequential`, `ModuleList` or `ModuleDict` that has several weights, as
+    a residual block or a transformer's layer does, and holds no such members itself, as a stage
+    does. What stands between is a block too: a stem, a layer between stages. In a network without
+    any, each layer that has a weight is a block. Norms belong to the block before them; tokens and
+    position tables to the one that follows. Blocks are taken in the order in which they are held.
+
+    Example:
+        >>> layers = [nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.ReLU(), nn.Conv2d(1, 1, 1)]
+        >>> [len(block) for block in blocks(nn.Sequential(*layers))]
+        [4, 2]
+    """
+    outer = {id(m) for m in network.modules() if any(map(_holds_blocks, m.modules()))}
+    cut: list[list[nn.Parameter]] = []
+    waiting: list[nn.Parameter] = []
+    seen: set[int] = set()
+
+    def new(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+        found = [one for one in parameters if id(one) not in seen]
+        seen.update(map(id, found))
+        return found
+
+    def add(module: nn.Module) -> None:
+        whole = isinstance(module, Branched) or not any(module.children())
+        if not whole and (id(module) in outer or not outer):
+            waiting.extend(new(list(module.parameters(recurse=False))))
+            for child in module.children():
+                add(child)
+            return
+        own = new(list(module.parameters()))
+        if _weights(module) and own:
+            cut.append([*waiting, *own])
+            waiting.clear()
+        else:
+            (cut[-1] if cut else waiting).extend(own)
+
+    add(network)
+    if waiting:
+        cut.append(waiting)
+    return cut
+
+
+def _holds_blocks(module: nn.Module) -> bool:
+    """Whether the members of a module are blocks, one after the other."""
+    holds = isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+    return holds and any(_weights(member) > 1 for member in module.children())
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(parameter.ndim > 1 for parameter in module.parameters())
+
+
+def _not_decayed(model: nn.Module) -> set[int]:
+    """Return which parameters are no matrices of a layer, by `id`."""
+    return {
+        id(parameter)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim < 2
+        or isinstance(module, nn.Embedding)
+        or NO_MATRICES & set(name.split("_"))
+    }
