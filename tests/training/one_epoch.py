@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,20 @@ class FrozenBatchNorm(nn.BatchNorm2d):
 class OneEpoch:
     """Trains an epoch and saves what this process saw and ended with."""
 
-    def __init__(self, folder: Path, *, freeze: bool, **options: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        freeze: bool,
+        changes: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
         self.folder, self.freeze, self.options = folder, freeze, options
+        self.changes = {"learning_rate": 0.5, **(changes or {})}
 
     def __call__(self, fabric: Fabric) -> None:
         torch.set_num_threads(1)
-        recipe, splits = tiny_recipe(epochs=1, learning_rate=0.5), tiny_splits(images=33)
+        recipe, splits = tiny_recipe(epochs=1, **self.changes), tiny_splits(images=33)
         model = build_model(recipe, splits)
         if self.freeze:
             for module in model.modules():

@@ -15,6 +15,7 @@ from torch import nn
 
 from loss_attention.backbones.layers import Branched
 from loss_attention.errors import InputError
+from loss_attention.model import PatchClassifier
 from loss_attention.training.recipe import Recipe
 
 RATE_FACTOR = "rate_factor"
@@ -25,12 +26,12 @@ NO_MATRICES = {"pos", "position", "positional", "scale", "token", "tokens"}
 tables, tokens, and scales of logits."""
 
 
-def parameter_groups(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
+def parameter_groups(recipe: Recipe, model: PatchClassifier) -> list[dict[str, Any]]:
     """Return all parameters that are trained, each in one group; the head's group is the first.
 
     Args:
         recipe: gives `backbone_rate`, `layer_decay` and the optimiser.
-        model: a `PatchClassifier`, or any module where these two are 1.
+        model: the model to train.
 
     Raises:
         InputError: a `layer_decay` for a backbone that is a single block.
@@ -50,7 +51,7 @@ def parameter_groups(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
     return sorted(groups.values(), key=lambda group: -group[RATE_FACTOR])
 
 
-def _factors(recipe: Recipe, model: nn.Module) -> dict[int, float]:
+def _factors(recipe: Recipe, model: PatchClassifier) -> dict[int, float]:
     """Return the factor of each parameter of the backbone; the others have 1."""
     if recipe.backbone_rate == recipe.layer_decay == 1:
         return {}
@@ -60,6 +61,7 @@ def _factors(recipe: Recipe, model: nn.Module) -> dict[int, float]:
             f"`layer_decay` {recipe.layer_decay:g} needs a backbone of several blocks, and all of "
             "this one's layers are in one; `backbone_rate` slows it as a whole"
         )
+    # Of a weight that several blocks share, the first of them decides.
     return {
         id(parameter): recipe.backbone_rate * recipe.layer_decay**depth
         for depth, block in enumerate(reversed(cut), start=1)
@@ -84,26 +86,19 @@ def blocks(network: nn.Module) -> list[list[nn.Parameter]]:
     outer = {id(m) for m in network.modules() if any(map(_holds_blocks, m.modules()))}
     cut: list[list[nn.Parameter]] = []
     waiting: list[nn.Parameter] = []
-    seen: set[int] = set()
-
-    def new(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
-        found = [one for one in parameters if id(one) not in seen]
-        seen.update(map(id, found))
-        return found
 
     def add(module: nn.Module) -> None:
         whole = isinstance(module, Branched) or not any(module.children())
         if not whole and (id(module) in outer or not outer):
-            waiting.extend(new(list(module.parameters(recurse=False))))
+            waiting.extend(module.parameters(recurse=False))
             for child in module.children():
                 add(child)
             return
-        own = new(list(module.parameters()))
-        if _weights(module) and own:
-            cut.append([*waiting, *own])
+        if _weights(module):
+            cut.append([*waiting, *module.parameters()])
             waiting.clear()
         else:
-            (cut[-1] if cut else waiting).extend(own)
+            (cut[-1] if cut else waiting).extend(module.parameters())
 
     add(network)
     if waiting:
