@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,31 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path, monke
     states = [run.load_state()["optimizer"]["state"] for run in (whole, stopped)]
     for index, moments in states[0].items():
         assert all(torch.equal(moments[name], states[1][index][name]) for name in moments)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("timm/test_efficientnet", 32),
+        ("timm/test_vit", 32),
+        pytest.param("timm/swin_tiny_patch4_window7_224", 64, marks=pytest.mark.slow),
+    ],
+)
+def test_a_step_of_a_pretrained_kind_of_backbone(name: str, side: int, tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    splits = tiny_splits(16)
+    images = splits.trainval.images.repeat(1, 3, 1, 1).float()
+    images = nn.functional.interpolate(images, size=(side, side)).to(torch.uint8)
+    large = replace(splits.trainval, images=images, boxes=None, box_labels=None)
+    splits = replace(splits, trainval=large, test=large)
+    changes = {"backbone": name, "width": 1.0, "strided_layers": (), "in_channels": 3}
+    recipe = tiny_recipe(**ALL | changes | {"epochs": 1, "patch_kernel": 1, "batch_size": 8})
+    run = start_run(tmp_path / "run", recipe, splits, CPU)
+    before = {n: p.clone() for n, p in build_model(recipe, splits).named_parameters()}
+    assert continue_run(run, splits)
+    after = dict(load(run.path).named_parameters())
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    assert len(moved) > 0.9 * len(before)  # all but what this map does not need
 
 
 def test_two_processes_step_like_one(tmp_path: Path) -> None:

@@ -98,6 +98,30 @@ def test_other_weights_than_it_began_with_are_refused(trained: Path, tmp_path: P
         continue_run(run, tiny_splits())
 
 
+def test_neither_hub_nor_file_is_needed(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    splits = tiny_splits(16)
+    images = splits.trainval.images.repeat(1, 3, 3, 3)
+    large = replace(splits.trainval, images=images, boxes=None, box_labels=None)
+    splits = replace(splits, trainval=large, test=large)
+    recipe = tiny_recipe(
+        backbone="timm/test_efficientnet",
+        width=1.0,
+        strided_layers=(),
+        in_channels=3,
+        patch_kernel=1,
+        epochs=1,
+    )
+    run = start_run(tmp_path / "frozen", recipe, splits, CPU)
+    assert continue_run(run, splits)
+    fine = replace(recipe, initial=str(run.path), pretrained=True)  # and there is no hub
+    begun = start_run(tmp_path / "fine", fine, splits, CPU)
+    assert begun.facts()["backbone_weights"] == {}
+    assert continue_run(begun, splits)  # no checkpoint yet: they are read again
+    with pytest.raises(InputError, match="does not give"):
+        start_run(tmp_path / "hub", replace(fine, initial=None), splits, CPU)
+
+
 def test_what_weights_do_not_depend_on_may_differ(trained: Path, tmp_path: Path) -> None:
     run = begun(tmp_path / "run", trained, threshold=0.7)
     assert continue_run(run, tiny_splits())

@@ -109,6 +109,22 @@ def test_blocks_of_the_papers_networks(name: str, count: int) -> None:
     assert [id(p) for block in cut for p in block] == [id(p) for p in backbone.parameters()]
 
 
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "regnetx_002"])
+def test_rates_are_those_of_timm(name: str) -> None:
+    """By its own table of each network's layers."""
+    timm = pytest.importorskip("timm")
+    optim = pytest.importorskip("timm.optim")
+    with torch.device("meta"):
+        network = timm.create_model(name, num_classes=0)
+    groups = optim.param_groups_layer_decay(network, layer_decay=0.5)
+    expected = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    cut = blocks(network)
+    # The last of timm's layers is the classifier, where there is one.
+    last = expected[id(cut[-1][-1])]
+    found = {id(p): last * 0.5**depth for depth, block in enumerate(reversed(cut)) for p in block}
+    assert found == expected
+
+
 class Transformer(nn.Module):
     """Named and nested as such networks are: tokens, tables, stages of blocks, a last norm."""
 
@@ -205,6 +221,8 @@ def test_a_single_block_has_no_layers_to_tell_apart() -> None:
         ({"optimizer": "muon", "backbone_rate": 0.5}, "`backbone_rate` does not belong to muon"),
         ({"optimizer": "muon", "frozen_statistics": True}, "`frozen_statistics` does not belong"),
         ({"initial": ""}, "`initial` must name the folder of a run"),
+        ({"initial": "x", "weights": "y"}, "`weights` does not belong to `initial`"),
+        ({"initial": "x", "pretrained": True, "revision": "y"}, "`revision` does not belong to `i"),
     ],
 )
 def test_what_cannot_be_is_named(changes: dict[str, object], message: str) -> None:

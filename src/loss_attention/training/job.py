@@ -89,6 +89,10 @@ def build_model(
     """
     if recipe.regularise:
         check_regulariser(recipe.head)
+    known = begun or {}
+    if initial is not None:
+        known = {"backbone_config": initial.model.spec.backbone_config}
+    elsewhere = begun is not None or initial is not None
     torch.manual_seed(recipe.seed)
     model = create_model(
         recipe.model_spec(
@@ -96,11 +100,11 @@ def build_model(
             class_names=splits.trainval.class_names,
             image_size=splits.trainval.size,
             multi_label=splits.trainval.multi_label,
-            backbone_config="" if begun is None else str(begun.get("backbone_config", "")),
+            backbone_config=str(known.get("backbone_config", "")),
         ),
-        pretrained=recipe.pretrained and recipe.weights is None and begun is None,
-        weights=recipe.weights if begun is None else None,
-        revision=recipe.revision if begun is None else None,
+        pretrained=recipe.pretrained and recipe.weights is None and not elsewhere,
+        weights=None if elsewhere else recipe.weights,
+        revision=None if elsewhere else recipe.revision,
     )
     model.check_image_size(*splits.trainval.size)
     if recipe.cutout >= min(splits.trainval.size):

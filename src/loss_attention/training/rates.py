@@ -21,9 +21,9 @@ from loss_attention.training.recipe import Recipe
 RATE_FACTOR = "rate_factor"
 """The key of a group's factor of the schedule's learning rate."""
 
-NO_MATRICES = {"pos", "position", "positional", "scale", "token", "tokens"}
-"""Words in the names of parameters that, whatever their shape, are no weights of a layer: position
-tables, tokens, and scales of logits."""
+NO_MATRICES = {"bias", "pos", "position", "positional", "scale", "token", "tokens"}
+"""Words in the names of parameters that, whatever their shape, are no weights of a layer: biases,
+position tables, tokens, and scales of logits."""
 
 
 def parameter_groups(recipe: Recipe, model: PatchClassifier) -> list[dict[str, Any]]:
@@ -72,11 +72,11 @@ def _factors(recipe: Recipe, model: PatchClassifier) -> dict[int, float]:
 def blocks(network: nn.Module) -> list[list[nn.Parameter]]:
     """Return the parameters of a network's blocks, from the first to the last.
 
-    A block is a member of a `Sequential`, `ModuleList` or `ModuleDict` that has several weights, as
-    a residual block or a transformer's layer does, and holds no such members itself, as a stage
-    does. What stands between is a block too: a stem, a layer between stages. In a network without
-    any, each layer that has a weight is a block. Norms belong to the block before them; tokens and
-    position tables to the one that follows. Blocks are taken in the order in which they are held.
+    A block is a member of a container that has several weights, as a residual block or a
+    transformer's layer does, and holds no such members itself, as a stage does. What stands between
+    is a block too: a stem, a layer between stages. In a network without any, the blocks are what it
+    is made of: the layers of a chain. Norms belong to the block before them; tokens and position
+    tables to the one that follows. Blocks are taken in the order in which they are held.
 
     Example:
         >>> layers = [nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.ReLU(), nn.Conv2d(1, 1, 1)]
@@ -87,29 +87,34 @@ def blocks(network: nn.Module) -> list[list[nn.Parameter]]:
     cut: list[list[nn.Parameter]] = []
     waiting: list[nn.Parameter] = []
 
-    def add(module: nn.Module) -> None:
-        whole = isinstance(module, Branched) or not any(module.children())
-        if not whole and (id(module) in outer or not outer):
+    def add(module: nn.Module, *, alone: bool) -> None:
+        members = [member for member in module.children() if [*member.parameters()]]
+        chained = id(module) in outer if outer else alone or isinstance(module, CONTAINERS)
+        if members and chained and not isinstance(module, Branched):
             waiting.extend(module.parameters(recurse=False))
-            for child in module.children():
-                add(child)
-            return
-        if _weights(module):
+            for member in members:
+                add(member, alone=alone and len(members) == 1)
+        elif _weights(module):
             cut.append([*waiting, *module.parameters()])
             waiting.clear()
         else:
             (cut[-1] if cut else waiting).extend(module.parameters())
 
-    add(network)
+    add(network, alone=True)
     if waiting:
         cut.append(waiting)
     return cut
 
 
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
 def _holds_blocks(module: nn.Module) -> bool:
-    """Whether the members of a module are blocks, one after the other."""
-    holds = isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
-    return holds and any(_weights(member) > 1 for member in module.children())
+    """Whether a module is a container, or as good as one, of members that have several weights."""
+    members = list(module.children())
+    alike = len(members) > 1 and len(set(map(type, members))) == 1
+    holds = alike or isinstance(module, CONTAINERS)
+    return holds and any(_weights(member) > 1 for member in members)
 
 
 def _weights(module: nn.Module) -> int:

@@ -104,8 +104,8 @@ class Recipe(ModelOptions):
     """Keep the running statistics of the backbone's batch norm, and normalise by them in training
     too; its weights are trained all the same."""
     initial: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    """The folder of a finished run to take the initial weights from, head and backbone: a run of
-    the same network and classes, with a frozen backbone for instance."""
+    """The folder of a finished run to take the initial weights from, head and backbone, instead of
+    pretrained ones: a run of the same network and classes, with a frozen backbone for instance."""
     average_weights: float = 0.0
     """Validate and keep an exponential moving average of the weights with this decay per step, in
     [0, 1), such as 0.99; 0: the weights themselves, as in the paper."""
@@ -174,6 +174,9 @@ class Recipe(ModelOptions):
             alone = self.optimizer != "muon" or getattr(self, name) == usual
             self._require(name, alone, "does not belong to muon; take adamw or sgd")
         self._require("initial", self.initial != "", "must name the folder of a run")
+        for name in ("weights", "revision"):
+            given = getattr(self, name) is not None and self.initial is not None
+            self._require(name, not given, "does not belong to `initial`, which brings its own")
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
