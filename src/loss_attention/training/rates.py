@@ -26,12 +26,12 @@ NO_MATRICES = {"bias", "pos", "position", "positional", "scale", "token", "token
 position tables, tokens, and scales of logits."""
 
 
-def parameter_groups(recipe: Recipe, model: PatchClassifier) -> list[dict[str, Any]]:
+def parameter_groups(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
     """Return all parameters that are trained, each in one group; the head's group is the first.
 
     Args:
         recipe: gives `backbone_rate`, `layer_decay` and the optimiser.
-        model: the model to train.
+        model: the model to train; a `PatchClassifier` where its backbone has rates of its own.
 
     Raises:
         InputError: a `layer_decay` for a backbone that is a single block.
@@ -51,10 +51,11 @@ def parameter_groups(recipe: Recipe, model: PatchClassifier) -> list[dict[str, A
     return sorted(groups.values(), key=lambda group: -group[RATE_FACTOR])
 
 
-def _factors(recipe: Recipe, model: PatchClassifier) -> dict[int, float]:
+def _factors(recipe: Recipe, model: nn.Module) -> dict[int, float]:
     """Return the factor of each parameter of the backbone; the others have 1."""
     if recipe.backbone_rate == recipe.layer_decay == 1:
         return {}
+    assert isinstance(model, PatchClassifier), "of a frozen backbone nothing has a rate"
     cut = blocks(model.backbone)
     if recipe.layer_decay < 1 and len(cut) < 2:
         raise InputError(
