@@ -15,7 +15,7 @@ from loss_attention.model_spec import ModelOptions, ModelSpec
 from loss_attention.saving import FACTS_FILE, file_digest
 from loss_attention.training.run_folder import RunFolder
 
-MAY_DIFFER = ("threshold", "resize")
+MAY_DIFFER = ("threshold", "resize", "dropout")
 """Options of a model that its weights do not depend on."""
 
 
