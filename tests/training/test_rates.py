@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from backbones.test_hugging_face import model_on as model_on_transformers
 from torch import nn
 from training.tiny import tiny_recipe
 
@@ -88,7 +89,7 @@ def test_sgd_decays_all_in_its_groups_alike() -> None:
 def test_what_is_not_trained_is_in_no_group() -> None:
     model = model_on(toy())
     model.backbone.requires_grad_(requires_grad=False)
-    groups = parameter_groups(tiny_recipe(**FINE), model)
+    groups = parameter_groups(tiny_recipe(**FINE | {"layer_decay": 1.0}), model)
     assert [group[RATE_FACTOR] for group in groups] == [1, 1]
     assert sum(len(group["params"]) for group in groups) == 8
 
@@ -107,6 +108,19 @@ def test_blocks_of_the_papers_networks(name: str, count: int) -> None:
     cut = blocks(backbone)
     assert len(cut) == count
     assert [id(p) for block in cut for p in block] == [id(p) for p in backbone.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [
+        ("resnet", 1 + 2),
+        ("swin", 1 + 2 + 1 + 2),  # a layer between its two stages
+        ("dinov2", 1 + 2),
+    ],
+)
+def test_blocks_of_models_of_transformers(kind: str, count: int) -> None:
+    pytest.importorskip("transformers")
+    assert len(blocks(model_on_transformers(kind).backbone)) == count
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "regnetx_002"])
@@ -185,6 +199,13 @@ def test_tokens_and_position_tables_do_not_decay() -> None:
             for layer in ("attention", "mlp.0", "mlp.2")
         ),
     }
+
+
+def test_blocks_that_are_not_trained_count_for_nothing() -> None:
+    network = toy()
+    network[6].requires_grad_(requires_grad=False)
+    groups = parameter_groups(tiny_recipe(**FINE), model_on(network))
+    assert {group[RATE_FACTOR] for group in groups} == {1, 0.25, 0.125}
 
 
 def test_a_weight_of_two_layers_is_in_one_group() -> None:

@@ -56,11 +56,12 @@ def _factors(recipe: Recipe, model: nn.Module) -> dict[int, float]:
     if recipe.backbone_rate == recipe.layer_decay == 1:
         return {}
     assert isinstance(model, PatchClassifier), "of a frozen backbone nothing has a rate"
-    cut = blocks(model.backbone)
+    # What comes after the last map that is used is not trained, and counts for nothing.
+    cut = [block for block in blocks(model.backbone) if any(p.requires_grad for p in block)]
     if recipe.layer_decay < 1 and len(cut) < 2:
         raise InputError(
-            f"`layer_decay` {recipe.layer_decay:g} needs a backbone of several blocks, and all of "
-            "this one's layers are in one; `backbone_rate` slows it as a whole"
+            f"`layer_decay` {recipe.layer_decay:g} needs a backbone of several blocks to train, "
+            f"and this one has {len(cut)}; `backbone_rate` slows it as a whole"
         )
     # Of a weight that several blocks share, the first of them decides.
     return {
