@@ -77,6 +77,8 @@ def train(
     with run.claimed(overwrite=overwrite):
         splits = runs.load_data(recipe, console, hardware)
         model = begin_run(run, recipe, splits, hardware)
+        if recipe.initial is not None:
+            say_line(console, f"begins with the best weights of the run {recipe.initial}")
         if loaded := getattr(model.backbone, "weights", {}):
             say_line(console, "backbone: " + ", ".join(f"{k} {v}" for k, v in loaded.items()))
         with runs.resumable(run):
