@@ -104,8 +104,8 @@ def test_a_run_is_resumed_on_the_backbone_of_its_checkpoint(tmp_path, monkeypatc
     whole = trained(tmp_path / "whole")
     build = job.build_model
 
-    def other(recipe: Recipe, splits: Splits, *rest: Any, begun: Any = None) -> PatchClassifier:
-        model = build(recipe, splits, *rest, begun=begun)
+    def other(*given: Any, begun: Any = None, **also: Any) -> PatchClassifier:
+        model = build(*given, begun=begun, **also)
         if begun is not None:
             nn.init.ones_(next(model.backbone.parameters()))
         return model

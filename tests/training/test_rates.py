@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backbones.test_hugging_face import model_on as model_on_transformers
 from torch import nn
 from training.tiny import tiny_recipe
 
@@ -120,6 +119,8 @@ def test_blocks_of_the_papers_networks(name: str, count: int) -> None:
 )
 def test_blocks_of_models_of_transformers(kind: str, count: int) -> None:
     pytest.importorskip("transformers")
+    from backbones.test_hugging_face import model_on as model_on_transformers
+
     assert len(blocks(model_on_transformers(kind).backbone)) == count
 
 
@@ -230,10 +231,12 @@ def test_a_single_block_has_no_layers_to_tell_apart() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"backbone_rate": 0.0}, r"`backbone_rate` must be in \(0, 1\], got 0"),
-        ({"backbone_rate": 1.5}, r"`backbone_rate` must be in \(0, 1\], got 1\.5"),
-        ({"layer_decay": 0.0}, r"`layer_decay` must be in \(0, 1\], got 0"),
-        ({"layer_decay": float("nan")}, r"`layer_decay` must be in \(0, 1\], got nan"),
+        ({"backbone_rate": 0.0}, r"`backbone_rate` must be in \(0, 1\] \(`frozen` .*\), got 0"),
+        ({"backbone_rate": 1.5}, r"`backbone_rate` must be in \(0, 1\] .*, got 1\.5"),
+        ({"layer_decay": 0.0}, r"`layer_decay` must be in \(0, 1\] .*, got 0"),
+        ({"layer_decay": float("nan")}, r"`layer_decay` must be in \(0, 1\] .*, got nan"),
+        ({"frozen": True, "layer_decay": 0.5}, "`layer_decay` is of a backbone that is trained"),
+        ({"frozen": True, "frozen_statistics": True}, "`frozen_statistics` is of a backbone that"),
         ({"clip_gradients": -1.0}, "`clip_gradients` must be at least 0, got -1"),
         ({"clip_gradients": float("inf")}, "`clip_gradients` must be finite, got inf"),
         ({"optimizer": "adamw", "nesterov": True}, "`nesterov` does not belong to adamw"),

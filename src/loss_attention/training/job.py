@@ -397,7 +397,7 @@ def _features(
     device = torch.device(accelerator)
     source = FeatureSource(model, splits.trainval, recipe, precision, device)
     console = console or Console(quiet=True)
-    if not (recipe.pretrained or recipe.weights is not None):
+    if not recipe.pretrained and recipe.weights is None and recipe.initial is None:
         say_line(
             console,
             f"the frozen backbone {recipe.backbone} has random weights: a baseline, from which "

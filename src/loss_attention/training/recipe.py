@@ -168,10 +168,14 @@ class Recipe(ModelOptions):
 
     def _check_fine_tuning(self) -> None:
         for name in ("backbone_rate", "layer_decay"):
-            self._require(name, 0 < getattr(self, name) <= 1, "must be in (0, 1]")
-        # Muon changes the length of filters, which has no effect only under a batch's statistics.
+            rule = "must be in (0, 1] (`frozen` leaves the backbone as it is)"
+            self._require(name, 0 < getattr(self, name) <= 1, rule)
         for name, usual in (("backbone_rate", 1), ("layer_decay", 1), ("frozen_statistics", False)):
-            alone = self.optimizer != "muon" or getattr(self, name) == usual
+            unused = getattr(self, name) == usual
+            rule = "is of a backbone that is trained, and `frozen` leaves it as it is"
+            self._require(name, unused or not self.frozen, rule)
+            # Muon changes the length of filters, which a batch's statistics alone take away.
+            alone = unused or self.optimizer != "muon"
             self._require(name, alone, "does not belong to muon; take adamw or sgd")
         self._require("initial", self.initial != "", "must name the folder of a run")
         for name in ("weights", "revision"):
