@@ -20,6 +20,7 @@ from loss_attention.report.tables import seeds_table
 from loss_attention.runs import FinishedRun
 from loss_attention.seeds import SeedRuns
 from loss_attention.training.recipe import RunOptions
+from loss_attention.training.run_folder import RunFolder
 
 CPU = RunOptions(accelerator="cpu")
 
@@ -73,6 +74,16 @@ def test_two_seeds_are_two_runs_and_a_table(folder, capsys):
     assert "| accuracy | **" in (path / "seeds.md").read_text()
     assert (folder / "runs" / "features").is_dir()
     assert not (path / "features").exists()
+
+
+def test_each_seed_begins_with_the_run_of_its_seed(folder):
+    where = ("--data", folder / "data", "--out", folder / "runs" / "fine")
+    fine = ("--epochs", "1", "--seeds", "2", "--seed", "3", "--from", folder / "runs" / "two")
+    run("train", "folder", *where, *SMALL, *fine)
+    for seed in (3, 4):
+        name = f"seed-{seed}"
+        facts = RunFolder.open(folder / "runs" / "fine" / name).facts()
+        assert facts["initial"]["run"] == str(folder / "runs" / "two" / name)
 
 
 def test_finished_ones_are_shown_again_and_more_can_follow(folder, capsys):

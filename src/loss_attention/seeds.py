@@ -109,9 +109,13 @@ class SeedRuns:
         write_whole(self.path / SEEDS_FILE, json_text(values, indent=2) + "\n")
 
     def recipes(self) -> list[Recipe]:
-        """Return the recipe of each run."""
-        first = self.recipe.seed
-        return [replace(self.recipe, seed=first + number) for number in range(self.count)]
+        """Return the recipe of each run; `initial` may be a folder of runs, one for each seed."""
+        seeds = range(self.recipe.seed, self.recipe.seed + self.count)
+        initial = self.recipe.initial
+        if initial is None or not is_folder_of_seeds(Path(initial)):
+            return [replace(self.recipe, seed=seed) for seed in seeds]
+        runs = {seed: str(Path(initial) / f"seed-{seed}") for seed in seeds}
+        return [replace(self.recipe, seed=seed, initial=runs[seed]) for seed in seeds]
 
     def train(self, console: Console, *, overwrite: bool = False) -> None:
         """Train and evaluate what is left, one after the other; show and write the table.

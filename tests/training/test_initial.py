@@ -129,6 +129,19 @@ def test_what_weights_do_not_depend_on_may_differ(trained: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    "changes", [{"seed": 1}, {"validation_fraction": 0.2}, {"limit_images": 30}]
+)
+def test_images_that_were_trained_on_are_not_held_out(
+    changes: dict[str, object], trained: Path, tmp_path: Path
+) -> None:
+    (name,) = changes
+    splits = replace(tiny_splits(), **{k: v for k, v in changes.items() if k != "limit_images"})
+    with pytest.raises(InputError, match=rf"^`{name}` is .* and was .* trained on there"):
+        begun(tmp_path / "run", trained, splits, **changes)
+    begun(tmp_path / "other", trained, splits, data="others", **changes)  # of which none was
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"width": 0.07}, r"`width` is 0\.07 and was 0\.06 in .*run, the run that `initial` takes"),

@@ -13,10 +13,13 @@ from loss_attention.errors import InputError, guarded, quoted
 from loss_attention.model import PatchClassifier, load
 from loss_attention.model_spec import ModelOptions, ModelSpec
 from loss_attention.saving import FACTS_FILE, file_digest
+from loss_attention.training.recipe import Recipe
 from loss_attention.training.run_folder import RunFolder
 
 MAY_DIFFER = ("threshold", "resize", "dropout")
 """Options of a model that its weights do not depend on."""
+DIVIDING = ("seed", "validation_fraction", "limit_images")
+"""Fields of a recipe that decide which of the same images are held out."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,15 @@ class InitialWeights:
         run: its folder.
         digest: the SHA-256 of the file of weights.
         model: its network, on the CPU.
+        recipe: its recipe.
+        data: what it keeps of where its data lies.
     """
 
     run: Path
     digest: str
     model: PatchClassifier
+    recipe: Recipe
+    data: Mapping[str, Any]
 
     @classmethod
     def of(cls, run: Path) -> InitialWeights:
@@ -42,13 +49,20 @@ class InitialWeights:
         """
         with guarded("`initial`"):
             folder = RunFolder.open(run)
-            if not folder.facts().get("finished"):
+            facts = folder.facts()
+            if not facts.get("finished"):
                 raise InputError(
                     f"the run {run} is not finished, so its best weights may still change: finish "
                     f"it with loss-attention resume {run}"
                 )
             folder.check_weights()
-            return cls(run.absolute(), file_digest(folder.weights), load(folder.weights))
+            return cls(
+                run.absolute(),
+                file_digest(folder.weights),
+                load(folder.weights),
+                folder.recipe(),
+                facts.get("data") or {"given": folder.recipe().data},
+            )
 
     @classmethod
     def again(cls, facts: Mapping[str, Any], run: Path) -> InitialWeights:
@@ -70,6 +84,24 @@ class InitialWeights:
     def record(self) -> dict[str, str]:
         """Return what run.json says of them."""
         return {"run": str(self.run), "weights": self.digest}
+
+    def check_division(self, recipe: Recipe, data: Mapping[str, Any]) -> None:
+        """Raise `InputError` where images that are held out now were trained on then.
+
+        Args:
+            recipe: of the new run.
+            data: what the new run keeps of where its data lies.
+        """
+        same = [data.get(key) == self.data.get(key) for key in ("path", "given")]
+        if not (same[0] if "path" in data else same[1]):
+            return
+        for name in DIVIDING:
+            now, then = getattr(recipe, name), getattr(self.recipe, name)
+            if now != then:
+                raise InputError(
+                    f"`{name}` is {now} and was {then} in {self.run}, the run that `initial` takes "
+                    "the weights from: images that would be held out were trained on there"
+                )
 
     def check(self, spec: ModelSpec) -> None:
         """Raise `InputError` unless a network of this spec is like the run's, class by class."""

@@ -205,7 +205,9 @@ def _initial_weights(run: RunFolder, recipe: Recipe) -> InitialWeights | None:
     path = Path(recipe.initial)
     if path.resolve() == run.path.resolve():
         raise InputError(f"`initial` {path} is the folder of the new run; name another with `out`")
-    return InitialWeights.of(path)
+    initial = InitialWeights.of(path)
+    initial.check_division(recipe, recorded(recipe.data, run.path))
+    return initial
 
 
 def _check_division(recipe: Recipe, splits: Splits) -> None:
