@@ -65,6 +65,28 @@ class InitialWeights:
             )
 
     @classmethod
+    def for_new(cls, run: RunFolder, recipe: Recipe, data: Mapping[str, Any]) -> InitialWeights:
+        """Read those that a new run begins with.
+
+        Args:
+            run: the new one.
+            recipe: its recipe, which names the other.
+            data: what it keeps of where its data lies.
+
+        Raises:
+            InputError: see `of` and `check_division`; or it is the same run.
+        """
+        assert recipe.initial is not None
+        path = Path(recipe.initial)
+        if path.resolve() == run.path.resolve():
+            raise InputError(
+                f"`initial` {path} is the folder of the new run; name another with `out`"
+            )
+        initial = cls.of(path)
+        initial.check_division(recipe, data)
+        return initial
+
+    @classmethod
     def again(cls, facts: Mapping[str, Any], run: Path) -> InitialWeights:
         """Read those that a run began with once more, by its run.json.
 

@@ -162,7 +162,10 @@ def begin_run(
     accelerator = choose_accelerator(options.accelerator, options.devices)
     check_processes(accelerator, options)
     precision = choose_precision(recipe.precision, accelerator)
-    initial = _initial_weights(run, recipe)
+    data = recorded(recipe.data, run.path)
+    initial = None
+    if recipe.initial is not None:
+        initial = InitialWeights.for_new(run, recipe, data)
     model = build_model(recipe, splits, initial=initial)
     _check_division(recipe, splits)
     _check_steps(recipe, options, model, len(splits.train))
@@ -173,7 +176,7 @@ def begin_run(
         "options": asdict(options)
         | {"accelerator": accelerator, "stream": "no" if splits.trainval.in_memory else "yes"},
         "precision": precision,
-        "data": recorded(recipe.data, run.path),
+        "data": data,
         "source": splits.source,
         "storage": splits.storage,
         "data_fingerprint": splits.trainval.fingerprint(),
@@ -196,18 +199,6 @@ def begin_run(
     }
     run.begin(recipe, facts)
     return model
-
-
-def _initial_weights(run: RunFolder, recipe: Recipe) -> InitialWeights | None:
-    """Return the weights that a new run takes from another; None: it takes none."""
-    if recipe.initial is None:
-        return None
-    path = Path(recipe.initial)
-    if path.resolve() == run.path.resolve():
-        raise InputError(f"`initial` {path} is the folder of the new run; name another with `out`")
-    initial = InitialWeights.of(path)
-    initial.check_division(recipe, recorded(recipe.data, run.path))
-    return initial
 
 
 def _check_division(recipe: Recipe, splits: Splits) -> None:
