@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from training.tiny import run_stopped_at, start_run, tiny_recipe, tiny_splits
 
 from loss_attention.data.sample import Splits
@@ -123,9 +124,23 @@ def test_neither_hub_nor_file_is_needed(tmp_path: Path) -> None:
 
 
 def test_what_weights_do_not_depend_on_may_differ(trained: Path, tmp_path: Path) -> None:
-    run = begun(tmp_path / "run", trained, threshold=0.7)
+    run = begun(tmp_path / "run", trained, threshold=0.7, dropout=0.2, resize="squash")
     assert continue_run(run, tiny_splits())
     assert load(run.path).spec.threshold == 0.7
+
+
+def test_a_patch_is_as_large_whether_told_or_by_default(tmp_path: Path) -> None:
+    pixels = {"patch_kernel": None, "patch_stride": None, "strided_layers": ()}
+    splits = tiny_splits(16)
+    images = nn.functional.pad(splits.trainval.images, (0, 8, 0, 8))
+    large = replace(splits.trainval, images=images, boxes=None, box_labels=None)
+    splits = replace(splits, trainval=large, test=large)
+    other = start_run(tmp_path / "other", tiny_recipe(epochs=1, **pixels), splits, CPU)
+    assert continue_run(other, splits)
+    told = {**pixels, "patch_kernel": 9, "patch_stride": 4}
+    begun(tmp_path / "run", other.path, splits, **told)
+    with pytest.raises(InputError, match=r"^`patch_stride` is 2 and was 4 in"):
+        begun(tmp_path / "third", other.path, splits, **{**told, "patch_stride": 2})
 
 
 @pytest.mark.parametrize(
@@ -183,7 +198,7 @@ def test_weights_for_each_location_need_the_same_image_size(tmp_path: Path) -> N
     run = start_run(tmp_path / "small", tiny_recipe(epochs=1, **routing), tiny_splits(), CPU)
     assert continue_run(run, tiny_splits())
     splits = tiny_splits()
-    images = torch.nn.functional.pad(splits.trainval.images, (0, 4, 0, 4))
+    images = nn.functional.pad(splits.trainval.images, (0, 4, 0, 4))
     large = replace(splits.trainval, images=images, boxes=None, box_labels=None)
     with pytest.raises(
         InputError, match=r"are for images of 12 x 12 pixels, and .* 16 x 16 pixels"

@@ -128,10 +128,10 @@ class InitialWeights:
     def check(self, spec: ModelSpec) -> None:
         """Raise `InputError` unless a network of this spec is like the run's, class by class."""
         own = self.model.spec
-        for field in fields(ModelOptions):
-            name, wanted = field.name, getattr(spec, field.name)
-            found = getattr(own, name)
-            if name not in MAY_DIFFER and found != wanted:
+        all_wanted, all_found = _decisive(spec), _decisive(own)
+        for name, wanted in all_wanted.items():
+            found = all_found[name]
+            if found != wanted:
                 raise InputError(
                     f"`{name}` is {quoted(wanted)} and was {quoted(found)} in {self.run}, the run "
                     "that `initial` takes the weights from: they have to be the same"
@@ -165,6 +165,13 @@ class InitialWeights:
                     "take the same `image_size`"
                 )
         model.load_state_dict(weights)
+
+
+def _decisive(spec: ModelSpec) -> dict[str, Any]:
+    """Return the options that a model's weights depend on, as the network has them."""
+    values = {field.name: getattr(spec, field.name) for field in fields(ModelOptions)}
+    values["patch_kernel"], values["patch_stride"] = spec.patch_size
+    return {name: value for name, value in values.items() if name not in MAY_DIFFER}
 
 
 def _size(size: tuple[int, int] | None) -> str:
