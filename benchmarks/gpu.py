@@ -1,13 +1,16 @@
-"""Whether the library works on this machine's GPU, and how fast it is there: ten minutes at most.
+"""Whether the library works on this machine's GPU, and how fast it is there: nine minutes at most.
 
     python benchmarks/gpu.py                   # every head, some tests, images a second
     python benchmarks/gpu.py --data DATA       # and cifar10-fast on DATA, as of train --data
+    python benchmarks/gpu.py --photos DATA --weights FILE    # and photos, frozen and fine-tuned
     python benchmarks/gpu.py --minutes 5       # begin nothing after so many
+    python benchmarks/gpu.py --runs FOLDER     # keep what passed there, and do not do it again
 
 Every head is trained for some steps on images that are made up, evaluated and explained by the
 commands a user would type, and its outputs and gradients are held against the CPU's. Prints a line
 for each check, at last the images a second as Markdown. Exit code 0: all is well; 1: something is
-not; 2: there is no CUDA device. `make bench` measures the step in full.
+not; 2: there is no CUDA device. `make bench` measures the step in full. A command that is stopped
+continues with the check after the last that passed, if --runs is given.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -51,7 +54,10 @@ def main() -> None:
     """Do every check that there is time for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", help="train cifar10-fast on it, too")
-    parser.add_argument("--minutes", type=float, default=10, help="begin no check after so many")
+    parser.add_argument("--photos", help="train photos and photos-finetune on it, too")
+    parser.add_argument("--weights", help="of tf_efficientnet_lite0, for --photos; none: the hub's")
+    parser.add_argument("--minutes", type=float, default=9, help="begin no check after so many")
+    parser.add_argument("--runs", type=Path, help="keep what passed here; none: in no folder")
     given = parser.parse_args()
     import torch
 
@@ -60,7 +66,11 @@ def main() -> None:
         sys.exit(2)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
     with tempfile.TemporaryDirectory() as folder:
-        sys.exit(not passed(checks(Path(folder), given.data), 60 * given.minutes))
+        runs = given.runs or Path(folder)
+        found = checks(runs, given.data)
+        if given.photos is not None:
+            found |= photo_checks(runs, given.photos, given.weights)
+        sys.exit(not passed(found, 60 * given.minutes, runs))
 
 
 def checks(folder: Path, data: str | None) -> dict[str, Callable[[], str]]:
@@ -77,15 +87,40 @@ def checks(folder: Path, data: str | None) -> dict[str, Callable[[], str]]:
     found["images a second, training"] = speed
     found["tests"] = tests
     if data is not None:
-        found["cifar10-fast"] = partial(cifar10_fast, data, folder / "cifar10-fast")
+        found["cifar10-fast"] = partial(training, "cifar10-fast", data, folder / "cifar10-fast")
     return found
 
 
-def passed(all_checks: dict[str, Callable[[], str]], seconds: float) -> bool:
-    """Do checks until so many seconds are over; print what came of each, and whether all passed."""
+def photo_checks(folder: Path, data: str, weights: str | None) -> dict[str, Callable[[], str]]:
+    """Return the trainings of photos by their names: frozen, and fine-tuned from that."""
+    begin = ("--weights", weights) if weights else ("--pretrained",)
+    frozen = folder / "photos"
+    return {
+        "photos, frozen": partial(training, "photos", data, frozen, begin),
+        "photos, fine-tuned": partial(
+            training, "photos-finetune", data, folder / "photos-finetune", ("--from", str(frozen))
+        ),
+    }
+
+
+def passed(
+    all_checks: dict[str, Callable[[], str]], seconds: float, runs: Path | None = None
+) -> bool:
+    """Do checks until so many seconds are over; print what came of each, and whether all passed.
+
+    Args:
+        all_checks: by name.
+        seconds: after which none begins.
+        runs: where it is kept what passed, which is not done again; None: nowhere.
+    """
     begun, well = time.monotonic(), True
+    kept = None if runs is None else runs / "passed.json"
+    before = json.loads(kept.read_text(encoding="utf-8")) if kept and kept.exists() else {}
     for name, check in all_checks.items():
         started = time.monotonic()
+        if name in before:
+            print(f"{name}: {before[name]} [before]", flush=True)
+            continue
         if started - begun > seconds:
             print(f"{name}: left out, no time", flush=True)
             continue
@@ -93,6 +128,10 @@ def passed(all_checks: dict[str, Callable[[], str]], seconds: float) -> bool:
             said = check()
         except Exception as error:  # whatever it is, the others are of interest
             well, said = False, f"FAILED: {type(error).__name__}: {error}"
+        else:
+            if kept is not None:
+                before[name] = said
+                kept.write_text(json.dumps(before, indent=2) + "\n", encoding="utf-8")
         print(f"{name}: {said} [{time.monotonic() - started:.1f} s]", flush=True)
     print("all is well" if well else "something is not well")
     return well
@@ -105,7 +144,7 @@ def made_up(folder: Path) -> Path:
 
     chance = np.random.default_rng(0)
     for name, level in (("dark", 60), ("light", 180)):
-        (folder / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(24):
             pixels = level + chance.integers(-50, 50, (32, 32, 3))
             Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number}.png")
@@ -117,9 +156,10 @@ def commands(head: str, images: Path, run: Path, accelerator: str) -> str:
     device = ("--accelerator", accelerator)
     image, explained = images / "dark" / "0.png", run.with_name(f"{run.name}-explained")
     train = ("train", "folder", "--data", str(images), "--head", head, *SMALL, "--out", str(run))
+    train += ("--overwrite",)
     lines = [train, ("evaluate", str(run))]
     if head != "baseline":  # it has no patches that a heat map could be of
-        lines.append(("explain", str(run), str(image), "--out", str(explained)))
+        lines.append(("explain", str(run), str(image), "--out", str(explained), "--overwrite"))
     for words in lines:
         code, said = typed(*words, *device)
         if code:
@@ -196,16 +236,23 @@ def tests() -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def cifar10_fast(data: str, run: Path) -> str:
-    """Train the recipe on CIFAR-10, and return what it reached."""
-    words = ("train", "cifar10-fast", "--data", data, "--accelerator", "cuda", "--out", str(run))
+def training(
+    recipe: str, data: str, run: Path, options: Sequence[str] = (), accelerator: str = "cuda"
+) -> str:
+    """Train a recipe on data, or continue that; return what it reached."""
+    if (run / "recipe.yaml").exists():
+        words = ["resume", str(run)]
+    else:
+        words = ["train", recipe, "--data", data, *options, "--accelerator", accelerator]
+        words += ["--out", str(run), "--overwrite"]
     code, said = typed(*words)
     if code:
-        raise RuntimeError(f"train ended with {code}: {said}")
+        raise RuntimeError(f"{words[0]} ended with {code}: {said}")
     metrics = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["metrics"]
     seconds = json.loads((run / "run.json").read_text(encoding="utf-8"))["train_seconds"]
-    accuracy = next(measure["value"] for measure in metrics if measure["name"] == "accuracy")
-    return f"accuracy {accuracy:.4f} after {seconds:.0f} s of training"
+    wanted = ("accuracy", "balanced_accuracy", "pxap")
+    reached = [f"{one['name']} {one['value']:.4f}" for one in metrics if one["name"] in wanted]
+    return f"{', '.join(reached)} after {seconds:.0f} s of training"
 
 
 if __name__ == "__main__":

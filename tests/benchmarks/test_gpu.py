@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import gpu
@@ -67,6 +68,39 @@ def test_what_fails_does_not_keep_the_rest_from_being_done(
         "four: left out, no time",
         "all is well",
     ]
+
+
+def test_what_passed_before_is_not_done_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> str:
+        raise ValueError("nothing")
+
+    assert not gpu.passed({"one": lambda: "done", "two": fail}, 60, tmp_path)
+    assert gpu.passed({"one": fail, "two": lambda: "well"}, 60, tmp_path)
+    lines = [line.split(" [")[0] for line in capsys.readouterr().out.splitlines()]
+    assert lines[3:] == ["one: done", "two: well", "all is well"]
+
+
+def test_photos_are_trained_frozen_and_fine_tuned_from_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def typed(*words: str) -> tuple[int, str]:
+        seen.append(words)
+        run = Path(words[words.index("--out") + 1])
+        run.mkdir()
+        scores = [{"name": "accuracy", "value": 0.9}, {"name": "nll", "value": 0.3}]
+        (run / "evaluation.json").write_text(json.dumps({"metrics": scores}))
+        (run / "run.json").write_text(json.dumps({"train_seconds": 5}))
+        return 0, ""
+
+    monkeypatch.setattr(gpu, "typed", typed)
+    checks = gpu.photo_checks(tmp_path, "DATA", "lite0.pth")
+    assert [check() for check in checks.values()] == ["accuracy 0.9000 after 5 s of training"] * 2
+    assert seen[0][:6] == ("train", "photos", "--data", "DATA", "--weights", "lite0.pth")
+    assert seen[1][4:6] == ("--from", str(tmp_path / "photos"))
 
 
 def test_the_tests_that_it_runs_are_there() -> None:
