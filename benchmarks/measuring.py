@@ -98,6 +98,19 @@ def keep(name: str, numbers: dict[str, Any], folder: Path) -> None:
     (folder / f"{name}.json").write_text(text, encoding="utf-8")
 
 
+def same_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Note in a folder what is measured there, so that nothing else is continued in it.
+
+    Raises:
+        InputError: it holds what was measured with other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "settings.json"
+    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != settings:
+        raise InputError(f"{folder} holds runs of other settings; delete it to measure anew")
+    file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
 def stand() -> dict[str, Any]:
     """Return what numbers measured now stand on: the date, the machine and the versions."""
     from loss_attention.training.environment import (

@@ -1,0 +1,316 @@
+"""How good a model from a folder of photos becomes in minutes: the table of results/photos.md.
+
+    python benchmarks/photos.py --data-root DATA --weights FILE        # all rows, three seeds each
+    python benchmarks/photos.py --data-root DATA --weights FILE --only tiles tiles-mean
+    python benchmarks/photos.py --data-root DATA --weights FILE --limit 60 --seeds 1    # a try
+
+Each row is a training that a user would type, once for each seed, evaluated and compared with other
+methods by the public command; what that took is beside what it reached. DATA holds the folders of
+`DATA_SETS`; --weights are those of tf_efficientnet_lite0, and without it they come from the hub.
+Runs lie in runs/photos, and what is finished there is not done again: an interrupted command
+continues, and whoever wants all of it anew deletes that folder. Rows of one data set share the
+features of the frozen backbone: the first seed of the first of them took the time for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from measuring import command, keep, same_settings, timed, write_and_list
+from peers import beside_torch
+from photos_page import page
+
+from loss_attention.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOK_FILE = "took.json"
+DATA_SETS = {
+    "magnetic-tile": "magnetic-tile",
+    "tiny-imagenet": "tiny-imagenet-200",
+    "cifar10": "cifar10",
+    "blood-cells": "blood-cells",
+}
+"""The folder of each within --data-root."""
+KNOWN = ("tiny-imagenet", "cifar10")
+"""Those that are read by their name and where they lie."""
+SEEN = "The backbone was trained on ImageNet, of which these are images."
+
+
+@dataclass(frozen=True)
+class Row:
+    """A training of the table.
+
+    Attributes:
+        what: what it is, for the reader.
+        data: a name of `DATA_SETS`.
+        recipe: its recipe.
+        options: further options of `train`, without those of data, weights, seed and folder.
+        starts_from: the row whose run of the same seed it begins with; "": none.
+        methods: of explanation that are compared, with commas between; "": no comparison.
+        images: that are explained for it.
+        remark: what the reader of the scores has to know.
+    """
+
+    what: str
+    data: str
+    recipe: str = "photos"
+    options: tuple[str, ...] = ()
+    starts_from: str = ""
+    methods: str = "evidence,contrast,margin,grad-cam,grad-cam-competition"
+    images: int = 100
+    remark: str = ""
+
+
+TILES = ("--masks", "--group", r"num_(\d+)")
+ROWS: dict[str, Row] = {
+    "tiles": Row("magnetic tiles, frozen", "magnetic-tile", options=TILES, images=237),
+    "tiles-mean": Row(
+        "magnetic tiles, frozen, mean-pooling counterpart",
+        "magnetic-tile",
+        options=(*TILES, "--head", "mean"),
+        images=237,
+    ),
+    "tiles-probe": Row(
+        "magnetic tiles, frozen, linear probe on pooled features of the same levels",
+        "magnetic-tile",
+        options=(*TILES, "--head", "baseline"),
+        methods="",
+    ),
+    "tiles-fine-tuned": Row(
+        "magnetic tiles, fine-tuned from the frozen run",
+        "magnetic-tile",
+        "photos-finetune",
+        options=TILES,
+        starts_from="tiles",
+        images=237,
+    ),
+    "tiny-20": Row(
+        "Tiny ImageNet, 20 classes, frozen",
+        "tiny-imagenet",
+        options=("--image-size", "224", "--classes", "20"),
+        remark=SEEN,
+    ),
+    "tiny-200": Row(
+        "Tiny ImageNet, all 200 classes, frozen",
+        "tiny-imagenet",
+        options=("--image-size", "224", "--views", "1"),
+        methods="",
+        remark=f"{SEEN} The paper, trained from scratch: accuracy 64.05, AP 57.52.",
+    ),
+    "cifar10": Row(
+        "CIFAR-10, 32 px enlarged to 128, frozen",
+        "cifar10",
+        options=("--image-size", "128", "--views", "1"),
+        methods="",
+        remark="The images are JPEG re-encodings of CIFAR-10's where --data-root holds those.",
+    ),
+    "platelets": Row(
+        "blood cells, presence of each kind, frozen",
+        "blood-cells",
+        options=("--image-size", "384"),
+        remark="Nearly every picture has red and white cells: platelets alone can be missing.",
+    ),
+}
+TIMED = {
+    "CNN": "timm/tf_efficientnet_lite0",
+    "Swin": "timm/swin_tiny_patch4_window7_224",
+    "ViT": "timm/vit_small_patch16_224",
+}
+"""Backbones, with random weights, on which explaining is timed beside the forward pass."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where data, weights and runs are, and how much of all is wanted.
+
+    Attributes:
+        data_root: holds the folders of `DATA_SETS`.
+        weights: of the backbone; None: from the hub.
+        runs: the folder of the runs.
+        limit: at most so many training and test images; None: all.
+    """
+
+    data_root: Path
+    weights: Path | None
+    runs: Path
+    limit: int | None = None
+
+    def data(self, name: str) -> str:
+        """Return what `train --data` is given.
+
+        Raises:
+            InputError: the folder is not there.
+        """
+        folder = self.data_root / DATA_SETS[name]
+        if not folder.exists():
+            raise InputError(f"there is no {DATA_SETS[name]} in --data-root {self.data_root}")
+        return f"{name}:{folder}" if name in KNOWN else str(folder)
+
+    def options(self, row: Row, seed: int) -> list[str]:
+        """Return the options of a row's training."""
+        words = [*row.options, "--seed", str(seed)]
+        if row.starts_from:
+            words += ["--from", str(self.runs / f"{row.starts_from}-{seed}")]
+        else:
+            words += ["--weights", str(self.weights)] if self.weights else ["--pretrained"]
+        if "--classes" in words:
+            at = words.index("--classes") + 1
+            words[at : at + 1] = drawn_classes(self.data(row.data), int(words[at]))
+        return words + (["--limit-images", str(self.limit)] if self.limit else [])
+
+
+def drawn_classes(data: str, number: int) -> list[str]:
+    """Return the names of the classes that seed 0 draws, so that all seeds have the same."""
+    from loss_attention.data.assembling import chosen, select_classes
+    from loss_attention.data.loading import open_source
+
+    names = select_classes(chosen(open_source(data)), (str(number),), 0).class_names
+    assert names is not None
+    return list(names)
+
+
+def measured(name: str, row: Row, seed: int, place: Place) -> dict[str, Any]:
+    """Train, evaluate and compare what is missing of a run; return what it reached and took."""
+    out = place.runs / f"{name}-{seed}"
+    took = _read(out / TOOK_FILE) if (out / TOOK_FILE).exists() else {}
+    words = ["train", row.recipe, "--data", place.data(row.data), *place.options(row, seed)]
+    if took and took["command"] != shown_command(words):
+        raise InputError(f"{out} holds a run of another command; delete it to measure anew")
+    took["command"] = shown_command(words)
+    if not (out / "evaluation.json").exists():
+        begun = (out / "recipe.yaml").exists()
+        anew = [*words, "--out", str(out), *(["--overwrite"] if out.exists() else [])]
+        done = timed(command(), *(["resume", str(out)] if begun else anew))
+        # A continued run took longer than what is left of it.
+        took["train_command_seconds"] = None if begun else done.seconds
+        took["peak_memory_mib"] = done.peak_memory_mib
+        _keep(out, took)
+        print(f"trained: {out.name} [{done.seconds:.0f} s]", flush=True)
+    images = min(row.images, place.limit or row.images)
+    compare = ["--methods", row.methods, "--images", str(images)]
+    if row.methods and not (out / "compare" / "comparison.json").exists():
+        done = timed(command(), "compare", str(out), *compare, "--overwrite")
+        took["compare_command_seconds"] = done.seconds
+        _keep(out, took)
+        print(f"compared: {out.name} [{done.seconds:.0f} s]", flush=True)
+    facts, evaluation = _read(out / "run.json"), _read(out / "evaluation.json")
+    return {
+        "row": name,
+        "what": row.what,
+        "remark": row.remark,
+        "seed": seed,
+        "commands": [took.pop("command"), *([_of_run(compare)] if row.methods else [])],
+        "source": facts["source"],
+        "parameters": facts["parameters"],
+        "training_seconds": facts["train_seconds"],
+        **took,
+        "test_images": evaluation["images"],
+        "metrics": {one["name"]: one["value"] for one in evaluation["metrics"]},
+        "comparison": _read(out / "compare" / "comparison.json") if row.methods else None,
+    }
+
+
+def shown_command(words: Sequence[str]) -> str:
+    """Return a command without the folders of this machine."""
+    kept, before = [], ""
+    for word in words:
+        if before in ("--weights", "--from"):
+            word = Path(word).name
+        elif before == "--data":
+            known, _, path = word.rpartition(":")
+            word = f"{known}:{Path(path).name}" if known else Path(path).name
+        kept.append(f"'{word}'" if set(word) & set(" \\()'") else word)
+        before = word
+    return " ".join(("loss-attention", *kept))
+
+
+def _of_run(flags: Sequence[str]) -> str:
+    return " ".join(("loss-attention", "compare", "RUN", *flags))
+
+
+def times() -> list[dict[str, Any]]:
+    """Time explaining beside the forward pass, in turns, of one network of each kind."""
+    import torch
+    from explaining import EXPLAIN, beside_forward
+    from measuring import ratio, spread
+
+    import loss_attention as la
+
+    rows = []
+    for kind, backbone in TIMED.items():
+        torch.manual_seed(0)
+        model = la.create_model(backbone, num_classes=6, image_size=(224, 224)).eval()
+        images = torch.randint(0, 256, (8, 3, 224, 224), dtype=torch.uint8)
+        found = beside_forward(model, images, (EXPLAIN,), 9)[EXPLAIN]
+        assert found is not None
+        forward, explained = found
+        rows.append(
+            {
+                "kind": kind,
+                "backbone": backbone,
+                "forward_seconds": spread([value / len(images) for value in forward]),
+                "ratio": ratio(explained, forward),
+            }
+        )
+        print(f"timed: {backbone}", flush=True)
+    return rows
+
+
+def _keep(out: Path, took: Mapping[str, str | float | None]) -> None:
+    (out / TOOK_FILE).write_text(json.dumps(took, indent=2) + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data-root", type=Path, required=True, help="holds the data sets")
+    parser.add_argument("--weights", type=Path, help="of tf_efficientnet_lite0; none: the hub's")
+    parser.add_argument("--only", nargs="+", choices=[*ROWS, "times"], default=[*ROWS, "times"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--limit", type=int, help="of training and of test images, for a try")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "photos")
+    parser.add_argument("--out", type=Path, default=ROOT / "results")
+    return parser.parse_args(words)
+
+
+def measure(given: argparse.Namespace) -> list[Path]:
+    """Measure what is missing of all that is asked for, and write it."""
+    import torch
+
+    beside_torch()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1" if given.weights else "0")
+    place = Place(given.data_root, given.weights, given.runs, given.limit)
+    weights = given.weights and given.weights.name
+    same_settings(given.runs, {"weights": weights, "limit": given.limit})
+    runs = [
+        measured(name, ROWS[name], seed, place)
+        for name in given.only
+        if name in ROWS
+        for seed in range(given.seeds)
+    ]
+    numbers = {
+        "command": "python benchmarks/photos.py"
+        + (f" --limit {given.limit}" if given.limit else "")
+        + (f" --seeds {given.seeds}" if given.seeds != 3 else ""),
+        "vector_units": torch.backends.cpu.get_cpu_capability(),
+        "runs": runs,
+        "times": times() if "times" in given.only else [],
+    }
+    keep("photos", numbers, given.out)
+    (given.out / "photos.md").write_text(page(_read(given.out / "photos.json")), encoding="utf-8")
+    return [given.out / "photos.json", given.out / "photos.md"]
+
+
+if __name__ == "__main__":
+    write_and_list("photos", lambda: measure(parsed()))
