@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import loss_attention as la
+from loss_attention.evaluation.measuring import for_inference
 from loss_attention.heads.patches import MeanPooling, PatchHead, PatchLayout
 from loss_attention.model_spec import ModelSpec
 
@@ -66,6 +67,20 @@ def test_levels_are_mapped_as_if_they_had_been_joined(
     prediction = head(maps, (180, 130))
     np.testing.assert_allclose(prediction.patch_logits.detach(), wanted, atol=1e-12)
     assert (prediction.grid.rows, prediction.grid.columns) == (rows, columns)
+
+
+def test_levels_are_mapped_alike_where_batch_norm_was_folded_into_the_layer() -> None:
+    """As `evaluate` does: the first layer then has a bias."""
+    head = head_of((7, 2))
+    maps = tuple(torch.randn(shape, dtype=torch.float64) for shape in LEVELS)
+    for norm in (layer for layer in head.patch_layers if isinstance(layer, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.bias)
+        norm.running_mean = torch.rand_like(norm.running_mean)
+    head.eval()
+    folded = for_inference(head)
+    assert folded.patch_layers[0].bias is not None
+    plain, fast = head(maps, (180, 130)), folded(maps, (180, 130))
+    torch.testing.assert_close(fast.patch_logits, plain.patch_logits)
 
 
 def test_a_larger_kernel_sees_the_joined_map() -> None:

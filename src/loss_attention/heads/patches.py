@@ -116,13 +116,14 @@ class PatchHead(Layered):
 
     def patch_features(self, features: Features) -> Float[Tensor, "B D rows columns"]:
         """Return the features of each patch, as a map."""
+        if isinstance(features, Tensor):
+            cells: Tensor = self.patch_layers(features)
+            return cells
         first: nn.Module | None = next(iter(self.patch_layers), None)
-        if isinstance(features, tuple) and isinstance(first, nn.Conv2d) and _is_pointwise(first):
-            cells = _of_levels(first, features, self.layout.level)
-            rest = list(self.patch_layers)[1:]
-        else:
-            cells, rest = joined(features, self.layout.level), list(self.patch_layers)
-        return applied(rest, cells)
+        if isinstance(first, nn.Conv2d) and _is_pointwise(first):
+            summed = _of_levels(first, features, self.layout.level)
+            return applied(list(self.patch_layers)[1:], summed)
+        return applied(self.patch_layers, joined(features, self.layout.level))
 
     def decide(
         self, features: Float[Tensor, "B M D"], mask: Bool[Tensor, "B M"] | None = None
@@ -143,7 +144,7 @@ def _is_pointwise(layer: nn.Conv2d) -> bool:
 def _of_levels(
     layer: nn.Conv2d, levels: Sequence[Tensor], joined_at: int
 ) -> Float[Tensor, "B D h w"]:
-    """Return what a 1 x 1 convolution without bias makes of the joined map, without joining it.
+    """Return what a 1 x 1 convolution makes of the joined map, without joining it.
 
     Both it and resizing are linear, one in the channels and one in the cells, so their order does
     not matter: each level is mapped where it has fewer cells. That is a fraction of the work, also
@@ -159,7 +160,8 @@ def _of_levels(
             mapped = resized(F.conv2d(level, weight), height, width)
         total = mapped if total is None else total + mapped
     assert total is not None
-    return total
+    # It has a bias where batch norm was folded into it.
+    return total if layer.bias is None else total + layer.bias[:, None, None]
 
 
 def pooled(
