@@ -118,9 +118,7 @@ def paint_patches(values: Float[Tensor, "N M"], grid: PatchGrid) -> Float[Tensor
     with torch.autocast(device.type, enabled=False):
         total = down @ shaped @ across.T
     mean = total / torch.outer(down.sum(dim=1), across.sum(dim=1)).clamp(min=1)
-    group = row.unsqueeze(1) * across.shape[0] + column
-    painted = mean.flatten(1).index_select(1, group.flatten())
-    return painted.reshape(values.shape[0], grid.height, grid.width)
+    return mean.index_select(1, row).index_select(2, column)
 
 
 def _covering(

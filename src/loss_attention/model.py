@@ -40,6 +40,7 @@ from loss_attention.heads.patches import PatchLayout
 from loss_attention.model_spec import CUSTOM, ModelSpec
 from loss_attention.prediction import ImagePrediction
 from loss_attention.saving import check_file
+from loss_attention.tiling import BATCH_SIZE, OVERLAP, Progress, Tiles, predict_in_tiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -178,7 +179,16 @@ class PatchClassifier(
         return prediction
 
     @torch.inference_mode()
-    def explain(self, images: Pictures, target: Target | None = None) -> Explanation:
+    def explain(
+        self,
+        images: Pictures,
+        target: Target | None = None,
+        *,
+        tile: int | None = None,
+        overlap: float = OVERLAP,
+        batch_size: int = BATCH_SIZE,
+        progress: Progress | None = None,
+    ) -> Explanation:
         """Classify images and show where the evidence lies, in one forward pass.
 
         Batch norm uses its running statistics, and every module's mode is left as it was. Values
@@ -189,12 +199,18 @@ class PatchClassifier(
                 have its channels last (see `as_images`). None is resized.
             target: the class to explain, by index or name, one for all or one an image; None: the
                 predicted class.
+            tile: side in pixels of the tiles that large photos are seen in; None: at once. All
+                patches are weighed together: the evidence of the whole photo is its logits.
+            overlap: the least fraction of a tile that its neighbour sees too, in [0, 1).
+            batch_size: tiles at a time.
+            progress: called with the number of tiles done and of all.
 
         Raises:
             ValueError: images of another shape, type or range (NaN, floats in 0..255); a target
                 outside the classes, or a name that none has; a baseline head, which has no
-                evidence.
+                evidence; with `tile`, also what `predict_in_tiles` says.
         """
+        tiles = None if tile is None else Tiles(tile=tile, overlap=overlap)
         images = as_images(images, self.mean.shape[0], self.mean.device)
         if target is not None:
             classes = self.spec.num_classes
@@ -203,7 +219,12 @@ class PatchClassifier(
         in_training = [module for module in self.modules() if module.training]
         self.eval()
         try:
-            return explain_prediction(self(images), target, multi_label=self.multi_label)
+            prediction = (
+                self(images)
+                if tiles is None
+                else predict_in_tiles(self, images, tiles, batch_size=batch_size, progress=progress)
+            )
+            return explain_prediction(prediction, target, multi_label=self.multi_label)
         finally:
             for module in in_training:
                 module.training = True

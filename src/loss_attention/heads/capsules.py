@@ -124,11 +124,21 @@ class CapsuleHead(Layered):
 
     def forward(self, features: Features, image_size: tuple[int, int]) -> CapsulePrediction:
         """Return the prediction for the features of images of `(height, width)` pixels."""
+        return self.decide_map(self.patch_features(features), image_size)
+
+    def patch_features(self, features: Features) -> Float[Tensor, "B C D rows columns"]:
+        """Return the vectors of each patch's capsules, as a map."""
         feature_map = joined(features, self.layout.level)
         lengths = torch.linalg.vector_norm(self.primary(feature_map), dim=2)
         capsules: Tensor = self.patch_capsules(
             F.relu(lengths - self.trivial_length.reshape(-1, 1, 1).to(lengths.dtype))
         )
+        return capsules
+
+    def decide_map(
+        self, capsules: Float[Tensor, "B C D rows columns"], image_size: tuple[int, int]
+    ) -> CapsulePrediction:
+        """Return the prediction for patches as `patch_features` gives them, or tiles joined."""
         rows, columns = capsules.shape[3:]
         # With channels last in memory, this order needs no copy.
         vectors = capsules.flatten(3).permute(0, 3, 1, 2)

@@ -109,7 +109,12 @@ class PatchHead(Layered):
 
     def forward(self, features: Features, image_size: tuple[int, int]) -> PatchPrediction:
         """Return the prediction for the features of images of `(height, width)` pixels."""
-        cells = self.patch_features(features)
+        return self.decide_map(self.patch_features(features), image_size)
+
+    def decide_map(
+        self, cells: Float[Tensor, "B D rows columns"], image_size: tuple[int, int]
+    ) -> PatchPrediction:
+        """Return the prediction for patches as `patch_features` gives them, or tiles joined."""
         rows, columns = cells.shape[2:]
         prediction = self.decide(cells.flatten(2).transpose(1, 2))
         return replace(prediction, grid=self.layout.grid(rows, columns, image_size))
