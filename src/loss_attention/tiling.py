@@ -60,6 +60,10 @@ class Tiles:
             raise InputError(f"`overlap` must be in [0, 1), got {quoted(self.overlap)}")
 
 
+class RefusedPhoto(InputError):  # noqa: N818
+    """A photo that cannot be explained in these tiles; another may."""
+
+
 class Classifier(Protocol):
     """What is needed of a model."""
 
@@ -149,16 +153,16 @@ class TileGrid(NamedTuple):
         return tall, wide
 
     def check_photo(self, height: int, width: int) -> None:
-        """Raise `InputError` for a photo that cannot be cut into tiles that the network takes."""
+        """Raise `RefusedPhoto` where it cannot be cut into tiles that the network takes."""
         if (height, width) != (near := self.nearest(height, width)):
-            raise InputError(
+            raise RefusedPhoto(
                 f"in tiles of {self.tile} pixels, {self.name} takes photos whose sides are "
                 f"multiples of {self.unit} pixels, got {height} x {width}; the nearest size is "
                 f"{near[0]} x {near[1]}"
             )
         least = self.window - self.layout.feature_stride + 1
         if min(height, width) < least:
-            raise InputError(
+            raise RefusedPhoto(
                 f"a photo of {height} x {width} pixels is smaller than one patch; the smallest "
                 f"this model takes is {least} x {least}"
             )
@@ -328,14 +332,14 @@ def _batches(
 
 
 def _check_memory(model: Classifier, cells: Tensor, patches: int, size: tuple[int, int]) -> None:
-    """Raise `InputError` where the patches of photos do not fit in memory."""
+    """Raise `RefusedPhoto` where the patches of photos do not fit in memory."""
     if cells.device.type != "cpu":
         return
     classes, vectors = model.head.classifier.out_features, cells.shape[1] if cells.ndim > 4 else 1
     numbers = math.prod(cells.shape[1:-2]) + 3 * vectors * classes
     needed, free = patches * numbers * cells.element_size(), free_memory()
     if needed > free:
-        raise InputError(
+        raise RefusedPhoto(
             f"{size[0]} x {size[1]} pixels make {patches:,} patches, which take {needed / 1e9:.3g} "
             f"GB, and {free / 1e9:.3g} GB of memory are free; half the scale takes a quarter of it"
         )

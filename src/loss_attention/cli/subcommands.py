@@ -267,6 +267,9 @@ def explain(
     out: Path,
     target: str | None = None,
     method: str | None = None,
+    tile: int | None = None,
+    overlap: float | None = None,
+    scale: float | None = None,
     accelerator: Device = "auto",
     overwrite: bool = False,
 ) -> int:
@@ -278,17 +281,30 @@ def explain(
         method: evidence, contrast, cam, grad-cam, layer-cam, integrated-gradients, occlusion, or a
             trivial baseline: uniform, random, edges. None: what the model's own patches say; the
             head "baseline" has no patches and needs a method.
+        tile: Explain photos at their own size, in tiles with sides of so many pixels, whose patches
+            are weighed together. None: resize them to the size that the model was trained at.
+        overlap: With --tile: the least fraction of a tile that its neighbour sees too, in [0, 1).
+            None: 0.25.
+        scale: With --tile: factor of a photo's sides before it is cut, such as 0.5, so that things
+            are as large as they were in training. None: 1.
         overwrite: Replace explanations that are already in the folder.
     """
     if not images:
         raise InputError("explain needs image files or folders after the run")
+    for name, value in (("overlap", overlap), ("scale", scale)):
+        if tile is None and value is not None:
+            raise InputError(f"`{name}` is of photos in tiles: it needs `tile`")
     from loss_attention import runs
     from loss_attention.model import load
     from loss_attention.report.explained import THRESHOLD, explain_files
     from loss_attention.terminal import counted
+    from loss_attention.tiling import OVERLAP, Tiles
     from loss_attention.training.environment import choose_device
     from loss_attention.training.run_folder import RunFolder
 
+    tiles = None
+    if tile is not None:
+        tiles = Tiles(tile=tile, overlap=OVERLAP if overlap is None else overlap)
     device = choose_device(accelerator)
     folder = RunFolder.open(run) if (run / "recipe.yaml").is_file() else None
     model = (load(run) if folder is None else runs.load_weights(folder)).to(device)
@@ -301,6 +317,8 @@ def explain(
             target=target,
             method=method,
             object_threshold=THRESHOLD if threshold is None else threshold,
+            tiles=tiles,
+            scale=1.0 if scale is None else scale,
             overwrite=overwrite,
             progress=progress,
         )

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from loss_attention.attribution.maps import METHODS, attribute
-from loss_attention.data.decoding import UnreadableImage, fitted, read_image, to_tensor
+from loss_attention.data.decoding import MOST_PIXELS, UnreadableImage, fitted, read_image, to_tensor
 from loss_attention.data.sample import Resize, placement_of, to_original
 from loss_attention.data.tree import Listed, list_images
 from loss_attention.errors import InputError, printable
@@ -37,6 +38,7 @@ from loss_attention.model import PatchClassifier
 from loss_attention.report.drawing import LONGEST, Marks, marks_of, overlay, resized
 from loss_attention.saving import make_folder, write_whole
 from loss_attention.terminal import json_text
+from loss_attention.tiling import RefusedPhoto, Tiles, tile_grid
 
 THRESHOLD = 0.5
 """Where no run says what was best on held-out images."""
@@ -44,6 +46,8 @@ LEAST_PROBABILITY = 0.5
 LEAST_DRAWN = 0.1
 """Objects with a smaller fraction of the evidence are listed, not drawn."""
 LONGEST_NAME = 200
+MOST_NUMBERS = 1_000_000
+"""Of all classes' evidence for the patches of a photo in tiles, which would make files of GBs."""
 EVIDENCE_UNITS = (
     "evidence and logits: in units of the logits; the evidence of a class summed over patches is "
     "its logit."
@@ -67,7 +71,20 @@ METHOD_UNITS = (
     "image in the size that the model saw it in; it need not add up to the logit."
 )
 
-Explained = Callable[[Tensor, Sequence[tuple[int, int]]], Iterator[tuple[dict[str, Any], Marks]]]
+TILED_UNITS = (
+    "tiles: sides in pixels of the tiles that the photo was seen in, the least fraction that two "
+    "share, and what the photo's sides were multiplied by; all its patches were weighed together."
+)
+TARGET_UNITS = (
+    "logits and target_evidence: in units of the logits; the evidence of the target class summed "
+    "over patches is its logit. evidence: null, as that of all classes would be of "
+    f"over {MOST_NUMBERS:,} numbers."
+)
+
+Progress = Callable[[int, int], None]
+Explained = Callable[
+    [Tensor, Sequence[tuple[int, int]], Progress | None], Iterator[tuple[dict[str, Any], Marks]]
+]
 
 
 @dataclass
@@ -95,13 +112,16 @@ def explain_files(
     target: str | None = None,
     method: str | None = None,
     object_threshold: float = THRESHOLD,
+    tiles: Tiles | None = None,
+    scale: float = 1.0,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[..., None] | None = None,
 ) -> ExplainSummary:
     """Explain image files and folders of them.
 
     Args:
-        model: a trained model with patches; images are resized to the size that it was trained at.
+        model: a trained model with patches; images are resized to the size that it was trained at,
+            unless there are `tiles`.
         paths: image files, and folders whose images are taken, sub-folders included.
         out: where NAME.png and NAME.json go; see `output_names` for NAME. What lies in it is not
             explained, even where it is inside one of the folders.
@@ -109,25 +129,31 @@ def explain_files(
         target: name of the class to explain; None: the predicted one of each image.
         method: one of `attribution.maps.METHODS`; None: what the model itself says of its patches.
         object_threshold: see `find_objects`.
+        tiles: how photos are cut that are explained at their own size, one at a time.
+        scale: with `tiles`, factor of the sides of photos before they are cut, above 0.
         overwrite: replace explanations that are there already.
-        progress: called with the number of files done and of all files.
+        progress: called with the number of files done and of all files; with `tiles`, of tiles of a
+            photo, and its name.
 
     Raises:
         InputError: before anything is written: a model without patches or image size, an unknown
             class, a path that is not there, a folder without images, an output that exists or
-            would replace an image. Later: a full disk, weights that give no finite logits.
+            would replace an image; tiles that the model does not take, or that `method` cannot use.
+            Later: a full disk, weights that give no finite logits.
     """
     if method is None and HEADS[model.spec.head].pooled_backbone:
         raise InputError(
             f"a model with the head {model.spec.head} has no patches, so it has no evidence "
             "to show; train with `head` loss-attention, or try `method` cam or `method` grad-cam"
         )
-    if model.image_size is None:
-        raise InputError("this model does not say the image size that it was trained at")
+    sight = _sight(model, tiles, scale)
     index = None if target is None else class_index(target, model.class_names)
     if method is None:
-        explained = partial(_by_model, model, index, object_threshold)
+        explained: Explained = partial(_by_model, model, index, object_threshold, sight)
+    elif tiles is not None:
+        raise InputError("`tile` is for what the model's own patches say: it takes no `method`")
     else:
+        assert model.image_size is not None
         # Tried before anything is written: not every model allows every method.
         attribute(model, model.mean.expand(1, -1, *model.image_size), method, 0)
         explained = partial(_by_method, model, index, method)
@@ -139,11 +165,62 @@ def explain_files(
     ]
     _refuse_to_replace(jobs, overwrite=overwrite)
     make_folder(out)
+    batch_size = batch_size if tiles is None else 1
     for start in range(0, len(jobs), batch_size):
-        _explain_batch(model, jobs[start : start + batch_size], explained, summary)
-        if progress is not None:
+        some = jobs[start : start + batch_size]
+        told = None
+        if progress is not None and tiles is not None:
+            told = partial(_told, progress, some[0].source.name)
+        _explain_batch(model, some, explained, sight, told, summary)
+        if progress is not None and tiles is None:
             progress(min(start + batch_size, len(jobs)), len(jobs))
     return summary
+
+
+def _told(progress: Callable[..., None], name: str, done: int, total: int) -> None:
+    progress(done, total, name)
+
+
+class _Sight(NamedTuple):
+    """How a model sees image files.
+
+    Attributes:
+        size: from the height and width of a picture to those that it is resized to.
+        resize: how.
+        tiles: how it is cut then; None: it is seen at once.
+        scale: what its sides are multiplied by, where it is cut.
+    """
+
+    size: Callable[[int, int], tuple[int, int]]
+    resize: Resize
+    tiles: Tiles | None = None
+    scale: float = 1.0
+
+    def of(self, image: Image.Image) -> tuple[int, int]:
+        """Return the height and width that a picture is seen at."""
+        return self.size(image.height, image.width)
+
+
+def _sight(model: PatchClassifier, tiles: Tiles | None, scale: float) -> _Sight:
+    if tiles is None:
+        seen = model.image_size
+        if seen is None:
+            raise InputError("this model does not say the image size that it was trained at")
+        return _Sight(lambda _height, _width: seen, model.resize)
+    if not (math.isfinite(scale) and scale > 0):
+        raise InputError(f"`scale` must be above 0 and finite, got {scale}")
+    grid = tile_grid(model, tiles)
+
+    def size(height: int, width: int) -> tuple[int, int]:
+        if height * width * scale**2 > MOST_PIXELS:
+            raise RefusedPhoto(
+                f"{height} x {width} pixels at the scale {scale:g} are more than {MOST_PIXELS:,}"
+            )
+        seen = grid.nearest(*(max(1, round(side * scale)) for side in (height, width)))
+        grid.check_photo(*seen)
+        return seen
+
+    return _Sight(size, "squash", tiles, scale)
 
 
 class _Job(NamedTuple):
@@ -191,26 +268,40 @@ def _cut(name: str) -> str:
 
 
 def _explain_batch(
-    model: PatchClassifier, jobs: Sequence[_Job], explained: Explained, summary: ExplainSummary
+    model: PatchClassifier,
+    jobs: Sequence[_Job],
+    explained: Explained,
+    sight: _Sight,
+    progress: Progress | None,
+    summary: ExplainSummary,
 ) -> None:
-    assert model.image_size is not None
     readable: list[tuple[_Job, Image.Image]] = []
     inputs, sizes = [], []
     for job in jobs:
         try:
             image = read_image(job.source, model.spec.in_channels)
+            size = sight.of(image)
         except UnreadableImage as error:
             summary.unreadable.append(str(error))
             continue
-        inputs.append(to_tensor(image, model.image_size, model.resize))
+        except RefusedPhoto as error:
+            summary.unreadable.append(f"{printable(str(job.source))}: {error}")
+            continue
+        inputs.append(to_tensor(image, size, sight.resize))
         sizes.append(image.size)
         # A batch of photos in full size would fill the memory.
-        shown = _as_seen(resized(image, 1, LONGEST), model.image_size, model.resize)
-        readable.append((job, shown))
+        readable.append((job, _as_seen(resized(image, 1, LONGEST), size, sight.resize)))
+        del image
     if not readable:
         return
-    # All of them, before any is written: the model may turn out to be damaged.
-    found = list(explained(torch.stack(inputs).to(model.mean.device), sizes))
+    pixels = torch.stack(inputs).to(model.mean.device)
+    inputs.clear()
+    try:
+        # All of them, before any is written: the model may turn out to be damaged.
+        found = list(explained(pixels, sizes, progress))
+    except RefusedPhoto as error:  # one at a time, where there are tiles
+        summary.unreadable.append(f"{printable(str(jobs[0].source))}: {error}")
+        return
     for (job, image), (described, marks) in zip(readable, found, strict=True):
         said = {key: described[key] for key in ("prediction", "probability", "target")}
         drawn = io.BytesIO()
@@ -225,11 +316,17 @@ def _by_model(
     model: PatchClassifier,
     target: int | None,
     threshold: float,
+    sight: _Sight,
     images: UInt8[Tensor, "B C H W"],
     sizes: Sequence[tuple[int, int]],
+    progress: Progress | None,
 ) -> Iterator[tuple[dict[str, Any], Marks]]:
     """Yield the JSON of each image of a batch and what to draw for it, by the model itself."""
-    own = model.explain(images, target)
+    tiles = sight.tiles
+    if tiles is None:
+        own = model.explain(images, target)
+    else:
+        own = model.explain(images, target, progress=progress, **asdict(tiles))
     objects = find_objects(own, threshold)
     for index, size in enumerate(sizes):
         found = None if objects is None else objects[index]
@@ -239,7 +336,20 @@ def _by_model(
             if one.class_index == int(own.target[index]) and one.share >= LEAST_DRAWN
         ]
         marks = replace(marks_of(own, index), objects=np.array(boxes, np.float32).reshape(-1, 4))
-        yield describe(own, index, model.class_names, size, model.resize, found, threshold), marks
+        described = describe(
+            own,
+            index,
+            model.class_names,
+            size,
+            sight.resize,
+            found,
+            threshold,
+            most_numbers=None if tiles is None else MOST_NUMBERS,
+        )
+        if tiles is not None:
+            described["tiles"] = {**asdict(tiles), "scale": sight.scale}
+            described["units"] += f" {TILED_UNITS}"
+        yield described, marks
 
 
 def _by_method(
@@ -248,6 +358,7 @@ def _by_method(
     method: str,
     images: UInt8[Tensor, "B C H W"],
     sizes: Sequence[tuple[int, int]],
+    progress: Progress | None,  # noqa: ARG001 (of tiles, which a method has none of)
 ) -> Iterator[tuple[dict[str, Any], Marks]]:
     """Yield the JSON of each image of a batch and what to draw for it, by a named method."""
     with torch.inference_mode():
@@ -330,6 +441,7 @@ def describe(
     resize: Resize = "squash",
     objects: Sequence[FoundObject] | None = None,
     object_threshold: float = THRESHOLD,
+    most_numbers: int | None = None,
 ) -> dict[str, Any]:
     """Return the JSON of one explained image.
 
@@ -341,6 +453,7 @@ def describe(
         resize: how it was brought to the model's size.
         objects: what was found in it; None: nothing was looked for.
         object_threshold: what they were looked for with.
+        most_numbers: evidence of all classes is left out where it would be of more; None: never.
     """
     grid = explanation.grid
     placement = torch.tensor([placement_of(original, (grid.height, grid.width), resize)]).float()
@@ -362,6 +475,8 @@ def describe(
     box = explanation.boxes[index].cpu()
     evidence, of_target = explanation.evidence, explanation.target_evidence
     units = NO_EVIDENCE_UNITS if evidence is None else EVIDENCE_UNITS
+    if evidence is not None and most_numbers is not None and evidence[index].numel() > most_numbers:
+        evidence, units = None, TARGET_UNITS
     return {
         **_decision(
             explanation.logits[index],
