@@ -224,8 +224,8 @@ def test_more_patches_than_memory_has_room_for_are_refused(monkeypatch) -> None:
     ("sizes", "given", "near"),
     [
         (ImageSizes(), (97, 33), (97, 33)),
-        (ImageSizes(multiple=14), (97, 33), (112, 112)),
-        (ImageSizes(multiple=14), (330, 400), (336, 448)),
+        (ImageSizes(multiple=14), (97, 3), (98, 14)),
+        (ImageSizes(multiple=14), (330, 400), (336, 406)),
         (ImageSizes(only=(112, 112)), (97, 300), (112, 304)),
     ],
 )
@@ -236,6 +236,24 @@ def test_photos_for_networks_that_take_certain_sizes(sizes, given, near) -> None
     assert grid.nearest(*given) == near
     grid.check_photo(*near)
     if given != near:
-        told = f"timm/vit takes photos .* multiples of {unit} .* {near[0]} x {near[1]}"
+        told = f"timm/vit takes photos .* multiples of (14|16) .* {near[0]} x {near[1]}"
         with pytest.raises(InputError, match=told):
             grid.check_photo(*given)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size"),
+    [
+        ("test_vit", {}, (208, 336)),
+        ("test_convnext", {"levels": (8, 32)}, (211, 150)),
+        ("test_efficientnet", {"levels": (8, 16), "feature_stride": 16}, (163, 222)),
+    ],
+)
+def test_networks_of_timm_in_tiles(
+    name: str, options: dict[str, object], size: tuple[int, int]
+) -> None:
+    model = la.create_model(f"timm/{name}", num_classes=3, hidden_channels=(8,), **options).eval()
+    images = torch.rand(1, 3, *size)
+    parts = model.explain(images, tile=96 if name != "test_vit" else 160)
+    assert parts.grid == model.explain(images).grid
+    torch.testing.assert_close(parts.evidence.sum(dim=1), parts.logits, rtol=1e-5, atol=1e-5)

@@ -146,19 +146,24 @@ class TileGrid(NamedTuple):
 
     def nearest(self, height: int, width: int) -> tuple[int, int]:
         """Return the size next to a photo's that can be cut into tiles; most networks take any."""
-        if self.sizes == ImageSizes():
-            return height, width
-        least = self.unit if self.sizes.only is None else self.tile
-        tall, wide = (max(least, round(side / self.unit) * self.unit) for side in (height, width))
+        step, least = self._sides
+        tall, wide = (max(least, round(side / step) * step) for side in (height, width))
         return tall, wide
+
+    @property
+    def _sides(self) -> tuple[int, int]:
+        """What the sides of photos are multiples of, and the least."""
+        if self.sizes.only is None:  # the last tile may be shorter
+            return self.sizes.multiple, self.sizes.multiple
+        return self.unit, self.tile
 
     def check_photo(self, height: int, width: int) -> None:
         """Raise `RefusedPhoto` where it cannot be cut into tiles that the network takes."""
         if (height, width) != (near := self.nearest(height, width)):
             raise RefusedPhoto(
                 f"in tiles of {self.tile} pixels, {self.name} takes photos whose sides are "
-                f"multiples of {self.unit} pixels, got {height} x {width}; the nearest size is "
-                f"{near[0]} x {near[1]}"
+                f"multiples of {self._sides[0]} pixels, at least {self._sides[1]}, got {height} x "
+                f"{width}; the nearest size is {near[0]} x {near[1]}"
             )
         least = self.window - self.layout.feature_stride + 1
         if min(height, width) < least:
