@@ -43,7 +43,8 @@ class Tiles:
 
     Attributes:
         tile: side of a tile in pixels.
-        overlap: the least fraction of a tile that its neighbour sees too, in [0, 1).
+        overlap: the least fraction of a tile that its neighbour sees too, in [0, 1); it is less
+            only where a neighbour would begin nearer than tiles may.
 
     Raises:
         ValueError: a value of another type or out of its range.

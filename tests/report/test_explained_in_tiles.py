@@ -105,6 +105,7 @@ def test_more_patches_than_memory_has_room_for_are_told(
         ({"method": "grad-cam"}, "`tile` is for what the model's own patches say"),
         ({"scale": 0.0}, "`scale` must be above 0 and finite, got 0"),
         ({"scale": math.inf}, "`scale` must be above 0 and finite, got inf"),
+        ({"tiles": None, "scale": 0.5}, "`scale` is of photos in tiles"),
         ({"tiles": Tiles(tile=30)}, "`tile` must be a multiple of 4 pixels"),
     ],
 )

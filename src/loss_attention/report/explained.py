@@ -206,6 +206,8 @@ def _sight(model: PatchClassifier, tiles: Tiles | None, scale: float) -> _Sight:
         seen = model.image_size
         if seen is None:
             raise InputError("this model does not say the image size that it was trained at")
+        if scale != 1:
+            raise InputError("`scale` is of photos in tiles: it needs `tile`")
         return _Sight(lambda _height, _width: seen, model.resize)
     if not (math.isfinite(scale) and scale > 0):
         raise InputError(f"`scale` must be above 0 and finite, got {scale}")
