@@ -23,7 +23,7 @@ from loss_attention.backbones.paper import RESNET_WIDTHS
 from loss_attention.heads import capsules, patches
 from loss_attention.model import PatchClassifier
 from loss_attention.model_spec import ModelSpec
-from loss_attention.training.sampling import Shifts
+from loss_attention.training.augmentation import Shifts
 
 BLOCKS = (2, 2, 2, 2)
 KERNEL, STRIDE = 9, 4

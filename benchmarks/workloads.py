@@ -25,11 +25,11 @@ from loss_attention.attribution.measures import take_turns
 from loss_attention.data.sample import ImageSet, Splits
 from loss_attention.evaluation.measuring import validate
 from loss_attention.model import PatchClassifier
+from loss_attention.training.augmentation import draw_shifts
 from loss_attention.training.environment import make_fabric
 from loss_attention.training.job import build_model, make_trainer
 from loss_attention.training.recipe import Recipe, RunOptions, paper_recipe
 from loss_attention.training.run_folder import RunFolder
-from loss_attention.training.sampling import draw_shifts
 
 GAMMA = 0.1
 """The regulariser's full weight: a step early in training has less to compute."""

@@ -50,6 +50,7 @@ CHECKED_ROOMS = (
     "model",
     "prediction",
     "training.optimisation",
+    "training.augmentation",
     "training.sampling",
 )
 # An int passes for a float, as it does for mypy.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import loss_attention as la
 from loss_attention.model import PatchClassifier
 from loss_attention.prediction import PatchPrediction
-from loss_attention.training.sampling import crop_and_flip, draw_shifts
+from loss_attention.training.augmentation import crop_and_flip, draw_shifts
 
 WIDTH, SIDE, BATCH = 0.1, 16, 4
 

@@ -28,7 +28,7 @@ from loss_attention.losses import loss_for
 from loss_attention.metrics import localisation as metrics
 from loss_attention.metrics.faithfulness import correlation
 from loss_attention.model import PatchClassifier
-from loss_attention.training.sampling import crop_and_flip, draw_shifts, erase_squares
+from loss_attention.training.augmentation import crop_and_flip, draw_shifts, erase_squares
 
 pytestmark = pytest.mark.skipif(
     torch.version.cuda is None, reason="needs a CUDA build of torch: make test-devices"

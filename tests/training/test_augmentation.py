@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loss_attention.training.sampling import Shifts, crop_and_flip, draw_shifts, erase_squares
+from loss_attention.training.augmentation import Shifts, crop_and_flip, draw_shifts, erase_squares
 
 
 def by_loop(images: np.ndarray, shifts: Shifts, padding: int) -> np.ndarray:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from loss_attention.training.augmentation import Augmenter
 from loss_attention.training.recipe import Recipe
-from loss_attention.training.sampling import Augmenter, process_part
+from loss_attention.training.sampling import process_part
 
 IMAGES = torch.randint(
     1, 256, (60, 3, 7, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)

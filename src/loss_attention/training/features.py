@@ -42,6 +42,7 @@ from loss_attention.saving import (
     write_whole,
 )
 from loss_attention.terminal import counted, json_text, say_line
+from loss_attention.training.augmentation import AUGMENTATION, Augmenter
 from loss_attention.training.frozen import (
     FeatureMaps,
     FeatureSet,
@@ -49,7 +50,6 @@ from loss_attention.training.frozen import (
     maps_of,
 )
 from loss_attention.training.recipe import Recipe
-from loss_attention.training.sampling import AUGMENTATION, Augmenter
 
 FORMAT_VERSION = 1
 FEATURES_FILE, IMAGES_FILE, LOCK_FILE = "features.json", "images.bin", ".lock"

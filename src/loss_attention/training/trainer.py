@@ -24,6 +24,7 @@ from loss_attention.losses import Loss
 from loss_attention.metrics.classification import correct_images
 from loss_attention.model import PatchClassifier
 from loss_attention.prediction import ImagePrediction
+from loss_attention.training.augmentation import Augmenter
 from loss_attention.training.bookkeeping import Checkpoints, Position, TrainingLog, Validation
 from loss_attention.training.environment import (
     CHECK_INTERVAL,
@@ -46,7 +47,6 @@ from loss_attention.training.optimisation import (
 from loss_attention.training.rates import RATE_FACTOR
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.sampling import (
-    Augmenter,
     epoch_batches,
     noise_seed,
     process_part,
