@@ -76,8 +76,8 @@ class ModelOptions:
     threshold: float = 0.1
     """The paper's xi, in [0, 1]: patches whose weight is below threshold / M are dropped."""
     resize: Literal["squash", "pad"] = "squash"
-    """How images that are not square become square: stretched, or with their aspect ratio kept and
-    centred on a border of their mean colour."""
+    """How images of another shape than image_size come to it: stretched, or with their aspect ratio
+    kept and centred on a border of their mean colour."""
 
     def __post_init__(self) -> None:
         for name in ("backbone", "head"):

@@ -274,7 +274,6 @@ def _load_other(
     With `masks` it must have masks of objects, to measure against.
     """
     recipe, options, size = run.recipe(), run.options(), model.image_size
-    side = size[0] if size is not None and size[0] == size[1] else recipe.image_size
     wanted = Wanted(
         model.class_names,
         multi_label=model.multi_label,
@@ -286,15 +285,11 @@ def _load_other(
     )
     # They may be of another size, and need not fit in a GPU's memory: nothing is trained.
     storage = Storage("auto", image_memory(replace(options, accelerator="cpu")), options.workers)
-    form = Form(recipe.in_channels, side, model.resize, masks or recipe.masks)
+    brought = size or recipe.image_size
+    form = Form(recipe.in_channels, brought, model.resize, masks or recipe.masks)
     with counted("reading images", console) as progress:
         found = load_outside(other.data, wanted, form, storage=storage, progress=progress)
     height, width = found.images.size
-    if size is not None and (height, width) != size:
-        raise InputError(
-            f"{other.data}: its images have {width} x {height} pixels, and the model was trained "
-            f"at {size[1]} x {size[0]}; bring them to that"
-        )
     notes = [*found.notes]
     if recipe.image_size is None and found.images.placements is not None:
         notes.append(f"brought to {width} x {height} pixels, as in training")

@@ -51,9 +51,10 @@ def test_unequal_sizes_name_two_files_and_the_way_out() -> None:
         stack(images)
     assert str(caught.value) == (
         "images of unequal sizes: a is 4 x 4, b is 5 x 3 (width x height); "
-        "`image_size` N resizes them all to N x N"
+        "`image_size` N resizes them all to N x N, `image_size` HEIGHT WIDTH to that shape"
     )
     assert stack(images, image_size=6).shape == (2, 1, 6, 6)
+    assert stack(images, image_size=(6, 7)).shape == (2, 1, 6, 7)
 
 
 def test_all_unreadable_images_are_found_before_one_error() -> None:

@@ -23,6 +23,9 @@ def test_the_choice_of_data_survives_yaml(tmp_path):
     assert Recipe.from_yaml(path).classes == ()  # a run from before there was a choice
 
 
+SIZE = "`image_size` must be one side of 1 to 10,000 pixels, or a height and a width"
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -30,7 +33,11 @@ def test_the_choice_of_data_survives_yaml(tmp_path):
         ("threshold", 1.5, "`threshold` must be in [0, 1], got 1.5"),
         ("validation_fraction", 1.0, "`validation_fraction` must be in [0, 1), got 1.0"),
         ("in_channels", 2, "`in_channels` must be 1 or 3, got 2"),
-        ("image_size", 0, "`image_size` must be above 0, got 0"),
+        ("image_size", 0, f"{SIZE}, got 0"),
+        ("image_size", 10_001, f"{SIZE}, got 10001"),
+        ("image_size", (32, 0), f"{SIZE}, got (32, 0)"),
+        ("image_size", (32, 32, 3), f"{SIZE}, got (32, 32, 3)"),
+        ("image_size", (), f"{SIZE}, got ()"),
         ("seed", 2**63, "`seed` must be below 2**63, got 9223372036854775808"),
         ("gamma_max", -0.1, "`gamma_max` must be at least 0, got -0.1"),
         ("resize", "pad", "`resize` needs `image_size`, got pad"),
@@ -71,6 +78,18 @@ def test_a_whole_number_is_a_number(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("name: x\ndata: d\nwidth: 2\nimage_size: null\n")
     assert Recipe.from_yaml(path) == Recipe("x", "d", width=2.0)
+
+
+def test_a_height_and_a_width_survive_yaml(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(Recipe("x", "d", image_size=(20, 30)).to_yaml())
+    assert Recipe.from_yaml(path).image_size == (20, 30)
+    path.write_text("name: x\ndata: d\nimage_size: 64\n")  # as version 0.1 wrote it
+    assert Recipe.from_yaml(path).image_size == 64
+    for text in ("[20]", "[20, 30, 3]", "[20, 30.5]"):
+        path.write_text(f"name: x\ndata: d\nimage_size: {text}\n")
+        with pytest.raises(InputError, match="image_size cannot be"):
+            Recipe.from_yaml(path)
 
 
 def test_unknown_recipe_suggests_the_nearest():

@@ -35,7 +35,16 @@ from loss_attention.data.formats.tables import find_tables
 from loss_attention.data.formats.voc import open_voc
 from loss_attention.data.formats.yolo import open_data_yaml, open_yolo
 from loss_attention.data.records import Source, count, refuse, stored_classes
-from loss_attention.data.sample import IN_REACH, ImageSet, Resize, Splits, Storage
+from loss_attention.data.sample import (
+    IN_REACH,
+    ImageSet,
+    ImageSize,
+    Resize,
+    Splits,
+    Storage,
+    placement_of,
+    to_image,
+)
 from loss_attention.data.stacking import Form, Progress
 from loss_attention.data.tree import Tree, open_tree
 from loss_attention.errors import InputError, printable, unknown_name
@@ -65,7 +74,7 @@ def load_splits(
     data: str,
     *,
     in_channels: int,
-    image_size: int | None,
+    image_size: ImageSize,
     seed: int,
     validation_fraction: float = 0.0,
     resize: Resize = "squash",
@@ -84,12 +93,12 @@ def load_splits(
             it). A name that is both known and a folder here is the known one; `./NAME` is the
             folder.
         in_channels: 1 or 3: images are converted to grey or to colour.
-        image_size: bring each image to this many pixels square; None: they must be of one size
-            already, or are of a known data set with a size of its own.
+        image_size: bring each image to this height and width in pixels, one number for both; None:
+            they must be of one size already, or are of a known data set with a size of its own.
         seed: decides made data, which classes are drawn, what is held out where there is no test
             split, and the validation images.
         validation_fraction: the part of the training split that is held out to choose by.
-        resize: squash images to the square, or pad them and keep their aspect.
+        resize: squash images to that shape, or pad them and keep their aspect.
         classes: names of the classes to keep, or one number of classes to draw by the seed; none:
             all of them.
         masks: read the masks of objects too.
@@ -113,9 +122,7 @@ def load_splits(
         if storage.stream == "yes":
             raise InputError(f"{data} is made here, in memory: `stream` yes does not apply to it")
         made = MADE[data](seed)
-        train, test = (
-            _in_form(part.decoded(), in_channels, image_size) for part in (made.trainval, made.test)
-        )
+        train, test = (_in_form(part.decoded(), form) for part in (made.trainval, made.test))
         return replace(
             made,
             trainval=train,
@@ -171,17 +178,17 @@ def open_source(
     return source_of_tables(open_hub(known.hub, known.get), known.hub)
 
 
-def _in_form(images: ImageSet, in_channels: int, image_size: int | None) -> ImageSet:
+def _in_form(images: ImageSet, form: Form) -> ImageSet:
     """Bring made grey scenes to the channels and the size that were asked for, boxes with them."""
-    pixels, boxes = images.images, images.boxes
-    height, width = images.size
-    if image_size is not None and image_size != height:
-        size = (image_size, image_size)
-        pixels = torch.stack([to_tensor(Image.fromarray(x[0].numpy()), size) for x in pixels])
+    pixels, boxes, size = images.images, images.boxes, form.size
+    if size is not None and size != images.size:
+        placed = placement_of(images.size[::-1], size, form.resize)
+        scenes = (Image.fromarray(scene[0].numpy()) for scene in pixels)
+        pixels = torch.stack([to_tensor(scene, size, form.resize) for scene in scenes])
         if boxes is not None:
-            boxes = boxes * torch.tensor([image_size / width, image_size / height] * 2)
-    if in_channels != pixels.shape[1]:
-        pixels = pixels.repeat(1, in_channels, 1, 1)
+            boxes = to_image(boxes, torch.tensor([placed] * len(boxes)).float())
+    if form.in_channels != pixels.shape[1]:
+        pixels = pixels.repeat(1, form.in_channels, 1, 1)
     return replace(images, images=pixels, boxes=boxes)
 
 

@@ -394,6 +394,8 @@ def _called(split: str, parts: Mapping[str, object]) -> str | None:
     return next((name for name in parts if SPLITS.get(name.lower()) == split), None)
 
 
+ImageSize = int | tuple[int, int] | None
+"""Height and width in pixels, one number where they are equal; None: what the images have."""
 Resize = Literal["squash", "pad"]
 """How a picture is brought to another shape: out of its aspect, or with a border."""
 

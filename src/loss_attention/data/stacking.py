@@ -17,7 +17,7 @@ from torch import Tensor
 
 from loss_attention.data.decoding import UnreadableImage, fitted, read_image, read_size, to_tensor
 from loss_attention.data.records import Encoded, count, few
-from loss_attention.data.sample import Resize, placement_of
+from loss_attention.data.sample import ImageSize, Resize, placement_of
 from loss_attention.errors import InputError
 
 Progress = Callable[[int, int], None]
@@ -30,20 +30,25 @@ _HALF = 128  # a pixel of a resized mask is an object's where at least half of i
 
 @dataclass(frozen=True)
 class Form:
-    """What images are brought to: channels (1 or 3), and pixels square; None: they are of one size.
+    """What images are brought to.
 
-    `masks` asks for masks beside the images.
+    Attributes:
+        in_channels: 1 or 3.
+        image_size: height and width in pixels, one number for both; None: they are of one size.
+        resize: how they come to it.
+        masks: asks for masks beside the images.
     """
 
     in_channels: int
-    image_size: int | None = None
+    image_size: ImageSize = None
     resize: Resize = "squash"
     masks: bool = False
 
     @property
     def size(self) -> tuple[int, int] | None:
         """Height and width."""
-        return None if self.image_size is None else (self.image_size, self.image_size)
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size
 
 
 def stack_images(
@@ -251,7 +256,8 @@ class Stack:
             name, shape = self._other
             raise InputError(
                 f"images of unequal sizes: {self._first} is {_size(self.shape)}, {name} is "
-                f"{_size(shape)} (width x height); `image_size` N resizes them all to N x N"
+                f"{_size(shape)} (width x height); `image_size` N resizes them all to N x N, "
+                "`image_size` HEIGHT WIDTH to that shape"
             )
 
 

@@ -33,8 +33,9 @@ class Recipe(ModelOptions):
     data: str
     """A known name (digits, cifar10, coco2014, ...), NAME:PATH, a Hugging Face dataset id, or a
     local folder, archive or table of images; docs/data.md lists them."""
-    image_size: int | None = None
-    """Resize every image to this many pixels square. None: all must have the same size already."""
+    image_size: int | tuple[int, int] | None = None
+    """Resize every image to this height and width in pixels; one number: square. None: all must
+    have the same size already."""
     classes: tuple[str, ...] = ()
     """Names of the classes to use, or the number of classes to draw by the seed; none: all."""
     pretrained: bool = False
@@ -152,9 +153,13 @@ class Recipe(ModelOptions):
         self._require("alternate_flips", flipped, "needs `horizontal_flip`")
         padded = self.resize == "pad"
         self._require("resize", not padded or self.image_size is not None, "needs `image_size`")
-        for name in ("image_size", "limit_images"):
-            value = getattr(self, name)
-            self._require(name, value is None or value > 0, "must be above 0")
+        limit = self.limit_images
+        self._require("limit_images", limit is None or limit > 0, "must be above 0")
+        size = self.image_size
+        sides = () if size is None else (size,) if isinstance(size, int) else size
+        inside = len(sides) in (0, 1, 2) and all(1 <= side <= LARGEST_IMAGE for side in sides)
+        rule = f"must be one side of 1 to {LARGEST_IMAGE:,} pixels, or a height and a width"
+        self._require("image_size", inside and size != (), rule)
         self._require(
             "nesterov", not self.nesterov or self.momentum > 0, "needs a momentum above 0"
         )
@@ -263,6 +268,8 @@ class RunOptions:
             )
 
 
+LARGEST_IMAGE = 10_000
+"""Pixels of a side that images are brought to."""
 LARGEST_RECIPE = 2**24
 """Bytes; names of classes take the most, and no recipe takes nearly so many."""
 
@@ -318,7 +325,11 @@ def _fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) is UnionType:
         return any(_fits(value, part) for part in parts)
     if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_fits(one, parts[0]) for one in value)
+        if not isinstance(value, tuple):
+            return False
+        if parts[-1] is ...:
+            return all(_fits(one, parts[0]) for one in value)
+        return len(value) == len(parts) and all(map(_fits, value, parts))
     return type(value) is kind or (kind is float and type(value) is int)
 
 
