@@ -51,6 +51,7 @@ CHECKED_ROOMS = (
     "prediction",
     "training.optimisation",
     "training.augmentation",
+    "training.mixup",
     "training.sampling",
 )
 # An int passes for a float, as it does for mypy.

@@ -55,7 +55,7 @@ def test_the_margin_loss_names_what_it_cannot_take() -> None:
         margin_loss(prediction, labels, gamma=0.1)
     with pytest.raises(ValueError, match="label 3 is outside the 3 classes"):
         margin_loss(prediction, labels + 1)
-    with pytest.raises(ValueError, match=r"0 or 1, got 2\.0"):
+    with pytest.raises(ValueError, match=r"in \[0, 1\], got 2\.0"):
         margin_loss(prediction, 2 * matrix)
 
 

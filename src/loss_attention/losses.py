@@ -29,7 +29,7 @@ Loss = Callable[[ImagePrediction, Tensor, float], Tensor]
 
 def single_label_loss(
     prediction: ImagePrediction,
-    labels: Int[Tensor, " B"],
+    labels: Int[Tensor, " B"] | Float[Tensor, "B K"],
     gamma: float = 0.0,
     label_smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
@@ -39,7 +39,9 @@ def single_label_loss(
 
     Args:
         prediction: what the model returned for a batch of B images and K classes.
-        labels: the class index of each image, shape `(B,)`, int64, in [0, K).
+        labels: the class index of each image, shape `(B,)`, int64, in [0, K). Or, of mixed images,
+            the fraction of each class, shape `(B, K)`, floating point, with a sum of 1: each class
+            counts by its fraction, for the image and for its patches.
         gamma: weight of the patch regulariser, at least 0; see `ramp_up`.
         label_smoothing: part of the target, in [0, 1), that is spread evenly over all classes
             (Szegedy et al. 2016). In the image's cross-entropy alone: a patch may be indifferent.
@@ -48,9 +50,10 @@ def single_label_loss(
         The loss in nats, averaged over the batch.
 
     Raises:
-        ValueError: labels of another shape or type, or outside [0, K); a negative gamma; gamma
-            above 0 for a prediction without patch logits. The range of labels on a GPU is left to
-            torch's own assertion there, because reading it would make the host wait at each step.
+        ValueError: labels of another shape or type, or outside [0, K) or [0, 1], or fractions with
+            another sum; a negative gamma; gamma above 0 for a prediction without patch logits.
+            The range of labels on a GPU is left to torch's own assertion there, because reading it
+            would make the host wait at each step.
 
     Example:
         >>> import torch
@@ -59,10 +62,12 @@ def single_label_loss(
         >>> single_label_loss(ImagePrediction(logits), torch.tensor([0]))
         tensor(0.1269)
     """
-    labels = _class_indices(prediction, labels)
+    mixed = labels.ndim == 2 and labels.is_floating_point()
+    labels = (_fractions if mixed else _class_indices)(prediction, labels)
     loss = F.cross_entropy(prediction.logits, labels, label_smoothing=label_smoothing)
     if _has_regulariser(prediction, gamma):
-        of_label = of_class(F.log_softmax(prediction.patch_scores, dim=2), labels)
+        scores = F.log_softmax(prediction.patch_scores, dim=2)
+        of_label = (scores * labels[:, None]).sum(dim=2) if mixed else of_class(scores, labels)
         loss = loss - gamma * (prediction.real_weights * of_label).sum(dim=1).mean()
     return loss
 
@@ -77,14 +82,16 @@ def multi_label_loss(
 
     Args:
         prediction: what the model returned for a batch of B images and K classes.
-        labels: 1 where the image has the class, else 0; shape `(B, K)`, any numeric or bool type.
+        labels: 1 where the image has the class, else 0, or, of mixed images, the fraction with that
+            class; shape `(B, K)`, any numeric or bool type. A class with a fraction above 0 is a
+            positive label of the regulariser.
         gamma: weight of the patch regulariser, at least 0; see `ramp_up`.
 
     Returns:
         The loss in nats.
 
     Raises:
-        ValueError: labels of another shape, or other than 0 and 1 (checked on the CPU only, see
+        ValueError: labels of another shape, or outside [0, 1] (checked on the CPU only, see
             `single_label_loss`); a negative gamma; gamma above 0 for a prediction without patch
             logits.
     """
@@ -112,7 +119,8 @@ def margin_loss(
     Args:
         prediction: what the model returned; the sigmoid of a logit is the length `|v_k|` of that
             class's capsule (see `RoutedPrediction`).
-        labels: class indices `(B,)`, or 1 where the image has the class, else 0, `(B, K)`.
+        labels: class indices `(B,)`, or 1 where the image has the class, else 0, `(B, K)`, or
+            fractions of mixed images.
         gamma: 0; there are no patch logits to regularise.
 
     Returns:
@@ -174,16 +182,24 @@ def _class_indices(prediction: ImagePrediction, labels: Tensor) -> Int[Tensor, "
     return labels
 
 
+def _fractions(prediction: ImagePrediction, labels: Tensor) -> Float[Tensor, "B K"]:
+    """Return the fraction of each class of each image, checked to be fractions of one image."""
+    labels = _label_matrix(prediction, labels)
+    if labels.device.type == "cpu" and not ((labels.sum(dim=1) - 1).abs() < 1e-3).all():
+        raise ValueError("fractions of classes must have a sum of 1 for each image")
+    return labels
+
+
 def _label_matrix(prediction: ImagePrediction, labels: Tensor) -> Float[Tensor, "B K"]:
-    """Return 0/1 labels in the logits' type, checked to be that for each image and class."""
+    """Return labels in the logits' type, checked to be in [0, 1] for each image and class."""
     if labels.shape != prediction.logits.shape:
         raise ValueError(
             f"labels must have the shape {tuple(prediction.logits.shape)} of the logits, "
             f"got {tuple(labels.shape)}"
         )
-    if labels.device.type == "cpu" and not ((labels == 0) | (labels == 1)).all():
-        wrong = labels[(labels != 0) & (labels != 1)][0]
-        raise ValueError(f"multi-label labels must be 0 or 1, got {wrong.item()}")
+    if labels.device.type == "cpu" and not ((labels >= 0) & (labels <= 1)).all():
+        wrong = labels[~((labels >= 0) & (labels <= 1))][0]
+        raise ValueError(f"labels of each class must be in [0, 1], got {wrong.item()}")
     return labels.to(prediction.logits.dtype)
 
 

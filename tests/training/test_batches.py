@@ -8,6 +8,8 @@ from loss_attention.errors import InputError
 from loss_attention.training.sampling import (
     FIRST_SIDES,
     HOLES,
+    PAIRS,
+    TURNS,
     check_batches,
     epoch_batches,
     noise_seed,
@@ -77,7 +79,7 @@ def test_noise_inside_the_network_is_another_for_each_seed_process_and_place():
         noise_seed(*place) for place in itertools.product(large, (1, 2, 3), *[range(4)] * 2)
     ]
     assert len(set(of_others)) == len(of_others)
-    steps = [0, 1, 2, HOLES, HOLES + 1, FIRST_SIDES]
+    steps = [0, 1, 2, HOLES, HOLES + 1, FIRST_SIDES, TURNS, TURNS + 1, PAIRS, PAIRS + 1]
     streams = {stream_seed(*place) for place in itertools.product(large, range(4), steps)}
     assert not streams & set(of_others)
 

@@ -26,6 +26,7 @@ from loss_attention.interruption import StopRequest
 from loss_attention.model import PatchClassifier, create_model
 from loss_attention.saving import FACTS_FILE
 from loss_attention.terminal import say_line
+from loss_attention.training.augmentation import check_augmentation
 from loss_attention.training.bookkeeping import Checkpoints, TrainingLog, Validation
 from loss_attention.training.environment import (
     alike,
@@ -107,11 +108,7 @@ def build_model(
         revision=None if elsewhere else recipe.revision,
     )
     model.check_image_size(*splits.trainval.size)
-    if recipe.cutout >= min(splits.trainval.size):
-        height, width = splits.trainval.size
-        raise InputError(
-            f"`cutout` {recipe.cutout} must be less than the images' {height} x {width} pixels"
-        )
+    check_augmentation(recipe, splits.trainval.size)
     recipe_loss(recipe, multi_label=splits.trainval.multi_label)  # refuses what it cannot be
     parameter_groups(recipe, model)  # likewise
     if initial is not None:

@@ -60,6 +60,23 @@ class Recipe(ModelOptions):
     each image is seen equally often from both sides."""
     cutout: int = 0
     """Erase a square of this side, in pixels, from each training image; 0: none."""
+    vertical_flip: bool = False
+    """Turn each training image upside down with probability 1/2, for photos without an up side."""
+    quarter_turns: bool = False
+    """Turn each training image by 0, 90, 180 or 270 degrees; for square photos without an up
+    side."""
+    random_resized_crop: tuple[float, float] | None = None
+    """Enlarge a random part of each training image to the whole size; its area is a fraction of the
+    image's between these two, such as 0.25 1. Needs torchvision. None: no part alone."""
+    colour_jitter: float = 0.0
+    """Change brightness, contrast and saturation of each training image by up to this fraction, in
+    [0, 1]. Needs torchvision."""
+    rand_augment: int = 0
+    """Change each training image twice in a way drawn from 14 (RandAugment), with this magnitude in
+    0..30, such as 9; 0: never. Needs torchvision."""
+    mixup: float = 0.0
+    """Mix training images of a step in pairs, and their labels: by how much is drawn from
+    Beta(mixup, mixup), 0.2 for instance; 0: never."""
     validation_fraction: float = 0.1
     """Fraction of the training set held out to choose the best epoch, in [0, 1); 0: the last."""
     gamma_max: float = 0.1
@@ -155,11 +172,7 @@ class Recipe(ModelOptions):
         self._require("resize", not padded or self.image_size is not None, "needs `image_size`")
         limit = self.limit_images
         self._require("limit_images", limit is None or limit > 0, "must be above 0")
-        size = self.image_size
-        sides = () if size is None else (size,) if isinstance(size, int) else size
-        inside = len(sides) in (0, 1, 2) and all(1 <= side <= LARGEST_IMAGE for side in sides)
-        rule = f"must be one side of 1 to {LARGEST_IMAGE:,} pixels, or a height and a width"
-        self._require("image_size", inside and size != (), rule)
+        self._check_images()
         self._require(
             "nesterov", not self.nesterov or self.momentum > 0, "needs a momentum above 0"
         )
@@ -186,6 +199,21 @@ class Recipe(ModelOptions):
         for name in ("weights", "revision"):
             given = getattr(self, name) is not None and self.initial is not None
             self._require(name, not given, "does not belong to `initial`, which brings its own")
+
+    def _check_images(self) -> None:
+        size, part = self.image_size, self.random_resized_crop
+        sides = (size, size) if isinstance(size, int) else size or ()
+        inside = len(sides) == 2 and all(1 <= side <= LARGEST_IMAGE for side in sides)
+        rule = f"must be one side of 1 to {LARGEST_IMAGE:,} pixels, or a height and a width"
+        self._require("image_size", size is None or inside, rule)
+        square = not self.quarter_turns or len(set(sides)) < 2
+        self._require("quarter_turns", square, f"needs square images, not {sides}")
+        parts = part is None or (len(part) == 2 and 0 < part[0] <= part[1] <= 1)
+        rule = "must be two fractions of the area in (0, 1], the smaller one first"
+        self._require("random_resized_crop", parts, rule)
+        self._require("colour_jitter", 0 <= self.colour_jitter <= 1, "must be in [0, 1]")
+        self._require("rand_augment", 0 <= self.rand_augment <= 30, "must be from 0 to 30")
+        self._require("mixup", 0 <= self.mixup < inf, "must be at least 0 and finite")
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
         if not holds:

@@ -6,6 +6,9 @@ of processes sees the same batches.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from jaxtyping import Int
@@ -91,6 +94,29 @@ def _first_of(sequence: np.random.SeedSequence) -> int:
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
 
+@contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """Have what draws from torch's own generator of the CPU draw from a seed, and nothing else."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which seeds every GPU as well.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def image_seed(seed: int, epoch: int, step: int, position: int) -> int:
+    """Mix four numbers to the seed of what a library draws for one image of a step.
+
+    Args:
+        seed: of the run.
+        epoch: counted from 0.
+        step: of the epoch, counted from 0.
+        position: of the image in the step, over all processes.
+    """
+    return _first_of(np.random.SeedSequence([seed, epoch, step, position], spawn_key=(2,)))
+
+
 # Beside the streams of an epoch's order, 0, and of its steps' shifts, from 1 on.
 HOLES = 2**40
 FIRST_SIDES = 2**41
+TURNS = 2**42
+PAIRS = 2**43

@@ -34,6 +34,7 @@ from loss_attention.training.environment import (
     summed,
 )
 from loss_attention.training.frozen import Examples, FrozenModel, divided, of_epoch
+from loss_attention.training.mixup import Pairs, draw_pairs
 from loss_attention.training.optimisation import (
     RunningStatistics,
     WeightAverage,
@@ -143,7 +144,8 @@ class Trainer:
             len(self.train_set), self.recipe.batch_size, self.recipe.seed, position.epoch
         )
         self.train_set = of_epoch(self.train_set, self.recipe.seed, position.epoch)
-        self.train_set.expect([batch[self._part(batch)] for batch in batches[position.step :]])
+        steps = range(position.step, len(batches))
+        self.train_set.expect([batches[step][self._needed(batches[step], step)] for step in steps])
         self.network.train()
         if self.recipe.frozen_statistics:
             keep_statistics(self.model.backbone)
@@ -181,20 +183,26 @@ class Trainer:
     def train_step(self, batch: Int[Tensor, " B"], gamma: float) -> None:
         """Take one step on this process's part of a batch."""
         recipe, position, fabric = self.recipe, self.position, self.fabric
-        part = self._part(batch)
-        data = self.train_set.take(batch[part])
+        needed = self._needed(batch, position.step)
+        data = self.train_set.take(batch[needed])
         images: Any = data.images
+        labels = targets = data.labels
         if not recipe.frozen:  # views are augmented already
-            images = self.augmented(images, batch, part, epoch=position.epoch, step=position.step)
+            images = self.augmented(images, batch, needed, epoch=position.epoch, step=position.step)
+        if recipe.mixup:
+            part, pairs = self._part(batch), self._pairs(batch, position.step)
+            images, targets = pairs.mixed(images, data.label_matrix().float(), part)
+            labels = labels[: len(images)]
         # What is random inside the network (dropout) follows from the position too, per process.
         torch.manual_seed(
             noise_seed(recipe.seed, fabric.global_rank, position.epoch, position.step)
         )
         self._set_rates()
-        count = min(self.accumulate, len(data))
-        parts = list(zip(divided(images, count), data.labels.tensor_split(count), strict=True))
-        for number, (images, labels) in enumerate(parts, start=1):
-            self._add_gradients(images, labels, gamma, len(batch), last=number == count)
+        count = min(self.accumulate, len(labels))
+        of_labels = (labels.tensor_split(count), targets.tensor_split(count))
+        parts = zip(divided(images, count), *of_labels, strict=True)
+        for number, (images, labels, targets) in enumerate(parts, start=1):
+            self._add_gradients(images, labels, targets, gamma, len(batch), last=number == count)
         if recipe.clip_gradients:
             # A gradient that is not finite reaches the weights, and is named there.
             fabric.clip_gradients(
@@ -209,14 +217,24 @@ class Trainer:
             self.averaged.update(self.model, self._finished_steps)
 
     def _add_gradients(
-        self, images: Features, labels: Tensor, gamma: float, step_images: int, *, last: bool
+        self,
+        images: Features,
+        labels: Tensor,
+        targets: Tensor,
+        gamma: float,
+        step_images: int,
+        *,
+        last: bool,
     ) -> None:
-        """Add the gradients of some of a step's images, and note loss and accuracy."""
+        """Add the gradients of some of a step's images, and note loss and accuracy.
+
+        The accuracy is that of their labels; the targets are these, or what mixup makes of them.
+        """
         fabric = self.fabric
         # Processes wait for each other once a step.
         with fabric.no_backward_sync(self.network, enabled=not last):
             prediction: ImagePrediction = self.network(images)
-            loss = self.loss(prediction, labels, gamma)
+            loss = self.loss(prediction, targets, gamma)
             # Gradients are averaged over processes, whose parts may differ by an image.
             fabric.backward(loss * (len(labels) * fabric.world_size / step_images))
         with torch.no_grad():
@@ -335,6 +353,15 @@ class Trainer:
     def _part(self, batch: Int[Tensor, " B"]) -> slice:
         """Return this process's part of a batch."""
         return process_part(batch, self.fabric.global_rank, self.fabric.world_size)
+
+    def _needed(self, batch: Int[Tensor, " B"], step: int) -> slice | Tensor:
+        """Return which images of a batch this process takes: its part, and those mixed with it."""
+        part = self._part(batch)
+        return self._pairs(batch, step).needed(part) if self.recipe.mixup else part
+
+    def _pairs(self, batch: Int[Tensor, " B"], step: int) -> Pairs:
+        recipe = self.recipe
+        return draw_pairs(len(batch), recipe.mixup, recipe.seed, self.position.epoch, step)
 
     @property
     def _finished_steps(self) -> int:
