@@ -292,10 +292,9 @@ class Turns:
     def __getitem__(self, index: slice | Tensor) -> Turns:
         return Turns(self.upside_down[index], self.quarters[index])
 
-    def steps(self, device: torch.device) -> list[Bool[Tensor, " B"]]:
+    def steps(self) -> list[Bool[Tensor, " B"]]:
         """Return which images are turned upside down, by a half, and by one more quarter."""
-        quarters = sent(self.quarters, device)
-        return [sent(self.upside_down, device), quarters >= 2, quarters % 2 == 1]
+        return [self.upside_down, self.quarters >= 2, self.quarters % 2 == 1]
 
 
 def turn(images: UInt8[Tensor, "B C H W"], turns: Turns) -> UInt8[Tensor, "B C H W"]:
@@ -311,10 +310,10 @@ def turn(images: UInt8[Tensor, "B C H W"], turns: Turns) -> UInt8[Tensor, "B C H
         lambda pixels: pixels.flip(2, 3),
         lambda pixels: pixels.rot90(1, (2, 3)),
     )
-    asked = (turns.upside_down.any(), (turns.quarters >= 2).any(), (turns.quarters % 2).any())
-    for way, wanted, which in zip(ways, asked, turns.steps(images.device), strict=True):
-        if wanted:
-            images = torch.where(which[:, None, None, None], way(images), images)
+    for way, which in zip(ways, turns.steps(), strict=True):
+        rows = sent(which.nonzero().squeeze(1), images.device)
+        if len(rows):
+            images = images.index_copy(0, rows, way(images[rows]))
     return images
 
 
@@ -327,9 +326,9 @@ def turned(
         lambda x0, y0, x1, y1: (width - x1, height - y1, width - x0, height - y0),
         lambda x0, y0, x1, y1: (y0, width - x1, y1, width - x0),
     )
-    for way, which in zip(ways, turns.steps(boxes.device), strict=True):
+    for way, which in zip(ways, turns.steps(), strict=True):
         moved = torch.stack(way(*boxes.unbind(-1)), dim=-1)
-        boxes = torch.where(which[:, None, None], moved, boxes)
+        boxes = torch.where(sent(which, boxes.device)[:, None, None], moved, boxes)
     return boxes
 
 

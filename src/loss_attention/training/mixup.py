@@ -55,10 +55,14 @@ class Pairs:
         own = len(self.partner[part])
         row_of = torch.empty_like(self.partner)
         row_of[needed] = torch.arange(len(needed))
-        partner, kept = (sent(one, device) for one in (row_of[self.partner[part]], self.kept[part]))
-        of_image = kept[:, None, None, None]
-        shown = torch.lerp(images[partner].float(), images[:own].float(), of_image).round()
-        return shown.to(torch.uint8), torch.lerp(targets[partner], targets[:own], kept[:, None])
+        partner, kept = row_of[self.partner[part]], sent(self.kept[part], device)
+        # One after the other: the floats of a whole batch take a CPU ten times as long.
+        shown = [
+            torch.lerp(images[other].float(), images[row].float(), kept[row]).round_()
+            for row, other in enumerate(partner.tolist())
+        ]
+        there = torch.stack([image.to(torch.uint8) for image in shown])
+        return there, torch.lerp(targets[sent(partner, device)], targets[:own], kept[:, None])
 
 
 def draw_pairs(count: int, alpha: float, seed: int, epoch: int, step: int) -> Pairs:
@@ -69,12 +73,13 @@ def draw_pairs(count: int, alpha: float, seed: int, epoch: int, step: int) -> Pa
 
     Args:
         count: images in the step.
-        alpha: above 0; small ones leave most images nearly as they are.
+        alpha: from 0.01 on; small ones leave most images nearly as they are.
         seed: of the run.
         epoch: counted from 0.
         step: of the epoch, counted from 0.
     """
     with drawing_from(stream_seed(seed, epoch, PAIRS + step)):
         partner = torch.randperm(count)
-        kept = torch.distributions.Beta(alpha, alpha).sample((count,))
-    return Pairs(partner, torch.maximum(kept, 1 - kept))
+        both = torch.full((2,), alpha, dtype=torch.float64)  # tiny numbers for a small alpha
+        kept = torch.distributions.Beta(*both).sample((count,))
+    return Pairs(partner, torch.maximum(kept, 1 - kept).float())

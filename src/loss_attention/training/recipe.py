@@ -213,7 +213,8 @@ class Recipe(ModelOptions):
         self._require("random_resized_crop", parts, rule)
         self._require("colour_jitter", 0 <= self.colour_jitter <= 1, "must be in [0, 1]")
         self._require("rand_augment", 0 <= self.rand_augment <= 30, "must be from 0 to 30")
-        self._require("mixup", 0 <= self.mixup < inf, "must be at least 0 and finite")
+        mixes = self.mixup == 0 or 0.01 <= self.mixup <= 100
+        self._require("mixup", mixes, "must be 0, or from 0.01 to 100")
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
