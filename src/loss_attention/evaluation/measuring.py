@@ -41,6 +41,20 @@ from loss_attention.prediction import ImagePrediction
 
 MOST_HELD_OUT = 2000
 """Held-out images that thresholds are chosen on, evenly taken from all there are."""
+PIXELS = 2**22
+"""So many at a time: 256 images of 128 x 128, or 4 of 1024 x 1024. A network's first maps take some
+hundred bytes for each."""
+
+
+def images_at_once(size: tuple[int, int], most: int) -> int:
+    """Return how many images of this height and width to run together.
+
+    Example:
+        >>> images_at_once((64, 64), most=256), images_at_once((320, 320), most=256)
+        (256, 40)
+    """
+    height, width = size
+    return min(most, max(1, PIXELS // (height * width)))
 
 
 def evaluate(
@@ -70,7 +84,7 @@ def evaluate(
             the model and for each trivial baseline; at most `MOST_HELD_OUT` are used. None, or
             without boxes: what needs a threshold stays empty.
         split: what to call the images.
-        batch_size: images at a time; decides speed and memory, not the result.
+        batch_size: images at a time, of large ones fewer; decides speed and memory, not the result.
         device: where to compute; None: where the model is.
         autocast: makes the context that the model runs in (`fabric.autocast`, say).
         progress: called after each batch with the number of images done and of all images.
@@ -98,7 +112,7 @@ def evaluate(
             fast,
             images,
             measure,
-            batch_size=batch_size,
+            batch_size=images_at_once(images.size, batch_size),
             autocast=autocast,
             device=device,
             progress=tick,
@@ -169,6 +183,8 @@ def validate(
         right = correct_images(prediction.logits, batch.labels).sum()
         return torch.stack([loss_of(prediction, batch.labels, 0.0) * len(batch), right])
 
+    if isinstance(data, LabelledImages):
+        batch_size = images_at_once(data.size, batch_size)
     batches = run_batches(
         model, data, measure, batch_size=batch_size, autocast=autocast, progress=progress
     )

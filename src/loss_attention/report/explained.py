@@ -31,6 +31,7 @@ from loss_attention.data.decoding import MOST_PIXELS, UnreadableImage, fitted, r
 from loss_attention.data.sample import Resize, placement_of, to_original
 from loss_attention.data.tree import Listed, list_images
 from loss_attention.errors import InputError, printable
+from loss_attention.evaluation.measuring import images_at_once
 from loss_attention.explanation import Explanation, class_index
 from loss_attention.heads import HEADS
 from loss_attention.metrics.detection import group_boxes
@@ -125,7 +126,7 @@ def explain_files(
         paths: image files, and folders whose images are taken, sub-folders included.
         out: where NAME.png and NAME.json go; see `output_names` for NAME. What lies in it is not
             explained, even where it is inside one of the folders.
-        batch_size: images at a time.
+        batch_size: images at a time, of large ones fewer.
         target: name of the class to explain; None: the predicted one of each image.
         method: one of `attribution.maps.METHODS`; None: what the model itself says of its patches.
         object_threshold: see `find_objects`.
@@ -165,7 +166,8 @@ def explain_files(
     ]
     _refuse_to_replace(jobs, overwrite=overwrite)
     make_folder(out)
-    batch_size = batch_size if tiles is None else 1
+    most = images_at_once(model.image_size, batch_size)
+    batch_size = most if tiles is None else 1
     for start in range(0, len(jobs), batch_size):
         some = jobs[start : start + batch_size]
         told = None

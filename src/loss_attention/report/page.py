@@ -28,7 +28,7 @@ from torch import Tensor
 
 from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.errors import printable
-from loss_attention.evaluation.measuring import run_batches
+from loss_attention.evaluation.measuring import images_at_once, run_batches
 from loss_attention.evaluation.metric import Evaluation, Metric
 from loss_attention.explanation import Explanation, explain_prediction
 from loss_attention.geometry import box_iou
@@ -399,7 +399,7 @@ def mistake_confidence(
             model,
             data.subset(wrong.to(data.labels.device)),
             lambda batch, prediction: wrongness(prediction.logits.float(), batch.labels)[0].cpu(),
-            batch_size=BATCH,
+            batch_size=images_at_once(data.size, BATCH),
             autocast=nullcontext,
         )
     ).to(confidence.dtype)
