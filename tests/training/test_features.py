@@ -92,6 +92,16 @@ def said(source: FeatureSource, root: Path) -> str:
     return written.getvalue()
 
 
+def test_views_by_torchvision_are_found_again(data, tmp_path, counted):
+    changes = {"random_resized_crop": (0.3, 0.9), "vertical_flip": True}
+    made(source_of(data, **changes), tmp_path)
+    assert sum(counted) == 10
+    made(source_of(data, **changes), tmp_path)
+    assert sum(counted) == 10
+    made(source_of(data, **changes | {"random_resized_crop": (0.4, 0.9)}), tmp_path)
+    assert sum(counted) == 20
+
+
 def test_they_are_what_the_backbone_makes_of_images_and_views(data, tmp_path):
     source = source_of(data)
     found = made(source, tmp_path)

@@ -253,6 +253,7 @@ def test_quarters_need_squares() -> None:
         ({"colour_jitter": 1.5}, "`colour_jitter` must be in [0, 1], got 1.5"),
         ({"rand_augment": 31}, "`rand_augment` must be from 0 to 30, got 31"),
         ({"mixup": -0.2}, "`mixup` must be 0, or from 0.01 to 100, got -0.2"),
+        ({"mixup": 0.2, "frozen": True}, "`mixup` mixes images, and `frozen` trains on features"),
         ({"mixup": float("inf")}, "`mixup` must be 0, or from 0.01 to 100, got inf"),
     ],
 )

@@ -91,10 +91,6 @@ def inside(boxes: Float[Tensor, "b G 4"], height: int, width: int) -> Float[Tens
     return clipped.where(area, torch.nan)
 
 
-AUGMENTATION = ("crop_padding", "horizontal_flip", "alternate_flips", "cutout")
-"""The fields of a recipe that decide what an `Augmenter` makes of an image, beside the seed."""
-
-
 class Augmenter:
     """Changes training images as the recipe says.
 

@@ -116,7 +116,8 @@ class FeatureSource:
         shapes = [list(one.shape[1:]) for one in maps_of(self.features_of(probes[:1]))]
         views: dict[str, Any] = {"views": recipe.views}
         if recipe.views > 1:
-            views |= {name: getattr(recipe, name) for name in AUGMENTATION}
+            chosen = {name: getattr(recipe, name) for name in AUGMENTATION}
+            views |= {name: list(v) if isinstance(v, tuple) else v for name, v in chosen.items()}
             numbered = [number.to_bytes(3, "big") for number in range(len(probes))]
             views["probes"] = _digest(self.views(probes, numbered)[:, 1:])
         return {

@@ -215,6 +215,8 @@ class Recipe(ModelOptions):
         self._require("rand_augment", 0 <= self.rand_augment <= 30, "must be from 0 to 30")
         mixes = self.mixup == 0 or 0.01 <= self.mixup <= 100
         self._require("mixup", mixes, "must be 0, or from 0.01 to 100")
+        alone = not (self.mixup and self.frozen)
+        self._require("mixup", alone, "mixes images, and `frozen` trains on features of them")
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
         if not holds:

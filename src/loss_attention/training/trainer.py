@@ -17,6 +17,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from loss_attention.backbones import Features
+from loss_attention.data.sample import ImageSet
 from loss_attention.errors import InputError, ReportedError, guarded
 from loss_attention.heads import HEADS
 from loss_attention.interruption import StopRequest
@@ -190,6 +191,7 @@ class Trainer:
         if not recipe.frozen:  # views are augmented already
             images = self.augmented(images, batch, needed, epoch=position.epoch, step=position.step)
         if recipe.mixup:
+            assert isinstance(data, ImageSet)
             part, pairs = self._part(batch), self._pairs(batch, position.step)
             images, targets = pairs.mixed(images, data.label_matrix().float(), part)
             labels = labels[: len(images)]
