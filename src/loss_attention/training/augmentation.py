@@ -355,8 +355,8 @@ def erase_squares(
     return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
 
 
-def torchvision_for(recipe: Recipe) -> Any:
-    """Import torchvision, which has what a recipe asks for.
+def torchvision_for(recipe: Recipe) -> tuple[Any, Any]:
+    """Return torchvision and its transforms, imported for what a recipe asks for.
 
     Raises:
         InputError: it is not installed or does not import.
