@@ -390,12 +390,12 @@ def changed_by_torchvision(scenes: Scenes, recipe: Recipe, seeds: list[int]) -> 
     if recipe.random_resized_crop is not None:
         ratio = [aspect * width / height for aspect in ASPECTS]
         ways.append(v2.RandomResizedCrop((height, width), recipe.random_resized_crop, ratio))
+    if recipe.colour_jitter:
+        ways.append(v2.ColorJitter(*[recipe.colour_jitter] * 3))
     if recipe.rand_augment:
         if scenes.boxes is not None or scenes.masks is not None:
             raise InputError("boxes and masks cannot follow `rand_augment`; leave it out")
         ways.append(v2.RandAugment(magnitude=recipe.rand_augment))
-    if recipe.colour_jitter:
-        ways.append(v2.ColorJitter(*[recipe.colour_jitter] * 3))
     change = v2.Compose(ways)
 
     def changed_one(index: int) -> tuple[Tensor, ...]:
