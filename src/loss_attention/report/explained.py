@@ -166,8 +166,8 @@ def explain_files(
     ]
     _refuse_to_replace(jobs, overwrite=overwrite)
     make_folder(out)
-    most = images_at_once(model.image_size, batch_size)
-    batch_size = most if tiles is None else 1
+    size = model.image_size
+    batch_size = 1 if tiles is not None or size is None else images_at_once(size, batch_size)
     for start in range(0, len(jobs), batch_size):
         some = jobs[start : start + batch_size]
         told = None
