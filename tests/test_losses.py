@@ -10,13 +10,16 @@ import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 from loss_attention.attention import patch_weights, pool_patches
 from loss_attention.errors import InputError
 from loss_attention.geometry import PatchGrid
 from loss_attention.losses import (
+    MOST_WEIGHT,
     Objective,
+    balanced_weights,
     loss_for,
     multi_label_loss,
     ramp_up,
@@ -80,6 +83,68 @@ def test_other_losses_have_no_smoothing(
 ) -> None:
     with pytest.raises(InputError, match=f"`label_smoothing` is for .* not for {named}"):
         loss_for(objective, multi_label=multi_label, label_smoothing=0.1)
+
+
+def test_weights_of_classes_are_the_balanced_ones_of_scikit_learn() -> None:
+    labels = torch.tensor([3, 0, 0, 1, 0, 3, 0])  # none of class 2
+    expected = compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=labels.numpy())
+    found = balanced_weights(labels, 4)
+    assert found[[0, 1, 3]].numpy() == pytest.approx(expected, rel=1e-6)
+    assert found[2] == 1
+    assert found[labels].mean().item() == pytest.approx(1, rel=1e-6)
+
+
+def test_weights_of_positive_labels_even_out_positives_and_negatives_within_a_bound() -> None:
+    labels = torch.zeros(100, 4, dtype=torch.uint8)
+    labels[:10, 0] = 1
+    labels[:1, 1] = 1
+    labels[:99, 2] = 1
+    assert balanced_weights(labels, 4).tolist() == pytest.approx([9, MOST_WEIGHT, 1 / 20, 1])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("gamma", [0.0, 0.5])
+def test_a_weighted_image_counts_with_its_patches_as_often_as_its_weight_says(
+    gamma: float, smoothing: float
+) -> None:
+    logits, labels, _ = random_case()
+    times = torch.tensor([3, 1, 2, 5])
+    repeated = torch.arange(5).repeat_interleave(times[labels])
+    plain = loss_for("cross-entropy", multi_label=False, label_smoothing=smoothing)
+    weighted = loss_for(
+        "cross-entropy", multi_label=False, label_smoothing=smoothing, weights=times.double()
+    )
+    found = weighted(predict(logits), labels, gamma)
+    expected = plain(predict(logits[repeated]), labels[repeated], gamma) * len(repeated) / 5
+    assert found.item() == pytest.approx(expected.item(), rel=1e-12)
+    # A step may be taken in parts.
+    parts = [weighted(predict(logits[i : i + 1]), labels[i : i + 1], gamma) for i in range(5)]
+    assert torch.stack(parts).mean().item() == pytest.approx(found.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5])
+def test_weighted_positive_labels_are_equations_3_and_10_by_hand(gamma: float) -> None:
+    logits, _, matrix = random_case()
+    matrix[1] = 0
+    weights = np.array([3.0, 1.0, 2.0, 5.0])
+    prediction = predict(logits)
+    p, alpha = logits.numpy(), prediction.patch_weights.numpy()
+    expected = 0.0
+    for i, image in enumerate(prediction.logits.numpy()):
+        q = 1 / (1 + np.exp(-image))
+        for k, present in enumerate(matrix[i].tolist()):
+            expected -= weights[k] * np.log(q[k]) if present else np.log(1 - q[k])
+        positive = [k for k, present in enumerate(matrix[i].tolist()) if present]
+        for m in range(p.shape[1] if positive else 0):
+            k = max(positive, key=lambda k: p[i, m, k])
+            expected -= gamma * alpha[i, m] * weights[k] * np.log(1 / (1 + np.exp(-p[i, m, k])))
+    loss = loss_for("cross-entropy", multi_label=True, weights=torch.tensor(weights))
+    assert loss(prediction, matrix, gamma).item() == pytest.approx(expected / 5, rel=1e-12)
+
+
+def test_the_margin_loss_has_no_weights() -> None:
+    with pytest.raises(InputError, match="`balance` weights is for cross-entropy, not for the mar"):
+        loss_for("margin", multi_label=False, weights=torch.ones(2))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.1, 2.0])

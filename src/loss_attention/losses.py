@@ -19,6 +19,9 @@ from torch.nn import functional as F
 from loss_attention.errors import InputError
 from loss_attention.prediction import ImagePrediction, PatchPrediction, of_class
 
+MOST_WEIGHT = 20.0
+"""Weights of the positive labels of a class are at most so large, and at least one part in so many:
+beyond it, a few images would decide each step that they are in."""
 PRESENT_MARGIN, ABSENT_MARGIN, ABSENT_WEIGHT = 0.9, 0.1, 0.5
 """Sabour et al.'s m+, m- and lambda."""
 
@@ -32,10 +35,16 @@ def single_label_loss(
     labels: Int[Tensor, " B"] | Float[Tensor, "B K"],
     gamma: float = 0.0,
     label_smoothing: float = 0.0,
+    class_weights: Float[Tensor, " K"] | None = None,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the image and, weighted, of its patches (Eqs. 1, 2 and 9).
 
     Eq. 9 with the paper's symbols: `logits` is z, `patch_logits` p, `patch_weights` alpha.
+
+    With class weights w, an image of label y counts `w_y` times (a mixed one: the mean of those of
+    its labels), its patches with it: the mean over
+    the batch of `w_y (cross-entropy + gamma R)`. It is divided by the number of images and not, as
+    torch's own, by the sum of their weights, so that a step may be divided into parts.
 
     Args:
         prediction: what the model returned for a batch of B images and K classes.
@@ -45,6 +54,7 @@ def single_label_loss(
         gamma: weight of the patch regulariser, at least 0; see `ramp_up`.
         label_smoothing: part of the target, in [0, 1), that is spread evenly over all classes
             (Szegedy et al. 2016). In the image's cross-entropy alone: a patch may be indifferent.
+        class_weights: of each class, see `balanced_weights`; None: all images count alike.
 
     Returns:
         The loss in nats, averaged over the batch.
@@ -64,21 +74,33 @@ def single_label_loss(
     """
     mixed = labels.ndim == 2 and labels.is_floating_point()
     labels = (_fractions if mixed else _class_indices)(prediction, labels)
-    loss = F.cross_entropy(prediction.logits, labels, label_smoothing=label_smoothing)
+    weights = None
+    if class_weights is not None:
+        weights = labels @ class_weights if mixed else class_weights[labels]
+    reduction = "mean" if weights is None else "none"
+    loss = F.cross_entropy(
+        prediction.logits, labels, label_smoothing=label_smoothing, reduction=reduction
+    )
+    loss = loss if weights is None else (weights * loss).mean()
     if _has_regulariser(prediction, gamma):
         scores = F.log_softmax(prediction.patch_scores, dim=2)
         of_label = (scores * labels[:, None]).sum(dim=2) if mixed else of_class(scores, labels)
-        loss = loss - gamma * (prediction.real_weights * of_label).sum(dim=1).mean()
+        of_images = (prediction.real_weights * of_label).sum(dim=1)
+        loss = loss - gamma * (of_images if weights is None else weights * of_images).mean()
     return loss
 
 
 def multi_label_loss(
-    prediction: ImagePrediction, labels: Shaped[Tensor, "B K"], gamma: float = 0.0
+    prediction: ImagePrediction,
+    labels: Shaped[Tensor, "B K"],
+    gamma: float = 0.0,
+    positive_weights: Float[Tensor, " K"] | None = None,
 ) -> Float[Tensor, ""]:
     """Binary cross-entropy of the image and, weighted, of its patches (Eqs. 3 and 10).
 
     Summed over classes and averaged over the batch. The regulariser asks each patch for the one
-    positive label that suits it best; an image without a positive label adds none.
+    positive label that suits it best; an image without a positive label adds none. With weights, a
+    positive label counts as often as its class's says, and a patch as the label that suits it best.
 
     Args:
         prediction: what the model returned for a batch of B images and K classes.
@@ -86,6 +108,7 @@ def multi_label_loss(
             class; shape `(B, K)`, any numeric or bool type. A class with a fraction above 0 is a
             positive label of the regulariser.
         gamma: weight of the patch regulariser, at least 0; see `ramp_up`.
+        positive_weights: of the positive labels of each class, see `balanced_weights`; None: 1.
 
     Returns:
         The loss in nats.
@@ -96,13 +119,17 @@ def multi_label_loss(
             logits.
     """
     targets = _label_matrix(prediction, labels)
-    loss = F.binary_cross_entropy_with_logits(prediction.logits, targets, reduction="none")
+    loss = F.binary_cross_entropy_with_logits(
+        prediction.logits, targets, reduction="none", pos_weight=positive_weights
+    )
     loss = loss.sum(dim=1).mean()
     if _has_regulariser(prediction, gamma):
         positive = labels.bool().unsqueeze(1)
         # The sigmoid rises, so the best label is known before it is taken.
-        best = prediction.patch_scores.masked_fill(~positive, -torch.inf).amax(dim=2)
-        best = F.logsigmoid(best).masked_fill(~positive.any(dim=2), 0.0)
+        scores = prediction.patch_scores.masked_fill(~positive, -torch.inf)
+        best = F.logsigmoid(scores.amax(dim=2)).masked_fill(~positive.any(dim=2), 0.0)
+        if positive_weights is not None:
+            best = positive_weights[scores.argmax(dim=2)] * best
         loss = loss - gamma * (prediction.real_weights * best).sum(dim=1).mean()
     return loss
 
@@ -149,22 +176,66 @@ def margin_loss(
     return (present * short + ABSENT_WEIGHT * (1 - present) * long).sum(dim=1).mean()
 
 
-def loss_for(objective: Objective, *, multi_label: bool, label_smoothing: float = 0.0) -> Loss:
+def balanced_weights(labels: Shaped[Tensor, "N *K"], classes: int) -> Float[Tensor, " {classes}"]:
+    """Return a weight for each class, larger for rarer ones, from the labels of a training set.
+
+    One label an image: `N / (K N_k)` of the K classes that occur, N_k images having class k, so
+    that all of these weigh the same together and the mean over images is 1 (scikit-learn's
+    "balanced"). Any number of labels: `(N - N_k) / N_k`, so that the positive and the negative
+    labels of a class weigh the same, but within `1 / MOST_WEIGHT` and `MOST_WEIGHT`. A class that
+    no image has weighs 1.
+
+    Example:
+        >>> balanced_weights(torch.tensor([0, 0, 0, 1]), classes=2)
+        tensor([0.6667, 2.0000])
+        >>> balanced_weights(torch.tensor([[1, 0], [0, 0], [0, 0], [0, 0]]), classes=2)
+        tensor([3., 1.])
+    """
+    labels = labels.cpu()
+    if labels.ndim == 1:
+        counts = torch.bincount(labels, minlength=classes).double()
+        weights = len(labels) / ((counts > 0).sum() * counts)
+    else:
+        counts = labels.double().sum(dim=0)
+        weights = ((len(labels) - counts) / counts).clamp(1 / MOST_WEIGHT, MOST_WEIGHT)
+    return torch.where(counts > 0, weights, 1.0).float()
+
+
+def loss_for(
+    objective: Objective,
+    *,
+    multi_label: bool,
+    label_smoothing: float = 0.0,
+    weights: Float[Tensor, " K"] | None = None,
+) -> Loss:
     """Return the loss of an objective, for one label an image or for any number of them.
 
+    Args:
+        objective: what is minimised.
+        multi_label: whether an image may have several labels.
+        label_smoothing: see `single_label_loss`.
+        weights: of the classes, or of their positive labels; None: all alike.
+
     Raises:
-        InputError: label smoothing of anything but the cross-entropy of one label an image.
+        InputError: label smoothing of anything but the cross-entropy of one label an image, or
+            weights of the margin loss.
     """
+    if objective == "margin" and weights is not None:
+        raise InputError("`balance` weights is for cross-entropy, not for the margin loss")
     if label_smoothing > 0:
         if multi_label or objective == "margin":
             what = "several labels an image" if multi_label else "the margin loss"
             raise InputError(
                 f"`label_smoothing` is for one label and cross-entropy, not for {what}"
             )
-        return partial(single_label_loss, label_smoothing=label_smoothing)
+        return partial(single_label_loss, label_smoothing=label_smoothing, class_weights=weights)
     if objective == "margin":
         return margin_loss
-    return multi_label_loss if multi_label else single_label_loss
+    if weights is None:
+        return multi_label_loss if multi_label else single_label_loss
+    if multi_label:
+        return partial(multi_label_loss, positive_weights=weights)
+    return partial(single_label_loss, class_weights=weights)
 
 
 def _class_indices(prediction: ImagePrediction, labels: Tensor) -> Int[Tensor, " B"]:

@@ -3,6 +3,8 @@ import re
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from loss_attention.errors import InputError
 from loss_attention.training.sampling import (
@@ -10,6 +12,7 @@ from loss_attention.training.sampling import (
     HOLES,
     PAIRS,
     TURNS,
+    balanced_epoch,
     check_batches,
     epoch_batches,
     noise_seed,
@@ -36,6 +39,35 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert order(1, 2) == order(1, 2)
     assert order(1, 2) != order(1, 3)
     assert order(1, 2) != order(2, 2)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.sampled_from([0, 0, 0, 0, 2, 3]), min_size=1, max_size=40), st.integers(0, 9))
+def test_balanced_epochs_show_classes_and_the_images_of_each_equally_often(labels, seed):
+    classes = torch.tensor(labels)
+    shown = torch.zeros(len(labels), dtype=torch.int64)
+    for epoch in range(7):
+        found = balanced_epoch(classes, seed, epoch)
+        assert len(found) == len(labels)
+        of_classes = classes[found].bincount()[classes.unique()]
+        assert of_classes.max() - of_classes.min() <= 1
+        shown += found.bincount(minlength=len(labels))
+        for value in set(labels):
+            of_class = shown[classes == value]
+            assert of_class.max() - of_class.min() <= 1
+        every = torch.stack([shown[classes == value].sum() for value in set(labels)])
+        assert every.max() - every.min() <= 1
+
+
+def test_balanced_batches_are_of_a_balanced_epoch_and_follow_from_seed_and_epoch():
+    classes = torch.tensor([0] * 30 + [1] * 4)
+    batches = epoch_batches(34, 8, 1, 2, classes)
+    assert {len(batch) for batch in batches} <= {6, 7}
+    shown = torch.cat(batches)
+    assert sorted(shown.tolist()) == sorted(balanced_epoch(classes, 1, 2).tolist())
+    assert torch.equal(shown, torch.cat(epoch_batches(34, 8, 1, 2, classes)))
+    assert not torch.equal(shown, torch.cat(epoch_batches(34, 8, 1, 3, classes)))
+    assert not torch.equal(shown, torch.cat(epoch_batches(34, 8, 2, 2, classes)))
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])

@@ -73,6 +73,7 @@ NO_TRACE: dict[str, object] = {
     "weights": None,
     "revision": None,
     "frozen": False,
+    "balance": "none",
     "views": 1,
     "backbone_rate": 1.0,
     "layer_decay": 1.0,

@@ -109,7 +109,8 @@ def build_model(
     )
     model.check_image_size(*splits.trainval.size)
     check_augmentation(recipe, splits.trainval.size)
-    recipe_loss(recipe, multi_label=splits.trainval.multi_label)  # refuses what it cannot be
+    # Refuses what it cannot be.
+    recipe_loss(recipe, splits.trainval.labels, len(splits.trainval.class_names))
     parameter_groups(recipe, model)  # likewise
     if initial is not None:
         initial.give(model)

@@ -23,14 +23,15 @@ from itertools import chain
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from loss_attention.backbones.layers import neighbours
+from loss_attention.errors import InputError
 from loss_attention.heads import HEADS
-from loss_attention.losses import Loss, loss_for, ramp_up
+from loss_attention.losses import Loss, balanced_weights, loss_for, ramp_up
 from loss_attention.model import PatchClassifier
 from loss_attention.training.environment import summed
 from loss_attention.training.rates import parameter_groups
@@ -69,14 +70,31 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     )
 
 
-def recipe_loss(recipe: Recipe, *, multi_label: bool) -> Loss:
+def recipe_loss(recipe: Recipe, labels: Shaped[Tensor, "N *K"], classes: int) -> Loss:
     """Return what the recipe minimises.
 
+    Args:
+        recipe: what to compute.
+        labels: of the training images, which class weights follow from; where they are is where
+            the loss is computed.
+        classes: how many there are.
+
     Raises:
-        InputError: label smoothing of a loss that has none.
+        InputError: label smoothing or class weights of a loss that has none, or equally frequent
+            classes where an image may have several.
     """
-    objective = HEADS[recipe.head].objective
-    return loss_for(objective, multi_label=multi_label, label_smoothing=recipe.label_smoothing)
+    multi_label = labels.ndim == 2
+    if recipe.balance == "sampling" and multi_label:
+        raise InputError(
+            "`balance` sampling is for one label an image; where there are several take weights"
+        )
+    weighted = recipe.balance == "weights"
+    return loss_for(
+        HEADS[recipe.head].objective,
+        multi_label=multi_label,
+        label_smoothing=recipe.label_smoothing,
+        weights=balanced_weights(labels, classes).to(labels.device) if weighted else None,
+    )
 
 
 ADAM_RAMP, ADAM_FIRST_FALL, ADAM_SECOND_FALL = 0.4, 0.6, 0.8

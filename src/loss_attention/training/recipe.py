@@ -124,6 +124,9 @@ class Recipe(ModelOptions):
     initial: Annotated[str | None, tyro.conf.arg(name="from")] = None
     """The folder of a finished run to take the initial weights from, head and backbone, instead of
     pretrained ones: a run of the same network and classes, with a frozen backbone for instance."""
+    balance: Literal["none", "weights", "sampling"] = "none"
+    """Where classes are uneven. weights: an image counts the more in the loss, the rarer its class
+    is; sampling: an epoch shows each class equally often."""
     average_weights: float = 0.0
     """Validate and keep an exponential moving average of the weights with this decay per step, in
     [0, 1), such as 0.99; 0: the weights themselves, as in the paper."""

@@ -47,14 +47,60 @@ def check_batches(images: int, batch_size: int, world_size: int) -> None:
         )
 
 
-def epoch_batches(images: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
+def epoch_batches(
+    images: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    classes: Int[Tensor, " {images}"] | None = None,
+) -> tuple[Tensor, ...]:
     """Divide a shuffled epoch into batches that differ in size by at most one image.
 
     Every image is in exactly one batch; there is no small remainder at the end, which would give
     its images a larger say and batch norm a poor estimate.
+
+    Args:
+        images: how many there are; an epoch shows so many.
+        batch_size: images in a step.
+        seed: of the run.
+        epoch: counted from 0.
+        classes: of the images, to show each class equally often; see `balanced_epoch`. None: each
+            image once.
     """
     order = torch.randperm(images, generator=stream(seed, epoch, 0))
+    if classes is not None:
+        order = balanced_epoch(classes, seed, epoch)[order]
     return order.tensor_split(steps_per_epoch(images, batch_size))
+
+
+def balanced_epoch(classes: Int[Tensor, " N"], seed: int, epoch: int) -> Int[Tensor, " N"]:
+    """Return N images of which each class that occurs has as many, to within one.
+
+    The classes take turns, over all epochs, and each goes through its own images in rounds: all of
+    them, in an order drawn anew for each round. So a rare class is shown several times an epoch, a
+    common one in part, and every image as often as the others of its class, to within one.
+
+    Example:
+        >>> classes = torch.tensor([0, 0, 0, 0, 0, 1])
+        >>> classes[balanced_epoch(classes, seed=0, epoch=0)].bincount()
+        tensor([3, 3])
+    """
+    count, present = len(classes), classes.unique().tolist()
+    taken = []
+    for turn, value in enumerate(present):
+        members = (classes == value).nonzero().squeeze(1)
+        # Of turns s = 0, 1, ... over all epochs, the class has those of s % len(present) == turn.
+        first, stop = (
+            -((turn - shown) // len(present)) for shown in (epoch * count, (epoch + 1) * count)
+        )
+        rounds = range(first // len(members), -(-stop // len(members)))
+        in_turn = [
+            members[torch.randperm(len(members), generator=stream(seed, number, ROUNDS + value))]
+            for number in rounds
+        ]
+        begin = first - rounds.start * len(members)
+        taken.append(torch.cat([members[:0], *in_turn])[begin : begin + stop - first])
+    return torch.cat(taken)
 
 
 def process_part(batch: Int[Tensor, " B"], rank: int, world_size: int) -> slice:
@@ -120,3 +166,4 @@ HOLES = 2**40
 FIRST_SIDES = 2**41
 TURNS = 2**42
 PAIRS = 2**43
+ROUNDS = 2**44

@@ -105,7 +105,8 @@ class Trainer:
         self.statistics = RunningStatistics(
             fabric, self.model, *([self.averaged.model] if self.averaged else [])
         )
-        self.loss: Loss = recipe_loss(recipe, multi_label=train.multi_label)
+        self.loss: Loss = recipe_loss(recipe, self.train_set.labels, model.spec.num_classes)
+        self.classes = train.labels.cpu() if recipe.balance == "sampling" else None
         self.augmented = Augmenter(recipe, len(train))
         self.regularised = HEADS[recipe.head].regularised
         self.steps_per_epoch = steps_per_epoch(len(train), recipe.batch_size)
@@ -142,7 +143,11 @@ class Trainer:
         position = self.position
         gamma = regulariser_weight(self.recipe, position.epoch, by_default=self.regularised)
         batches = epoch_batches(
-            len(self.train_set), self.recipe.batch_size, self.recipe.seed, position.epoch
+            len(self.train_set),
+            self.recipe.batch_size,
+            self.recipe.seed,
+            position.epoch,
+            self.classes,
         )
         self.train_set = of_epoch(self.train_set, self.recipe.seed, position.epoch)
         steps = range(position.step, len(batches))

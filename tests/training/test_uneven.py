@@ -1,0 +1,88 @@
+"""Runs on uneven classes: weighted losses, balanced epochs, and the epoch that is kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+from training.stored import load_stored, store_tiny
+from training.tiny import run_stopped_at, start_run, tiny_recipe, tiny_splits
+
+from loss_attention.data.sample import Splits
+from loss_attention.errors import InputError
+from loss_attention.model import load
+from loss_attention.training.job import continue_run
+from loss_attention.training.recipe import RunOptions
+from loss_attention.training.run_folder import RunFolder
+
+CPU = RunOptions(accelerator="cpu")
+
+
+def uneven_splits(images: int = 46, held_out: float = 0.3) -> Splits:
+    """Those of `tiny_splits`, with a quarter of the images on the right."""
+    splits = tiny_splits(2 * images, held_out=held_out)
+    labels = splits.trainval.labels
+    left, right = (labels == 0).nonzero()[:, 0], (labels == 1).nonzero()[:, 0]
+    few = images // 4
+    kept = torch.cat([left[: images - few], right[:few]]).sort().values
+    return replace(splits, trainval=splits.trainval.subset(kept))
+
+
+def trained(path: Path, splits: Splits, **changes: Any) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl of a run."""
+    recipe = tiny_recipe(**{"epochs": 1, "validation_fraction": 0.3, **changes})
+    run = start_run(path, recipe, splits, CPU)
+    assert continue_run(run, splits)
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_images_weigh_as_rare_as_their_class_is_among_those_trained_on(tmp_path: Path) -> None:
+    splits = uneven_splits()
+    (line,) = trained(tmp_path / "run", splits, balance="weights", learning_rate=1e-9)
+    weights = compute_class_weight(
+        "balanced", classes=np.array([0, 1]), y=splits.train.labels.numpy()
+    )
+    held, model = splits.validation, load(tmp_path / "run").eval()
+    with torch.no_grad():
+        p = model(held.decoded().images).logits.double().softmax(dim=1).numpy()
+    y = held.labels.numpy()
+    expected = np.mean([-weights[k] * np.log(p[i, k]) for i, k in enumerate(y)])
+    assert line["validation_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_balanced_epochs_are_resumed_and_streamed_like_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(epochs=2, balance="sampling")
+    data = store_tiny(tmp_path / "data")
+    weights = []
+    for name, stream, stops in (("whole", "no", ()), ("parts", "no", (3,)), ("stream", "yes", ())):
+        splits = load_stored(data, stream)
+        run = run_stopped_at(tmp_path / name, recipe, splits, stops, monkeypatch)
+        weights.append(load(run.path).state_dict())
+    for other in weights[1:]:
+        for name, tensor in weights[0].items():
+            assert torch.equal(tensor, other[name]), name
+
+
+def test_what_cannot_be_balanced_so_is_refused_before_a_run_begins(tmp_path: Path) -> None:
+    splits = tiny_splits()
+    with pytest.raises(InputError, match="`balance` weights is for cross-entropy, not for the mar"):
+        start_run(
+            tmp_path / "a",
+            tiny_recipe(head="capsule-dynamic-routing", balance="weights"),
+            splits,
+            CPU,
+        )
+    several = replace(splits.trainval, labels=splits.trainval.label_matrix())
+    with pytest.raises(InputError, match=r"`balance` sampling is for one label .*; .* weights"):
+        start_run(
+            tmp_path / "b", tiny_recipe(balance="sampling"), replace(splits, trainval=several), CPU
+        )
+    assert not RunFolder(tmp_path / "b").begun
