@@ -116,7 +116,7 @@ def test_without_its_own_data_what_is_fitted_to_it_is_undefined(
     said = capsys.readouterr().out
     assert "what is fitted to the run's own images stays undefined: the data of the run" in said
     assert found.value("accuracy") == before.value("accuracy")
-    assert found["accuracy"].baselines == {"majority class": None}
+    assert found["accuracy"].baselines["majority class"] is None
     assert found.thresholds == {}
     assert found.value("gt_known_loc_heat_map") is None
     assert before.value("gt_known_loc_heat_map") is not None

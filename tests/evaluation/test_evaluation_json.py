@@ -39,6 +39,11 @@ def test_json_round_trip(worked) -> None:
         "per_class",
         "thresholds",
         "held_out",
+        "confusion",
+    }
+    assert json.loads(text)["confusion"] == {
+        "class 0": {"class 0": 2, "class 1": 1},
+        "class 1": {"class 1": 2},
     }
 
 

@@ -95,7 +95,7 @@ def test_a_real_baseline_and_bf16() -> None:
         batch_size=8,
         autocast=lambda: torch.autocast("cpu", torch.bfloat16),
     )
-    assert [metric.name for metric in found.metrics][1] == "top5_accuracy"
+    assert [metric.name for metric in found.metrics][2] == "top5_accuracy"
     assert not {"localisation: boxes", "oracle"} & {metric.group for metric in found.metrics}
     assert found.per_image is not None
     assert found.per_image.probabilities.dtype == torch.float32

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import sklearn.metrics
 import torch
 from sklearn.metrics import (
     accuracy_score,
@@ -18,6 +19,7 @@ from loss_attention.metrics.classification import (
     average_precisions,
     class_accuracies,
     commonest_answer,
+    confusion_matrix,
     correct_images,
     eleven_point_precisions,
     expected_calibration_error,
@@ -39,6 +41,17 @@ def test_exact_match_is_scikit_learns_subset_accuracy() -> None:
     predicted = (logits.double().sigmoid() > 0.5).numpy()
     assert share == pytest.approx(accuracy_score(labels.numpy(), predicted), abs=1e-12)
     assert 0.3 < share < 0.9
+
+
+def test_the_confusion_matrix_is_scikit_learns() -> None:
+    labels, predictions = torch.randint(6, (90,)), torch.randint(5, (90,))
+    labels[labels == 2] = 3
+    found = torch.zeros(6, 6, dtype=torch.int64)
+    cells = confusion_matrix(predictions, labels)
+    found[cells[:, 0], cells[:, 1]] = cells[:, 2]
+    expected = sklearn.metrics.confusion_matrix(labels, predictions, labels=range(6))
+    assert found.tolist() == expected.tolist()
+    assert (cells[:, 2] > 0).all()
 
 
 def test_a_sigmoid_of_one_half_is_a_no() -> None:

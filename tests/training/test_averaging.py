@@ -59,7 +59,8 @@ def test_the_average_is_validated(tmp_path: Path) -> None:
     run = start_run(tmp_path / "run", recipe, splits, CPU)
     assert continue_run(run, splits)
     _, held_out = hold_out(splits.trainval.labels, 0.3, recipe.seed)
-    loss, accuracy = validate(load(run.path), splits.trainval.subset(held_out), 256)
+    loss, right = validate(load(run.path), splits.trainval.subset(held_out), 256)
+    accuracy = float(right.double().mean())
     best = run.metrics()[run.facts()["best_epoch"] - 1]
     assert (best["validation_loss"], best["validation_accuracy"]) == pytest.approx((loss, accuracy))
 

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.class_weight import compute_class_weight
 from training.stored import load_stored, store_tiny
 from training.tiny import run_stopped_at, start_run, tiny_recipe, tiny_splits
 
-from loss_attention.data.sample import Splits
+from loss_attention.data.sample import Splits, are_uneven
 from loss_attention.errors import InputError
 from loss_attention.model import load
+from loss_attention.training.bookkeeping import Position, Validated
 from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
@@ -86,3 +88,57 @@ def test_what_cannot_be_balanced_so_is_refused_before_a_run_begins(tmp_path: Pat
             tmp_path / "b", tiny_recipe(balance="sampling"), replace(splits, trainval=several), CPU
         )
     assert not RunFolder(tmp_path / "b").begun
+
+
+def test_balanced_accuracy_of_the_validation_is_scikit_learns(tmp_path: Path) -> None:
+    splits = uneven_splits()
+    lines = trained(tmp_path / "run", splits, epochs=3, learning_rate=0.02)
+    best = RunFolder(tmp_path / "run").facts()["best_epoch"]
+    held, model = splits.validation, load(tmp_path / "run").eval()
+    with torch.no_grad():
+        answers = model(held.decoded().images).logits.argmax(dim=1)
+    expected = balanced_accuracy_score(held.labels, answers)
+    assert lines[best - 1]["validation_balanced_accuracy"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_uneven_classes_have_the_best_epoch_chosen_by_balanced_accuracy(tmp_path: Path) -> None:
+    recipe = tiny_recipe(epochs=1, validation_fraction=0.3)
+    for name, splits, changes, expected in (
+        ("even", tiny_splits(held_out=0.3), {}, "accuracy"),
+        ("uneven", uneven_splits(), {}, "balanced-accuracy"),
+        ("asked", uneven_splits(), {"choose_by": "accuracy"}, "accuracy"),
+    ):
+        assert are_uneven(splits.train.labels) == (name != "even")
+        run = start_run(tmp_path / name, replace(recipe, **changes), splits, CPU)
+        assert continue_run(run, splits)
+        state = run.load_state()
+        assert state is not None
+        assert state["position"]["chosen_by"] == expected
+    high, fair = Validated(0.1, 0.9, 0.5), Validated(0.5, 0.7, 0.7)
+    position = Position(chosen_by="balanced-accuracy")
+    assert position.is_best(high)
+    assert position.is_best(fair)
+    assert not position.is_best(Validated(0.6, 0.9, 0.7))  # as balanced, and a higher loss
+    assert not position.is_best(high)
+    assert Position().is_best(high)
+    assert position.is_best(Validated())  # nothing to validate on: the last
+
+
+def test_a_run_of_version_0_1_goes_on_choosing_by_accuracy() -> None:
+    position = Position.read({"epoch": 2, "best": (0.9, -0.3), "best_epoch": 2})
+    assert position.chosen_by == "accuracy"
+    assert not position.is_best(Validated(0.2, 0.8, 1.0))
+    with pytest.raises(ValueError, match="it cannot be chosen by 'loss'"):
+        Position.read({"chosen_by": "loss"})
+
+
+def test_balanced_accuracy_of_several_labels_is_refused(tmp_path: Path) -> None:
+    splits = tiny_splits()
+    several = replace(splits.trainval, labels=splits.trainval.label_matrix())
+    with pytest.raises(InputError, match="`choose_by` balanced-accuracy is for one label an imag"):
+        start_run(
+            tmp_path / "run",
+            tiny_recipe(choose_by="balanced-accuracy"),
+            replace(splits, trainval=several),
+            CPU,
+        )

@@ -265,6 +265,24 @@ class Splits:
         return hold_out(self.trainval.labels, self.validation_fraction, self.seed)
 
 
+UNEVEN = 2
+"""Classes are uneven where the largest has more than so many times the images of the smallest. Up
+to there, accuracy and balanced accuracy rank networks much alike."""
+
+
+def are_uneven(labels: Shaped[Tensor, "N *K"]) -> bool:
+    """Return whether the classes that occur are uneven; never where an image may have several.
+
+    Example:
+        >>> are_uneven(torch.tensor([0, 0, 2])), are_uneven(torch.tensor([0, 0, 0, 2]))
+        (False, True)
+    """
+    if labels.ndim > 1 or not len(labels):
+        return False
+    counts = labels.cpu().unique(return_counts=True)[1]
+    return bool(counts.max() > UNEVEN * counts.min())
+
+
 def limited(splits: Splits, images: int, seed: int) -> Splits:
     """Keep at most so many training and so many test images, drawn at random by the seed."""
 

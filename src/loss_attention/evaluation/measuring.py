@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -28,6 +29,7 @@ from loss_attention.evaluation.metric import (
     Evaluation,
     Kept,
     classification_metrics,
+    confusions,
     name_images,
 )
 from loss_attention.losses import Loss, loss_for
@@ -148,6 +150,7 @@ def evaluate(
         per_class=per_class,
         thresholds=_named_thresholds(chosen),
         held_out=on_held_out,
+        confusion=confusions(per_image, data),
         per_image=per_image,
     )
 
@@ -160,10 +163,10 @@ def validate(
     *,
     loss: Loss | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[float, float]:
-    """Return the mean loss (no regulariser) and the fraction of images that are right.
+) -> tuple[float, Bool[Tensor, " N"]]:
+    """Return the mean loss (no regulariser) and which images are right, on the CPU.
 
-    That is the accuracy, or for multi-label data that of exact matches. The model is in
+    For multi-label data those are the exact matches. The model is in
     evaluation mode meanwhile, and left in the mode it was in. The host waits for the device once.
 
     Args:
@@ -179,17 +182,20 @@ def validate(
     """
     loss_of = loss or loss_for("cross-entropy", multi_label=data.multi_label)
 
-    def measure(batch: Batch, prediction: ImagePrediction) -> Tensor:
-        right = correct_images(prediction.logits, batch.labels).sum()
-        return torch.stack([loss_of(prediction, batch.labels, 0.0) * len(batch), right])
+    def measure(batch: Batch, prediction: ImagePrediction) -> tuple[Tensor, Tensor]:
+        loss = loss_of(prediction, batch.labels, 0.0) * len(batch)
+        return loss, correct_images(prediction.logits, batch.labels)
 
     if isinstance(data, LabelledImages):
         batch_size = images_at_once(data.size, batch_size)
-    batches = run_batches(
-        model, data, measure, batch_size=batch_size, autocast=autocast, progress=progress
+    losses, right = zip(
+        *run_batches(
+            model, data, measure, batch_size=batch_size, autocast=autocast, progress=progress
+        ),
+        strict=True,
     )
-    total, right = torch.stack(batches).cpu().double().sum(dim=0).tolist()
-    return total / len(data), right / len(data)
+    total = float(torch.stack(losses).cpu().double().sum())
+    return total / len(data), torch.cat(right).cpu()
 
 
 def _for_fitting(held_out: LabelledImages | None) -> LabelledImages | None:

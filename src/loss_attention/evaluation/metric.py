@@ -22,6 +22,7 @@ from loss_attention.metrics.classification import (
     average_precisions,
     class_accuracies,
     commonest_answer,
+    confusion_matrix,
     correct_images,
     eleven_point_precisions,
     expected_calibration_error,
@@ -248,6 +249,8 @@ class Evaluation:
         metrics: in the order in which to show them.
         per_class: scores of each class, by the name of the metric and that of the class.
         thresholds: what was chosen on held-out images, by the metric that it is for.
+        confusion: of each class that occurs, how many images are called what; of one label an
+            image. Pairs that never occur are left out.
         held_out: the model's localisation on the images that thresholds were chosen on, by the
             metric: what settings may be chosen by, as the reported images must not be looked at.
         per_image: kept in memory only; None when read from a file.
@@ -260,6 +263,7 @@ class Evaluation:
     per_class: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     thresholds: Mapping[str, float] = field(default_factory=dict)
     held_out: Mapping[str, float | None] = field(default_factory=dict)
+    confusion: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     per_image: ImageResults | None = field(default=None, compare=False, repr=False)
 
     def get(self, name: str) -> Metric | None:
@@ -362,14 +366,28 @@ def _one_label(
         balanced = mean(class_accuracies(constant, labels, classes)[present])
         confidence = (counts.max() / counts.sum()).expand(len(labels))
         expected = expected_calibration_error(confidence, constant)
-    metrics = [_Metric("accuracy", "accuracy", mean(results.correct), {"majority class": majority})]
+    chance = {"chance level": 1 / classes}  # each class as likely as any other, whatever occurs
+    baselines = {"majority class": majority, **chance}
+    metrics = [_Metric("accuracy", "accuracy", mean(results.correct), baselines)]
+    label, baselines = "balanced accuracy" + _how_many(present), {"majority class": balanced}
+    metrics.append(
+        _Metric("balanced_accuracy", label, mean(by_class[present]), {**baselines, **chance})
+    )
     if classes > TOP:
         baselines = {"most frequent classes": most_frequent}
         metrics.append(_Metric("top5_accuracy", "top-5 accuracy", mean(in_top), baselines))
-    label, baselines = "balanced accuracy" + _how_many(present), {"majority class": balanced}
-    metrics.append(_Metric("balanced_accuracy", label, mean(by_class[present]), baselines))
     metrics.append(_calibration(results.probabilities, results.correct, expected))
     return metrics, {"accuracy": _named(by_class, data)}
+
+
+def confusions(results: ImageResults, data: LabelledImages) -> dict[str, dict[str, int]]:
+    """Return how many images of each class are called what; empty where they have several."""
+    counts: dict[str, dict[str, int]] = {}
+    if not data.multi_label:
+        for label, called, images in confusion_matrix(results.predictions, data.labels).tolist():
+            row = counts.setdefault(data.class_names[label], {})
+            row[data.class_names[called]] = images
+    return counts
 
 
 def _several_labels(

@@ -82,6 +82,23 @@ def class_accuracies(
     return torch.bincount(labels, correct.cpu().double(), minlength=classes) / total
 
 
+def confusion_matrix(
+    predictions: Int[Tensor, " N"], labels: Int[Tensor, " N"]
+) -> Int[Tensor, "P 3"]:
+    """Return the cells of the confusion matrix that are not 0, on the CPU.
+
+    A row each, by label and then by prediction: the label, the predicted class, and how many images
+    of the one are called the other. Of thousands of classes, all cells would be millions.
+
+    Example:
+        >>> confusion_matrix(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 0, 1, 0])).tolist()
+        [[0, 0, 2], [0, 1, 1], [1, 1, 1]]
+    """
+    pairs = torch.stack([labels.cpu(), predictions.cpu()], dim=1)
+    cells, counts = torch.unique(pairs, dim=0, return_counts=True)
+    return torch.cat([cells, counts.unsqueeze(1)], dim=1)
+
+
 def expected_calibration_error(confidence: Float[Tensor, " N"], right: Bool[Tensor, " N"]) -> float:
     """Return how far confidence is from the fraction that is right: in [0, 1], lower is better.
 

@@ -74,6 +74,7 @@ NO_TRACE: dict[str, object] = {
     "revision": None,
     "frozen": False,
     "balance": "none",
+    "choose_by": "auto",
     "views": 1,
     "backbone_rate": 1.0,
     "layer_decay": 1.0,

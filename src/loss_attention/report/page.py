@@ -36,6 +36,7 @@ from loss_attention.heads import HEADS
 from loss_attention.metrics.localisation import relevant_boxes
 from loss_attention.model import PatchClassifier
 from loss_attention.prediction import ImagePrediction, WeightedPrediction, on_cpu
+from loss_attention.report.confusion import readable_confusion
 from loss_attention.report.drawing import marks_of, number, panel, resized
 from loss_attention.report.tables import evaluation_tables, grouped
 from loss_attention.training.run_folder import RunFolder
@@ -51,6 +52,16 @@ SHORTEST, LONGEST = 240, 360
 QUALITIES = (88, 75, 60, 45, 30)
 MOST_BYTES = 3_000_000
 """All pictures of a report together, before base64 makes them a third longer."""
+COLUMNS = (
+    "loss",
+    "accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "validation_balanced_accuracy",
+    "learning_rate",
+    "gamma",
+)
+"""What is told of each epoch; runs of version 0.1 do not have all of it."""
 CHART_COLOURS = {"#5b5b5b": "quiet", "#d9d9d9": "rule", "#b40426": "first", "#3b4cc0": "second"}
 """As they are drawn on white, and what the style of the page calls them, light and dark."""
 CHART_SETTINGS = {
@@ -128,7 +139,9 @@ def write_report(
         ],
         notes=tables[-1].notes,
         images=evaluation.images,
+        confusion=readable_confusion(evaluation.confusion, test.class_names),
         history=history,
+        columns=[name for name in COLUMNS if any(name in line for line in history)],
         charts=_charts(history, facts),
         mistakes=mistakes,
         mistake_count=int((~correct).sum()),

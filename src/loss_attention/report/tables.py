@@ -252,22 +252,24 @@ def grouped(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, Rows]]:
 def _evaluation_table(title: str, rows: Rows, *, several: bool) -> Table:
     present = [found for _, _, found in rows if found is not None]
     baselines = list(dict.fromkeys(name for found in present for name in found.baselines))
-    # Where each measure has a baseline of its own, columns would be all but empty.
-    alone = len(baselines) > 1 and all(len(found.baselines) <= 1 for found in present)
+    # Where measures have one or two of many, columns would be all but empty.
+    most = max((len(found.baselines) for found in present), default=0)
+    alone = most < len(baselines) and most <= 2
     heads = [Column(title or "metric", "left", "metric")]
     heads += [Column("model", "left")] if several else []
     heads += [Column("score", style="bold")]
     heads += [
         Column(name, narrow=_SHORT.get(name, ""), style="dim") for name in baselines if not alone
     ]
-    heads += [Column("trivial baseline", style="dim")] if alone else []
+    heads += [Column("trivial baseline" + "s" * (most > 1), style="dim")] if alone else []
     cells = []
     for metric, model, found in rows:
         label = metric.label + ("" if metric.higher_is_better else LOWER)
         value = ABSENT if found is None else _number(found.value)
         scores = {} if found is None else {n: _number(v) for n, v in found.baselines.items()}
         if alone:
-            beside = [f"{score} ({name})" for name, score in scores.items()] or [ABSENT]
+            lines = [f"{score} ({name})" for name, score in scores.items()]
+            beside = ["\n".join(lines) or ABSENT]
         else:
             beside = [scores.get(name, ABSENT) for name in baselines]
         cells.append([label, *([model] if several else []), value, *beside])

@@ -7,17 +7,19 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from loss_attention.errors import InputError, printable, quoted
 from loss_attention.evaluation.measuring import validate
 from loss_attention.interruption import StopRequest
 from loss_attention.losses import Loss
+from loss_attention.metrics.classification import class_accuracies
 from loss_attention.model import WEIGHTS_FILE, PatchClassifier
 from loss_attention.training.environment import from_first, sum_dtype, summed
 from loss_attention.training.frozen import Examples, FrozenModel
@@ -33,8 +35,12 @@ CURVES = (
     "images_per_second",
     "validation_loss",
     "validation_accuracy",
+    "validation_balanced_accuracy",
 )
 """What TensorBoard is given of an epoch."""
+
+Choice = Literal["accuracy", "balanced-accuracy"]
+"""What the best epoch is chosen by; the validation loss decides between equals."""
 
 
 @dataclass
@@ -45,7 +51,9 @@ class Position:
         epoch: finished epochs.
         step: finished steps of the epoch that is under way; all of them where it was not
             validated yet.
-        best: validation accuracy and negative validation loss of the best epoch; None before it.
+        best: score of the validation and negative validation loss of the best epoch; None before
+            it.
+        chosen_by: the score, `accuracy` or `balanced-accuracy`; version 0.1 knew the first alone.
         best_epoch: counted from 1; 0 before the first.
         seconds: spent on training and validation so far.
         epoch_seconds: of these, what the epoch that is under way has taken.
@@ -56,6 +64,7 @@ class Position:
     epoch: int = 0
     step: int = 0
     best: tuple[float, float] | None = None
+    chosen_by: Choice = "accuracy"
     best_epoch: int = 0
     seconds: float = 0.0
     epoch_seconds: float = 0.0
@@ -71,6 +80,8 @@ class Position:
         except InputError as error:
             raise ValueError(str(error)) from error
         counts = (position.epoch, position.step, position.best_epoch)
+        if position.chosen_by not in get_args(Choice):
+            raise ValueError(f"it cannot be chosen by {quoted(position.chosen_by)}")
         if any(type(count) is not int or not 0 <= count < 2**63 for count in counts):
             raise ValueError(f"its position cannot be {quoted(counts)}")
         if position.best is not None:
@@ -80,17 +91,17 @@ class Position:
             setattr(position, name, float(getattr(position, name)))
         return position
 
-    def is_best(self, loss: float | None, accuracy: float | None) -> bool:
+    def is_best(self, validated: Validated) -> bool:
         """Note what an epoch's validation gave; return whether it is the best so far.
 
-        Args:
-            loss: of the validation; None: there are no images for it, and the last is the best.
-            accuracy: likewise.
+        Without images for it, the last is the best.
         """
-        if loss is None or accuracy is None:
+        balanced = self.chosen_by == "balanced-accuracy"
+        found = validated.balanced_accuracy if balanced else validated.accuracy
+        if validated.loss is None or found is None:
             better = True
         else:
-            score = (accuracy, -loss)
+            score = (found, -validated.loss)
             better = self.best is None or score >= self.best
             self.best = score if better else self.best
         self.best_epoch = self.epoch + 1 if better else self.best_epoch
@@ -147,6 +158,21 @@ class Checkpoints:
             self.run.write(METRICS_FILE, metrics_text(position.history))
 
 
+class Validated(NamedTuple):
+    """What a validation found; all None where there are no images for it.
+
+    Attributes:
+        loss: of the images, on average.
+        accuracy: fraction of them that are right; of several labels, exact matches.
+        balanced_accuracy: mean over classes that occur of the fraction of theirs that are right;
+            None where an image may have several.
+    """
+
+    loss: float | None = None
+    accuracy: float | None = None
+    balanced_accuracy: float | None = None
+
+
 class Validation:
     """The held-out images, of which each process measures its part.
 
@@ -161,44 +187,47 @@ class Validation:
         self, fabric: Fabric, images: Examples, batch_size: int, stop: StopRequest
     ) -> None:
         self._fabric, self._stop, self._count = fabric, stop, len(images)
+        self._labels = None if images.multi_label else images.labels.cpu()
         part = torch.arange(len(images))[fabric.global_rank :: fabric.world_size]
+        self._rows = part
         self._part = images.images_and_labels().subset(part).to(fabric.device)
         # So much as a few steps of training, as a stop is heard in between.
         self._batch_size = max(batch_size, min(256, 8 * batch_size))
 
-    def measure(
-        self, model: PatchClassifier | FrozenModel, loss: Loss
-    ) -> tuple[float | None, float | None] | None:
-        """Return loss and accuracy of a model, the same in all processes; both None without images.
+    def measure(self, model: PatchClassifier | FrozenModel, loss: Loss) -> Validated | None:
+        """Return what a model scores, the same in all processes.
 
         None where one of the processes was asked to stop meanwhile.
         """
         if not self._count:
-            return None, None
+            return Validated()
         device = self._fabric.device
-        # Sums of loss and accuracy over images; whether it was stopped.
-        sums = torch.zeros(3, dtype=sum_dtype(device))
+        # Whether it was stopped; the sum of the loss over images; which are right.
+        sums = torch.zeros(2 + self._count, dtype=sum_dtype(device))
         try:
-            sums[:2] = torch.tensor(self._sums(model, loss), dtype=sums.dtype)
+            self._measure(model, loss, sums)
         except _ValidationStoppedError:
-            sums[2] = 1
-        sums = summed(self._fabric, sums.to(device))
-        if sums[2] > 0:
+            sums[0] = 1
+        sums = summed(self._fabric, sums.to(device)).cpu()
+        if sums[0] > 0:
             return None
-        mean_loss, accuracy = (sums[:2] / self._count).tolist()
-        return mean_loss, accuracy
+        right, balanced = sums[2:] > 0, None
+        if self._labels is not None:
+            by_class = class_accuracies(right, self._labels, int(self._labels.max()) + 1)
+            balanced = float(by_class.nanmean())
+        return Validated(float(sums[1]) / self._count, int(right.sum()) / self._count, balanced)
 
-    def _sums(self, model: PatchClassifier | FrozenModel, loss: Loss) -> tuple[float, float]:
-        """Return this process's sums of loss and accuracy over its images."""
+    def _measure(self, model: PatchClassifier | FrozenModel, loss: Loss, sums: Tensor) -> None:
+        """Note what this process finds of its images: the sum of the loss, and which are right."""
         images = len(self._part)
         if not images:
-            return 0.0, 0.0
+            return
 
         def look(done: int, total: int) -> None:  # noqa: ARG001
             if self._stop.requested:
                 raise _ValidationStoppedError
 
-        mean_loss, accuracy = validate(
+        mean_loss, right = validate(
             model,
             self._part,
             self._batch_size,
@@ -206,7 +235,8 @@ class Validation:
             loss=loss,
             progress=look,
         )
-        return mean_loss * images, accuracy * images
+        sums[1] = mean_loss * images
+        sums[2 + self._rows] = right.to(sums.dtype)
 
 
 class _ValidationStoppedError(Exception):
@@ -221,6 +251,7 @@ class TrainingLog:
         epochs: epochs of the run.
         console: where to write; None shows nothing (every process but the first).
         folder: where TensorBoard's events go; None writes none.
+        balanced: tell the balanced accuracy of the validation too.
     """
 
     def __init__(
@@ -229,7 +260,10 @@ class TrainingLog:
         epochs: int,
         console: Console | None = None,
         folder: Path | None = None,
+        *,
+        balanced: bool = False,
     ) -> None:
+        self._balanced = balanced
         self._epochs, self._console, self._folder = epochs, console, folder
         self._next_refresh = 0.0
         self._events: Any = None
@@ -300,5 +334,7 @@ class TrainingLog:
         )
         if line["validation_accuracy"] is not None:
             text += f"  val {line['validation_loss']:.3f} {line['validation_accuracy']:6.1%}"
+            if self._balanced and line["validation_balanced_accuracy"] is not None:
+                text += f" (balanced {line['validation_balanced_accuracy']:.1%})"
         text += f"  {line['images_per_second']:,.0f} img/s"
         self._console.print(text + ("  best" if line["best"] else ""), highlight=False)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from loss_attention import __version__
 from loss_attention.data.loading import recorded
-from loss_attention.data.sample import LabelledImages, Splits
+from loss_attention.data.sample import LabelledImages, Splits, are_uneven
 from loss_attention.errors import InputError, KilledError, guarded
 from loss_attention.heads import check_regulariser
 from loss_attention.interruption import StopRequest
@@ -109,6 +109,8 @@ def build_model(
     )
     model.check_image_size(*splits.trainval.size)
     check_augmentation(recipe, splits.trainval.size)
+    if recipe.choose_by == "balanced-accuracy" and splits.trainval.multi_label:
+        raise InputError("`choose_by` balanced-accuracy is for one label an image, not for several")
     # Refuses what it cannot be.
     recipe_loss(recipe, splits.trainval.labels, len(splits.trainval.class_names))
     parameter_groups(recipe, model)  # likewise
@@ -455,6 +457,7 @@ def make_trainer(
             recipe.epochs,
             console if first else None,
             run.path / TENSORBOARD_FOLDER if first else None,
+            balanced=are_uneven(train.labels),
         ),
         accumulate=options.accumulate,
         stop=stop,

@@ -127,6 +127,10 @@ class Recipe(ModelOptions):
     balance: Literal["none", "weights", "sampling"] = "none"
     """Where classes are uneven. weights: an image counts the more in the loss, the rarer its class
     is; sampling: an epoch shows each class equally often."""
+    choose_by: Literal["auto", "accuracy", "balanced-accuracy"] = "auto"
+    """Which score of the validation images the best epoch has; of equal ones, the lower loss.
+    balanced-accuracy: the mean of the accuracies of each class. auto: that where the largest class
+    has more than twice the images of the smallest, else accuracy."""
     average_weights: float = 0.0
     """Validate and keep an exponential moving average of the weights with this decay per step, in
     [0, 1), such as 0.99; 0: the weights themselves, as in the paper."""

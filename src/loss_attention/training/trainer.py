@@ -12,12 +12,12 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from lightning_fabric import Fabric
 from torch import Tensor
 
 from loss_attention.backbones import Features
-from loss_attention.data.sample import ImageSet
+from loss_attention.data.sample import ImageSet, are_uneven
 from loss_attention.errors import InputError, ReportedError, guarded
 from loss_attention.heads import HEADS
 from loss_attention.interruption import StopRequest
@@ -26,7 +26,13 @@ from loss_attention.metrics.classification import correct_images
 from loss_attention.model import PatchClassifier
 from loss_attention.prediction import ImagePrediction
 from loss_attention.training.augmentation import Augmenter
-from loss_attention.training.bookkeeping import Checkpoints, Position, TrainingLog, Validation
+from loss_attention.training.bookkeeping import (
+    Checkpoints,
+    Choice,
+    Position,
+    TrainingLog,
+    Validation,
+)
 from loss_attention.training.environment import (
     CHECK_INTERVAL,
     Agreement,
@@ -110,7 +116,7 @@ class Trainer:
         self.augmented = Augmenter(recipe, len(train))
         self.regularised = HEADS[recipe.head].regularised
         self.steps_per_epoch = steps_per_epoch(len(train), recipe.batch_size)
-        self.position = Position()
+        self.position = Position(chosen_by=chosen_by(recipe, self.train_set.labels))
         # Sums over the epoch: loss x images, correct, images. On the device, so no step waits.
         self.totals = torch.zeros(3, dtype=sum_dtype(fabric.device), device=fabric.device)
         self.bad_step = torch.full((), -1, device=fabric.device)
@@ -272,12 +278,11 @@ class Trainer:
         if validated is None:
             self.agreement.to_stop()  # whichever process heard it, all know the signal
             return False
-        validation_loss, validation_accuracy = validated
-        if validation_loss is not None and not validation_loss < float("inf"):
+        if validated.loss is not None and not validated.loss < float("inf"):
             raise self._diverged("validation loss", self._finished_steps)
         loss, accuracy = _means(summed(self.fabric, self.totals))
         position, epoch = self.position, self.position.epoch + 1
-        best = position.is_best(validation_loss, validation_accuracy)
+        best = position.is_best(validated)
         self._count_seconds()
         line = {
             "epoch": epoch,
@@ -288,8 +293,9 @@ class Trainer:
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "images_per_second": position.images_per_second,
             "seconds": position.epoch_seconds,
-            "validation_loss": validation_loss,
-            "validation_accuracy": validation_accuracy,
+            "validation_loss": validated.loss,
+            "validation_accuracy": validated.accuracy,
+            "validation_balanced_accuracy": validated.balanced_accuracy,
             "best": best,
         }
         self._check_weights()
@@ -409,6 +415,13 @@ class Trainer:
             "learning rate usually helps, from the last checkpoint on: "
             f"loss-attention resume {run.path} {lower}"
         )
+
+
+def chosen_by(recipe: Recipe, labels: Shaped[Tensor, "N *K"]) -> Choice:
+    """Return what a run's best epoch is chosen by, from the recipe and the training labels."""
+    if recipe.choose_by == "auto":
+        return "balanced-accuracy" if are_uneven(labels) else "accuracy"
+    return recipe.choose_by
 
 
 def _means(totals: Tensor) -> tuple[float, float]:
