@@ -118,6 +118,7 @@ def load_data(recipe: Recipe, console: Console, options: RunOptions | None = Non
             classes=recipe.classes,
             masks=recipe.masks,
             skip_broken=recipe.skip_broken,
+            group=recipe.group,
             storage=storage,
             progress=progress,
         )

@@ -489,10 +489,13 @@ def check_data(
         ),
     ],
     out: Path | None = None,
+    group: str | None = None,
 ) -> int:
     """Show what a data set contains, and its warnings and errors.
 
     Args:
+        group: Show groups of images that belong together: a column of the table that lists them, or
+            a pattern with one group that is found in their paths, as num_([0-9]+).
         out: Draw some of the images, with their labels and boxes, to this .png or .jpg file.
     """
     if out is not None:
@@ -503,7 +506,7 @@ def check_data(
     from loss_attention.terminal import counted, say_line
 
     with counted("looking at images", console) as progress:
-        source, result = check_named(data, progress)
+        source, result = check_named(data, progress, group=group)
     say_line(console, source.where)
     for title, lines in (
         ("", result.facts),

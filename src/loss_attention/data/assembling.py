@@ -8,7 +8,7 @@ Streamed, what is known of the images is in memory, and they stay where they are
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from loss_attention.data.decoding import UnreadableImage
+from loss_attention.data.groups import group_numbers
 from loss_attention.data.records import (
     Encoded,
     Part,
@@ -115,10 +116,12 @@ def assemble(
     )
     if len(sets) == 2:
         return _described(source, why, sets[0], sets[1], _how_reported(parts[1].name))
-    kept, held_out = hold_out(sets[0].labels, HELD_OUT, seed)
+    kept, held_out = hold_out(sets[0].labels, HELD_OUT, seed, sets[0].groups)
     if not len(held_out):
-        raise InputError(f"{where} has no test split, and one image a class is too few to make one")
+        few_ = "one image a class" if sets[0].groups is None else "one group of images a class"
+        raise InputError(f"{where} has no test split, and {few_} is too few to make one")
     how = f"no labelled test split, so {HELD_OUT:.0%} of {parts[0].name} held out by seed {seed}"
+    how += "" if sets[0].groups is None else ", groups whole"
     splits = _described(source, why, sets[0].subset(kept), sets[0].subset(held_out), how)
     return replace(splits, drawn=True)
 
@@ -148,10 +151,10 @@ def image_sets(
         stack = stack_images(
             _encoded(parts), _count(parts), form, skip_broken=skip_broken, progress=progress
         )
-    sets, start = [], 0
+    sets, start, groups = [], 0, group_numbers(parts)
     left_out = len({problem.image for problem in source.problems})
     for part in parts:
-        data, bad = _image_set(part, labels, stack, start, where, skip_broken=skip_broken)
+        data, bad = _image_set(part, labels, stack, start, where, groups, skip_broken=skip_broken)
         start += len(part)
         left_out += bad
         sets.append(data)
@@ -279,7 +282,14 @@ def _decoded_bytes(parts: Sequence[Part], form: Form) -> int:
 
 
 def _image_set(
-    part: Part, labels: Labels, stack: Stack, start: int, where: str, *, skip_broken: bool
+    part: Part,
+    labels: Labels,
+    stack: Stack,
+    start: int,
+    where: str,
+    groups: Mapping[str, int],
+    *,
+    skip_broken: bool,
 ) -> tuple[LabelledImages, int]:
     """Return the images of one split, and how many of it were left out."""
     stop = start + len(part)
@@ -292,14 +302,17 @@ def _image_set(
     images = stack.images[start:stop]
     known = labels.splits[part.name], labels.class_names, boxes, box_labels
     names = tuple(record.name for record in part.records)
+    belonging = None
+    if groups:
+        belonging = torch.tensor([groups[record.group] for record in part.records])
     data: LabelledImages
     if isinstance(images, EncodedImages):
-        data = StreamedSet(images, *known, names)
+        data = StreamedSet(images, *known, names, groups=belonging)
     else:
         masks = None if stack.masks is None else stack.masks[start:stop]
         sound = torch.tensor([row not in bad for row in range(len(part))])
         originals = are_originals(placements[sound])
-        data = ImageSet(images, *known, names, masks, None if originals else placements)
+        data = ImageSet(images, *known, names, masks, None if originals else placements, belonging)
     if bad:
         data = data.subset(torch.tensor([row for row in range(len(part)) if row not in bad]).long())
         if not len(data):

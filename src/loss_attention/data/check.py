@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from loss_attention.data.assembling import chosen, foreign_classes
 from loss_attention.data.decoding import UnreadableImage, fitted
+from loss_attention.data.groups import group_sizes, shared_groups, with_groups
 from loss_attention.data.loading import KNOWN, MADE, Known, open_source, understood
 from loss_attention.data.pixels import DEEP
 from loss_attention.data.records import (
@@ -96,6 +97,7 @@ def check(
         _duplicates(part.name, looks[part.name], result)
         _dark(part.name, looks[part.name], result)
     _leaks(looks, result)
+    result.doubts += shared_groups(source)
     try:
         used = chosen(source)
         if known is not None:
@@ -133,6 +135,8 @@ def _count(source: Source, part: Part, looks: Sequence[Look], result: Checked) -
     result.facts.append(f"{name}: {count(len(part), 'image')} of {count(len(named), 'class')}")
     if named:
         result.facts.append(f"{name}: {_class_counts(named)}")
+    if any(record.group for record in part.records):
+        result.facts.append(f"{name}: {group_sizes(part.records)}")
     sizes = Counter(look.size for look in looks if not look.broken)
     if sizes:
         result.facts.append(f"{name}: {_sizes(sizes)}")
@@ -221,24 +225,29 @@ def _named(groups: Sequence[Sequence[Record]]) -> str:
     return few([" = ".join(record.name for record in group[:3]) for group in groups], "; ")
 
 
-def check_named(data: str, progress: Progress | None = None) -> tuple[Source, Checked]:
+def check_named(
+    data: str, progress: Progress | None = None, *, group: str | None = None
+) -> tuple[Source, Checked]:
     """Look at all of a data set, and compare it with the published one that it is meant to be.
 
     Args:
         data: as for `load_splits`.
         progress: called with images looked at and all.
+        group: what says which images belong together, as for `load_splits`.
 
     Raises:
         InputError: nothing usable there.
     """
     if data in MADE:
         raise InputError(f"{data} is made here, so there is nothing to check")
-    source = open_source(data, masks=True)
+    source = open_source(data, masks=True, group=group)
     # The training split first, as the others are held against it.
     parts = sorted((part for part in source.parts if len(part)), key=lambda p: p.name != "train")
     source = replace(source, parts=tuple(parts))
     if not source.parts:
         raise InputError(f"{source.where} holds no images that could be checked")
+    if group is not None:
+        source = with_groups(source, group)
     return source, check(source, progress, known=KNOWN.get(understood(data).name))
 
 

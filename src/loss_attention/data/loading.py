@@ -34,6 +34,7 @@ from loss_attention.data.formats.listed import read_listed
 from loss_attention.data.formats.tables import find_tables
 from loss_attention.data.formats.voc import open_voc
 from loss_attention.data.formats.yolo import open_data_yaml, open_yolo
+from loss_attention.data.groups import shared_groups, with_groups
 from loss_attention.data.records import Source, count, refuse, stored_classes
 from loss_attention.data.sample import (
     IN_REACH,
@@ -81,6 +82,7 @@ def load_splits(
     classes: Sequence[str] = (),
     masks: bool = False,
     skip_broken: bool = False,
+    group: str | None = None,
     storage: Storage = IN_REACH,
     progress: Progress | None = None,
 ) -> Splits:
@@ -103,6 +105,9 @@ def load_splits(
             all of them.
         masks: read the masks of objects too.
         skip_broken: go on without the images that something is wrong with.
+        group: the column of the table that lists the images, or a regular expression with one group
+            that is found in their paths, which says which images belong together: all of them are
+            held out or none.
         storage: decode images on demand, hold them all in memory, or choose by their size.
         progress: called with the number of images looked at and their total, now and then.
 
@@ -119,6 +124,8 @@ def load_splits(
     if data in MADE:
         if classes or masks:
             raise InputError(f"{data} is made here: `classes` and `masks` do not apply to it")
+        if group is not None:
+            raise InputError(f"{data} is made here: `group` does not apply to it")
         if storage.stream == "yes":
             raise InputError(f"{data} is made here, in memory: `stream` yes does not apply to it")
         made = MADE[data](seed)
@@ -131,10 +138,13 @@ def load_splits(
             seed=seed,
             drawn=True,
         )
-    source = open_source(data, masks=masks)
+    source = open_source(data, masks=masks, group=group)
     if not skip_broken:  # before a split seems to be missing for want of sound images
         refuse(source.where, source.problems)
     source = chosen(source)
+    if group is not None:
+        source = with_groups(source, group)
+        source = replace(source, notes=(*source.notes, *shared_groups(source)))
     known = KNOWN.get(understood(data).name)
     if known is not None:
         source = known.verified(source)
@@ -147,11 +157,17 @@ def load_splits(
         source, form, seed, skip_broken=skip_broken, storage=storage, progress=progress
     )
     drawn = splits.drawn or len(classes) == 1
-    return replace(splits, validation_fraction=validation_fraction, seed=seed, drawn=drawn)
+    return replace(
+        splits, validation_fraction=validation_fraction, seed=seed, group=group, drawn=drawn
+    )
 
 
 def open_source(
-    data: str, *, masks: bool = False, known_classes: Collection[str] | None = None
+    data: str,
+    *,
+    masks: bool = False,
+    known_classes: Collection[str] | None = None,
+    group: str | None = None,
 ) -> Source:
     """Return all that there is of the data of a name or at a path, undecoded; see `load_splits`.
 
@@ -160,6 +176,7 @@ def open_source(
         masks: draw masks where the layout has them.
         known_classes: those of a model that is to be measured on the data, which then needs no
             training split; None: it is to be trained on.
+        group: the column of a table that says which images belong together, if it has it.
 
     Raises:
         InputError: nothing of this name, or nothing usable there.
@@ -168,14 +185,19 @@ def open_source(
     if named.path is not None:
         where = f"{named.name} in {data.partition(':')[2]}" if named.name else f"data folder {data}"
         return open_path(
-            named.path, where, masks=masks, known=named.name or None, known_classes=known_classes
+            named.path,
+            where,
+            masks=masks,
+            known=named.name or None,
+            known_classes=known_classes,
+            group=group,
         )
     if named.kind == "hub":
-        return source_of_tables(open_hub(named.name), named.name)
+        return source_of_tables(open_hub(named.name), named.name, group=group)
     known = KNOWN[named.name]
     if known.hub is None:
         raise InputError(f"{data} is not downloaded by itself: {known.get}")
-    return source_of_tables(open_hub(known.hub, known.get), known.hub)
+    return source_of_tables(open_hub(known.hub, known.get), known.hub, group=group)
 
 
 def _in_form(images: ImageSet, form: Form) -> ImageSet:
@@ -420,6 +442,7 @@ def open_path(
     masks: bool = False,
     known: str | None = None,
     known_classes: Collection[str] | None = None,
+    group: str | None = None,
 ) -> Source:
     """Return what is at a path, whatever its layout.
 
@@ -429,6 +452,7 @@ def open_path(
         masks: draw masks where the layout has them.
         known: the known data set that is meant to lie there; of COCO it decides the year.
         known_classes: those of a model that is to be measured on it; see `read_class_folders`.
+        group: the column of a table that says which images belong together, if it has it.
 
     Raises:
         InputError: nothing there, nothing of use in it, or a layout that can be read in two ways.
@@ -437,25 +461,32 @@ def open_path(
         raise InputError(f"{where} does not exist")
     try:
         if path.is_dir() and any((path / name).is_file() for name in SAVED):
-            return open_saved(path, where)
+            return open_saved(path, where, group)
         if path.is_file() and not is_archive(path):
-            return _open_file(path, where, masks=masks)
-        tree = open_tree(path)
-        return _open_tree(tree, where, masks=masks, known=known, known_classes=known_classes)
+            return _open_file(path, where, masks=masks, group=group)
+        return _open_tree(
+            open_tree(path),
+            where,
+            masks=masks,
+            known=known,
+            known_classes=known_classes,
+            group=group,
+        )
     except OSError as error:
         raise InputError(f"{where} cannot be read: {error}") from error
 
 
-def _open_file(path: Path, where: str, *, masks: bool) -> Source:
+def _open_file(path: Path, where: str, *, masks: bool, group: str | None) -> Source:
     if path.suffix.lower() == ".parquet":
-        return open_parquet(path, [path], where)
+        return open_parquet(path, [path], where, group)
     if path.suffix.lower() in (".yaml", ".yml"):
         return _with_odd(*open_data_yaml(path, where, masks=masks))
     tree = Tree(path.parent, (path.name,), lambda name: path.parent / name)
     if found := coco_files(tree, None):
         return read_coco(open_tree(path.parent), found, where, masks=masks)
     if find_tables(tree, where).used:
-        return _twice_named(read_listed(open_tree(path.parent), [path.name], where, masks=masks))
+        tree = open_tree(path.parent)
+        return _twice_named(read_listed(tree, [path.name], where, masks=masks, group=group))
     raise InputError(
         f"{where} is no parquet file, archive, COCO JSON, YOLO data.yaml, or CSV or JSON-lines "
         "file with a column of images; a folder of images works too"
@@ -469,6 +500,7 @@ def _open_tree(
     masks: bool,
     known: str | None,
     known_classes: Collection[str] | None,
+    group: str | None,
 ) -> Source:
     """Try the layouts from the most to the least particular."""
     whole, tree = tree, tree.unwrapped()
@@ -477,9 +509,10 @@ def _open_tree(
             return _with_odd(*opened)
     tables = find_tables(tree, where)
     if tables.used:
-        return _twice_named(tables.beside(read_listed(tree, tables.used, where, masks=masks)))
+        listed = read_listed(tree, tables.used, where, masks=masks, group=group)
+        return _twice_named(tables.beside(listed))
     if parquet := [name for name in whole.names if name.lower().endswith(".parquet")]:
-        return tables.beside(_open_parquet(whole, parquet, where))
+        return tables.beside(_open_parquet(whole, parquet, where, group))
     if known_classes is not None:
         tree = whole.unwrapped(known_classes)
     return _with_odd(tree, tables.beside(read_class_folders(tree, where, known_classes)))
@@ -522,12 +555,12 @@ def _twice_named(source: Source) -> Source:
     return replace(source, notes=(*source.notes, *notes))
 
 
-def _open_parquet(tree: Tree, parquet: list[str], where: str) -> Source:
+def _open_parquet(tree: Tree, parquet: list[str], where: str, group: str | None) -> Source:
     files = [tree.content(name) for name in parquet]
     here = [file for file in files if isinstance(file, Path)]
     if len(here) < len(files):
         raise InputError(f"{where}: parquet files are not read from archives; unpack {tree.path}")
     if any(file.name == "metadata.parquet" for file in here):
         images = [tree.content(name) for name in tree.names]
-        return open_metadata(tree.path, [p for p in images if isinstance(p, Path)], where)
-    return open_parquet(tree.path, here, where)
+        return open_metadata(tree.path, [p for p in images if isinstance(p, Path)], where, group)
+    return open_parquet(tree.path, here, where, group)

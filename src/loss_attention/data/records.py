@@ -56,6 +56,7 @@ class Record:
         origin: what lists its boxes ("labels.csv row"): with a box's row it names what is meant.
         relative: its boxes are in fractions of the image's width and height.
         row: where `origin` lists the image itself; 0: it does not.
+        group: which images it belongs together with; empty: none was asked for, or none is known.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Record:
     origin: str = ""
     relative: bool = False
     row: int = 0
+    group: str = ""
 
     @property
     def called(self) -> str:
@@ -132,6 +134,7 @@ class Source:
         problems: what is wrong with single images; those are not among the records.
         notes: what was left out or is unlike expected, a line each.
         unread: of these, those about files that may be meant as images and are not read.
+        columns: of the tables that list its images, if there are any.
     """
 
     where: str
@@ -141,6 +144,7 @@ class Source:
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
 
 def stored_classes(source: Source) -> dict[str, Any]:

@@ -56,6 +56,8 @@ class LabelledImages(ABC):
         placements: size of each original image and the box that its picture fills in `images`,
             shape `(N, 6)`, as `data/sample.py` has it; None: the images are the originals, or
             they come with the decoded images.
+        groups: which images belong together, the same number for those, shape `(N,)`, int64; None:
+            each stands alone.
     """
 
     images: Any
@@ -66,6 +68,7 @@ class LabelledImages(ABC):
     names: tuple[str, ...] = ()
     masks: Bool[Tensor, "N H W"] | None = None
     placements: Float[Tensor, "N 6"] | None = None
+    groups: Int[Tensor, " N"] | None = None
 
     in_memory: ClassVar[bool]
     """Whether the images are decoded, in memory."""
@@ -102,7 +105,15 @@ class LabelledImages(ABC):
 
     def images_and_labels(self: Images) -> Images:
         """Return images and labels alone, which is all that training needs."""
-        return replace(self, boxes=None, box_labels=None, names=(), masks=None, placements=None)
+        return replace(
+            self,
+            boxes=None,
+            box_labels=None,
+            names=(),
+            masks=None,
+            placements=None,
+            groups=None,
+        )
 
     def to(self: Images, device: torch.device | str) -> Images:
         """Return the set with its tensors on a device; images not yet decoded come to be there."""
@@ -111,7 +122,7 @@ class LabelledImages(ABC):
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """Return what is known of the images, all that there is of it changed in one way."""
-        fields = ("labels", "boxes", "box_labels", "masks", "placements")
+        fields = ("labels", "boxes", "box_labels", "masks", "placements", "groups")
         known = {name: getattr(self, name) for name in fields}
         return {name: None if value is None else change(value) for name, value in known.items()}
 
@@ -237,6 +248,7 @@ class Splits:
         storage: whether the images are in memory or streamed, and why, in a line for people.
         validation_fraction: the part of `trainval` that is held out, in [0, 1).
         seed: decides which images are.
+        group: what says which images belong together, as the user named it.
         drawn: the seed decides more than that: made data, classes, or images for the test.
     """
 
@@ -247,6 +259,7 @@ class Splits:
     storage: str = "images made in memory"
     validation_fraction: float = 0.0
     seed: int = 0
+    group: str | None = None
     drawn: bool = False
 
     @cached_property
@@ -262,7 +275,8 @@ class Splits:
     @cached_property
     def divided(self) -> tuple[Tensor, Tensor]:
         """The indices in `trainval` of what is kept for training and of what is held out."""
-        return hold_out(self.trainval.labels, self.validation_fraction, self.seed)
+        data = self.trainval
+        return hold_out(data.labels, self.validation_fraction, self.seed, data.groups)
 
 
 UNEVEN = 2
@@ -295,7 +309,12 @@ def limited(splits: Splits, images: int, seed: int) -> Splits:
     return replace(splits, trainval=trainval, test=test, source=source, drawn=True)
 
 
-def hold_out(labels: Shaped[Tensor, "N *K"], fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def hold_out(
+    labels: Shaped[Tensor, "N *K"],
+    fraction: float,
+    seed: int,
+    groups: Int[Tensor, " N"] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Divide the indices of a set into a kept and a held-out part, both sorted.
 
     Single-label sets are divided class by class, multi-label sets as a whole. A class (or set) of
@@ -305,6 +324,9 @@ def hold_out(labels: Shaped[Tensor, "N *K"], fraction: float, seed: int) -> tupl
         labels: class indices `(N,)` or a 0/1 matrix `(N, K)`.
         fraction: the part to hold out, in [0, 1).
         seed: the same seed divides the same way, on any machine.
+        groups: images of the same number stay together, so that a class gives as near to its part
+            as its groups allow, at least one and keeps at least one where it has two; None: each
+            image stands alone.
 
     Example:
         >>> kept, held_out = hold_out(torch.tensor([0, 0, 0, 0, 1, 1]), 0.25, seed=0)
@@ -312,6 +334,9 @@ def hold_out(labels: Shaped[Tensor, "N *K"], fraction: float, seed: int) -> tupl
         (4, 2)
     """
     assert 0 <= fraction < 1
+    if groups is not None:
+        held_out = _held_out_groups(labels.cpu(), fraction, seed, groups.cpu())
+        return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
     groups = [order]
@@ -324,6 +349,54 @@ def hold_out(labels: Shaped[Tensor, "N *K"], fraction: float, seed: int) -> tupl
             count = round(fraction * len(members))
             held_out[members[: min(max(1, count), len(members) - 1)]] = True
     return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
+
+
+def _held_out_groups(
+    labels: Shaped[Tensor, "N *K"], fraction: float, seed: int, groups: Int[Tensor, " N"]
+) -> Bool[Tensor, " N"]:
+    """Return which images are held out, whole groups in the order that the seed draws.
+
+    A group is held out if that brings the counts of its classes nearer to their parts, by the sum
+    over classes of the squared difference in images, divided by the class's images. Where all of a
+    group are of one class, no class is further from its part than by half of its largest group,
+    but where one is held out, or kept, for there to be one at all.
+    """
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    if fraction == 0 or not len(labels):
+        return held_out
+    if labels.ndim == 1:
+        rows = torch.nn.functional.one_hot(labels)
+    else:  # images without any label count too
+        rows = torch.cat([labels.long(), torch.ones(len(labels), 1, dtype=torch.int64)], dim=1)
+    _, member = torch.unique(groups, return_inverse=True)
+    number = int(member.max()) + 1
+    counts = torch.zeros(number, rows.shape[1], dtype=torch.int64).index_add_(0, member, rows)
+    total, in_groups = counts.sum(dim=0), (counts > 0).sum(dim=0)
+    wanted = (fraction * total.double()).round().clamp(min=1).minimum(total.double())
+    wanted = torch.where(in_groups > 1, wanted, 0.0)
+    chosen = torch.zeros(number, dtype=torch.bool)
+    held = torch.zeros_like(total)
+    order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
+
+    def may_go(group: int) -> bool:
+        """Whether of each of its classes a group is left."""
+        has = counts[group] > 0
+        return bool((held + counts[group] < total)[has].all())
+
+    for group in order.tolist():
+        has = counts[group] > 0
+        more, missing = counts[group, has].double(), (wanted - held)[has]
+        if (more * (more - 2 * missing) / total[has]).sum() < 0 and may_go(group):
+            chosen[group] = True
+            held += counts[group]
+    for value in ((held == 0) & (in_groups > 1)).nonzero().squeeze(1).tolist():
+        if held[value] == 0:
+            having = [group for group in order.tolist() if counts[group, value] and may_go(group)]
+            if having:
+                smallest = min(having, key=lambda group: int(counts[group].sum()))
+                chosen[smallest] = True
+                held += counts[smallest]
+    return chosen[member]
 
 
 SPLITS = {

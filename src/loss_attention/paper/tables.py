@@ -75,6 +75,7 @@ NO_TRACE: dict[str, object] = {
     "frozen": False,
     "balance": "none",
     "choose_by": "auto",
+    "group": None,
     "views": 1,
     "backbone_rate": 1.0,
     "layer_decay": 1.0,

@@ -203,11 +203,12 @@ def begin_run(
 
 def _check_division(recipe: Recipe, splits: Splits) -> None:
     """Raise `InputError` where the images that are held out are not those of the recipe."""
-    held = splits.validation_fraction, splits.seed
-    if held != (recipe.validation_fraction, recipe.seed):
+    held = splits.validation_fraction, splits.seed, splits.group
+    wanted = recipe.validation_fraction, recipe.seed, recipe.group
+    if held != wanted:
         raise InputError(
-            f"the data was loaded with `validation_fraction` and `seed` {held}, and the run's are "
-            f"{(recipe.validation_fraction, recipe.seed)}"
+            f"the data was loaded with `validation_fraction`, `seed` and `group` {held}, and the "
+            f"run's are {wanted}"
         )
 
 

@@ -131,6 +131,9 @@ class Recipe(ModelOptions):
     """Which score of the validation images the best epoch has; of equal ones, the lower loss.
     balanced-accuracy: the mean of the accuracies of each class. auto: that where the largest class
     has more than twice the images of the smallest, else accuracy."""
+    group: str | None = None
+    """Which images belong together, so that all or none of them are held out: a column of the table
+    that lists them, or a pattern with one group that is found in their paths, as num_([0-9]+)."""
     average_weights: float = 0.0
     """Validate and keep an exponential moving average of the weights with this decay per step, in
     [0, 1), such as 0.99; 0: the weights themselves, as in the paper."""

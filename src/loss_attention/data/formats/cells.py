@@ -11,7 +11,7 @@ import ast
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -332,6 +332,13 @@ def plain_name(name: str) -> str:
         ('file_name', 'label')
     """
     return re.sub(r"[\s-]+", "_", name.strip(_AROUND)).lower()
+
+
+def column_called(name: str, columns: Collection[str]) -> str | None:
+    """Return the column of a name, written so or plainly so; None where there is none."""
+    if name in columns:
+        return name
+    return next((one for one in columns if plain_name(one) == plain_name(name)), None)
 
 
 @lru_cache(32)

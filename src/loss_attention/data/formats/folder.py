@@ -31,24 +31,26 @@ from loss_attention.errors import InputError, printable, quoted
 SAVED = ("dataset_dict.json", "dataset_info.json")
 
 
-def open_saved(folder: Path, where: str) -> Source:
+def open_saved(folder: Path, where: str, group: str | None = None) -> Source:
     """Return what `datasets` saved in a folder."""
     with quiet_datasets(f"{where} cannot be read") as datasets:
         saved = datasets.load_from_disk(str(folder))
     tables = dict(saved) if isinstance(saved, dict) else {"train": saved}
-    return source_of_tables(tables, where, folder.absolute())
+    return source_of_tables(tables, where, folder.absolute(), group=group)
 
 
-def open_parquet(path: Path, files: list[Path], where: str) -> Source:
+def open_parquet(path: Path, files: list[Path], where: str, group: str | None = None) -> Source:
     """Return parquet files, sorted into splits by their names.
 
     Args:
         path: the folder that they are in, or the one file.
         files: the files.
         where: what the data is called.
+        group: the column that says which images belong together, if they have it.
     """
     if path.is_file():
-        return source_of_tables(_load(where, "parquet", {"train": [path]}), where, path.parent)
+        tables = _load(where, "parquet", {"train": [path]})
+        return source_of_tables(tables, where, path.parent, group=group)
     parts = _by_split(path, files, where)
     for split, part in parts.items():
         homes = sorted({str(file.parent.relative_to(path)) for file in part})
@@ -57,13 +59,13 @@ def open_parquet(path: Path, files: list[Path], where: str) -> Source:
                 f"data folder {path} has parquet files of split {split} in several folders "
                 f"({', '.join(homes)}); give one of them, or put the files into one"
             )
-    return source_of_tables(_load(where, "parquet", parts), where, path.absolute())
+    return source_of_tables(_load(where, "parquet", parts), where, path.absolute(), group=group)
 
 
-def open_metadata(folder: Path, files: list[Path], where: str) -> Source:
+def open_metadata(folder: Path, files: list[Path], where: str, group: str | None = None) -> Source:
     """Return images with a metadata.parquet beside them, the layout `imagefolder` of `datasets`."""
     tables = _load(where, "imagefolder", _by_split(folder, files, where))
-    return source_of_tables(tables, where, folder.absolute())
+    return source_of_tables(tables, where, folder.absolute(), group=group)
 
 
 def _load(where: str, kind: str, files: Mapping[str, list[Path]]) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +23,11 @@ from loss_attention.data.formats.cells import (
     Labels,
     NoLabelError,
     class_names,
+    column_called,
     has_label_column,
     image_column,
     is_list,
+    is_missing,
     is_number,
     label_column,
     read_label,
@@ -129,11 +131,13 @@ class _Columns:
     image: str
     label: str | None
     objects: ObjectColumns | None
+    group: str | None = None
 
     def all(self) -> list[str]:
         """Return the columns that are read."""
         boxes = None if self.objects is None else self.objects.column
-        return [name for name in (self.image, self.label, boxes) if name is not None]
+        found = (self.image, self.label, boxes, self.group)
+        return list(dict.fromkeys(name for name in found if name is not None))
 
     def declared(self, features: Mapping[str, Any], where: str) -> tuple[str, ...] | None:
         """Return the classes that a table declares.
@@ -156,13 +160,16 @@ class _Columns:
         return names
 
 
-def source_of_tables(tables: Mapping[str, Any], where: str, root: Path | None = None) -> Source:
+def source_of_tables(
+    tables: Mapping[str, Any], where: str, root: Path | None = None, *, group: str | None = None
+) -> Source:
     """Choose splits and columns of tables.
 
     Args:
         tables: a `datasets.Dataset` for each split.
         where: what the data is called.
         root: the local folder that image paths are relative to.
+        group: the column that says which images belong together, in tables that have it.
 
     Returns:
         The training split and, if there is one with labels, the split to report on; without a
@@ -177,7 +184,7 @@ def source_of_tables(tables: Mapping[str, Any], where: str, root: Path | None = 
     training = find_training_split(tables)
     first = training or next(iter(tables))
     features = tables[first].features
-    columns = _columns(features, where)
+    columns = replace(_columns(features, where), group=column_called(group or "", features))
     chosen = [_Table(first, tables[first], columns, root, where)]
     opened: dict[str, _Table] = {}
 
@@ -205,7 +212,8 @@ def source_of_tables(tables: Mapping[str, Any], where: str, root: Path | None = 
     several = any(table.several for table in chosen)
     findings = Findings()
     parts = tuple(table.part(layout, findings, kind, several=several) for table in chosen)
-    return findings.finish(Source(where, parts, declared[0], several, notes=notes))
+    source = Source(where, parts, declared[0], several, notes=notes, columns=tuple(features))
+    return findings.finish(source)
 
 
 def _columns(features: Mapping[str, Any], where: str) -> _Columns:
@@ -233,7 +241,9 @@ class _Table:
                 self.image, datasets.Image(decode=False)
             )
             given = [] if columns.label is None else list(self.table[columns.label][:])
+            grouped = [] if columns.group is None else list(self.table[columns.group][:])
             self.titles = list(self._titles())
+        self.groups = ["" if is_missing(one) else str(one).strip() for one in grouped]
         self.faults: dict[int, str] = {}
         self.boxes: list[list[Numbers]] = []
         self.classes: list[list[Any]] = []
@@ -282,7 +292,10 @@ class _Table:
                 found = (Box(one, *corners, row) for one, corners in both)
             boxes = findings.boxes(title, origin, found)
             relative = layout is not None and layout.fractions
-            records.append(Record(title, row, label, boxes, origin=origin, relative=relative))
+            group = self.groups[row] if self.groups else ""
+            records.append(
+                Record(title, row, label, boxes, origin=origin, relative=relative, group=group)
+            )
         return Part(self.name, records, self._contents)
 
     def _place(self, row: int) -> str:

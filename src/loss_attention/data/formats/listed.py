@@ -30,6 +30,7 @@ from loss_attention.data.formats.cells import (
     is_missing,
     listed_label_column,
     named_column,
+    plain_name,
     read_boxes_cell,
     read_label,
     read_labels_cell,
@@ -74,6 +75,7 @@ class _Listed:
     boxes: list[Box]
     mask: str | None
     without: list[str]
+    group: str = ""
     rows: int = 1
 
     @property
@@ -93,17 +95,30 @@ class _Listed:
         self.boxes += row.boxes
         self.mask = row.mask or self.mask
         self.without += row.without
+        if row.group != self.group:
+            groups = f"{quoted(self.group)} and, in row {row.number}, {quoted(row.group)}"
+            self.without.append(f"{self.location}: {_shown_path(self.name)} is of groups {groups}")
         self.rows += 1
 
 
-def read_listed(tree: Tree, files: Sequence[str], where: str, *, masks: bool) -> Source:
+def read_listed(
+    tree: Tree, files: Sequence[str], where: str, *, masks: bool, group: str | None = None
+) -> Source:
     """Return the images of the tables that `find_tables` found.
+
+    Args:
+        tree: the files.
+        files: which of them are the tables.
+        where: what the data is called.
+        masks: draw masks.
+        group: the column that says which images belong together, in tables that have it.
 
     Raises:
         InputError: a table that cannot be read or lists no images, or two that list the same image.
     """
     findings = Findings()
-    images = list(_images(tree, files, where, findings))
+    tables = [_Table(tree, file, where, findings, group) for file in files]
+    images = list(_images(tables, where, findings))
     splits = by_split(((image, image.split) for image in images), lambda one: one.name, where)
     hidden = [split for split in splits if _is_hidden(splits, split)]
     for image in (image for split in hidden for image in splits[split]):
@@ -118,16 +133,22 @@ def read_listed(tree: Tree, files: Sequence[str], where: str, *, masks: bool) ->
     ]
     notes = [f"split {split} has no labels, as hidden test labels are given" for split in hidden]
     notes += [*reading.notes(), *_not_listed(tree, files[0], images, findings)]
-    source = Source(where, tuple(parts), multi_label=reading.multi_label, notes=tuple(notes))
+    source = Source(
+        where,
+        tuple(parts),
+        multi_label=reading.multi_label,
+        notes=tuple(notes),
+        columns=tuple(dict.fromkeys(name for one in tables for name in one.table.columns)),
+    )
     return findings.finish(source)
 
 
-def _images(tree: Tree, files: Sequence[str], where: str, findings: Findings) -> Iterable[_Listed]:
+def _images(tables: Sequence[_Table], where: str, findings: Findings) -> Iterable[_Listed]:
     """Return the images of tables, each with what its rows say."""
     images: dict[tuple[str, str], _Listed] = {}
-    for file in files:
-        before = len(images) + len(findings.problems)
-        for row in _Table(tree, file, where, findings).rows():
+    for table in tables:
+        file, before = table.file, len(images) + len(findings.problems)
+        for row in table.rows():
             image = images.setdefault((row.split, row.name), row)
             if image.file != file:
                 raise InputError(
@@ -168,12 +189,15 @@ def _not_listed(
 class _Table:
     """One table, a row at a time; what is wrong with single rows is noted."""
 
-    def __init__(self, tree: Tree, file: str, where: str, findings: Findings) -> None:
+    def __init__(
+        self, tree: Tree, file: str, where: str, findings: Findings, group: str | None
+    ) -> None:
         self.tree, self.file, self.findings = tree, file, findings
         self.table = open_table(tree, file, where)
         self.folder = posixpath.dirname(file)
         self.file_split = split_of(PurePosixPath(file))
         self.divided = "split" in self.table.columns
+        self.group = None if group is None else plain_name(group)
         try:
             self.labelled = listed_label_column(self.table.columns) is not None
         except CellError as error:
@@ -234,7 +258,11 @@ class _Table:
         if not unlabelled or classes:
             found += _boxes(objects, classes or labels, number, location)
         mask, without = self._mask(values.get("mask")), [unlabelled] if unlabelled else []
-        return _Listed(image, split, self.file, number, labels, several, found, mask, without)
+        group = values.get(self.group) if self.group else None
+        of_group = "" if is_missing(group) else str(group).strip()
+        return _Listed(
+            image, split, self.file, number, labels, several, found, mask, without, of_group
+        )
 
     def _mask(self, value: Any) -> str | None:
         if is_missing(value):
@@ -337,7 +365,16 @@ class _Reading:
         if not labels and not image.several:
             label = None
         content, found = self.tree.content(name), findings.boxes(name, image.origin, boxes)
-        return Record(name, content, label, found, mask, origin=image.origin, row=image.number)
+        return Record(
+            name,
+            content,
+            label,
+            found,
+            mask,
+            origin=image.origin,
+            row=image.number,
+            group=image.group,
+        )
 
     def _is_there(self, image: _Listed, what: str, path: str) -> bool:
         """Return whether a file is there; note it, and why if that can be told, where it is not."""
