@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from loss_attention.attention import pool_patches
-from loss_attention.explanation import ROUTING_WEIGHT, explain_prediction
+from loss_attention.explanation import MARGIN, ROUTING_WEIGHT, explain_prediction
 from loss_attention.geometry import PatchGrid
 from loss_attention.prediction import (
     CapsulePrediction,
@@ -50,17 +50,22 @@ def test_the_predicted_class_is_explained_unless_told_otherwise() -> None:
     assert explanation.target_evidence.tolist() == [[1.0, 0.0], [3.0, 0.0]]
     assert explanation.patch_weights.tolist() == WEIGHTS.tolist()
     assert explanation.grid == GRID
-    assert explanation.shown == ("evidence", "logit units", True)
-    # Evidence 1 and 0 for class 0, and 3 and 0 for class 1; the middle column lies in both.
-    assert explanation.heat_maps.tolist() == [[[1.0, 0.5, 0.0]] * 2, [[3.0, 1.5, 0.0]] * 2]
+    assert explanation.shown is MARGIN
+    # Evidence 1 and 0 for class 0, and 3 and 0 for class 1; the middle column lies in both. Of the
+    # other class it is -2 and 1.5, and 1 and 0.
+    assert explanation.target_margin.tolist() == [[3.0, -1.5], [2.0, 0.0]]
+    assert explanation.heat_maps.tolist() == [[[3.0, 1.5, 0.0]] * 2, [[2.0, 1.0, 0.0]] * 2]
+    evidence = explain_prediction(prediction(), map="evidence")
+    assert evidence.shown == ("evidence", "logit units", True)
+    assert evidence.heat_maps.tolist() == [[[1.0, 0.5, 0.0]] * 2, [[3.0, 1.5, 0.0]] * 2]
     assert explanation.boxes.tolist() == [[0, 0, 3, 2], [0, 0, 2, 2]]
 
 
 def test_one_class_or_one_an_image_can_be_explained() -> None:
-    one = explain_prediction(prediction(), 1)
+    one = explain_prediction(prediction(), 1, map="evidence")
     assert one.target.tolist() == [1, 1]
     assert one.heat_maps[0].tolist() == [[-2.0, -0.25, 1.5]] * 2
-    each = explain_prediction(prediction(), torch.tensor([1, 0]))
+    each = explain_prediction(prediction(), torch.tensor([1, 0]), map="evidence")
     assert each.target.tolist() == [1, 0]
     assert each.heat_maps[:, 0].tolist() == [[-2.0, -0.25, 1.5], [1.0, 0.5, 0.0]]
 
@@ -117,7 +122,7 @@ def test_evidence_of_capsules_is_theirs_and_not_the_patches_weight() -> None:
     # 0.5 x 1 + 0.25 x 3 and 0.5 x 2 - 0.25 x 1; then 0.25 x 4 and 0.
     assert found.evidence.tolist() == [[[1.25, 0.75], [1.0, 0.0]]]
     assert found.evidence.sum(dim=1).tolist() == found.logits.tolist()
-    explanation = explain_prediction(found)
+    explanation = explain_prediction(found, map="evidence")
     assert explanation.evidence is not None
     assert explanation.evidence.tolist() == found.evidence.tolist()
     assert explanation.heat_maps.tolist() == [[[1.25, 1.125, 1.0]] * 2]

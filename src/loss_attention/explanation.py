@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from loss_attention.prediction import (
     PatchPrediction,
     RoutedPrediction,
     WeightedPrediction,
+    margins,
 )
 
 if TYPE_CHECKING:
@@ -47,7 +48,15 @@ class Quantity(NamedTuple):
 
 
 EVIDENCE = Quantity("evidence", "logit units", signed=True)
+MARGIN = Quantity("margin over every other class", "logit units", signed=False)
+CONTRAST = Quantity("evidence over the mean of all classes", "logit units", signed=True)
+DIFFERENCE = Quantity("difference of evidence", "logit units", signed=True)
 ROUTING_WEIGHT = Quantity("routing weight", "fraction of 1", signed=False)
+NO_MARGIN = "no patch puts this class first"
+
+MapName = Literal["margin", "contrast", "evidence"]
+MAPS: dict[MapName, Quantity] = {"margin": MARGIN, "contrast": CONTRAST, "evidence": EVIDENCE}
+"""What the patches of a model with exact evidence can show of a class."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +76,15 @@ class Explanation:
         patch_weights: shape `(B, M)`; each row sums to 1. With dynamic routing, those of the
             target class.
         selected: the patches that count as chosen by these weights, shape `(B, M)`.
+        target_margin: `margin` for the target class, shape `(B, M)`; None likewise.
         heat_maps: what `shown` names, for the target class, painted on the pixels, each pixel the
-            mean over the patches that cover it, shape `(B, H, W)`.
-        shown: what the heat maps show, and its unit: `EVIDENCE`, or `ROUTING_WEIGHT`.
+            mean over the patches that cover it, shape `(B, H, W)`. Of the margin it is the positive
+            part; where nothing of that is positive, contrast in its stead (`shown_of`).
+        shown: what the heat maps show, and its unit: `MARGIN`, `CONTRAST`, `EVIDENCE`, the
+            `DIFFERENCE` between two classes, or `ROUTING_WEIGHT`.
+        no_margin: the images that have no patch with a margin above 0 for the target class,
+            shape `(B,)`; None where there is no margin.
+        versus: the class that the evidence is held against, shape `(B,)`; None: no single one.
         boxes: the smallest rectangle around the selected patches' windows, in pixels of the input
             `(x0, y0, x1, y1)`, shape `(B, 4)`; NaN where nothing is selected.
         grid: where the patches lie.
@@ -86,6 +101,28 @@ class Explanation:
     shown: Quantity
     boxes: Float[Tensor, "B 4"]
     grid: PatchGrid
+    target_margin: Float[Tensor, "B M"] | None = None
+    no_margin: Bool[Tensor, " B"] | None = None
+    versus: Int[Tensor, " B"] | None = None
+
+    @property
+    def margin(self) -> Float[Tensor, "B M K"] | None:
+        """Each patch's evidence for each class less that for its closest rival, `(B, M, K)`.
+
+        None without exact evidence, and where several labels can be right: there no class is
+        another's rival. See `PatchPrediction.margin`.
+        """
+        if self.evidence is None or self.target_margin is None:
+            return None
+        return margins(self.evidence)
+
+    def shown_of(self, index: int) -> Quantity:
+        """Return what the heat map of one image shows: contrast where the margin is empty."""
+        return CONTRAST if self.is_empty(index) else self.shown
+
+    def is_empty(self, index: int) -> bool:
+        """Return whether the margin was to be shown of an image and has nothing to show."""
+        return self.shown is MARGIN and self.no_margin is not None and bool(self.no_margin[index])
 
 
 def explain_prediction(
@@ -93,6 +130,8 @@ def explain_prediction(
     target: Target | None = None,
     *,
     multi_label: bool = False,
+    map: MapName | None = None,
+    versus: Target | None = None,
 ) -> Explanation:
     """Explain a prediction; no hooks, no gradients, one forward pass.
 
@@ -100,16 +139,23 @@ def explain_prediction(
         prediction: what the model returned.
         target: the class to explain, one for all or one an image; None: the predicted class.
         multi_label: probabilities are sigmoids rather than a softmax.
+        map: what the heat maps show of the target class. None: the margin under a softmax, the
+            evidence where several labels can be right, the weights where there is no evidence.
+        versus: a class, or one an image, that the evidence is held against: the heat maps show
+            `alpha_m (p_mA - p_mB)`, whose sum is the difference of the two logits.
 
     Raises:
-        ValueError: a prediction without patches (a baseline) or without an image (a bag), or a
-            target outside the classes.
+        ValueError: a prediction without patches (a baseline) or without an image (a bag), a class
+            outside the classes, a map that this prediction does not have (`check_map`), or
+            `versus` the target itself.
     """
     if not isinstance(prediction, WeightedPrediction):
         raise InputError(
             "this model has no patches, so its decision has no exact evidence to show; "
             "a patch head such as 'loss-attention' or 'mean' has"
         )
+    has_evidence = isinstance(prediction, PatchPrediction)
+    check_map(map, has_evidence=has_evidence, multi_label=multi_label, versus=versus is not None)
     logits = prediction.logits
     batch, classes = logits.shape
     if target is None:
@@ -117,14 +163,26 @@ def explain_prediction(
         target = logits.argmax(dim=1)
     else:
         target = explained_class(target, batch, classes, logits.device)
+    rival = None
+    if versus is not None:
+        rival = explained_class(versus, batch, classes, logits.device)
+        if (rival == target).any():
+            raise InputError("`versus` must be another class than the one that is explained")
     if isinstance(prediction, RoutedPrediction):
         prediction = prediction.of_class(target)
     grid = prediction.image_grid
     shown, values = ROUTING_WEIGHT, prediction.real_weights
-    evidence = of_target = None
+    evidence = of_target = margin = no_margin = None
     if isinstance(prediction, PatchPrediction):
         evidence, of_target = prediction.evidence, prediction.evidence_of(target)
-        shown, values = EVIDENCE, of_target
+        if not multi_label:
+            margin = prediction.margin_of(target)
+            no_margin = (margin <= 0).all(dim=1)
+        if rival is not None:
+            shown, values = DIFFERENCE, of_target - prediction.evidence_of(rival)
+        else:
+            shown = MAPS[map or ("evidence" if multi_label else "margin")]
+            values = _map_values(shown, evidence, of_target, margin)
     return Explanation(
         logits=logits,
         probabilities=logits.sigmoid() if multi_label else logits.softmax(dim=1),
@@ -137,7 +195,54 @@ def explain_prediction(
         shown=shown,
         boxes=enclosing_boxes(prediction.selected, grid.windows(logits.device)),
         grid=grid,
+        target_margin=margin,
+        no_margin=no_margin,
+        versus=rival,
     )
+
+
+def _map_values(
+    shown: Quantity,
+    evidence: Float[Tensor, "B M K"],
+    of_target: Float[Tensor, "B M"],
+    margin: Float[Tensor, "B M"] | None,
+) -> Float[Tensor, "B M"]:
+    """Return the values of the patches that a map of the target class is painted from."""
+    if shown is EVIDENCE:
+        return of_target
+    contrast = of_target - evidence.mean(dim=2)
+    if shown is CONTRAST:
+        return contrast
+    assert margin is not None
+    positive = margin.clamp(min=0)
+    return torch.where((margin > 0).any(dim=1, keepdim=True), positive, contrast)
+
+
+def check_map(
+    map: MapName | None, *, has_evidence: bool, multi_label: bool, versus: bool = False
+) -> None:
+    """Raise `InputError` for a map that a model does not have, or one beside `versus`.
+
+    Args:
+        map: the map; None: any.
+        has_evidence: the model's decision is a sum over patches.
+        multi_label: it decides each class by itself.
+        versus: the evidence for one class against another is asked for.
+    """
+    if versus and map is not None:
+        raise InputError("`versus` shows the evidence for one class against another; leave `map`")
+    if map is not None and map not in MAPS:
+        raise unknown_name("map", map, MAPS)
+    if (map is not None or versus) and not has_evidence:
+        raise InputError(
+            f"`{'versus' if versus else 'map'}` needs a head with exact evidence, such as "
+            "loss-attention or mean; this model has none to show"
+        )
+    if multi_label and map not in (None, "evidence"):
+        raise InputError(
+            f"`map` {map} is for models of one label an image; this one decides each class by "
+            "itself, and `map` evidence says all there is to say"
+        )
 
 
 def explained_class(

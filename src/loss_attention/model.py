@@ -33,7 +33,13 @@ from loss_attention.backbones.receptive_field import ReceptiveField
 from loss_attention.backbones.weights import check_finite
 from loss_attention.data.sample import free_memory
 from loss_attention.errors import InputError, guarded, printable, quoted, reason
-from loss_attention.explanation import Explanation, Target, explain_prediction, explained_class
+from loss_attention.explanation import (
+    Explanation,
+    MapName,
+    Target,
+    explain_prediction,
+    explained_class,
+)
 from loss_attention.heads import check_patch_fits, head_entry, smallest_image
 from loss_attention.heads.capsules import RoutingHead
 from loss_attention.heads.patches import PatchLayout
@@ -184,6 +190,8 @@ class PatchClassifier(
         images: Pictures,
         target: Target | None = None,
         *,
+        map: MapName | None = None,
+        versus: Target | None = None,
         tile: int | None = None,
         overlap: float = OVERLAP,
         batch_size: int = BATCH_SIZE,
@@ -199,6 +207,9 @@ class PatchClassifier(
                 have its channels last (see `as_images`). None is resized.
             target: the class to explain, by index or name, one for all or one an image; None: the
                 predicted class.
+            map: what the heat maps show: "margin", "contrast" or "evidence". None: the margin, or
+                the evidence where several labels can be right.
+            versus: a class, likewise, to show the evidence for the target against.
             tile: side in pixels of the tiles that large photos are seen in; None: at once. All
                 patches are weighed together: the evidence of the whole photo is its logits.
             overlap: the least fraction of a tile that its neighbour sees too, in [0, 1).
@@ -208,13 +219,12 @@ class PatchClassifier(
         Raises:
             ValueError: images of another shape, type or range (NaN, floats in 0..255); a target
                 outside the classes, or a name that none has; a baseline head, which has no
-                evidence; with `tile`, also what `predict_in_tiles` says.
+                evidence; a map that the model does not have; `versus` the explained class itself;
+                with `tile`, also what `predict_in_tiles` says.
         """
         tiles = None if tile is None else Tiles(tile=tile, overlap=overlap)
         images = as_images(images, self.mean.shape[0], self.mean.device)
-        if target is not None:
-            classes = self.spec.num_classes
-            target = explained_class(target, len(images), classes, images.device, self.class_names)
+        target, versus = (self._classes(one, images) for one in (target, versus))
         # Module by module: a frozen batch norm inside a model in training stays frozen.
         in_training = [module for module in self.modules() if module.training]
         self.eval()
@@ -224,10 +234,19 @@ class PatchClassifier(
                 if tiles is None
                 else predict_in_tiles(self, images, tiles, batch_size=batch_size, progress=progress)
             )
-            return explain_prediction(prediction, target, multi_label=self.multi_label)
+            return explain_prediction(
+                prediction, target, multi_label=self.multi_label, map=map, versus=versus
+            )
         finally:
             for module in in_training:
                 module.training = True
+
+    def _classes(self, named: Target | None, images: Tensor) -> Int[Tensor, " B"] | None:
+        """Return the indices of classes given by index or name; None for none."""
+        if named is None:
+            return None
+        count, names = self.spec.num_classes, self.class_names
+        return explained_class(named, len(images), count, images.device, names)
 
     def set_normalisation(self, mean: Float[Tensor, " C"], std: Float[Tensor, " C"]) -> None:
         """Set the mean and standard deviation of each channel, in units of [0, 1] images."""

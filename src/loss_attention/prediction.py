@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,6 +22,9 @@ from loss_attention.geometry import PatchGrid
 
 Kind = TypeVar("Kind")
 AnyPrediction = TypeVar("AnyPrediction", bound="ImagePrediction")
+
+VALUES_AT_ONCE = 2**24
+"""Of all patches for all classes, where each patch is looked at by itself: 64 MiB of float32."""
 
 
 def as_pytree(kind: type[Kind]) -> type[Kind]:
@@ -118,7 +121,13 @@ class PatchPrediction(WeightedPrediction):
     @property
     def evidence(self) -> Float[Tensor, "B M K"]:
         """`alpha_m * p_m`, what each patch adds to each class; sums over M to `logits`."""
-        return self.real_weights.unsqueeze(-1) * self.patch_scores
+        return self._evidence_of_patches(slice(None))
+
+    def _evidence_of_patches(self, some: slice) -> Float[Tensor, "B m K"]:
+        """Return the evidence of some of the patches for all classes."""
+        mask = None if self.mask is None else self.mask[:, some]
+        scores = real_part(self.patch_logits[:, some], mask)
+        return real_part(self.patch_weights[:, some], mask).unsqueeze(-1) * scores
 
     def evidence_at(
         self, image: Int[Tensor, " n"], classes: Int[Tensor, " n"]
@@ -129,6 +138,41 @@ class PatchPrediction(WeightedPrediction):
     def evidence_of(self, target: Int[Tensor, " B"]) -> Float[Tensor, "B M"]:
         """Return the evidence of each patch for one class of each image."""
         return self.evidence_at(torch.arange(target.shape[0], device=target.device), target)
+
+    @property
+    def margin(self) -> Float[Tensor, "B M K"]:
+        """`alpha_m * (p_mk - max over j != k of p_mj)`: evidence that no other class disputes.
+
+        The least of a patch's evidence for k against any rival. Its sum over M is at most
+        `z_k - max over j != k of z_j`, and just that where all patches have the same closest
+        rival. Of capsules, their evidence takes the place of `alpha_m p_m`. Of one class alone, it
+        is the evidence.
+        """
+        return _less_rivals(self.evidence)  # which is a new tensor
+
+    def margin_at(
+        self, image: Int[Tensor, " n"], classes: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n M"]:
+        """Return the margin of all patches of an image for a class, for n such pairs.
+
+        Nothing as large as all patches for all classes is made on the way.
+        """
+        evidence = self.evidence_at(image, classes)
+        if self.logits.shape[1] == 1:
+            return evidence
+        batch, patches, width = self.patch_logits.shape
+        step = max(1, VALUES_AT_ONCE // max(1, batch * width))
+        parts = [
+            closest_rivals(self._evidence_of_patches(slice(start, start + step)))
+            for start in range(0, patches, step)
+        ]
+        first, second, leader = (torch.cat(some, dim=1) for some in zip(*parts, strict=True))
+        leads = leader[image] == classes.unsqueeze(1)
+        return evidence - torch.where(leads, second[image], first[image])
+
+    def margin_of(self, target: Int[Tensor, " B"]) -> Float[Tensor, "B M"]:
+        """Return the margin of each patch for one class of each image."""
+        return self.margin_at(torch.arange(target.shape[0], device=target.device), target)
 
 
 EvidencePrediction = PatchPrediction
@@ -154,10 +198,11 @@ class CapsulePrediction(PatchPrediction):
     capsule_logits: Float[Tensor, "B C M K"]
     capsule_weights: Float[Tensor, "B C M"]
 
-    @property
-    def evidence(self) -> Float[Tensor, "B M K"]:
-        """`sum over c of alpha_cm p_cm`; sums over M to `logits` (Eqs. 6d and 6e)."""
-        return torch.einsum("bcm,bcmk->bmk", *self._of_capsules)
+    def _evidence_of_patches(self, some: slice) -> Float[Tensor, "B m K"]:
+        """Return `sum over c of alpha_cm p_cm`; sums over M to `logits` (Eqs. 6d and 6e)."""
+        mask = None if self.mask is None else self.mask.unsqueeze(1)[..., some]
+        weights, logits = self.capsule_weights[..., some], self.capsule_logits[:, :, some]
+        return torch.einsum("bcm,bcmk->bmk", real_part(weights, mask), real_part(logits, mask))
 
     def evidence_at(
         self, image: Int[Tensor, " n"], classes: Int[Tensor, " n"]
@@ -221,6 +266,39 @@ class RoutedPrediction(WeightedPrediction):
     def of_class(self, target: Int[Tensor, " B"]) -> RoutedPrediction:
         """Return the same prediction with the patch weights of another class for each image."""
         return replace(self, patch_weights=of_class(self.class_weights, target))
+
+
+class Rivals(NamedTuple):
+    """The two greatest of the values of K classes, and whose the first is."""
+
+    first: Float[Tensor, "*P"]
+    second: Float[Tensor, "*P"]
+    leader: Int[Tensor, "*P"]
+
+
+def closest_rivals(values: Float[Tensor, "*P K"]) -> Rivals:
+    """Return what is enough to know the greatest value of any other class, for every class."""
+    top = values.topk(2, dim=-1)
+    return Rivals(*top.values.unbind(-1), top.indices[..., 0])
+
+
+def margins(values: Float[Tensor, "*P K"]) -> Float[Tensor, "*P K"]:
+    """Return the value of each class less the greatest of any other; of one class, as it is.
+
+    Example:
+        >>> margins(torch.tensor([[5.0, 2.0, 4.0], [1.0, 1.0, 0.0]]))
+        tensor([[ 1., -3., -1.],
+                [ 0.,  0., -1.]])
+    """
+    return _less_rivals(values.clone())
+
+
+def _less_rivals(values: Float[Tensor, "*P K"]) -> Float[Tensor, "*P K"]:
+    """Subtract, in place: of very many classes there is no room for more than one such tensor."""
+    if values.shape[-1] == 1:
+        return values
+    first, second, leader = (one.unsqueeze(-1) for one in closest_rivals(values))
+    return values.sub_(first).scatter_(-1, leader, first - second)
 
 
 def on_cpu(prediction: AnyPrediction) -> AnyPrediction:

@@ -16,7 +16,7 @@ from loss_attention.heads import HEADS
 
 SIZE = (32, 40)
 CLASSES = 4
-OWN = [name for name in METHODS if name not in ("evidence", "contrast")]
+OWN = [name for name in METHODS if name not in ("evidence", "contrast", "margin")]
 
 
 def make_model(head: str, backbone: str = "resnet18", **options) -> la.PatchClassifier:
@@ -118,6 +118,70 @@ def test_cams_of_a_patch_model_by_autograd(patches, images):
         )
 
 
+def test_competition_is_the_logit_less_the_greatest_other_by_autograd(patches, images):
+    features = features_of(patches, images).detach().requires_grad_()
+    logits = patches.head(features, SIZE).logits
+    rest = logits.clone()
+    rest[torch.arange(3), TARGET] = -torch.inf
+    gap = logits[torch.arange(3), TARGET] - rest.max(dim=1).values
+    (gradient,) = torch.autograd.grad(gap.sum(), features)
+    gradient, places = gradient.double().numpy(), features.detach().double().numpy()
+    grad = (gradient.mean(axis=(2, 3), keepdims=True) * places).sum(axis=1).clip(min=0)
+    layer = (gradient.clip(min=0) * places).sum(axis=1).clip(min=0)
+    for name, maps in (("grad-cam", grad), ("layer-cam", layer)):
+        assert (maps > 0).any()
+        found = attribute(patches, images, f"{name}-competition", TARGET)
+        atol = 1e-5 * maps.max()
+        np.testing.assert_allclose(found, enlarge(maps), rtol=1e-3, atol=atol)
+        assert not np.allclose(attribute(patches, images, name, TARGET), found, atol=10 * atol)
+
+
+def test_integrated_gradients_with_competition_sum_to_the_change_of_the_gap(patches, images):
+    def gap(batch: torch.Tensor) -> torch.Tensor:
+        logits = patches(batch).logits
+        others = torch.stack([logits[i, torch.arange(CLASSES) != k] for i, k in enumerate(TARGET)])
+        return logits[torch.arange(3), TARGET] - others.max(dim=1).values
+
+    with torch.no_grad():
+        change = gap(images) - gap(patches.mean.expand(3, -1, *SIZE))
+    sums = attribute(patches, images, "integrated-gradients-competition", TARGET).sum(dim=(1, 2))
+    np.testing.assert_allclose(sums, change, rtol=0.05, atol=0.03 * float(change.abs().max()))
+
+
+def test_what_is_explained_of_several_levels_is_their_joined_map(images):
+    """As of a backbone that joins them itself, with the same layers."""
+    import torch.nn.functional as F
+
+    class Levels(torch.nn.Module):
+        channels, stride, receptive_field, normalisation = 10, 4, None, None
+        level_channels, level_strides = (4, 6), (4, 8)
+
+        def __init__(self):
+            super().__init__()
+            self.fine, self.coarse = torch.nn.Conv2d(3, 4, 4, 4), torch.nn.Conv2d(4, 6, 2, 2)
+
+        def forward(self, images):
+            fine = self.fine(images).relu()
+            return fine, self.coarse(fine).relu()
+
+    class Whole(Levels):
+        level_channels = level_strides = ()
+
+        def forward(self, images):
+            fine, coarse = super().forward(images)
+            return torch.cat([fine, F.interpolate(coarse, fine.shape[2:], mode="bilinear")], 1)
+
+    torch.manual_seed(0)
+    models = [
+        la.create_model(kind(), head="mean", num_classes=4, width=0.05, patch_kernel=3).eval()
+        for kind in (Levels, Whole)
+    ]
+    models[1].load_state_dict(models[0].state_dict())
+    for name in METHODS:
+        maps = [attribute(model, images, name, TARGET) for model in models]
+        torch.testing.assert_close(*maps)
+
+
 def painted(values: np.ndarray, grid, size: tuple[int, int] = SIZE) -> np.ndarray:
     """Each pixel the mean over the windows that cover it, in a loop over windows."""
     total, count = np.zeros((len(values), *size)), np.zeros(size)
@@ -208,6 +272,34 @@ def test_edges_of_a_step_and_of_nothing():
     assert found[0, :, 15:17].eq(0.5).all()
     assert found[0].sum() == 32
     assert found[1].eq(0).all()
+
+
+def test_the_margin_is_what_no_other_class_disputes(patches, images):
+    with torch.no_grad():
+        prediction = patches(images)
+    evidence = prediction.evidence.double().numpy()
+    own = evidence[np.arange(3), :, TARGET]
+    for i, k in enumerate(TARGET.tolist()):
+        own[i] -= np.delete(evidence[i], k, axis=1).max(axis=1)
+    found = attribute(patches, images, "margin", TARGET)
+    np.testing.assert_allclose(found, painted(own.clip(min=0), prediction.grid, SIZE), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "margin",
+        "contrast",
+        "grad-cam-competition",
+        "layer-cam-competition",
+        "integrated-gradients-competition",
+    ],
+)
+def test_classes_that_are_decided_alone_do_not_compete(method, images):
+    several = make_model("mean", multi_label=True)
+    instead = "evidence" if method in ("margin", "contrast") else method[: -len("-competition")]
+    with pytest.raises(InputError, match=f"{method} is for models of one .*`method` {instead} "):
+        attribute(several, images, method, TARGET)
 
 
 def test_contrast_is_evidence_without_what_is_said_to_all_classes(patches, images):

@@ -1,7 +1,11 @@
 """Heat maps of any classifier by any method: evidence, its peers, and trivial baselines.
 
 All of them explain one class of each image and return `(B, H, W)`, so that one measure serves all.
-Where a method looks inside the network, it looks at the backbone's last feature map.
+Where a method looks inside the network, it looks at the feature map that the head receives: the
+backbone's last one, or those of its levels joined.
+
+A softmax decides between classes. Methods that explain a single logit also come "with competition":
+they explain the logit less the greatest other one, which is what decides.
 
 The functions that `METHODS` lists take a model in evaluation mode, images in [0, 1] and the
 explained classes.
@@ -16,22 +20,31 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loss_attention.backbones import joined, joined_level
 from loss_attention.errors import InputError, unknown_name
 from loss_attention.evaluation.measuring import evaluation_mode
-from loss_attention.explanation import EVIDENCE, Quantity, explained_class
+from loss_attention.explanation import CONTRAST, EVIDENCE, MARGIN, Quantity, explained_class
 from loss_attention.geometry import PatchGrid, paint_patches
 from loss_attention.heads.patches import BaselineHead
 from loss_attention.metrics.faithfulness import PIXELS_AT_ONCE
 from loss_attention.metrics.localisation import edge_strength
 from loss_attention.model import PatchClassifier
-from loss_attention.prediction import ImagePrediction, PatchPrediction, WeightedPrediction, of_class
+from loss_attention.prediction import (
+    ImagePrediction,
+    PatchPrediction,
+    WeightedPrediction,
+    margins,
+    of_class,
+)
 
 INTEGRATION_STEPS = 50
 """Of Integrated Gradients, along the straight line from the mean colour to the image."""
@@ -76,13 +89,36 @@ def contrast(
     Raises:
         ValueError: a head without exact evidence, or a model that decides each class by itself.
     """
-    if model.multi_label:
-        raise InputError(
-            "contrast is for models of one label an image; this one decides each class by itself, "
-            "and `method` evidence says all there is to say"
-        )
+    _require_one_label(model, "contrast", "evidence")
     prediction = _with_evidence(model, images)
     return prediction.evidence_of(target) - prediction.evidence.mean(dim=2), prediction.image_grid
+
+
+def margin(
+    model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
+) -> PatchValues:
+    """Return the evidence for the class that no other class disputes: the margin's positive part.
+
+    `max(alpha_m (p_mk - max over j != k of p_mj), 0)`: what a patch says for the class beyond what
+    it says for the class it says most for. 0 in every patch that another class is first in, so a
+    map may be empty.
+
+    Source: the model's decision itself. Unit: the logit's. Sign: never negative.
+
+    Raises:
+        ValueError: a head without exact evidence, or a model that decides each class by itself.
+    """
+    _require_one_label(model, "margin", "evidence")
+    prediction = _with_evidence(model, images)
+    return prediction.margin_of(target).clamp(min=0), prediction.image_grid
+
+
+def _require_one_label(model: PatchClassifier, method: str, instead: str) -> None:
+    if model.multi_label:
+        raise InputError(
+            f"{method} is for models of one label an image; this one decides each class by itself, "
+            f"and `method` {instead} says all there is to say"
+        )
 
 
 def _with_evidence(model: PatchClassifier, images: Float[Tensor, "B C H W"]) -> PatchPrediction:
@@ -174,45 +210,65 @@ def class_activation(
 
 
 def grad_cam(
-    model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
+    model: PatchClassifier,
+    images: Float[Tensor, "B C H W"],
+    target: Int[Tensor, " B"],
+    *,
+    competition: bool = False,
 ) -> Float[Tensor, "B H W"]:
-    """Return the features of the backbone's last map, each weighted by its mean gradient.
+    """Return the features of the head's map, each weighted by its mean gradient.
 
     Source: Selvaraju et al. 2017, "Grad-CAM", with its final ReLU; computed by captum, enlarged
-    linearly. Unit: logit per cell of the map. Sign: never negative.
+    linearly. With `competition`, of the logit less the greatest other. Unit: logit per cell of the
+    map. Sign: never negative.
     """
-    explainer = _captum().LayerGradCam(_logits_of(model), model.backbone)
-    maps: Tensor = explainer.attribute(_leaf(images), target, relu_attributions=True)
+    scores = _competing(model, "grad-cam") if competition else _logits_of(model)
+    with _map_of_the_head(model) as layer:
+        explainer = _captum().LayerGradCam(scores, layer)
+        maps: Tensor = explainer.attribute(_leaf(images), target, relu_attributions=True)
     return enlarged(maps.detach()[:, 0], images)
 
 
 def layer_cam(
-    model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
+    model: PatchClassifier,
+    images: Float[Tensor, "B C H W"],
+    target: Int[Tensor, " B"],
+    *,
+    competition: bool = False,
 ) -> Float[Tensor, "B H W"]:
-    """Return the features of the backbone's last map, weighted cell by cell by their gradient.
+    """Return the features of the head's map, weighted cell by cell by their gradient.
 
     Source: Jiang et al. 2021, "LayerCAM": negative gradients count as 0, a ReLU follows the sum
-    over channels. Computed here, as captum lacks it; enlarged linearly. Unit: the logit's. Sign:
-    never negative.
+    over channels. Computed here, as captum lacks it; enlarged linearly. With `competition`, of the
+    logit less the greatest other. Unit: the logit's. Sign: never negative.
     """
+    if competition:
+        _require_one_label(model, "layer-cam-competition", "layer-cam")
     with torch.enable_grad():
         prediction, features = forward_with_features(model, _leaf(images))
-        chosen = prediction.logits.gather(1, target.unsqueeze(1)).sum()
+        scores = margins(prediction.logits) if competition else prediction.logits
+        chosen = scores.gather(1, target.unsqueeze(1)).sum()
         (gradient,) = torch.autograd.grad(chosen, features)
     return enlarged(F.relu((F.relu(gradient) * features.detach()).sum(dim=1)), images)
 
 
 def integrated_gradients(
-    model: PatchClassifier, images: Float[Tensor, "B C H W"], target: Int[Tensor, " B"]
+    model: PatchClassifier,
+    images: Float[Tensor, "B C H W"],
+    target: Int[Tensor, " B"],
+    *,
+    competition: bool = False,
 ) -> Float[Tensor, "B H W"]:
     """Return the gradient of each pixel along the way from the mean colour, times its distance.
 
     Source: Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks"; computed by captum
-    in 50 steps from an image of the training set's mean colour, summed over the channels. Unit:
-    the logit's; the map sums to the image's logit less that of the mean colour, as far as the
-    steps are fine enough. Sign: positive for the class, negative against it.
+    in 50 steps from an image of the training set's mean colour, summed over the channels. With
+    `competition`, of the logit less the greatest other. Unit: the logit's; the map sums to the
+    image's logit less that of the mean colour, as far as the steps are fine enough. Sign: positive
+    for the class, negative against it.
     """
-    explainer = _captum().IntegratedGradients(_logits_of(model))
+    scores = _competing(model, "integrated-gradients") if competition else _logits_of(model)
+    explainer = _captum().IntegratedGradients(scores)
     maps: Tensor = explainer.attribute(
         _leaf(images),
         model.mean.expand_as(images),
@@ -286,17 +342,28 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "evidence": Method(evidence, EVIDENCE),
-    "contrast": Method(
-        contrast, Quantity("evidence over the mean of all classes", "logit units", signed=True)
-    ),
+    "contrast": Method(contrast, CONTRAST),
+    "margin": Method(margin, MARGIN),
     "uniform": Method(uniform, Quantity("uniform map", "no unit", signed=False), baseline=True),
     "random": Method(random, Quantity("random values", "no unit", signed=False), baseline=True),
     "edges": Method(edges, Quantity("edges", "brightness a pixel", signed=False), baseline=True),
     "cam": Method(class_activation, Quantity("class map", "logit units", signed=True)),
     "grad-cam": Method(grad_cam, Quantity("Grad-CAM", "logit units a cell", signed=False)),
+    "grad-cam-competition": Method(
+        partial(grad_cam, competition=True),
+        Quantity("Grad-CAM with class competition", "logit units a cell", signed=False),
+    ),
     "layer-cam": Method(layer_cam, Quantity("LayerCAM", "logit units", signed=False)),
+    "layer-cam-competition": Method(
+        partial(layer_cam, competition=True),
+        Quantity("LayerCAM with class competition", "logit units", signed=False),
+    ),
     "integrated-gradients": Method(
         integrated_gradients, Quantity("Integrated Gradients", "logit units a pixel", signed=True)
+    ),
+    "integrated-gradients-competition": Method(
+        partial(integrated_gradients, competition=True),
+        Quantity("Integrated Gradients with class competition", "logit units a pixel", signed=True),
     ),
     "occlusion": Method(
         occlusion,
@@ -406,14 +473,28 @@ def _prepared(
 def forward_with_features(
     model: PatchClassifier, images: Float[Tensor, "B C H W"]
 ) -> tuple[ImagePrediction, Float[Tensor, "B D h w"]]:
-    """Return a prediction and the backbone's last feature map, which it was made from."""
+    """Return a prediction and the feature map that its head received, levels joined."""
     seen: list[Tensor] = []
-    hook = model.backbone.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
-    try:
+    with _map_of_the_head(model) as layer:
+        layer.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
         prediction = model(images)
+    return prediction, seen[0]
+
+
+@contextmanager
+def _map_of_the_head(model: PatchClassifier) -> Iterator[nn.Module]:
+    """Yield a layer whose output is the feature map that the head receives, levels joined."""
+    layer, level = nn.Identity(), joined_level(model.backbone)
+
+    def join(_head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        features, *rest = inputs
+        return (layer(joined(features, level)), *rest)
+
+    hook = model.head.register_forward_pre_hook(join)
+    try:
+        yield layer
     finally:
         hook.remove()
-    return prediction, seen[0]
 
 
 def enlarged(
@@ -442,7 +523,7 @@ def window_grid(model: PatchClassifier, height: int, width: int) -> PatchGrid:
 
 def _window_step(grid: PatchGrid) -> int:
     """Return how far apart windows stand that cover an image: as in the grid, or wider."""
-    step = grid.stride
+    step = min(grid.stride, grid.window)
 
     def count() -> int:
         down, across = (
@@ -475,6 +556,16 @@ def _logits_of(
         return scores.gather(1, targets.repeat(len(scores) // len(targets), 1))
 
     return logits
+
+
+def _competing(model: PatchClassifier, method: str) -> Callable[[Tensor], Tensor]:
+    """Return the function from images to each logit less the greatest other.
+
+    Raises:
+        ValueError: a model that decides each class by itself; `method` is what explains it.
+    """
+    _require_one_label(model, f"{method}-competition", method)
+    return lambda images: margins(model(images).logits)
 
 
 def _at_once(images: Float[Tensor, "B C H W"]) -> int:
