@@ -19,7 +19,7 @@ def test_explain_is_the_prediction_spelled_out() -> None:
     model = used_model(threshold=1.0)  # keeps patches above the average alone
     images = torch.rand(3, 3, 24, 21)
     prediction = patches_of(model, images)
-    explanation = model.explain(images)
+    explanation = model.explain(images, map="evidence")
     torch.testing.assert_close(explanation.logits, prediction.logits)
     torch.testing.assert_close(explanation.evidence.sum(dim=1), prediction.logits)
     assert explanation.target.tolist() == prediction.logits.argmax(dim=1).tolist()

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,9 @@ from torch import Tensor
 from loss_attention.errors import InputError, printable, quoted, unknown_name
 from loss_attention.geometry import PatchGrid, enclosing_boxes, paint_patches
 from loss_attention.prediction import (
+    MAPS,
     ImagePrediction,
+    MapName,
     PatchPrediction,
     RoutedPrediction,
     WeightedPrediction,
@@ -54,9 +56,7 @@ DIFFERENCE = Quantity("difference of evidence", "logit units", signed=True)
 ROUTING_WEIGHT = Quantity("routing weight", "fraction of 1", signed=False)
 NO_MARGIN = "no patch puts this class first"
 
-MapName = Literal["margin", "contrast", "evidence"]
-MAPS: dict[MapName, Quantity] = {"margin": MARGIN, "contrast": CONTRAST, "evidence": EVIDENCE}
-"""What the patches of a model with exact evidence can show of a class."""
+SHOWN: dict[MapName, Quantity] = {"margin": MARGIN, "contrast": CONTRAST, "evidence": EVIDENCE}
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Explanation:
 
     def is_empty(self, index: int) -> bool:
         """Return whether the margin was to be shown of an image and has nothing to show."""
-        return self.shown is MARGIN and self.no_margin is not None and bool(self.no_margin[index])
+        return self.shown == MARGIN and self.no_margin is not None and bool(self.no_margin[index])
 
 
 def explain_prediction(
@@ -178,11 +178,14 @@ def explain_prediction(
         if not multi_label:
             margin = prediction.margin_of(target)
             no_margin = (margin <= 0).all(dim=1)
+        name: MapName = map or default_map(multi_label=multi_label)
+        shown, values = SHOWN[name], prediction.map_of(name, target)
         if rival is not None:
             shown, values = DIFFERENCE, of_target - prediction.evidence_of(rival)
-        else:
-            shown = MAPS[map or ("evidence" if multi_label else "margin")]
-            values = _map_values(shown, evidence, of_target, margin)
+        elif name == "margin":
+            assert no_margin is not None
+            instead = prediction.map_of("contrast", target)
+            values = torch.where(no_margin.unsqueeze(1), instead, values)
     return Explanation(
         logits=logits,
         probabilities=logits.sigmoid() if multi_label else logits.softmax(dim=1),
@@ -201,21 +204,24 @@ def explain_prediction(
     )
 
 
-def _map_values(
-    shown: Quantity,
-    evidence: Float[Tensor, "B M K"],
-    of_target: Float[Tensor, "B M"],
-    margin: Float[Tensor, "B M"] | None,
-) -> Float[Tensor, "B M"]:
-    """Return the values of the patches that a map of the target class is painted from."""
-    if shown is EVIDENCE:
-        return of_target
-    contrast = of_target - evidence.mean(dim=2)
-    if shown is CONTRAST:
-        return contrast
-    assert margin is not None
-    positive = margin.clamp(min=0)
-    return torch.where((margin > 0).any(dim=1, keepdim=True), positive, contrast)
+def default_map(*, multi_label: bool) -> MapName:
+    """Return what is shown unless something else is asked for.
+
+    A softmax decides between classes, so only what no other class disputes speaks for one; where
+    each class is decided by itself, no other has a say.
+    """
+    return "evidence" if multi_label else "margin"
+
+
+def named_map(name: str | None) -> MapName | None:
+    """Return the map of a name.
+
+    Raises:
+        ValueError: there is none of that name; the nearest is named.
+    """
+    if name is not None and name not in MAPS:
+        raise unknown_name("map", name, MAPS)
+    return cast(MapName | None, name)
 
 
 def check_map(
@@ -231,8 +237,7 @@ def check_map(
     """
     if versus and map is not None:
         raise InputError("`versus` shows the evidence for one class against another; leave `map`")
-    if map is not None and map not in MAPS:
-        raise unknown_name("map", map, MAPS)
+    named_map(map)
     if (map is not None or versus) and not has_evidence:
         raise InputError(
             f"`{'versus' if versus else 'map'}` needs a head with exact evidence, such as "

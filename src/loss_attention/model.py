@@ -35,7 +35,6 @@ from loss_attention.data.sample import free_memory
 from loss_attention.errors import InputError, guarded, printable, quoted, reason
 from loss_attention.explanation import (
     Explanation,
-    MapName,
     Target,
     explain_prediction,
     explained_class,
@@ -44,7 +43,7 @@ from loss_attention.heads import check_patch_fits, head_entry, smallest_image
 from loss_attention.heads.capsules import RoutingHead
 from loss_attention.heads.patches import PatchLayout
 from loss_attention.model_spec import CUSTOM, ModelSpec
-from loss_attention.prediction import ImagePrediction
+from loss_attention.prediction import ImagePrediction, MapName
 from loss_attention.saving import check_file
 from loss_attention.tiling import BATCH_SIZE, OVERLAP, Progress, Tiles, predict_in_tiles
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,6 +22,10 @@ from loss_attention.geometry import PatchGrid
 
 Kind = TypeVar("Kind")
 AnyPrediction = TypeVar("AnyPrediction", bound="ImagePrediction")
+
+MapName = Literal["margin", "contrast", "evidence"]
+MAPS: tuple[MapName, ...] = get_args(MapName)
+"""What the patches of a model with exact evidence can show of a class; see `map_at`."""
 
 VALUES_AT_ONCE = 2**24
 """Of all patches for all classes, where each patch is looked at by itself: 64 MiB of float32."""
@@ -173,6 +177,30 @@ class PatchPrediction(WeightedPrediction):
     def margin_of(self, target: Int[Tensor, " B"]) -> Float[Tensor, "B M"]:
         """Return the margin of each patch for one class of each image."""
         return self.margin_at(torch.arange(target.shape[0], device=target.device), target)
+
+    def contrast_at(
+        self, image: Int[Tensor, " n"], classes: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n M"]:
+        """Return the evidence for a class less the mean of that for all classes, for n pairs.
+
+        It sums to the logit less the mean of all logits.
+        """
+        return self.evidence_at(image, classes) - self.evidence.mean(dim=2)[image]
+
+    def map_at(
+        self, name: MapName, image: Int[Tensor, " n"], classes: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n M"]:
+        """Return what a map shows of all patches of an image for a class, for n such pairs.
+
+        Of the margin, its positive part.
+        """
+        if name == "margin":
+            return self.margin_at(image, classes).clamp(min=0)
+        return (self.contrast_at if name == "contrast" else self.evidence_at)(image, classes)
+
+    def map_of(self, name: MapName, target: Int[Tensor, " B"]) -> Float[Tensor, "B M"]:
+        """Return what a map shows of each patch for one class of each image."""
+        return self.map_at(name, torch.arange(target.shape[0], device=target.device), target)
 
 
 EvidencePrediction = PatchPrediction

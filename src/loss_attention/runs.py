@@ -31,8 +31,10 @@ from loss_attention.errors import InputError, guarded, quoted
 from loss_attention.evaluation.measuring import evaluate
 from loss_attention.evaluation.metric import Evaluation, current_names
 from loss_attention.interruption import Interrupted, RunStopped, StopRequest
+from loss_attention.metrics.localisation import NEAR
 from loss_attention.model import WEIGHTS_FILE, PatchClassifier, load
 from loss_attention.model_spec import ModelOptions
+from loss_attention.prediction import MapName
 from loss_attention.report.page import write_report
 from loss_attention.report.tables import show_evaluations
 from loss_attention.saving import FACTS_FILE
@@ -411,14 +413,27 @@ def lies_within(data: str, own: str) -> bool:
     return outer.path.resolve() in inner.path.resolve().parents
 
 
+class MapOptions(NamedTuple):
+    """What is measured of heat maps.
+
+    Attributes:
+        map: what they show; None: the evidence.
+        within: how many pixels from an object are near it.
+    """
+
+    map: MapName | None = None
+    within: int = NEAR
+
+
 @dataclass(frozen=True)
 class FinishedRun:
-    """A trained and evaluated run."""
+    """A trained and evaluated run, and what the heat maps of its report show."""
 
     folder: RunFolder
     model: PatchClassifier
     splits: Splits
     evaluation: Evaluation
+    map: MapName | None = None
 
     def report(self, console: Console) -> None:
         """Print the scores and write the report."""
@@ -434,6 +449,7 @@ class FinishedRun:
             self.evaluation,
             comparisons={label: run.evaluation for label, run in beside.items()},
             counterparts={label: run.model for label, run in beside.items()},
+            map=self.map,
         )
         say_line(console, f"report: {path}")
 
@@ -507,6 +523,7 @@ def measure(
     own: Splits | None,
     console: Console,
     split: str = "test",
+    how: MapOptions | None = None,
 ) -> Evaluation:
     """Measure a model on images, where the model is; they get there batch by batch.
 
@@ -519,7 +536,9 @@ def measure(
         own: what there is of the data that it was trained on.
         console: where the bar goes.
         split: what to call the images.
+        how: which heat maps are measured, and by what tolerance; None: as usual.
     """
+    how = how or MapOptions()
     with counted("evaluating", console) as progress:
         return evaluate(
             model,
@@ -528,6 +547,8 @@ def measure(
             held_out=None if own is None else own.validation,
             split=split,
             progress=progress,
+            map=how.map,
+            within=how.within,
         )
 
 

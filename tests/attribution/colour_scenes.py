@@ -27,7 +27,7 @@ def make_model(head: str = "mean", **options) -> la.PatchClassifier:
 class Colours(nn.Module):
     """A backbone that hands on the colours: the distance of each pixel from each class's colour."""
 
-    channels, stride = 9, 1
+    channels, stride, receptive_field, normalisation = 9, 1, None, None
 
     def __init__(self, colours: torch.Tensor) -> None:
         super().__init__()

@@ -25,6 +25,9 @@ from loss_attention.metrics.detection import REACHES
 from loss_attention.metrics.faithfulness import sensitivity_1
 from loss_attention.report.tables import comparison_table, table_markdown
 
+NEAR_AND_MASKS = {"pxap", "evidence_within_{within}_px", "pointing_within_{within}_px"}
+"""Not measured on scenes of 12 x 12 pixels without masks."""
+
 
 def test_a_model_that_is_right_by_construction(compared) -> None:
     comparison, _ = compared
@@ -59,7 +62,7 @@ def test_a_model_that_is_right_by_construction(compared) -> None:
         assert comparison.scores[baseline]["randomisation_all"].value == 1.0
     assert own["randomisation_all"].value < 0.9
     for scores in comparison.scores.values():
-        assert set(scores) == set(METRICS)
+        assert set(scores) == set(METRICS) - NEAR_AND_MASKS
         assert scores["time_ratio"].value > 0
         for name, score in scores.items():
             low, high = METRICS[name].range
@@ -98,6 +101,50 @@ def test_few_images_to_fit_boxes_on_are_no_fault() -> None:
     assert compare_module._fitting(make_model(), unlabelled, 2, 2, seed=0) is None
 
 
+def test_maps_on_and_near_small_objects_whose_masks_are_known() -> None:
+    """Objects of a pixel, in the corner of the square that the model finds."""
+    data = scenes(12)
+    masks = torch.zeros(12, SIZE, SIZE, dtype=torch.bool)
+    x, y = data.boxes[:, 0, :2].long().unbind(1)
+    masks[torch.arange(12), y, x] = True
+    masks[0] = False  # nothing to find here
+    methods_ = ["evidence", "margin", "grad-cam-competition"]
+    data = replace(data, masks=masks)
+    found, subject = compare(colour_model(), data, methods_, images=12, within=1)
+    assert list(found.scores) == [*methods_, *BASELINES]
+    maps = attribute(subject.model, subject.images, "margin", subject.target)
+    inside = []
+    for one, mask in zip(maps.double(), subject.masks, strict=True):
+        if mask.any():
+            row, column = mask.nonzero()[0].tolist()
+            near = [(row, column), (row + 1, column), (row, column + 1)]
+            near += [(row - 1, column)] if row else []
+            near += [(row, column - 1)] if column else []
+            inside.append(sum(float(one[at].clamp(min=0)) for at in near) / float(one.sum()))
+    scores = found.scores["margin"]
+    assert scores["evidence_within_1_px"].value == pytest.approx(np.mean(inside))
+    assert scores["evidence_within_1_px"].images == scores["pxap"].images == 11
+    assert scores["pxap"].error is None
+    assert scores["pointing_within_1_px"].value == 0  # the middle of the square
+    assert scores["pxap"].value == pytest.approx(1 / 36)  # all 36 pixels alike, 1 of them right
+    assert found.scores["uniform"]["pxap"].value == pytest.approx(1 / SIZE**2)
+    assert "| positive evidence within 1 px \N{UPWARDS ARROW} |" in table_markdown(
+        comparison_table(found)
+    )
+    assert not found.scores["margin"]["empty_maps"].value
+    with pytest.raises(InputError, match="`within` must be at least 1 pixel, got 0"):
+        compare(colour_model(), data, methods_, images=12, within=0)
+
+
+def test_how_often_a_map_is_empty_is_told() -> None:
+    model = colour_model()
+    with torch.no_grad():
+        model.head.classifier.bias[0] = 100.0  # the first class is first in every patch
+    found, _ = compare(model, scenes(18), ["evidence", "margin", "contrast"], images=18)
+    assert found.scores["margin"]["empty_maps"].value == pytest.approx(16 / 18)
+    assert found.scores["evidence"]["empty_maps"].value == 0
+
+
 def test_the_standard_error_is_that_of_the_mean() -> None:
     score = compare_module._mean_score(torch.tensor([0.0, 1.0, 1.0, 2.0], dtype=torch.float64))
     assert score == MeanScore(1.0, pytest.approx(np.std([0, 1, 1, 2], ddof=1) / 2), 4)
@@ -130,7 +177,7 @@ def test_data_without_boxes_and_with_few_classes() -> None:
     comparison, _ = compare(colour_model(), few, ["evidence"], images=4)
     assert comparison.boxed == 0
     assert set(comparison.mosaics) == {"grid_pointing_2x2"}
-    absent = {
+    absent = NEAR_AND_MASKS | {
         "energy_pointing_game",
         "pointing_game",
         "gt_known_loc_spread",
@@ -275,7 +322,7 @@ def test_methods_that_a_model_does_not_allow(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(InputError, match="same in the same order"):
         compare(model, replace(data, class_names=tuple("ihgfedcba")), images=2)
     comparison, _ = compare(model, data, images=2)
-    absent = {"evidence", "contrast", "cam"}
+    absent = {"evidence", "contrast", "margin", "cam"}
     assert set(comparison.left_out) == absent
     assert list(comparison.scores) == [
         name for name in METHODS if name not in {*absent, *BASELINES}

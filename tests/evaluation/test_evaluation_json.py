@@ -40,11 +40,19 @@ def test_json_round_trip(worked) -> None:
         "thresholds",
         "held_out",
         "confusion",
+        "map",
     }
     assert json.loads(text)["confusion"] == {
         "class 0": {"class 0": 2, "class 1": 1},
         "class 1": {"class 1": 2},
     }
+
+
+def test_a_file_that_does_not_name_its_map_is_of_evidence(worked) -> None:
+    model, data, _ = worked
+    values = evaluate(model, data, map="margin").to_json()
+    assert Evaluation.from_json(values).map == values.pop("map") == "margin"
+    assert Evaluation.from_json({**values, "format_version": 4}).map == "evidence"
 
 
 def test_undefined_values_are_null_in_json(worked) -> None:
@@ -73,5 +81,5 @@ def test_json_that_is_no_evaluation(worked, spoil) -> None:
 
 def test_json_of_a_newer_version(worked) -> None:
     model, data, _ = worked
-    with pytest.raises(InputError, match="format 5, this version reads up to 4"):
-        Evaluation.from_json({**evaluate(model, data).to_json(), "format_version": 5})
+    with pytest.raises(InputError, match="format 6, this version reads up to 5"):
+        Evaluation.from_json({**evaluate(model, data).to_json(), "format_version": 6})

@@ -21,18 +21,21 @@ from loss_attention.attribution.measures import (
     RANDOMISED_FRACTIONS,
     STAGES,
     Boxed,
+    MetricText,
     Mosaics,
+    Pooled,
     Subject,
     in_batches,
     logit,
     measure_method,
     measure_time,
+    metrics_within,
 )
 from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.errors import InputError
 from loss_attention.evaluation.measuring import for_inference
 from loss_attention.metrics.faithfulness import masking_falls, mean_fill
-from loss_attention.metrics.localisation import assemble, choose_mosaics
+from loss_attention.metrics.localisation import NEAR, assemble, choose_mosaics
 from loss_attention.model import PatchClassifier
 
 BASELINES = tuple(name for name, method in METHODS.items() if method.baseline)
@@ -44,7 +47,7 @@ Progress = Callable[[int, int, str], None]
 
 
 class MeanScore(NamedTuple):
-    """The mean over images, and its standard error (None for one image, or for a time)."""
+    """The mean over images, and its standard error (None for one image, PxAP, or a time)."""
 
     value: float
     error: float | None
@@ -63,6 +66,7 @@ class Comparison:
         mosaics: how many of each size.
         left_out: why, for each method that this model does not allow.
         seed: which the images were chosen by.
+        within: how many pixels from an object are near it.
     """
 
     scores: Mapping[str, Mapping[str, MeanScore]]
@@ -71,6 +75,12 @@ class Comparison:
     mosaics: Mapping[str, int]
     left_out: Mapping[str, str]
     seed: int
+    within: int = NEAR
+
+    @property
+    def metrics(self) -> dict[str, MetricText]:
+        """What is measured, by the names that scores have here, in the order to show it."""
+        return metrics_within(self.within)
 
 
 def compare(
@@ -82,6 +92,7 @@ def compare(
     images: int = 50,
     batch_size: int = 32,
     seed: int = 0,
+    within: int = NEAR,
     progress: Progress | None = None,
 ) -> tuple[Comparison, Subject]:
     """Measure methods of explanation on the same model and images.
@@ -98,6 +109,7 @@ def compare(
         images: how many to explain.
         batch_size: images at a time; decides speed and memory, not the result.
         seed: which images are drawn, and how weights are randomised.
+        within: how many pixels from an object are near it, for the metrics with that tolerance.
         progress: called with the number of steps done and of all, and what comes next.
 
     Returns:
@@ -116,6 +128,8 @@ def compare(
         raise InputError(f"`images` must be at least 2, got {images}")
     if batch_size < 1:
         raise InputError(f"`batch_size` must be at least 1, got {batch_size}")
+    if within < 1:
+        raise InputError(f"`within` must be at least 1 pixel, got {within}")
     if len(_labelled(data)) < 2:
         raise InputError("a comparison needs at least two images with a label")
     for name in methods or ():
@@ -136,7 +150,7 @@ def compare(
             name: for_inference(randomised(original, few, fraction, seed))
             for name, fraction in RANDOMISED_FRACTIONS.items()
         }
-        subject = _subject(model, shuffled, sample, data, train, batch_size, seed)
+        subject = _subject(model, shuffled, sample, data, train, batch_size, seed, within)
         scores: dict[str, dict[str, MeanScore]] = {}
         for number, method in enumerate(allowed):
             tell(number * (len(STAGES) + 1), method)
@@ -149,7 +163,7 @@ def compare(
             tell(next(done), method)
     mosaics = {name: len(found.images) for name, found in subject.mosaics.items()}
     boxed = int(subject.boxed().sum())
-    return Comparison(scores, len(sample), boxed, mosaics, left_out, seed), subject
+    return Comparison(scores, len(sample), boxed, mosaics, left_out, seed, within), subject
 
 
 def _allowed(
@@ -188,6 +202,7 @@ def _subject(
     train: LabelledImages | None,
     batch_size: int,
     seed: int,
+    within: int,
 ) -> Subject:
     target = _explained(model, sample, batch_size)[0]
     grid = window_grid(model, *sample.size)
@@ -208,6 +223,8 @@ def _subject(
         mosaics=_make_mosaics(model, data, len(sample), batch_size, seed),
         randomised=shuffled,
         batch_size=batch_size,
+        masks=sample.masks,
+        within=within,
     )
 
 
@@ -271,7 +288,9 @@ def _make_mosaics(
     return mosaics
 
 
-def _mean_score(values: Float[Tensor, " N"]) -> MeanScore:
+def _mean_score(values: Float[Tensor, " N"] | Pooled) -> MeanScore:
+    if isinstance(values, Pooled):
+        return MeanScore(values.value, None, values.images)
     error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
     return MeanScore(float(values.mean()), error, len(values))
 

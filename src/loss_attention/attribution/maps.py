@@ -91,7 +91,7 @@ def contrast(
     """
     _require_one_label(model, "contrast", "evidence")
     prediction = _with_evidence(model, images)
-    return prediction.evidence_of(target) - prediction.evidence.mean(dim=2), prediction.image_grid
+    return prediction.map_of("contrast", target), prediction.image_grid
 
 
 def margin(
@@ -110,7 +110,7 @@ def margin(
     """
     _require_one_label(model, "margin", "evidence")
     prediction = _with_evidence(model, images)
-    return prediction.margin_of(target).clamp(min=0), prediction.image_grid
+    return prediction.map_of("margin", target), prediction.image_grid
 
 
 def _require_one_label(model: PatchClassifier, method: str, instead: str) -> None:

@@ -29,9 +29,14 @@ from loss_attention.metrics.faithfulness import (
     sensitivity_1,
 )
 from loss_attention.metrics.localisation import (
+    NEAR,
+    count_pixels,
     energy_pointing,
     framed,
     grid_pointing,
+    has_distance,
+    near_object,
+    pixel_average_precision,
     pixels_in_boxes,
     pointing_hits,
     scaled_maps,
@@ -57,6 +62,10 @@ MOSAIC_SIDES = {"grid_pointing_2x2": 2, "grid_pointing_3x3": 3}
 METRICS: dict[str, MetricText] = {
     "energy_pointing_game": MetricText("energy pointing game (EPG)", True, (0, 1)),
     "pointing_game": MetricText("pointing game", True, (0, 1)),
+    "evidence_within_{within}_px": MetricText("positive evidence within {within} px", True, (0, 1)),
+    "pointing_within_{within}_px": MetricText("pointing within {within} px", True, (0, 1)),
+    "pxap": MetricText("PxAP", True, (0, 1)),
+    "empty_maps": MetricText("empty maps", False, (0, 1)),
     "gt_known_loc_spread": MetricText("GT-known Loc (spread)", True, (0, 1)),
     "gt_known_loc_heat_map": MetricText("GT-known Loc (heat map)", True, (0, 1)),
     "gt_known_loc_heat_map_oracle": MetricText("GT-known Loc (heat map, oracle)", True, (0, 1)),
@@ -75,6 +84,17 @@ METRICS: dict[str, MetricText] = {
     "seconds": MetricText("seconds an image", False, (0, None)),
     "time_ratio": MetricText("time / forward pass", False, (0, None)),
 }
+"""By name, in the order in which they are shown; `metrics_within` fills in the pixels."""
+
+
+def metrics_within(within: int) -> dict[str, MetricText]:
+    """Return the metrics with the pixels that are near an object in their names and labels."""
+    return {
+        name.format(within=within): text._replace(label=text.label.format(within=within))
+        for name, text in METRICS.items()
+    }
+
+
 RANDOMISED_FRACTIONS = {"randomisation_last_third": 1 / 3, "randomisation_all": 1.0}
 
 
@@ -110,6 +130,8 @@ class Subject:
         mosaics: by measure.
         randomised: copies of the model by measure.
         batch_size: images at a time.
+        masks: the pixels of objects, `(N, H, W)`; None where the data have none.
+        within: how many pixels from an object are near it.
     """
 
     model: PatchClassifier
@@ -122,6 +144,8 @@ class Subject:
     mosaics: dict[str, Mosaics]
     randomised: dict[str, PatchClassifier]
     batch_size: int
+    masks: Bool[Tensor, "N H W"] | None = None
+    within: int = NEAR
 
     def boxed(self) -> Bool[Tensor, " N"]:
         """Return which images have a box of their target class."""
@@ -130,7 +154,14 @@ class Subject:
         return ~self.boxes.isnan().any(dim=2).all(dim=1)
 
 
-Values = dict[str, Tensor]
+class Pooled(NamedTuple):
+    """One value of so many images together, which is no mean over them."""
+
+    value: float
+    images: int
+
+
+Values = dict[str, Tensor | Pooled]
 """By measure, a value for each image (or cell of a mosaic) that it could be measured on."""
 
 
@@ -148,7 +179,10 @@ def measure_method(subject: Subject, method: str) -> Iterator[Values]:
     maps = maps_of(subject.model, subject.images, subject.target, method, subject.batch_size)
     explained = Explained(method, maps, _window_scores(subject, method, maps))
     for stage in STAGES:
-        yield {name: value.double().cpu() for name, value in stage(subject, explained).items()}
+        yield {
+            name: value if isinstance(value, Pooled) else value.double().cpu()
+            for name, value in stage(subject, explained).items()
+        }
 
 
 def maps_of(
@@ -165,6 +199,46 @@ def in_batches(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _localisation(subject: Subject, explained: Explained) -> Values:
+    """Measure how the maps lie on the objects of their class, and how many point nowhere."""
+    empty = ~(explained.maps > 0).any(dim=2).any(dim=1)
+    return {
+        **_on_boxes(subject, explained),
+        **_on_masks(subject, explained.maps),
+        **_near(subject, explained.maps),
+        "empty_maps": empty,
+    }
+
+
+def _on_masks(subject: Subject, maps: Float[Tensor, "N H W"]) -> Values:
+    """Measure PxAP over the images that have a mask, all together."""
+    if subject.masks is None or not subject.masks.any():
+        return {}
+    has = subject.masks.any(dim=2).any(dim=1)
+    counts = count_pixels(scaled_maps(maps[has]), subject.masks[has])
+    value = pixel_average_precision(counts)
+    assert value is not None
+    return {"pxap": Pooled(value, int(has.sum()))}
+
+
+def _near(subject: Subject, maps: Float[Tensor, "N H W"]) -> Values:
+    """Measure how the maps lie on and near the objects: their masks where there are any."""
+    height, width = maps.shape[1:]
+    objects = subject.masks
+    if objects is None and subject.boxes is not None:
+        objects = pixels_in_boxes(subject.boxes, height, width)
+    if objects is None or not has_distance(height, width, subject.within):
+        return {}
+    has = objects.any(dim=2).any(dim=1)
+    if not has.any():
+        return {}
+    near = near_object(objects[has], subject.within)
+    return {
+        f"evidence_within_{subject.within}_px": energy_pointing(maps[has], near),
+        f"pointing_within_{subject.within}_px": pointing_hits(maps[has], near),
+    }
+
+
+def _on_boxes(subject: Subject, explained: Explained) -> Values:
     """Measure how the maps lie on the boxes of their class."""
     has = subject.boxed()
     if subject.boxes is None or not has.any():
@@ -173,7 +247,7 @@ def _localisation(subject: Subject, explained: Explained) -> Values:
     inside = pixels_in_boxes(boxes, *chosen.shape[1:])
     found = box_overlaps(scaled_maps(chosen), boxes)
     overlaps = found.largest
-    values = {
+    values: Values = {
         "energy_pointing_game": energy_pointing(chosen, inside),
         "pointing_game": pointing_hits(chosen, inside),
         "gt_known_loc_heat_map_oracle": framed(overlaps[:, _best_cut(framed(overlaps))]),

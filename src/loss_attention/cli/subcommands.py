@@ -31,6 +31,8 @@ Flat = tyro.conf.arg(name="")
 """For a parameter that is a dataclass: its fields are options by their own names."""
 Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="The run's folder.")]
 Device = Annotated[Accelerator, tyro.conf.arg(help="auto: a GPU if there is one.")]
+NEAR = 16
+"""Pixels from an object that count as near it: `metrics.localisation.NEAR`, without torch."""
 MEAN_POOLING = "mean-pooling"
 """What a demo calls the mean-pooling counterpart, and the folder of its run."""
 MOST_LINES = 50
@@ -141,6 +143,8 @@ def evaluate(
     classes: tuple[str, ...] = (),
     skip_broken: bool = False,
     masks: bool = False,
+    map: str | None = None,
+    within: int = NEAR,
     accelerator: Device = "auto",
 ) -> int:
     """Measure accuracy and localisation on the test split, beside trivial baselines.
@@ -154,8 +158,12 @@ def evaluate(
         skip_broken: With --data: leave out images that have an error or whose class the model does
             not have, and say how many.
         masks: Also measure against the masks of objects, if the run was trained without them.
+        map: What the heat maps that are measured show: margin, contrast or evidence. None: the
+            evidence.
+        within: How many pixels from an object count as near it.
     """
     from loss_attention import runs
+    from loss_attention.explanation import named_map
     from loss_attention.report.tables import show_evaluations
     from loss_attention.training.environment import choose_device
     from loss_attention.training.run_folder import RunFolder
@@ -169,7 +177,8 @@ def evaluate(
             folder = RunFolder.open(run)
         model = runs.load_weights(folder).to(device)
         found = runs.measured(folder, model, other, console, masks=masks)
-        evaluation = runs.measure(model, found.images, found.own, console, found.split)
+        how = runs.MapOptions(named_map(map), within)
+        evaluation = runs.measure(model, found.images, found.own, console, found.split, how)
         if not found.others:
             with folder.locked():
                 folder.write_json("evaluation.json", evaluation.to_json())
@@ -178,22 +187,33 @@ def evaluate(
 
 
 def report(
-    console: Console, run: Run, data: str | None = None, accelerator: Device = "auto"
+    console: Console,
+    run: Run,
+    data: str | None = None,
+    map: str | None = None,
+    within: int = NEAR,
+    accelerator: Device = "auto",
 ) -> int:
     """Evaluate a run and write its report.html again.
 
     Args:
         data: Where the run's data is now, if it has moved.
+        map: What the heat maps show and are measured by: margin, contrast or evidence. None: the
+            margin is shown, or the evidence where several labels can be right, and the evidence
+            is measured.
+        within: How many pixels from an object count as near it.
     """
     from loss_attention import runs
+    from loss_attention.explanation import named_map
     from loss_attention.training.environment import choose_device
 
     device = choose_device(accelerator)
     with runs.opened_to_write(run, console) as folder:
         model = runs.load_weights(folder).to(device)
         splits = runs.own_data(folder, console, data=data)
-        evaluation = runs.measure(model, splits.test, splits, console)
-        runs.FinishedRun(folder, model, splits, evaluation).report(console)
+        how = runs.MapOptions(named_map(map), within)
+        evaluation = runs.measure(model, splits.test, splits, console, how=how)
+        runs.FinishedRun(folder, model, splits, evaluation, how.map).report(console)
     return 0
 
 
@@ -266,6 +286,8 @@ def explain(
     ],
     out: Path,
     target: str | None = None,
+    versus: str | None = None,
+    map: str | None = None,
     method: str | None = None,
     tile: int | None = None,
     overlap: float | None = None,
@@ -278,9 +300,14 @@ def explain(
     Args:
         out: The folder for the pictures and JSON files.
         target: Explain this class instead of the predicted one.
-        method: evidence, contrast, cam, grad-cam, layer-cam, integrated-gradients, occlusion, or a
-            trivial baseline: uniform, random, edges. None: what the model's own patches say; the
-            head "baseline" has no patches and needs a method.
+        versus: Why the target and not this class: show the evidence for the one against the other.
+        map: What the picture shows of the class. margin: the evidence that no other class disputes;
+            contrast: the evidence over the mean of all classes; evidence: all of it. None: the
+            margin, or the evidence where several labels can be right.
+        method: Another map, of any model: margin, contrast, evidence, cam, grad-cam, layer-cam,
+            integrated-gradients (these three also with -competition, of the logit less the greatest
+            other), occlusion, or a trivial baseline: uniform, random, edges. None: what the model's
+            own patches say; the head "baseline" has no patches and needs a method.
         tile: Explain photos at their own size, in tiles with sides of so many pixels, whose patches
             are weighed together. None: resize them to the size that the model was trained at.
         overlap: With --tile: the least fraction of a tile that its neighbour sees too, in [0, 1).
@@ -295,6 +322,7 @@ def explain(
         if tile is None and value is not None:
             raise InputError(f"`{name}` is of photos in tiles: it needs `tile`")
     from loss_attention import runs
+    from loss_attention.explanation import named_map
     from loss_attention.model import load
     from loss_attention.report.explained import THRESHOLD, explain_files
     from loss_attention.terminal import counted
@@ -315,6 +343,8 @@ def explain(
             images,
             out,
             target=target,
+            versus=versus,
+            map=named_map(map),
             method=method,
             object_threshold=THRESHOLD if threshold is None else threshold,
             tiles=tiles,
@@ -336,6 +366,8 @@ def compare(
     data: str | None = None,
     classes: tuple[str, ...] = (),
     skip_broken: bool = False,
+    masks: bool = False,
+    within: int = NEAR,
     out: Path | None = None,
     batch_size: int = 32,
     seed: int = 0,
@@ -345,8 +377,8 @@ def compare(
     """Compare methods of explanation: where they point, how faithful they are, what they cost.
 
     Args:
-        methods: Names separated by commas, such as evidence,grad-cam. None: all that the model
-            allows. The trivial baselines uniform, random and edges are always added.
+        methods: Names separated by commas, such as margin,grad-cam-competition. None: all that the
+            model allows. The trivial baselines uniform, random and edges are always added.
         images: How many test images to explain.
         data: Compare on this data instead of the run's own; classes are matched by name.
         classes: With --data: use only these of the model's classes.
@@ -388,7 +420,7 @@ def compare(
                 )
         device = choose_device(accelerator)
         model, recipe = runs.load_weights(folder).to(device), folder.recipe()
-        found = runs.measured(folder, model, other, console)
+        found = runs.measured(folder, model, other, console, masks=masks)
         held_out = None if found.own is None else found.own.validation
         with counted("comparing", console) as progress:
             comparison, subject = comparing.compare(
@@ -400,6 +432,7 @@ def compare(
                 images=images,
                 batch_size=batch_size,
                 seed=seed,
+                within=within,
                 progress=progress,
             )
         picture = maps_picture(subject, list(comparison.scores))

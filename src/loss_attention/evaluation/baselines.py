@@ -34,17 +34,20 @@ from loss_attention.metrics.detection import (
     spread_overlaps,
 )
 from loss_attention.metrics.localisation import (
+    NEAR,
     centred_box,
     edges_in_windows,
     fit_centred_box,
     framed,
+    has_distance,
+    near_object,
     patches_in_boxes,
     pixels_in_boxes,
     relevant_boxes,
     right_patches,
     scaled_maps,
 )
-from loss_attention.prediction import PatchPrediction, WeightedPrediction
+from loss_attention.prediction import MapName, PatchPrediction, WeightedPrediction
 
 MODEL = "model"
 BASELINES = (
@@ -98,6 +101,8 @@ class Scene:
         pair_pixels: the pixels inside the boxes of each pair, shape `(P, H, W)`.
         labels: 0/1, shape `(B, K)`.
         masks: the pixels of objects, shape `(B, H, W)`, None where the set has none.
+        near: the pixels near the object of each image that has a mask, or without masks near the
+            boxes of each pair, shape `(R, H, W)`; None where images are too small for that.
     """
 
     images: Shaped[Tensor, "B C H W"]
@@ -116,10 +121,17 @@ class Scene:
     pair_pixels: Bool[Tensor, "P H W"]
     labels: Shaped[Tensor, "B K"]
     masks: Bool[Tensor, "B H W"] | None
+    near: Bool[Tensor, "R H W"] | None
 
 
-def see(batch: ImageSet, prediction: WeightedPrediction) -> Scene | None:
-    """Return what is true of a batch, None where its set has neither boxes nor masks."""
+def see(batch: ImageSet, prediction: WeightedPrediction, within: int = NEAR) -> Scene | None:
+    """Return what is true of a batch, None where its set has neither boxes nor masks.
+
+    Args:
+        batch: the images.
+        prediction: of the model.
+        within: how many pixels from an object are near it.
+    """
     boxes, box_labels = batch.boxes, batch.box_labels
     if boxes is None or box_labels is None:
         if batch.masks is None:
@@ -144,6 +156,11 @@ def see(batch: ImageSet, prediction: WeightedPrediction) -> Scene | None:
 
     pairs = questions(*has_box.nonzero(as_tuple=True))
     image, _ = torch.ones_like(likeliest.indices).nonzero(as_tuple=True)
+    pair_pixels = pixels_in_boxes(pairs.boxes, *batch.size)
+    near = None
+    if has_distance(*batch.size, within):
+        masks = batch.masks
+        near = near_object(pair_pixels if masks is None else masks[masks.any(dim=(1, 2))], within)
     return Scene(
         images=batch.images,
         grid=grid,
@@ -158,9 +175,10 @@ def see(batch: ImageSet, prediction: WeightedPrediction) -> Scene | None:
         objects=questions(image, likeliest.indices.flatten()),
         confidence=likeliest.values.flatten(),
         true_boxes=torch.bincount(box_labels[box_labels >= 0], minlength=labels.shape[1]),
-        pair_pixels=pixels_in_boxes(pairs.boxes, *batch.size),
+        pair_pixels=pair_pixels,
         labels=labels,
         masks=batch.masks,
+        near=near,
     )
 
 
@@ -247,6 +265,7 @@ def answers(
     scene: Scene,
     centred: Sequence[Size] | None,
     generator: torch.Generator,
+    map: MapName = "evidence",
 ) -> Iterator[tuple[str, Answer]]:
     """Return the answers for a batch by their names, the model's first.
 
@@ -255,9 +274,10 @@ def answers(
         scene: what is true of the batch.
         centred: the sizes of the best centred boxes; None: without that baseline.
         generator: shuffles the patches of each image.
+        map: what the model's heat maps show; objects are looked for by their evidence.
     """
     selected, weights = prediction.selected, prediction.real_weights.float()
-    values = _values_of(prediction, scene)
+    values = _values_of(prediction, scene, map)
     yield MODEL, _patch_answer(weights, selected, values, scene)
 
     alike = scene.real.float()
@@ -293,18 +313,19 @@ def answers(
     yield "edges", _patch_answer(strength, chosen, by_edges, scene)
 
 
-def _values_of(prediction: WeightedPrediction, scene: Scene) -> PatchValues | None:
-    """Return the evidence for the classes asked about, None for a head without any."""
+def _values_of(prediction: WeightedPrediction, scene: Scene, map: MapName) -> PatchValues | None:
+    """Return what is said for the classes asked about, None for a head without evidence."""
     if not isinstance(prediction, PatchPrediction):
         return None
-
-    def of(asked: Questions) -> Tensor:
-        return prediction.evidence_at(asked.image, asked.classes).float()
-
+    pairs, objects = scene.pairs, scene.objects
     image, label = scene.labels.nonzero(as_tuple=True)
-    in_favour = prediction.evidence_at(image, label).float().clamp(min=0)
+    in_favour = prediction.map_at(map, image, label).float().clamp(min=0)
     of_labels = in_favour.new_zeros(prediction.patch_weights.shape).index_add(0, image, in_favour)
-    return PatchValues(of(scene.pairs), of(scene.objects), of_labels)
+    return PatchValues(
+        prediction.map_at(map, pairs.image, pairs.classes).float(),
+        prediction.evidence_at(objects.image, objects.classes).float(),
+        of_labels,
+    )
 
 
 def _regardless_of_class(values: Float[Tensor, "B M"], scene: Scene) -> PatchValues:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from loss_attention.data.sample import ImageSet
@@ -33,6 +33,7 @@ from loss_attention.metrics.detection import (
     match_detections,
 )
 from loss_attention.metrics.localisation import (
+    NEAR,
     PatchCounts,
     correct_boxes,
     count_patches,
@@ -43,7 +44,7 @@ from loss_attention.metrics.localisation import (
     scaled_maps,
     weight_inside,
 )
-from loss_attention.prediction import ImagePrediction, WeightedPrediction
+from loss_attention.prediction import ImagePrediction, MapName, WeightedPrediction
 
 GROUP_THRESHOLDS = tuple(step / 10 for step in range(10))
 """Fractions of the greatest evidence of a patch; those above one are grouped to objects."""
@@ -71,14 +72,19 @@ class Localisation:
     Args:
         centred: the sizes of the best centred boxes, from `fit_centred_boxes`; None: without.
         group_thresholds: those at which each answer looks for objects; none where it has none.
+        map: what the model's heat maps show.
+        within: how many pixels from an object are near it.
     """
 
     def __init__(
         self,
         centred: Sequence[Size] | None,
         group_thresholds: Mapping[str, Sequence[float]] | None = None,
+        *,
+        map: MapName = "evidence",
+        within: int = NEAR,
     ) -> None:
-        self._centred = centred
+        self._centred, self._map, self._within = centred, map, within
         # The same shuffles for the same images in the same order, whatever the batch size.
         self._generator = torch.Generator().manual_seed(SHUFFLE_SEED)
         self._group_thresholds = group_thresholds or {}
@@ -88,10 +94,11 @@ class Localisation:
         """Measure a batch; one without boxes, or a model without patches, adds nothing."""
         if not isinstance(prediction, WeightedPrediction):
             return
-        scene = see(batch, prediction)
+        scene = see(batch, prediction, self._within)
         if scene is None:
             return
-        for name, answer in answers(prediction, scene, self._centred, self._generator):
+        asked = (prediction, scene, self._centred, self._generator, self._map)
+        for name, answer in answers(*asked):
             if name not in self._totals:
                 self._totals[name] = Totals(self._group_thresholds.get(name, ()))
             self._totals[name].add(answer, scene)
@@ -118,6 +125,7 @@ class Localisation:
         has = {"patches"}
         has |= {"evidence"} if self.has_evidence else set()
         has |= {"masks"} if "pixels" in self._totals[MODEL].sums else set()
+        has |= {"distance"} if "near" in self._totals[MODEL].sums else set()
         # The best that any threshold could do, had it been known.
         best = self.best_thresholds()
         found, oracle = [], []
@@ -137,6 +145,7 @@ class Localisation:
             else None
             for answer in ANSWERS
         }
+        name, label = (text.format(within=self._within) for text in (name, label))
         return Metric(name, label, values.pop(MODEL), values, group=group)
 
 
@@ -176,6 +185,7 @@ class Totals:
             some = scene.masks.any(dim=(1, 2))
             maps = scaled_maps(answer.maps(answer.values.images, scene.grid)[some])
             self._sum("pixels", count_pixels(maps, scene.masks[some]))
+            self._add_near(maps, scene)
 
     def _add_maps(self, answer: Answer, scene: Scene) -> None:
         assert answer.values is not None
@@ -191,6 +201,14 @@ class Totals:
         self._sum("largest_named", largest[named].sum(dim=0))
         self._sum("spread", spread.sum(dim=0))
         self._sum("spread_named", spread[named].sum(dim=0))
+        if scene.masks is None:
+            self._add_near(maps, scene)
+
+    def _add_near(self, maps: Float[Tensor, "R H W"], scene: Scene) -> None:
+        if scene.near is not None:
+            self._sum("near", torch.tensor(len(maps)))
+            self._sum("energy_near", energy_pointing(maps, scene.near).sum())
+            self._sum("pointed_near", pointing_hits(maps, scene.near).sum())
 
     def _sum(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums[name] + value if name in self.sums else value
@@ -278,6 +296,16 @@ _METRICS: dict[tuple[str, str], dict[str, tuple[str, Read]]] = {
             lambda t, _: t.fraction("energy", "pairs"),
         ),
         "pointing_game": ("pointing game", lambda t, _: t.fraction("pointed", "pairs")),
+    },
+    (PATCHES_AND_PIXELS, "distance"): {
+        "evidence_within_{within}_px": (
+            "positive evidence within {within} px",
+            lambda t, _: t.fraction("energy_near", "near"),
+        ),
+        "pointing_within_{within}_px": (
+            "pointing within {within} px",
+            lambda t, _: t.fraction("pointed_near", "near"),
+        ),
     },
     (PATCHES_AND_PIXELS, "masks"): {
         "pxap": ("PxAP", lambda t, _: pixel_average_precision(t.sums["pixels"])),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -32,14 +33,16 @@ from loss_attention.evaluation.metric import (
     confusions,
     name_images,
 )
+from loss_attention.explanation import check_map
+from loss_attention.heads import HEADS
 from loss_attention.losses import Loss, loss_for
 from loss_attention.metrics.classification import (
     correct_images,
 )
 from loss_attention.metrics.detection import BOX_IOUS
-from loss_attention.metrics.localisation import relevant_boxes
+from loss_attention.metrics.localisation import NEAR, relevant_boxes
 from loss_attention.model import PatchClassifier
-from loss_attention.prediction import ImagePrediction
+from loss_attention.prediction import ImagePrediction, MapName
 
 MOST_HELD_OUT = 2000
 """Held-out images that thresholds are chosen on, evenly taken from all there are."""
@@ -70,6 +73,8 @@ def evaluate(
     device: torch.device | str | None = None,
     autocast: Autocast = nullcontext,
     progress: Callable[[int, int], None] | None = None,
+    map: MapName | None = None,
+    within: int = NEAR,
 ) -> Evaluation:
     """Run a model once over a set of images and measure it.
 
@@ -90,11 +95,20 @@ def evaluate(
         device: where to compute; None: where the model is.
         autocast: makes the context that the model runs in (`fabric.autocast`, say).
         progress: called after each batch with the number of images done and of all images.
+        map: what the heat maps that are measured show; None: the evidence.
+        within: how many pixels from an object are near it, for the metrics with that tolerance.
 
     Raises:
-        InputError: no images, or classes that are not the model's.
+        InputError: no images, classes that are not the model's, a map that it does not have, or
+            `within` below 1.
     """
     _check_classes(model, data)
+    if within < 1:
+        raise InputError(f"`within` must be at least 1 pixel, got {within}")
+    if isinstance(model, PatchClassifier):
+        has_evidence = HEADS[model.spec.head].has_evidence
+        check_map(map, has_evidence=has_evidence, multi_label=data.multi_label)
+    localised = partial(Localisation, map=map or "evidence", within=within)
     fast = for_inference(model) if isinstance(model, PatchClassifier) else model
 
     def run(
@@ -125,13 +139,13 @@ def evaluate(
     on_held_out: dict[str, float | None] = {}
     fitting = None if data.boxes is None else _for_fitting(held_out)
     if fitting is not None:
-        probe = Localisation(centred)
+        probe = localised(centred)
         run(fitting.subset(torch.arange(1)), probe)
         if not probe.has_evidence:
             fitting = None
     held = 0 if fitting is None else len(fitting)
     if fitting is not None:
-        localisation = Localisation(centred, dict.fromkeys(ANSWERS, GROUP_THRESHOLDS))
+        localisation = localised(centred, dict.fromkeys(ANSWERS, GROUP_THRESHOLDS))
         run(fitting, localisation, total=held + len(data))
         chosen = localisation.best_thresholds()
         on_held_out = {
@@ -139,7 +153,7 @@ def evaluate(
             for metric in localisation.metrics(chosen)
             if metric.group != ORACLE
         }
-    localisation = Localisation(centred, {name: (best.groups,) for name, best in chosen.items()})
+    localisation = localised(centred, {name: (best.groups,) for name, best in chosen.items()})
     batches = run(data, localisation, held, held + len(data))
     metrics, per_class, per_image = classification_metrics(batches, data, train)
     return Evaluation(
@@ -151,6 +165,7 @@ def evaluate(
         thresholds=_named_thresholds(chosen),
         held_out=on_held_out,
         confusion=confusions(per_image, data),
+        map=map or "evidence",
         per_image=per_image,
     )
 

@@ -28,7 +28,7 @@ from loss_attention.metrics.classification import (
     expected_calibration_error,
 )
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 TOP = 5
 Classes = Mapping[str, Mapping[str, float | None]]
 T = TypeVar("T")
@@ -253,6 +253,7 @@ class Evaluation:
             image. Pairs that never occur are left out.
         held_out: the model's localisation on the images that thresholds were chosen on, by the
             metric: what settings may be chosen by, as the reported images must not be looked at.
+        map: what the heat maps that were measured show; a file that does not say so is of evidence.
         per_image: kept in memory only; None when read from a file.
     """
 
@@ -264,6 +265,7 @@ class Evaluation:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     held_out: Mapping[str, float | None] = field(default_factory=dict)
     confusion: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    map: str = "evidence"
     per_image: ImageResults | None = field(default=None, compare=False, repr=False)
 
     def get(self, name: str) -> Metric | None:

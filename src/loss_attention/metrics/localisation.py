@@ -21,6 +21,10 @@ so recall only says something beside precision, in F.
 **Heat maps** of any attribution can be measured: a map is what it says of each pixel of the image,
 larger where more speaks for the class. Only its positive part counts.
 
+**Small objects**, defects for instance, are smaller than a patch, and a map that finds one is off
+its pixels by some. So the pointing game and the energy pointing game are also measured with a
+tolerance: on the object and within so many pixels of it (`near_object`).
+
 **Mosaics** (the grid pointing game): images that the model classifies rightly, and most
 confidently, are put together in a square grid, each class at most once, so that the cell of the
 evidence for each class is known without any annotation. Measured is the fraction of the positive
@@ -240,6 +244,46 @@ def _ratio(part: Tensor, whole: Tensor) -> float | None:
     return int(part) / int(whole) if int(whole) else None
 
 
+NEAR = 16
+"""Pixels of the image from an object that count as near it, unless told otherwise."""
+NEAR_OF_SIDE = 8
+"""What is near is part of an image at most a side of so many times that; else all would be near."""
+
+
+def has_distance(height: int, width: int, within: int) -> bool:
+    """Return whether images are large enough for "within so many pixels" to say something.
+
+    Example:
+        >>> has_distance(32, 32, NEAR), has_distance(320, 240, NEAR), has_distance(32, 32, 4)
+        (False, True, True)
+    """
+    return min(height, width) >= NEAR_OF_SIDE * within
+
+
+def near_object(inside: Bool[Tensor, "B H W"], within: int = NEAR) -> Bool[Tensor, "B H W"]:
+    """Return the pixels that are on the object or at most so many pixels from it.
+
+    The distance is that of a pixel's centre to the nearest one of the object's (the Euclidean
+    distance transform of SciPy). Without an object, nothing is near it.
+
+    With `pointing_hits` this is the pointing game as published, whose tolerance is 15 pixels
+    (Zhang et al., Top-down Neural Attention by Excitation Backprop, IJCV 2018).
+
+    Example:
+        >>> object = torch.tensor([[[0, 0, 0, 0, 1, 0]]]).bool()
+        >>> near_object(object, within=2).int()
+        tensor([[[0, 0, 1, 1, 1, 1]]], dtype=torch.int32)
+    """
+    from scipy import ndimage
+
+    near = torch.zeros(inside.shape, dtype=torch.bool)
+    for index, one in enumerate(inside.cpu().numpy()):
+        if one.any():
+            away = ndimage.distance_transform_edt(~one)
+            near[index] = torch.from_numpy(away <= within)
+    return near.to(inside.device)
+
+
 PIXEL_STEPS = 1000
 """Thresholds of pixel-level AP, as many as its source has."""
 
@@ -291,8 +335,8 @@ def pointing_hits(
     two, the later one), so a constant map points at the middle of the image.
 
     The pointing game of Zhang et al., Top-down Neural Attention by Excitation Backprop, IJCV 2018,
-    without its tolerance of 15 pixels, over all (image, class) pairs alike. The trivial baseline is
-    the middle of the image.
+    without its tolerance of 15 pixels (`near_object` has one), over all (image, class) pairs alike.
+    The trivial baseline is the middle of the image.
     """
     flat = maps.flatten(1)
     top = flat.amax(dim=1, keepdim=True)

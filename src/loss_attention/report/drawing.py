@@ -2,7 +2,7 @@
 
 Colours are chosen to be told apart with any colour vision, and none carries a meaning alone:
 evidence for the class is red and evidence against it blue, with a scale beside them (of what has
-no sign, weights for example, there is the red half); the outline
+no sign, the margin for example, there is the red half); the outline
 of the selected patches is solid white, the model's box dashed yellow, an object's box in long lilac
 dashes, a true box dotted cyan, and each line lies on a dark one, so that it shows on any picture.
 
@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw, ImageFont
 from loss_attention.attribution.maps import METHODS
 from loss_attention.attribution.measures import Subject, maps_of
 from loss_attention.errors import printable
-from loss_attention.explanation import EVIDENCE, Explanation, Quantity
+from loss_attention.explanation import EVIDENCE, NO_MARGIN, Explanation, Quantity
 
 SHORTEST, LONGEST = 384, 1280
 """A picture is enlarged until its shorter side has so many pixels, but its longer one no more."""
@@ -71,6 +71,7 @@ class Marks:
         truths: boxes that are known to be right, where there are any.
         shown: what the heat map shows, and its unit.
         objects: the boxes of connected patches, where they were looked for.
+        note: why it is this that the heat map shows, where that needs saying.
     """
 
     heat_map: Float[np.ndarray, "H W"]
@@ -79,6 +80,7 @@ class Marks:
     truths: Float[np.ndarray, "G 4"] = field(default_factory=_no_boxes)
     shown: Quantity = EVIDENCE
     objects: Float[np.ndarray, "O 4"] = field(default_factory=_no_boxes)
+    note: str = ""
 
     @property
     def limit(self) -> float:
@@ -104,7 +106,8 @@ def marks_of(
         windows=windows[explanation.selected[index].cpu().numpy()],
         boxes=boxes[~np.isnan(boxes).any(axis=1)],
         truths=truths[~np.isnan(truths).any(axis=1)],
-        shown=explanation.shown,
+        shown=explanation.shown_of(index),
+        note=NO_MARGIN if explanation.is_empty(index) else "",
     )
 
 
@@ -169,7 +172,7 @@ def overlay(
 
 
 def legend(marks: Marks, target: str, width: int, size: int) -> Image.Image:
-    """Draw the colour scale with what it shows, and the kinds of lines that occur in `marks`.
+    """Draw the colour scale with what it shows and why, and the lines that occur in `marks`.
 
     Args:
         marks: what was drawn.
@@ -178,19 +181,24 @@ def legend(marks: Marks, target: str, width: int, size: int) -> Image.Image:
         size: of its letters in pixels.
     """
     keys = _keys(marks, width, size)
-    sheet = Image.new("RGB", (width, 4 * size + (keys.height + size if keys else 0)), _PAPER)
+    top = 3 * size // 2 if marks.note else 0
+    height = top + 4 * size + (keys.height + size if keys else 0)
+    sheet = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
+    draw.text((0, 0), fit(marks.note, size, width), _INK, _font(size))
     before, after = f"{marks.shown.name} for ", f" ({marks.shown.unit})"
     room = width - sum(_font(size).getlength(part) for part in (before, after))
-    draw.text((0, 0), before + fit(printable(target), size, room) + after, _INK, _font(size))
+    draw.text((0, top), before + fit(printable(target), size, room) + after, _INK, _font(size))
     ramp = np.linspace(-1 if marks.shown.signed else 0, 1, width, dtype=np.float32)[None].repeat(
         size, axis=0
     )
-    sheet.paste(Image.fromarray(_tint(np.full((*ramp.shape, 3), _GREY), ramp)), (0, 3 * size // 2))
+    sheet.paste(
+        Image.fromarray(_tint(np.full((*ramp.shape, 3), _GREY), ramp)), (0, top + 3 * size // 2)
+    )
     for text, x, anchor in _ticks(marks, width):
-        draw.text((x, 11 * size // 4), text, _INK, _font(size), anchor=anchor)
+        draw.text((x, top + 11 * size // 4), text, _INK, _font(size), anchor=anchor)
     if keys:
-        sheet.paste(keys, (0, 5 * size))
+        sheet.paste(keys, (0, top + 5 * size))
     return sheet
 
 

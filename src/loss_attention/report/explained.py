@@ -30,12 +30,20 @@ from loss_attention.attribution.maps import METHODS, attribute
 from loss_attention.data.decoding import MOST_PIXELS, UnreadableImage, fitted, read_image, to_tensor
 from loss_attention.data.sample import Resize, placement_of, to_original
 from loss_attention.data.tree import Listed, list_images
-from loss_attention.errors import InputError, printable
+from loss_attention.errors import InputError, printable, quoted
 from loss_attention.evaluation.measuring import images_at_once
-from loss_attention.explanation import Explanation, class_index
+from loss_attention.explanation import (
+    MARGIN,
+    NO_MARGIN,
+    Explanation,
+    Quantity,
+    check_map,
+    class_index,
+)
 from loss_attention.heads import HEADS
 from loss_attention.metrics.detection import group_boxes
 from loss_attention.model import PatchClassifier
+from loss_attention.prediction import MapName
 from loss_attention.report.drawing import LONGEST, Marks, marks_of, overlay, resized
 from loss_attention.saving import make_folder, write_whole
 from loss_attention.terminal import json_text
@@ -57,6 +65,12 @@ NO_EVIDENCE_UNITS = (
     "evidence: null, as no sum over patches is what this model decides on; the patch weights, "
     "which the picture shows, are those of the target class and sum to 1. logits: log-odds of the "
     "lengths of the class capsules."
+)
+MARGIN_UNITS = (
+    "margin: evidence of a patch for a class less that for its closest rival, of which the picture "
+    "shows the part above 0 unless told otherwise. No patch of the image puts the target first "
+    "where margin_is_empty is true; the picture shows its evidence over the mean of all classes "
+    "then."
 )
 BOX_UNITS = (
     "boxes and windows: [x0, y0, x1, y1] in pixels of the upright original image, x1 and y1 "
@@ -112,6 +126,8 @@ def explain_files(
     batch_size: int = 64,
     target: str | None = None,
     method: str | None = None,
+    map: MapName | None = None,
+    versus: str | None = None,
     object_threshold: float = THRESHOLD,
     tiles: Tiles | None = None,
     scale: float = 1.0,
@@ -129,6 +145,8 @@ def explain_files(
         batch_size: images at a time, of large ones fewer.
         target: name of the class to explain; None: the predicted one of each image.
         method: one of `attribution.maps.METHODS`; None: what the model itself says of its patches.
+        map: what of that is shown; None: see `explanation.default_map`.
+        versus: name of a class to show the evidence for `target` against.
         object_threshold: see `find_objects`.
         tiles: how photos are cut that are explained at their own size, one at a time.
         scale: with `tiles`, factor of the sides of photos before they are cut, above 0.
@@ -138,9 +156,10 @@ def explain_files(
 
     Raises:
         InputError: before anything is written: a model without patches or image size, an unknown
-            class, a path that is not there, a folder without images, an output that exists or
-            would replace an image; tiles that the model does not take, or that `method` cannot use.
-            Later: a full disk, weights that give no finite logits.
+            class, a map that the model does not have, a path that is not there, a folder without
+            images, an output that exists or would replace an image; tiles that the model does not
+            take, or that `method` cannot use. Later: a full disk, weights that give no finite
+            logits.
     """
     if method is None and HEADS[model.spec.head].pooled_backbone:
         raise InputError(
@@ -150,10 +169,23 @@ def explain_files(
     sight = _sight(model, tiles, scale)
     index = None if target is None else class_index(target, model.class_names)
     if method is None:
-        explained: Explained = partial(_by_model, model, index, object_threshold, sight)
+        rival = None if versus is None else _rival(model, index, versus)
+        has_evidence = HEADS[model.spec.head].has_evidence
+        check_map(
+            map,
+            has_evidence=has_evidence,
+            multi_label=model.multi_label,
+            versus=versus is not None,
+        )
+        explained: Explained = partial(
+            _by_model, model, index, rival, map, object_threshold, sight
+        )
     elif tiles is not None:
         raise InputError("`tile` is for what the model's own patches say: it takes no `method`")
     else:
+        for name, asked in (("map", map), ("versus", versus)):
+            if asked is not None:
+                raise InputError(f"`{name}` is of the model's own patches; leave it or `method`")
         assert model.image_size is not None
         # Tried before anything is written: not every model allows every method.
         attribute(model, model.mean.expand(1, -1, *model.image_size), method, 0)
@@ -225,6 +257,17 @@ def _sight(model: PatchClassifier, tiles: Tiles | None, scale: float) -> _Sight:
         return seen
 
     return _Sight(size, "squash", tiles, scale)
+
+
+def _rival(model: PatchClassifier, target: int | None, versus: str) -> int:
+    rival = class_index(versus, model.class_names)
+    if target is None:
+        raise InputError("`versus` needs `target`: the class to show the evidence for")
+    if rival == target:
+        raise InputError(
+            f"`versus` {quoted(versus)} is the `target` itself; name the class it is held against"
+        )
+    return rival
 
 
 class _Job(NamedTuple):
@@ -308,6 +351,8 @@ def _explain_batch(
         return
     for (job, image), (described, marks) in zip(readable, found, strict=True):
         said = {key: described[key] for key in ("prediction", "probability", "target")}
+        if described.get("versus"):
+            said["target"] += f" against {described['versus']['class']}"
         drawn = io.BytesIO()
         overlay(image, marks, **said).save(drawn, "PNG")
         write_whole(job.picture, drawn.getvalue())
@@ -319,6 +364,8 @@ def _explain_batch(
 def _by_model(
     model: PatchClassifier,
     target: int | None,
+    versus: int | None,
+    map: MapName | None,
     threshold: float,
     sight: _Sight,
     images: UInt8[Tensor, "B C H W"],
@@ -326,11 +373,11 @@ def _by_model(
     progress: Progress | None,
 ) -> Iterator[tuple[dict[str, Any], Marks]]:
     """Yield the JSON of each image of a batch and what to draw for it, by the model itself."""
-    tiles = sight.tiles
+    shown, tiles = {"map": map, "versus": versus}, sight.tiles
     if tiles is None:
-        own = model.explain(images, target)
+        own = model.explain(images, target, **shown)
     else:
-        own = model.explain(images, target, progress=progress, **asdict(tiles))
+        own = model.explain(images, target, **shown, progress=progress, **asdict(tiles))
     objects = find_objects(own, threshold)
     for index, size in enumerate(sizes):
         found = None if objects is None else objects[index]
@@ -375,15 +422,21 @@ def _by_method(
     for index, size in enumerate(sizes):
         decided = (logits[index], probabilities[index], int(explained[index]))
         values = [[float(f"{value:.5g}") for value in row] for row in maps[index].tolist()]
+        note = NO_MARGIN if shown == MARGIN and not (maps[index] > 0).any() else ""
         yield (
             {
                 **_decision(*decided, model.class_names, size),
                 "method": method,
-                "heat_map": {"shows": shown.name, "unit": shown.unit, "values": values},
+                "heat_map": {**_shown(shown, note), "values": values},
                 "units": METHOD_UNITS,
             },
-            Marks(maps[index].numpy(), shown=shown),
+            Marks(maps[index].numpy(), shown=shown, note=note),
         )
+
+
+def _shown(shown: Quantity, note: str) -> dict[str, str]:
+    """Return what a heat map shows, as JSON; with the reason, where that needs saying."""
+    return {"shows": shown.name, "unit": shown.unit} | ({"note": note} if note else {})
 
 
 def _as_seen(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image.Image:
@@ -478,9 +531,14 @@ def describe(
     ]
     box = explanation.boxes[index].cpu()
     evidence, of_target = explanation.evidence, explanation.target_evidence
-    units = NO_EVIDENCE_UNITS if evidence is None else EVIDENCE_UNITS
+    margin, of_target_margin = explanation.margin, explanation.target_margin
+    units = [NO_EVIDENCE_UNITS if evidence is None else EVIDENCE_UNITS]
     if evidence is not None and most_numbers is not None and evidence[index].numel() > most_numbers:
-        evidence, units = None, TARGET_UNITS
+        evidence, margin, units = None, None, [TARGET_UNITS]
+    units += [] if of_target_margin is None else [MARGIN_UNITS]
+    units += [BOX_UNITS] if objects is None else [BOX_UNITS, OBJECT_UNITS]
+    no_margin = explanation.no_margin
+    note = NO_MARGIN if explanation.is_empty(index) else ""
     return {
         **_decision(
             explanation.logits[index],
@@ -495,13 +553,32 @@ def describe(
         "patch_weights": explanation.patch_weights[index].tolist(),
         "evidence": None if evidence is None else evidence[index].tolist(),
         "target_evidence": None if of_target is None else of_target[index].tolist(),
-        "heat_map": {"shows": explanation.shown.name, "unit": explanation.shown.unit},
+        "margin": None if margin is None else margin[index].tolist(),
+        "target_margin": None if of_target_margin is None else of_target_margin[index].tolist(),
+        "margin_is_empty": None if no_margin is None else bool(no_margin[index]),
+        "versus": _versus(explanation, index, class_names),
+        "heat_map": _shown(explanation.shown_of(index), note),
         "grid": {
             "rows": grid.rows,
             "columns": grid.columns,
             "windows": originally(grid.windows()),
         },
-        "units": " ".join([units, BOX_UNITS, *([] if objects is None else [OBJECT_UNITS])]),
+        "units": " ".join(units),
+    }
+
+
+def _versus(
+    explanation: Explanation, index: int, class_names: Sequence[str]
+) -> dict[str, Any] | None:
+    """Return what an image's JSON says of the class that the evidence is held against, if any."""
+    if explanation.versus is None or explanation.evidence is None:
+        return None
+    evidence, logits = explanation.evidence[index], explanation.logits[index]
+    target, rival = int(explanation.target[index]), int(explanation.versus[index])
+    return {
+        "class": class_names[rival],
+        "difference_of_evidence": (evidence[:, target] - evidence[:, rival]).tolist(),
+        "difference_of_logits": float(logits[target] - logits[rival]),
     }
 
 

@@ -30,12 +30,24 @@ from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.errors import printable
 from loss_attention.evaluation.measuring import images_at_once, run_batches
 from loss_attention.evaluation.metric import Evaluation, Metric
-from loss_attention.explanation import Explanation, explain_prediction
+from loss_attention.explanation import (
+    CONTRAST,
+    Explanation,
+    check_map,
+    default_map,
+    explain_prediction,
+)
 from loss_attention.geometry import box_iou
 from loss_attention.heads import HEADS
 from loss_attention.metrics.localisation import relevant_boxes
 from loss_attention.model import PatchClassifier
-from loss_attention.prediction import ImagePrediction, WeightedPrediction, on_cpu
+from loss_attention.prediction import (
+    ImagePrediction,
+    MapName,
+    PatchPrediction,
+    WeightedPrediction,
+    on_cpu,
+)
 from loss_attention.report.confusion import readable_confusion
 from loss_attention.report.drawing import marks_of, number, panel, resized
 from loss_attention.report.tables import evaluation_tables, grouped
@@ -90,6 +102,7 @@ def write_report(
     *,
     comparisons: Mapping[str, Evaluation] | None = None,
     counterparts: Mapping[str, PatchClassifier] | None = None,
+    map: MapName | None = None,
 ) -> Path:
     """Write report.html into a run folder: no network needed, under 5 MB, light and dark.
 
@@ -101,11 +114,13 @@ def write_report(
         comparisons: other models' scores on the same images, by what to call them.
         counterparts: models whose evidence the gallery shows beside the model's, mean pooling for
             example, by what to call them.
+        map: what the heat maps of the gallery show; None: see `explanation.default_map`.
 
     Returns:
         The path of the page.
 
     Raises:
+        InputError: a map that the model does not have.
         SaveError: it could not be written; an earlier one stays.
     """
     results = evaluation.per_image
@@ -116,6 +131,7 @@ def write_report(
     kernel, stride = trained.patch_size  # which follow from the backbone where none were chosen
     recipe = asdict(trained) | {"patch_kernel": kernel, "patch_stride": stride}
     head = HEADS[recipe["head"]]
+    check_map(map, has_evidence=head.has_evidence, multi_label=model.multi_label)
     evaluations = {recipe["head"]: evaluation, **(comparisons or {})}
     correct = results.correct
     confidence = mistake_confidence(model, test, correct, results.probabilities)
@@ -124,7 +140,8 @@ def write_report(
         choose_right_answers(correct, results.predictions),
     )
     mistakes, right = (
-        make_cards(model, test, some, counterparts, most_bytes=MOST_BYTES // 2) for some in chosen
+        make_cards(model, test, some, counterparts, map=map, most_bytes=MOST_BYTES // 2)
+        for some in chosen
     )
     history = folder.metrics()
     history = history[::-1][:: -(-len(history) // MOST_EPOCHS) or 1][::-1]
@@ -148,6 +165,7 @@ def write_report(
         right=right,
         has_patches=not head.pooled_backbone,
         has_evidence=head.has_evidence,
+        map=map or default_map(multi_label=model.multi_label),
         has_boxes=test.boxes is not None,
         has_counterparts=any(len(card.pictures) > 2 for card in (*mistakes, *right)),
         multi_label=test.multi_label,
@@ -425,6 +443,7 @@ def make_cards(
     chosen: Sequence[int],
     counterparts: Mapping[str, PatchClassifier] | None = None,
     *,
+    map: MapName | None = None,
     most_bytes: int = MOST_BYTES,
 ) -> list[Card]:
     """Explain the chosen images, and describe each; in this order.
@@ -435,6 +454,7 @@ def make_cards(
         chosen: their indices.
         counterparts: models whose heat map for the same class is shown beside it, by what to call
             them.
+        map: what is shown of models with evidence; None: see `explanation.default_map`.
         most_bytes: of all pictures together.
     """
     if not chosen:
@@ -451,7 +471,12 @@ def make_cards(
     predictions = {model.spec.head: prediction}
     predictions |= {name: _predict(one, part) for name, one in (counterparts or {}).items()}
     explanations = {
-        name: explain_prediction(one, target, multi_label=part.multi_label)
+        name: explain_prediction(
+            one,
+            target,
+            multi_label=part.multi_label,
+            map=map if isinstance(one, PatchPrediction) else None,
+        )
         for name, one in predictions.items()
         if isinstance(one, WeightedPrediction)
     }
@@ -535,7 +560,8 @@ def _heat_map(
         alt=f"{caption}, {marks.shown.name} for {target}",
         uri=data_uri(panel(image, marks, shortest=SHORTEST, longest=LONGEST), room),
         limit=number(marks.limit),
-        facts=_facts(explanation, i, truths),
+        facts=_facts(explanation, i, truths)
+        + (f"; {marks.note}: {CONTRAST.name}" if marks.note else ""),
         signed=marks.shown.signed,
     )
 

@@ -315,6 +315,9 @@ def _evaluation_notes(evaluations: Mapping[str, Evaluation], tables: Sequence[Ta
         notes.insert(0, f"All metrics: 0 to 1, {better}.")
     if "patch_recall" in metrics:
         notes.append("No selection has a higher recall than all patches (uniform weights): read F.")
+    shown = {evaluation.map for evaluation in evaluations.values()}
+    if "energy_pointing_game" in metrics:
+        notes.append(f"Heat maps: of the {' or the '.join(sorted(shown))}.")
     if any(evaluation.thresholds for evaluation in evaluations.values()):
         notes.append("Boxes around heat maps: each answer's threshold chosen on held-out images.")
     elif any(one.boxed_images and "gt_known_loc_heat_map" in one for one in evaluations.values()):
@@ -365,9 +368,9 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         "left_out": dict(comparison.left_out),
         "metrics": {
             name: {
-                "label": METRICS[name].label,
-                "higher_is_better": METRICS[name].higher_is_better,
-                "range": list(METRICS[name].range),
+                "label": comparison.metrics[name].label,
+                "higher_is_better": comparison.metrics[name].higher_is_better,
+                "range": list(comparison.metrics[name].range),
             }
             for name, _ in _measured(comparison)
         },
@@ -390,7 +393,7 @@ def _measured(comparison: Comparison) -> list[tuple[str, str]]:
     arrows = {True: "\N{UPWARDS ARROW}", False: "\N{DOWNWARDS ARROW}"}
     return [
         (name, f"{metric.label} {arrows[metric.higher_is_better]}")
-        for name, metric in METRICS.items()
+        for name, metric in comparison.metrics.items()
         if name in found
     ]
 
