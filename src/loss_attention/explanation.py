@@ -50,9 +50,9 @@ class Quantity(NamedTuple):
 
 
 EVIDENCE = Quantity("evidence", "logit units", signed=True)
-MARGIN = Quantity("margin over every other class", "logit units", signed=False)
-CONTRAST = Quantity("evidence over the mean of all classes", "logit units", signed=True)
-DIFFERENCE = Quantity("difference of evidence", "logit units", signed=True)
+MARGIN = Quantity("margin", "logit units", signed=False)
+CONTRAST = Quantity("contrast", "logit units", signed=True)
+DIFFERENCE = Quantity("difference", "logit units", signed=True)
 ROUTING_WEIGHT = Quantity("routing weight", "fraction of 1", signed=False)
 NO_MARGIN = "no patch puts this class first"
 

@@ -54,7 +54,7 @@ def colour_model(stride: int = 3) -> la.PatchClassifier:
     model = make_model(patch_stride=stride)
     model.set_normalisation(torch.zeros(3), torch.ones(3))
     model.backbone = Colours(COLOURS)
-    model.head.patch_layers = Places(stride)
+    model.head.patch_layers = nn.Sequential(Places(stride))
     model.head.classifier = nn.Linear(9, 9)
     with torch.no_grad():
         model.head.classifier.weight.copy_(torch.eye(9))

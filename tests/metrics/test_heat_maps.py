@@ -7,6 +7,7 @@ from sklearn.metrics import average_precision_score
 from loss_attention.metrics.localisation import (
     count_pixels,
     energy_pointing,
+    near_object,
     pixel_average_precision,
     pixels_in_boxes,
     pointing_hits,
@@ -30,6 +31,21 @@ def test_pixels_count_by_their_middle() -> None:
         [[0, 1, 1, 0], [0, 1, 1, 0]],
         [[0, 0, 0, 0], [0, 0, 0, 1]],
     ]
+
+
+@pytest.mark.parametrize("within", [1, 2, 3, 16])
+def test_near_is_by_the_distance_to_the_nearest_pixel(within: int) -> None:
+    inside = torch.rand(4, 9, 11, generator=torch.Generator().manual_seed(0)) > 0.97
+    inside[0], inside[1] = False, True
+    found = near_object(inside, within)
+    for one, object_ in zip(found, inside, strict=True):
+        pixels = object_.nonzero().tolist()
+        for y in range(9):
+            for x in range(11):
+                near = any((y - v) ** 2 + (x - u) ** 2 <= within**2 for v, u in pixels)
+                assert one[y, x] == near
+    assert not found[0].any()
+    assert found[1].all()
 
 
 def test_share_inside_is_of_the_positive_part() -> None:

@@ -86,12 +86,95 @@ def test_the_evidence_in_the_json_adds_up(model, tmp_path):
 
 
 @pytest.mark.parametrize("head", ["attention", "capsule-loss-attention"])
-def test_heads_with_evidence_say_that_they_show_it(head, tmp_path):
+@pytest.mark.parametrize("name", ["margin", "contrast", "evidence"])
+def test_heads_with_evidence_say_what_they_show_of_it(name, head, tmp_path):
     file = save_image(tmp_path / "a.png")
-    found = read(explain_files(make_model(head=head), [file], tmp_path / "out").written[0])
-    assert found["heat_map"] == {"shows": "evidence", "unit": "logit units"}
+    model = make_model(head=head)
+    found = read(explain_files(model, [file], tmp_path / "out", map=name).written[0])
+    shows = "contrast" if name == "margin" and found["margin_is_empty"] else name
+    assert found["heat_map"]["shows"] == shows
+    assert found["heat_map"]["unit"] == "logit units"
     np.testing.assert_allclose(np.sum(found["evidence"], axis=0), found["logits"], atol=1e-4)
     assert "summed over patches is its logit" in found["units"]
+
+
+def test_the_margin_is_shown_and_stands_beside_the_evidence(model, tmp_path):
+    file = save_image(tmp_path / "a.png")
+    found = read(explain_files(model, [file], tmp_path / "out").written[0])
+    evidence = np.array(found["evidence"])
+    rivals = np.stack([np.delete(evidence, k, axis=1).max(axis=1) for k in range(3)], axis=1)
+    np.testing.assert_allclose(found["margin"], evidence - rivals, atol=1e-6)
+    target = CLASSES.index(found["target"])
+    np.testing.assert_allclose(found["target_margin"], np.array(found["margin"])[:, target])
+    assert found["margin_is_empty"] is (max(found["target_margin"]) <= 0)
+    assert found["versus"] is None
+    assert "margin: evidence of a patch for a class less that for its closest" in found["units"]
+
+
+def test_where_no_patch_puts_the_class_first_that_is_said(tmp_path):
+    model, file = make_model(), save_image(tmp_path / "a.png")
+    with torch.no_grad():
+        model.head.classifier.bias[0] = 1e3
+    written = explain_files(model, [file], tmp_path / "out", target="dog").written[0]
+    found = read(written)
+    assert found["margin_is_empty"] is True
+    assert found["heat_map"] == {
+        "shows": "contrast",
+        "unit": "logit units",
+        "note": "no patch puts this class first",
+    }
+    asked = explain_files(model, [file], tmp_path / "asked", target="dog", map="contrast")
+    assert "note" not in read(asked.written[0])["heat_map"]
+    # The same picture, but for the line that says so.
+    with (
+        Image.open(written.with_suffix(".png")) as one,
+        Image.open(asked.written[0].with_suffix(".png")) as other,
+    ):
+        assert one.width == other.width
+        assert 15 <= one.height - other.height <= 40
+    by_method = explain_files(model, [file], tmp_path / "m", target="dog", method="margin")
+    shown = read(by_method.written[0])["heat_map"]
+    assert shown["shows"] == "margin"
+    assert shown["note"] == "no patch puts this class first"
+    assert not np.any(shown["values"])
+
+
+def test_why_this_class_and_not_that_one(model, tmp_path):
+    file = save_image(tmp_path / "a.png")
+    written = explain_files(model, [file], tmp_path / "out", target="ewe", versus="cat").written[0]
+    found = read(written)
+    assert found["heat_map"] == {"shows": "difference", "unit": "logit units"}
+    said, evidence = found["versus"], np.array(found["evidence"])
+    assert said["class"] == "cat"
+    np.testing.assert_allclose(said["difference_of_evidence"], evidence[:, 2] - evidence[:, 0])
+    gap = found["logits"][2] - found["logits"][0]
+    assert said["difference_of_logits"] == pytest.approx(gap)
+    assert sum(said["difference_of_evidence"]) == pytest.approx(gap)
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "message"),
+    [
+        ({}, {"target": "cat", "versus": "cat"}, "`versus` 'cat' is the `target` itself"),
+        ({}, {"target": "cat", "versus": "kat"}, "unknown class 'kat'; did you mean 'cat'"),
+        ({}, {"versus": "cat"}, "`versus` needs `target`"),
+        ({}, {"map": "margins"}, "unknown map 'margins'; did you mean 'margin'"),
+        ({}, {"map": "margin", "method": "cam"}, "`map` is of the model's own patches"),
+        ({}, {"target": "cat", "versus": "dog", "method": "cam"}, "`versus` is of the model's own"),
+        ({"multi_label": True}, {"map": "margin"}, "`map` margin is for models of one label"),
+        ({"head": "capsule-dynamic-routing"}, {"map": "margin"}, "`map` needs a head with exact"),
+        ({"head": "baseline"}, {"map": "margin"}, "the head baseline has no patches"),
+    ],
+)
+@pytest.mark.usefixtures("no_shape_checks")
+def test_a_map_that_cannot_be_shown_is_refused_before_anything_is_written(
+    options, asked, message, tmp_path
+):
+    file = save_image(tmp_path / "a.png")
+    with pytest.raises(InputError, match=message) as caught:
+        explain_files(make_model(**options), [file], tmp_path / "out", **asked)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_head_without_evidence_says_so_instead_of_inventing_it(tmp_path):
