@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -221,7 +221,7 @@ def named_map(name: str | None) -> MapName | None:
     """
     if name is not None and name not in MAPS:
         raise unknown_name("map", name, MAPS)
-    return cast(MapName | None, name)
+    return name
 
 
 def check_map(

@@ -306,8 +306,8 @@ class Rivals(NamedTuple):
 
 def closest_rivals(values: Float[Tensor, "*P K"]) -> Rivals:
     """Return what is enough to know the greatest value of any other class, for every class."""
-    top = values.topk(2, dim=-1)
-    return Rivals(*top.values.unbind(-1), top.indices[..., 0])
+    top, whose = values.topk(2, dim=-1)
+    return Rivals(top[..., 0], top[..., 1], whose[..., 0])
 
 
 def margins(values: Float[Tensor, "*P K"]) -> Float[Tensor, "*P K"]:

@@ -320,7 +320,7 @@ def window_means(maps: Float[Tensor, "N H W"], grid: PatchGrid) -> Float[Tensor,
 
 def _mosaics(subject: Subject, explained: Explained) -> Values:
     """Measure how much of a map of a mosaic lies in the cell of its class, asked for each cell."""
-    values = {}
+    values: Values = {}
     for name, (images, target, side) in subject.mosaics.items():
         cell = torch.arange(side**2, device=target.device)
         fractions = []
