@@ -131,6 +131,7 @@ def test_maps_on_and_near_small_objects_whose_masks_are_known() -> None:
     assert "| positive evidence within 1 px \N{UPWARDS ARROW} |" in table_markdown(
         comparison_table(found)
     )
+    assert "over 11 images with a mask" in table_markdown(comparison_table(found))
     assert not found.scores["margin"]["empty_maps"].value
     with pytest.raises(InputError, match="`within` must be at least 1 pixel, got 0"):
         compare(colour_model(), data, methods_, images=12, within=0)
@@ -143,6 +144,15 @@ def test_how_often_a_map_is_empty_is_told() -> None:
     found, _ = compare(model, scenes(18), ["evidence", "margin", "contrast"], images=18)
     assert found.scores["margin"]["empty_maps"].value == pytest.approx(16 / 18)
     assert found.scores["evidence"]["empty_maps"].value == 0
+
+
+def test_of_several_labels_a_mask_does_not_say_whose_it_is() -> None:
+    labels = torch.eye(9, dtype=torch.uint8)[[0, 1]]
+    labels[1, 3] = 1
+    masks = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
+    found = compare_module._masks_of(replace(scenes(2), labels=labels, masks=masks))
+    assert found.all(dim=(1, 2)).tolist() == [True, False]
+    assert not found[1].any()
 
 
 def test_the_standard_error_is_that_of_the_mean() -> None:

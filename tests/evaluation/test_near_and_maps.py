@@ -73,6 +73,12 @@ def test_masks_are_what_is_near_where_there_are_any() -> None:
     for name in ("evidence_within_2_px", "pointing_within_2_px"):
         assert masked.value(name) == pytest.approx(boxes.value(name))
         assert bare.value(name) == pytest.approx(boxes.value(name))
+    # What needs a box is not shown where there is none.
+    assert [one.name for one in bare.metrics if one.group.startswith("localisation")] == [
+        "evidence_within_2_px",
+        "pointing_within_2_px",
+        "pxap",
+    ]
     masks[1:] = False  # one image alone has a mask
     one = evaluate(model, dataclasses.replace(data, masks=masks), within=2)
     first = evaluate(model, data.subset(torch.arange(1)), within=2)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from loss_attention.attribution.maps import METHODS, attribute, find_method, window_grid
@@ -223,7 +223,7 @@ def _subject(
         mosaics=_make_mosaics(model, data, len(sample), batch_size, seed),
         randomised=shuffled,
         batch_size=batch_size,
-        masks=sample.masks,
+        masks=_masks_of(sample),
         within=within,
     )
 
@@ -244,6 +244,13 @@ def _boxes_of(data: ImageSet, target: Int[Tensor, " N"]) -> Float[Tensor, "N G 4
         return None
     others = data.box_labels != target.unsqueeze(1)
     return data.boxes.masked_fill(others.unsqueeze(2), torch.nan)
+
+
+def _masks_of(data: ImageSet) -> Bool[Tensor, "N H W"] | None:
+    """Return the masks of images with one label: of several, a mask does not say whose it is."""
+    if data.masks is None:
+        return None
+    return data.masks & (data.label_matrix().sum(dim=1) == 1)[:, None, None]
 
 
 def _fitting(

@@ -89,6 +89,7 @@ class Localisation:
         self._generator = torch.Generator().manual_seed(SHUFFLE_SEED)
         self._group_thresholds = group_thresholds or {}
         self._totals: dict[str, Totals] = {}
+        self._has_boxes = False
 
     def add(self, batch: ImageSet, prediction: ImagePrediction) -> None:
         """Measure a batch; one without boxes, or a model without patches, adds nothing."""
@@ -97,6 +98,7 @@ class Localisation:
         scene = see(batch, prediction, self._within)
         if scene is None:
             return
+        self._has_boxes |= batch.boxes is not None
         asked = (prediction, scene, self._centred, self._generator, self._map)
         for name, answer in answers(*asked):
             if name not in self._totals:
@@ -122,8 +124,8 @@ class Localisation:
         """
         if MODEL not in self._totals:
             return []
-        has = {"patches"}
-        has |= {"evidence"} if self.has_evidence else set()
+        has = {"patches"} if self._has_boxes else set()
+        has |= {"evidence"} if self._has_boxes and self.has_evidence else set()
         has |= {"masks"} if "pixels" in self._totals[MODEL].sums else set()
         has |= {"distance"} if "near" in self._totals[MODEL].sums else set()
         # The best that any threshold could do, had it been known.

@@ -418,6 +418,9 @@ def _comparison_notes(comparison: Comparison) -> list[str]:
         "the model; a method that does not beat them explains nothing.",
         "Areas and boxes: 0 to 1. Sensitivity-1 and the randomisation test: correlations, -1 to 1.",
     ]
+    masked = next((found["pxap"] for found in comparison.scores.values() if "pxap" in found), None)
+    if masked is not None:
+        notes.append(f"PxAP, and what is near an object: over {masked.images} images with a mask.")
     if comparison.mosaics:
         counts = ", ".join(
             f"{count} of {METRICS[name].label.split(', ')[1]}"
