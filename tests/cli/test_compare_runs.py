@@ -15,8 +15,10 @@ from typed import exit_code
 from loss_attention import runs
 from loss_attention.attribution import compare as comparing
 from loss_attention.attribution import measures
+from loss_attention.cli import subcommands
 from loss_attention.data.outside import Outside
 from loss_attention.data.sample import ImageSet, Splits, Storage, hold_out
+from loss_attention.metrics.localisation import NEAR
 from loss_attention.report import drawing
 from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import Recipe, RunOptions
@@ -79,6 +81,32 @@ def test_a_table_its_json_and_a_picture(run: Path, tmp_path: Path, capsys, monke
     monkeypatch.setattr(drawing, "maps_picture", lambda *_: b"new")
     assert exit_code(*words, "--images", 2, "--methods", "evidence", "--overwrite") == 0
     assert (out / "maps.png").read_bytes() == b"new"
+
+
+def test_which_map_and_which_distance_can_be_asked_for(run: Path, tmp_path: Path, capsys) -> None:
+    assert exit_code("evaluate", run, "--map", "margin", "--within", 1) == 0
+    printed = capsys.readouterr().out
+    assert "Heat maps: of the margin." in printed
+    assert "pointing within 1 px" in printed
+    found = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    assert found["map"] == "margin"
+    assert any(one["name"] == "evidence_within_1_px" for one in found["metrics"])
+    assert exit_code("report", run, "--map", "contrast") == 0
+    assert "the contrast of the predicted class" in (run / "report.html").read_text("utf-8")
+    assert exit_code("report", run) == 0
+    assert "the <em>margin</em> of the predicted" in (run / "report.html").read_text("utf-8")
+    capsys.readouterr()
+    out = ("--out", tmp_path / "out")
+    assert exit_code("compare", run, "--methods", "margin", "--images", 3, "--within", 1, *out) == 0
+    assert "pointing within 1 px" in capsys.readouterr().out
+    for words, line in (
+        (("evaluate", run, "--map", "margn"), "unknown map 'margn'; did you mean 'margin'"),
+        (("report", run, "--within", 0), "--within must be at least 1 pixel, got 0"),
+        (("compare", run, "--within", 0, "--out", tmp_path / "no"), "--within must be at least 1"),
+    ):
+        assert exit_code(*words) == 2
+        assert line in capsys.readouterr().err
+    assert subcommands.NEAR == NEAR
 
 
 def test_images_are_held_as_the_run_held_them(
