@@ -127,6 +127,25 @@ def test_cards_say_what_the_model_says():
         assert evidence.facts == f"{selected} of 25 patches"
 
 
+def test_cards_show_the_margin_unless_asked_for_another_map():
+    model, data = make_model(), make_set(torch.tensor([0, 1, 2, 0]))
+    with torch.no_grad():
+        model.head.classifier.bias[:] = torch.tensor([0.0, 50.0, 0.0])
+    for asked, shows, signed in (
+        (None, "margin", False),
+        ("contrast", "contrast", True),
+        ("evidence", "evidence", True),
+    ):
+        picture = make_cards(model, data, [0], map=asked)[0].pictures[1]
+        assert f", {shows} for " in picture.alt
+        assert picture.signed is signed
+        values = model.explain(data.images[:1], map=asked).heat_maps.abs().max()
+        assert float(picture.limit) == pytest.approx(float(values), rel=0.01)
+        assert "no patch" not in picture.facts
+    several = make_cards(make_model(multi_label=True), make_set(torch.eye(4, 3).byte()), [0])
+    assert ", evidence for " in several[0].pictures[1].alt
+
+
 def test_bars_are_the_logits_the_highest_first_and_the_label_always():
     data = make_set(torch.tensor([7] * 20), names=tuple("abcdefghijkl"))
     model = make_model(classes=12)

@@ -43,7 +43,7 @@ from loss_attention.explanation import (
 from loss_attention.heads import HEADS
 from loss_attention.metrics.detection import group_boxes
 from loss_attention.model import PatchClassifier
-from loss_attention.prediction import MapName
+from loss_attention.prediction import MapName, margins
 from loss_attention.report.drawing import LONGEST, Marks, marks_of, overlay, resized
 from loss_attention.saving import make_folder, write_whole
 from loss_attention.terminal import json_text
@@ -93,7 +93,7 @@ TILED_UNITS = (
 TARGET_UNITS = (
     "logits and target_evidence: in units of the logits; the evidence of the target class summed "
     "over patches is its logit. evidence: null, as that of all classes would be of "
-    f"over {MOST_NUMBERS:,} numbers."
+    f"over {MOST_NUMBERS:,} numbers; margin: null likewise."
 )
 
 Progress = Callable[[int, int], None]
@@ -177,9 +177,7 @@ def explain_files(
             multi_label=model.multi_label,
             versus=versus is not None,
         )
-        explained: Explained = partial(
-            _by_model, model, index, rival, map, object_threshold, sight
-        )
+        explained: Explained = partial(_by_model, model, index, rival, map, object_threshold, sight)
     elif tiles is not None:
         raise InputError("`tile` is for what the model's own patches say: it takes no `method`")
     else:
@@ -373,11 +371,9 @@ def _by_model(
     progress: Progress | None,
 ) -> Iterator[tuple[dict[str, Any], Marks]]:
     """Yield the JSON of each image of a batch and what to draw for it, by the model itself."""
-    shown, tiles = {"map": map, "versus": versus}, sight.tiles
-    if tiles is None:
-        own = model.explain(images, target, **shown)
-    else:
-        own = model.explain(images, target, **shown, progress=progress, **asdict(tiles))
+    explained = partial(model.explain, images, target, map=map, versus=versus)
+    tiles = sight.tiles
+    own = explained() if tiles is None else explained(progress=progress, **asdict(tiles))
     objects = find_objects(own, threshold)
     for index, size in enumerate(sizes):
         found = None if objects is None else objects[index]
@@ -531,12 +527,15 @@ def describe(
     ]
     box = explanation.boxes[index].cpu()
     evidence, of_target = explanation.evidence, explanation.target_evidence
-    margin, of_target_margin = explanation.margin, explanation.target_margin
+    of_target_margin = explanation.target_margin
     units = [NO_EVIDENCE_UNITS if evidence is None else EVIDENCE_UNITS]
     if evidence is not None and most_numbers is not None and evidence[index].numel() > most_numbers:
-        evidence, margin, units = None, None, [TARGET_UNITS]
+        evidence, units = None, [TARGET_UNITS]
     units += [] if of_target_margin is None else [MARGIN_UNITS]
     units += [BOX_UNITS] if objects is None else [BOX_UNITS, OBJECT_UNITS]
+    margin = None
+    if evidence is not None and of_target_margin is not None:
+        margin = margins(evidence[index]).tolist()
     no_margin = explanation.no_margin
     note = NO_MARGIN if explanation.is_empty(index) else ""
     return {
@@ -553,7 +552,7 @@ def describe(
         "patch_weights": explanation.patch_weights[index].tolist(),
         "evidence": None if evidence is None else evidence[index].tolist(),
         "target_evidence": None if of_target is None else of_target[index].tolist(),
-        "margin": None if margin is None else margin[index].tolist(),
+        "margin": margin,
         "target_margin": None if of_target_margin is None else of_target_margin[index].tolist(),
         "margin_is_empty": None if no_margin is None else bool(no_margin[index]),
         "versus": _versus(explanation, index, class_names),
