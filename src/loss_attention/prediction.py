@@ -164,6 +164,14 @@ class PatchPrediction(WeightedPrediction):
         evidence = self.evidence_at(image, classes)
         if self.logits.shape[1] == 1:
             return evidence
+        first, second, leader = self._rivals()
+        leads = leader[image] == classes.unsqueeze(1)
+        return evidence - torch.where(leads, second[image], first[image])
+
+    def _rivals(self) -> Rivals:
+        """Return the closest rivals of each patch by its evidence, some patches at a time."""
+        if torch.compiler.is_compiling():  # a program for any size has no loop of so many rounds
+            return closest_rivals(self.evidence)
         batch, patches, width = self.patch_logits.shape
         step = max(1, VALUES_AT_ONCE // max(1, batch * width))
         parts = [
@@ -171,8 +179,7 @@ class PatchPrediction(WeightedPrediction):
             for start in range(0, patches, step)
         ]
         first, second, leader = (torch.cat(some, dim=1) for some in zip(*parts, strict=True))
-        leads = leader[image] == classes.unsqueeze(1)
-        return evidence - torch.where(leads, second[image], first[image])
+        return Rivals(first, second, leader)
 
     def margin_of(self, target: Int[Tensor, " B"]) -> Float[Tensor, "B M"]:
         """Return the margin of each patch for one class of each image."""
