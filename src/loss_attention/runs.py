@@ -37,6 +37,7 @@ from loss_attention.model_spec import ModelOptions
 from loss_attention.prediction import MapName
 from loss_attention.report.page import write_report
 from loss_attention.report.tables import show_evaluations
+from loss_attention.report.verdict import ending
 from loss_attention.saving import FACTS_FILE
 from loss_attention.terminal import counted, say, say_line
 from loss_attention.training.environment import (
@@ -439,6 +440,13 @@ class FinishedRun:
         """Print the scores and write the report."""
         show_evaluations({self.folder.recipe().name: self.evaluation}, console)
         self.write_report(console, {})
+        self.conclude(console)
+
+    def conclude(self, console: Console) -> None:
+        """Say so where nothing was learned, and what to try next."""
+        folder = self.folder
+        if (said := ending(self.evaluation, folder.recipe(), folder.facts())) is not None:
+            say_line(console, said, "bold")
 
     def write_report(self, console: Console, beside: Mapping[str, FinishedRun]) -> None:
         """Write the report, with other runs on the same data beside this one."""

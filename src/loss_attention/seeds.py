@@ -142,6 +142,7 @@ class SeedRuns:
                     model = begin_run(run, recipe, splits, self.options) if new else None
                     found = finish(run, splits, console, self.options.accelerator, model)
                     found.write_report(console, {})
+                    found.conclude(console)
                     evaluations[recipe.seed] = found.evaluation
             except (Interrupted, RunStopped) as stop:
                 how = f"continue with: loss-attention resume {self.path}"

@@ -165,6 +165,8 @@ def evaluate(
     from loss_attention import runs
     from loss_attention.explanation import named_map
     from loss_attention.report.tables import show_evaluations
+    from loss_attention.report.verdict import ending, nothing_learned
+    from loss_attention.terminal import say_line
     from loss_attention.training.environment import choose_device
     from loss_attention.training.run_folder import RunFolder
 
@@ -183,6 +185,11 @@ def evaluate(
             with folder.locked():
                 folder.write_json("evaluation.json", evaluation.to_json())
         show_evaluations({folder.recipe().name: evaluation}, console)
+        said = nothing_learned(evaluation)
+        if said is not None and not found.others:
+            said = ending(evaluation, folder.recipe(), folder.facts())
+        if said is not None:
+            say_line(console, said, "bold")
     return 0
 
 

@@ -51,6 +51,7 @@ from loss_attention.prediction import (
 from loss_attention.report.confusion import readable_confusion
 from loss_attention.report.drawing import marks_of, number, panel, resized
 from loss_attention.report.tables import evaluation_tables, grouped
+from loss_attention.report.verdict import ending
 from loss_attention.training.run_folder import RunFolder
 
 REPORT_FILE = "report.html"
@@ -156,6 +157,7 @@ def write_report(
         ],
         notes=tables[-1].notes,
         images=evaluation.images,
+        ending=ending(evaluation, trained, facts),
         confusion=readable_confusion(evaluation.confusion, test.class_names),
         history=history,
         columns=[name for name in COLUMNS if any(name in line for line in history)],
