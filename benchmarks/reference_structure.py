@@ -82,7 +82,7 @@ class ConvolutionalReference(nn.Module):
         super().__init__()
         self.backbone = resnet18(width)
         scaled = ModelSpec(width=width).scaled
-        inside, channels = scaled(RESNET_WIDTHS[-1]), scaled(patches.PATCH_CHANNELS)
+        inside, channels = scaled(RESNET_WIDTHS[-1]), scaled(patches.PATCH_CHANNELS[-1])
         self.patch_layers = nn.Sequential(
             *normalised(nn.Conv2d(inside, channels, KERNEL, STRIDE, bias=False)),
             *normalised(nn.Conv2d(channels, channels, 1, bias=False)),
