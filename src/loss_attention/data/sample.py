@@ -293,7 +293,7 @@ def are_uneven(labels: Shaped[Tensor, "N *K"]) -> bool:
     """
     if labels.ndim > 1 or not len(labels):
         return False
-    counts = labels.cpu().unique(return_counts=True)[1]
+    _, counts = torch.unique(labels.cpu(), return_counts=True)
     return bool(counts.max() > UNEVEN * counts.min())
 
 
@@ -339,12 +339,12 @@ def hold_out(
         return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
-    groups = [order]
+    strata = [order]
     if labels.ndim == 1:
         classes = labels.cpu()[order]
-        groups = [order[classes == value] for value in sorted(set(classes.tolist()))]
+        strata = [order[classes == value] for value in sorted(set(classes.tolist()))]
     held_out = torch.zeros(len(labels), dtype=torch.bool)
-    for members in groups:
+    for members in strata:
         if fraction > 0 and len(members) > 1:
             count = round(fraction * len(members))
             held_out[members[: min(max(1, count), len(members) - 1)]] = True

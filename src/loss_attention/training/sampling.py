@@ -85,7 +85,7 @@ def balanced_epoch(classes: Int[Tensor, " N"], seed: int, epoch: int) -> Int[Ten
         >>> classes[balanced_epoch(classes, seed=0, epoch=0)].bincount()
         tensor([3, 3])
     """
-    count, present = len(classes), classes.unique().tolist()
+    count, present = len(classes), torch.unique(classes).tolist()
     taken = []
     for turn, value in enumerate(present):
         members = (classes == value).nonzero().squeeze(1)
