@@ -31,6 +31,8 @@ def declare_operators() -> None:
     try:
         torch.ops.load_library(spec.origin.replace("__init__.py", "_C.so"))
     except OSError:
+        if hasattr(sys, "torchvision_operators"):  # the folder is on the path, and imported too
+            return
         library = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
