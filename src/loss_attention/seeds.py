@@ -151,7 +151,10 @@ class SeedRuns:
 
     def _check(self, run: RunFolder, recipe: Recipe) -> None:
         run.check()
-        if replace(run.recipe(), data=recipe.data) != recipe:
+        begun = replace(run.recipe(), data=recipe.data)
+        if recipe.steps is not None and run.facts().get("steps") == recipe.steps:
+            begun = replace(begun, steps=recipe.steps, epochs=0)  # as it was asked for
+        if begun != recipe:
             raise InputError(
                 f"{run.path} holds a run with other settings; replace all with `overwrite`"
             )

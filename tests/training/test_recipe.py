@@ -1,7 +1,10 @@
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
+from loss_attention import cli
+from loss_attention.cli.subcommands import Flat
 from loss_attention.errors import InputError
 from loss_attention.training.recipe import RECIPES, Recipe, recipe
 
@@ -146,3 +149,42 @@ def test_a_hostile_recipe_is_one_line(lines: str, message: str, tmp_path: Path) 
     assert "recipe.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
+
+
+def test_a_length_is_in_steps_or_in_epochs():
+    assert Recipe("x", "y", steps=100, epochs=0).steps == 100
+    with pytest.raises(InputError, match=r"`steps` 100 and `epochs` 200 both say how long"):
+        Recipe("x", "y", steps=100)
+    with pytest.raises(InputError, match="`steps` must be above 0, got 0"):
+        Recipe("x", "y", steps=0, epochs=0)
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["--steps", "70"], (70, 0)),
+        (["--steps=70"], (70, 0)),
+        (["--epochs", "3"], (None, 3)),
+        (["--epochs=3", "--batch-size", "4"], (None, 3)),
+    ],
+)
+@pytest.mark.parametrize("name", ["digits", "folder"])
+def test_a_length_that_is_typed_takes_the_place_of_the_recipes_own(name, typed, expected):
+    found = {}
+
+    def train(console, recipe: Annotated[Recipe, Flat]) -> int:
+        found["recipe"] = recipe
+        return 0
+
+    call = cli.parse(train, typed, "train", recipe=cli._of_one_length(recipe(name), typed))
+    assert call(None) == 0
+    assert (found["recipe"].steps, found["recipe"].epochs) == expected
+
+
+def test_both_lengths_typed_are_refused():
+    def train(console, recipe: Annotated[Recipe, Flat]) -> int:
+        return 0
+
+    typed = ["--steps", "70", "--epochs", "3"]
+    with pytest.raises(InputError, match="both say how long to train: give one of them"):
+        cli.parse(train, typed, "train", recipe=cli._of_one_length(recipe("digits"), typed))

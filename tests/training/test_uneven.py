@@ -142,3 +142,14 @@ def test_balanced_accuracy_of_several_labels_is_refused(tmp_path: Path) -> None:
             replace(splits, trainval=several),
             CPU,
         )
+
+
+def test_steps_become_whole_epochs_when_a_run_begins(tmp_path: Path) -> None:
+    splits = tiny_splits(46, held_out=0.3)  # 32 to train on, 4 steps of 8
+    for steps, epochs in ((1, 1), (4, 1), (5, 2)):
+        recipe = tiny_recipe(validation_fraction=0.3, steps=steps, epochs=0)
+        run = start_run(tmp_path / str(steps), recipe, splits, CPU)
+        assert (run.recipe().epochs, run.recipe().steps) == (epochs, None)
+        assert run.facts()["steps"] == steps
+    assert continue_run(run, splits)
+    assert len(run.metrics()) == 2

@@ -12,7 +12,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from functools import partial
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -24,7 +24,7 @@ from loss_attention.cli import subcommands
 from loss_attention.cli.subcommands import fail
 from loss_attention.errors import InputError, ReportedError, unknown_name
 from loss_attention.interruption import KEYBOARD, ending_on_signals
-from loss_attention.training.recipe import RECIPES, recipe
+from loss_attention.training.recipe import RECIPES, Recipe, recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -123,7 +123,7 @@ def _run(arguments: list[str]) -> int:
                 print("the fields of a recipe: loss-attention train RECIPE --help")
                 return 0
             raise InputError(f"train needs the name of a recipe first: {', '.join(RECIPES)}")
-        base = recipe(rest[0])
+        base = _of_one_length(recipe(rest[0]), rest[1:])
         call = parsed(rest[1:], f"train {base.name}", recipe=base)
     elif name == "data":
         if not rest or rest[0] not in ("check", "-h", "--help"):
@@ -132,6 +132,16 @@ def _run(arguments: list[str]) -> int:
     else:
         call = parsed(rest, name)
     return call(make_console(_named(arguments)))
+
+
+def _of_one_length(base: Recipe, arguments: list[str]) -> Recipe:
+    """Return a recipe without its own length where the arguments say one in the other unit."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    if "--steps" in given and "--epochs" not in given:
+        return replace(base, steps=base.steps or 1, epochs=0)
+    if "--epochs" in given and "--steps" not in given:
+        return replace(base, steps=None, epochs=base.epochs or 1)
+    return base
 
 
 def _named(arguments: list[str]) -> dict[str, str]:

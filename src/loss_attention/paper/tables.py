@@ -76,6 +76,7 @@ NO_TRACE: dict[str, object] = {
     "balance": "none",
     "choose_by": "auto",
     "group": None,
+    "steps": None,
     "views": 1,
     "backbone_rate": 1.0,
     "layer_decay": 1.0,

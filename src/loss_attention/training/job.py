@@ -55,7 +55,7 @@ from loss_attention.training.run_folder import (
     RunFolder,
     require_utf8,
 )
-from loss_attention.training.sampling import check_batches, smallest_batch
+from loss_attention.training.sampling import check_batches, in_epochs, smallest_batch
 from loss_attention.training.trainer import Trainer
 
 STATISTICS_IMAGES = 10_000
@@ -149,7 +149,7 @@ def begin_run(
 
     Args:
         run: a folder that is `claimed`.
-        recipe: what to train.
+        recipe: what to train; a length in steps becomes one in epochs, and run.json has both.
         splits: its data.
         options: what to train it on.
 
@@ -159,6 +159,7 @@ def begin_run(
     Raises:
         InputError: see `build_model` and `choose_accelerator`.
     """
+    asked, recipe = recipe, in_epochs(recipe, len(splits.train))
     accelerator = choose_accelerator(options.accelerator, options.devices)
     check_processes(accelerator, options)
     precision = choose_precision(recipe.precision, accelerator)
@@ -190,6 +191,7 @@ def begin_run(
             "std": model.std.flatten().tolist(),
         },
         **({} if initial is None else {"initial": initial.record()}),
+        **({} if asked.steps is None else {"steps": asked.steps}),
         "parameters": sum(p.numel() for p in model.parameters()),
         "backbone_weights": getattr(model.backbone, "weights", {}),
         "backbone_config": model.spec.backbone_config,

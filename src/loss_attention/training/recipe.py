@@ -89,7 +89,7 @@ class Recipe(ModelOptions):
     label_smoothing: float = 0.0
     """Fraction of an image's target spread over all classes, in [0, 1); the paper has none."""
     epochs: int = 200
-    """Passes over the training set."""
+    """Passes over the training set; 0 where `steps` says how long."""
     batch_size: int = 128
     """Images in a step, over all processes together."""
     learning_rate: float = 0.1
@@ -134,6 +134,9 @@ class Recipe(ModelOptions):
     group: str | None = None
     """Which images belong together, so that all or none of them are held out: a column of the table
     that lists them, or a pattern with one group that is found in their paths, as num_([0-9]+)."""
+    steps: int | None = None
+    """Length of the training in place of epochs, which is then 0: so many steps, rounded up to
+    whole epochs when the run begins."""
     average_weights: float = 0.0
     """Validate and keep an exponential moving average of the weights with this decay per step, in
     [0, 1), such as 0.99; 0: the weights themselves, as in the paper."""
@@ -150,8 +153,9 @@ class Recipe(ModelOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("learning_rate", "epochs", "batch_size", "views"):
+        for name in ("learning_rate", "batch_size", "views"):
             self._require(name, getattr(self, name) > 0, "must be above 0")
+        self._check_length()
         for name in ("learning_rate", "gamma_max", "weight_decay", "clip_gradients"):
             self._require(name, getattr(self, name) < inf, "must be finite")
         at_least_0 = (
@@ -193,6 +197,17 @@ class Recipe(ModelOptions):
         papers = self.optimizer == "adam" or self.schedule != "paper-adam"
         self._require("schedule", papers, "needs `optimizer` adam")
         self._check_fine_tuning()
+
+    def _check_length(self) -> None:
+        if self.steps is None:
+            self._require("epochs", self.epochs > 0, "must be above 0")
+            return
+        self._require("steps", self.steps > 0, "must be above 0")
+        if self.epochs:
+            raise InputError(
+                f"`steps` {self.steps} and `epochs` {self.epochs} both say how long to train: give "
+                "one of them; with `steps`, `epochs` is 0"
+            )
 
     def _check_fine_tuning(self) -> None:
         for name in ("backbone_rate", "layer_decay"):

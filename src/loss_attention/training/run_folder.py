@@ -500,6 +500,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "normalisation": dict,
     "features": dict,
     "initial": dict,
+    "steps": int,
     "parameters": int,
     "versions": dict,
     "hardware": dict,

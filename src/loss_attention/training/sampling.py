@@ -22,6 +22,23 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
     return -(-images // batch_size)
 
 
+def in_epochs(recipe: Recipe, images: int) -> Recipe:
+    """Return a recipe whose length is in whole epochs, at least as many steps as it asks for.
+
+    Args:
+        recipe: may say its length in steps.
+        images: how many are trained on.
+
+    Example:
+        >>> in_epochs(Recipe("x", "digits", epochs=0, steps=10, batch_size=8), images=30).epochs
+        3
+    """
+    if recipe.steps is None:
+        return recipe
+    epochs = -(-recipe.steps // steps_per_epoch(images, recipe.batch_size))
+    return replace(recipe, steps=None, epochs=epochs)
+
+
 def smallest_batch(images: int, batch_size: int) -> int:
     """Return the number of images in the smallest step of an epoch.
 
