@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
 from torch.nn import functional as F
 from training.test_features import counted
@@ -51,7 +53,8 @@ def state(run: RunFolder) -> dict[str, Any]:
     return found
 
 
-def test_the_head_learns_as_in_a_plain_loop_on_features_and_the_backbone_stays(tmp_path):
+@pytest.mark.parametrize("balance", ["none", "weights"])
+def test_the_head_learns_as_in_a_plain_loop_on_features_and_the_backbone_stays(tmp_path, balance):
     """No Fabric, no cache, no view: plain torch on what the backbone makes, rounded to 16 bits."""
     recipe = tiny_recipe(
         frozen=True,
@@ -60,9 +63,16 @@ def test_the_head_learns_as_in_a_plain_loop_on_features_and_the_backbone_stays(t
         gamma_max=0.0,
         validation_fraction=0.0,
         learning_rate=0.01,
+        balance=balance,
     )
-    run = trained(tmp_path / "run", recipe)
     splits = replaced(recipe)
+    labels = splits.trainval.labels.clone()
+    labels[:20] = 0
+    splits = replace(splits, trainval=replace(splits.trainval, labels=labels))
+    run = start_run(tmp_path / "run", recipe, splits, CPU)
+    assert continue_run(run, splits)
+    of_classes = "balanced" if balance == "weights" else None
+    of_images = torch.from_numpy(compute_sample_weight(of_classes, labels.numpy())).float()
     model = build_model(recipe, splits).to(memory_format=torch.channels_last)
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.head.train()
@@ -80,7 +90,8 @@ def test_the_head_learns_as_in_a_plain_loop_on_features_and_the_backbone_stays(t
         optimizer.param_groups[0]["lr"] = rate
         logits = model.head(features[batch], (12, 12)).logits
         optimizer.zero_grad()
-        F.cross_entropy(logits, splits.trainval.labels[batch]).backward()
+        losses = F.cross_entropy(logits, labels[batch], reduction="none")
+        (of_images[batch] * losses).mean().backward()
         optimizer.step()
     found = state(run)["model"]
     for name, expected in model.state_dict().items():

@@ -41,6 +41,15 @@ def test_two_processes_take_the_same_step_in_parts(tmp_path):
         assert torch.equal(tensor, second["state"][name])
 
 
+def test_a_step_of_weighted_images_in_parts_is_the_same_step(tmp_path):
+    assert tiny_splits(images=33).trainval.labels.bincount().diff() != 0  # so weights differ
+    whole, parts = (
+        one_epoch(tmp_path, 1, freeze=True, accumulate=count, changes={"balance": "weights"})[0]
+        for count in (1, 3)
+    )
+    assert_same_epoch(parts, whole)
+
+
 @pytest.mark.parametrize("accumulate", [0, -1])
 def test_steps_have_at_least_one_part(accumulate):
     with pytest.raises(InputError, match=r"`accumulate` must be at least 1, got"):
