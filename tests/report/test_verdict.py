@@ -90,6 +90,19 @@ def test_the_next_thing_to_try_fits_the_recipe(of: str, facts: dict[str, Any], s
     assert ending(measured([0, 1, 2] * 20, [0, 1, 2] * 20), begun, FACTS) is None
 
 
+def test_rare_classes_are_named_the_rarest_first() -> None:
+    evaluation = measured([0] * 118 + [1] * 119, [0] * 237)
+    begun = replace(recipe("photos"), data="my-images")
+    facts = {"train_images": 547, "classes": ["a", "b\n", "c", "d"]}
+    found = ending(evaluation, begun, {**facts, "class_images": [500, 19, 20, 8]})
+    assert found is not None
+    assert found.endswith(r", and more images of d (8), b\n (19)")
+    even = ending(evaluation, begun, {**facts, "class_images": [200, 147, 100, 100]})
+    assert even == ending(evaluation, begun, facts)  # as of a run that does not say
+    assert even is not None
+    assert "more images" not in even
+
+
 def test_the_report_and_the_terminal_say_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -222,6 +222,7 @@ def test_a_page_that_nobody_reads_is_named(whole: Path, tmp_path: Path) -> None:
     [
         {"train_images": "many"},
         {"train_images": True},
+        {"class_images": ["many"]},
         {"parameters": 10**400},
         {"finished": "yes"},
         {"classes": 3},

@@ -15,7 +15,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from training.stored import load_stored, store_tiny
 from training.tiny import run_stopped_at, start_run, tiny_recipe, tiny_splits
 
-from loss_attention.data.sample import Splits, are_uneven
+from loss_attention.data.sample import Splits, are_uneven, images_by_class
 from loss_attention.errors import InputError
 from loss_attention.model import load
 from loss_attention.training.bookkeeping import Position, Validated
@@ -47,6 +47,8 @@ def trained(path: Path, splits: Splits, **changes: Any) -> list[dict[str, Any]]:
 def test_images_weigh_as_rare_as_their_class_is_among_those_trained_on(tmp_path: Path) -> None:
     splits = uneven_splits()
     (line,) = trained(tmp_path / "run", splits, balance="weights", learning_rate=1e-9)
+    counts = RunFolder(tmp_path / "run").facts()["class_images"]
+    assert counts == np.bincount(splits.train.labels.numpy()).tolist()
     weights = compute_class_weight(
         "balanced", classes=np.array([0, 1]), y=splits.train.labels.numpy()
     )
@@ -130,6 +132,15 @@ def test_a_run_of_version_0_1_goes_on_choosing_by_accuracy() -> None:
     assert not position.is_best(Validated(0.2, 0.8, 1.0))
     with pytest.raises(ValueError, match="it cannot be chosen by 'loss'"):
         Position.read({"chosen_by": "loss"})
+
+
+def test_images_of_each_class_are_counted_whatever_labels_an_image_has() -> None:
+    data = tiny_splits().trainval.subset(torch.arange(10))
+    one = replace(data, labels=torch.zeros(10, dtype=torch.int64), class_names=("a", "b"))
+    assert images_by_class(one).tolist() == [10, 0]
+    matrix = torch.ones(10, 2, dtype=torch.uint8)
+    matrix[:3, 0] = 0
+    assert images_by_class(replace(data, labels=matrix)).tolist() == [7, 10]
 
 
 def test_balanced_accuracy_of_several_labels_is_refused(tmp_path: Path) -> None:

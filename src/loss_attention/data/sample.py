@@ -297,6 +297,14 @@ def are_uneven(labels: Shaped[Tensor, "N *K"]) -> bool:
     return bool(counts.max() > UNEVEN * counts.min())
 
 
+def images_by_class(data: LabelledImages) -> Int[Tensor, " K"]:
+    """Return how many images have each class, on the CPU."""
+    labels = data.labels.cpu()
+    if data.multi_label:
+        return labels.sum(dim=0, dtype=torch.int64)
+    return torch.bincount(labels, minlength=len(data.class_names))
+
+
 def limited(splits: Splits, images: int, seed: int) -> Splits:
     """Keep at most so many training and so many test images, drawn at random by the seed."""
 

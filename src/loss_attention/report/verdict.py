@@ -8,6 +8,7 @@ from math import sqrt
 from typing import Any
 
 from loss_attention.data.loading import MADE
+from loss_attention.data.records import few
 from loss_attention.errors import printable
 from loss_attention.evaluation.metric import Evaluation
 from loss_attention.training.recipe import Recipe
@@ -16,6 +17,8 @@ NEARLY_ALL = 0.98
 """A model that calls so many of the images by one name tells nothing apart."""
 FEW_IMAGES = 10
 """Fewer training images a class than this are the first thing to have more of."""
+FEW_OF_A_CLASS = 20
+"""A class with fewer training images than this may be too rare to be learned."""
 _FROZEN, _TUNED = "loss-attention train photos", "loss-attention train photos-finetune"
 _Z = 1.96  # of a 95 % interval
 
@@ -88,7 +91,19 @@ def ending(evaluation: Evaluation, recipe: Recipe, facts: Mapping[str, Any]) -> 
         facts: its run.json.
     """
     verdict = nothing_learned(evaluation)
-    return None if verdict is None else f"{verdict}; next: {_next(recipe, facts)}"
+    if verdict is None:
+        return None
+    rare = _rare(facts)
+    return (
+        f"{verdict}; next: {_next(recipe, facts)}{f', and more images of {rare}' if rare else ''}"
+    )
+
+
+def _rare(facts: Mapping[str, Any]) -> str:
+    """Return the classes with few training images, the rarest first; runs of 0.1 do not say."""
+    # A class without any cannot be learned, and was let pass by the user.
+    counts = sorted(zip(facts.get("class_images", ()), facts.get("classes", ()), strict=False))
+    return few([f"{name} ({count})" for count, name in counts if 0 < count < FEW_OF_A_CLASS])
 
 
 def _next(recipe: Recipe, facts: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from loss_attention import __version__
 from loss_attention.data.loading import recorded
-from loss_attention.data.sample import LabelledImages, Splits, are_uneven
+from loss_attention.data.sample import LabelledImages, Splits, are_uneven, images_by_class
 from loss_attention.errors import InputError, KilledError, guarded
 from loss_attention.heads import check_regulariser
 from loss_attention.interruption import StopRequest
@@ -184,6 +184,7 @@ def begin_run(
         "classes": list(splits.trainval.class_names),
         "multi_label": splits.trainval.multi_label,
         "train_images": len(splits.train),
+        "class_images": images_by_class(splits.train).tolist(),
         "validation_images": len(splits.validation),
         "test_images": len(splits.test),
         "normalisation": {

@@ -495,6 +495,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "classes": list,
     "multi_label": bool,
     "train_images": int,
+    "class_images": list,
     "validation_images": int,
     "test_images": int,
     "normalisation": dict,
@@ -521,6 +522,8 @@ def checked_facts(facts: dict[str, Any], path: Path) -> dict[str, Any]:
         )
         if wrong or (isinstance(value, int | float) and not abs(value) < 2**63):
             raise InputError(f"{path}: {name} cannot be {quoted(value)}")
+    if any(type(count) is not int for count in facts.get("class_images", ())):
+        raise InputError(f"{path}: class_images cannot be {quoted(facts['class_images'])}")
     normalisation = facts.get("normalisation", {})
     if normalisation:
         with guarded(f"{path}: normalisation"):
