@@ -221,7 +221,9 @@ def loss_for(
             weights of the margin loss.
     """
     if objective == "margin" and weights is not None:
-        raise InputError("`balance` weights is for cross-entropy, not for the margin loss")
+        raise InputError(
+            "`balance` weights is for cross-entropy, not for the margin loss: take sampling or none"
+        )
     if label_smoothing > 0:
         if multi_label or objective == "margin":
             what = "several labels an image" if multi_label else "the margin loss"

@@ -73,7 +73,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     ),
     "data": Subcommand(
         subcommands.check_data,
-        "data check PATH [--out PICTURE]",
+        "data check PATH [--group COLUMN|PATTERN] [--out PICTURE]",
         "show what a data set contains, with warnings and errors",
     ),
     "recipes": Subcommand(

@@ -597,17 +597,27 @@ def tiny_imagenet_small() -> Recipe:
 
 
 def folder() -> Recipe:
-    """A folder of your own images: set --data, and --image-size if their sizes differ."""
+    """A folder of your own images, from scratch: set --data.
+
+    Small sets need many epochs, so its length is in steps; a step weighs rare classes up. Weights
+    of the loss are for cross-entropy: with --head capsule-dynamic-routing, set --balance none.
+    """
     return Recipe(
         name="folder",
         data="",
+        image_size=128,
+        crop_padding=8,
+        backbone="vgg11_bn",
         width=0.25,
-        strided_layers=(1, 6),
-        patch_kernel=4,
-        patch_stride=2,
-        epochs=30,
+        strided_layers=(1, 2, 3, 5),
+        patch_kernel=2,
+        patch_stride=1,
+        epochs=0,
+        steps=1000,
         batch_size=32,
-        learning_rate=0.05,
+        learning_rate=0.02,
+        optimizer="muon",
+        balance="weights",
         nesterov=True,
         schedule="one-cycle",
     )
