@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from loss_attention.errors import InputError
+from loss_attention.training.recipe import Recipe
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
