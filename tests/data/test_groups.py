@@ -199,3 +199,10 @@ def test_groups_on_both_sides_of_a_given_split_are_said(
     assert line in said
     assert "train: 6 groups of 1 to 2 images" in said
     assert "test: 3 groups of 1 image" in said
+
+
+def test_groups_of_one_image_each_are_said(tmp_path: Path) -> None:
+    folder = tiles(tmp_path / "tiles")
+    said = "no two images are of one group: `group` keeps nothing together"
+    assert said in loaded(folder, r"(\w+)\.png").notes
+    assert said not in loaded(folder, "tile").notes

@@ -144,7 +144,7 @@ def test_a_patch_is_as_large_whether_told_or_by_default(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"seed": 1}, {"validation_fraction": 0.2}, {"limit_images": 30}]
+    "changes", [{"seed": 1}, {"validation_fraction": 0.2}, {"limit_images": 30}, {"group": "tile"}]
 )
 def test_images_that_were_trained_on_are_not_held_out(
     changes: dict[str, object], trained: Path, tmp_path: Path

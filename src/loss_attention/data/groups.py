@@ -130,7 +130,10 @@ def group_numbers(parts: Sequence[Part]) -> dict[str, int]:
 
 
 def shared_groups(source: Source) -> tuple[str, ...]:
-    """Return a line for each split with images of groups that stand in another one before it."""
+    """Return a line for each split with images of groups that stand in another one before it.
+
+    And one where every image is a group by itself.
+    """
     lines = []
     for number, part in enumerate(source.parts):
         for before in source.parts[:number]:
@@ -143,6 +146,9 @@ def shared_groups(source: Source) -> tuple[str, ...]:
                     f"with {len(shared):,} of its {count(len(part), 'image')} (group "
                     f"{printable(next(iter(groups)))}{', say' if len(groups) > 1 else ''})"
                 )
+    names = [record.group for part in source.parts for record in part.records if record.group]
+    if names and len(set(names)) == len(names):
+        lines.append("no two images are of one group: `group` keeps nothing together")
     return tuple(lines)
 
 

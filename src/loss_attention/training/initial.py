@@ -18,7 +18,7 @@ from loss_attention.training.run_folder import RunFolder
 
 MAY_DIFFER = ("threshold", "resize", "dropout")
 """Options of a model that its weights do not depend on."""
-DIVIDING = ("seed", "validation_fraction", "limit_images")
+DIVIDING = ("seed", "validation_fraction", "limit_images", "group")
 """Fields of a recipe that decide which of the same images are held out."""
 
 
