@@ -30,21 +30,19 @@ for ignored, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal
     if number is not None and signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, usual)
 
-# The rooms whose business is tensors: every annotation in them is checked at every call of the
-# tests. Rooms that deal in files and terminals are left to mypy, as beartype takes some of their
+# Modules whose business is tensors: every annotation in them is checked at every call of the
+# tests. Those that deal in files and terminals are left to mypy, as beartype takes some of their
 # hints amiss (a BytesIO for a BinaryIO, say).
-CHECKED_ROOMS = (
+CHECKED = (
     "attention",
     "attribution",
     "backbones",
     "data.digits",
-    "data.placement",
     "data.sample",
     "evaluation",
     "explanation",
     "geometry",
     "heads",
-    "inference",
     "losses",
     "metrics",
     "model",
@@ -57,7 +55,7 @@ CHECKED_ROOMS = (
 # An int passes for a float, as it does for mypy.
 _CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 # Before the package is imported, or it would come too late.
-jaxtyping.install_import_hook([f"loss_attention.{room}" for room in CHECKED_ROOMS], _CHECKER)
+jaxtyping.install_import_hook([f"loss_attention.{name}" for name in CHECKED], _CHECKER)
 
 # The same examples each time: a failure here is a failure everywhere.
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
