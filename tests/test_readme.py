@@ -227,7 +227,7 @@ def test_readme_runs_from_top_to_bottom(repository: Path, clone: Path) -> None:
     done = run_page(page, clone)
     assert (clone / "runs" / "demo" / "report.html").is_file()
     # The README is to show how to do all of these; a page that has lost one has lost its point.
-    for purpose in ("demo", "train cifar10-small", "train folder", "resume", "explain"):
+    for purpose in ("demo", "train cifar10-small", "train photos", "resume", "explain"):
         assert any(f"loss-attention {purpose} " in command for command in done), purpose
     assert "python" in done
 

@@ -91,7 +91,7 @@ class PatchClassifier(
     Example:
         >>> from loss_attention.backbones import as_backbone
         >>> from loss_attention.heads import HEADS
-        >>> spec = ModelSpec(backbone="custom", num_classes=2, patch_kernel=3)
+        >>> spec = ModelSpec(backbone="custom", num_classes=2, patch_kernel=3, patch_stride=4)
         >>> backbone = as_backbone(nn.Conv2d(3, 8, 5, stride=2, padding=2), in_channels=3)
         >>> model = PatchClassifier(backbone, HEADS["mean"].build(backbone, spec), spec)
         >>> model.receptive_field

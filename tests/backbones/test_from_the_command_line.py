@@ -19,6 +19,7 @@ from training.tiny import tiny_recipe
 
 import loss_attention as la
 from loss_attention import runs
+from loss_attention.interruption import StopRequest
 from loss_attention.training import job
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
@@ -107,6 +108,9 @@ def test_a_run_that_was_stopped_goes_on_without_hub_or_file(
     with run.claimed():
         begun = job.begin_run(run, recipe, splits, RunOptions(accelerator="cpu"))
     assert run.facts()["backbone_weights"] == begun.backbone.weights != {}
+    stop = StopRequest()
+    stop.requested = True
+    assert not job.continue_run(run, splits, model=begun, stop=stop)  # which leaves a checkpoint
     weights.unlink()
     shutil.rmtree(published)
     again = job.build_model(recipe, splits, begun=run.facts())
