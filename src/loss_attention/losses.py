@@ -42,9 +42,9 @@ def single_label_loss(
     Eq. 9 with the paper's symbols: `logits` is z, `patch_logits` p, `patch_weights` alpha.
 
     With class weights w, an image of label y counts `w_y` times (a mixed one: the mean of those of
-    its labels), its patches with it: the mean over
-    the batch of `w_y (cross-entropy + gamma R)`. It is divided by the number of images and not, as
-    torch's own, by the sum of their weights, so that a step may be divided into parts.
+    its labels), its patches with it: the mean over the batch of `w_y (cross-entropy + gamma R)`. It
+    is divided by the number of images and not, as torch's own, by the sum of their weights, so that
+    a step may be divided into parts.
 
     Args:
         prediction: what the model returned for a batch of B images and K classes.

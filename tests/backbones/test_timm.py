@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from backbones.cells import check_cells
 from torch import Tensor
 
 import loss_attention as la
@@ -40,20 +41,7 @@ def test_maps_have_channels_rows_and_columns_where_the_image_has(name: str) -> N
     backbone = model_on(name).backbone.eval()
     assert isinstance(backbone, Backbone)
     assert (backbone.channels, backbone.stride) == (channels, stride)
-    images = torch.rand(1, 3, 5 * stride, 7 * stride)
-    with torch.inference_mode():
-        before = backbone(images)
-        assert before.shape == (1, channels, 5, 7)
-        for row, column in ((0, 0), (0, 5), (3, 0)):
-            changed = images.clone()
-            changed[
-                ..., row * stride : (row + 2) * stride, column * stride : (column + 2) * stride
-            ] *= -3
-            moved = (backbone(changed) - before).square().sum(1)[0]
-            most = divmod(moved.argmax().item(), 7)
-            # Where a cell lies at the first of its pixels, a third row and column sees as many.
-            assert row <= most[0] <= row + 2, name
-            assert column <= most[1] <= column + 2, name
+    check_cells(backbone, channels, stride, images=1, name=name)
 
 
 def test_what_a_cell_sees_is_known_where_it_can_be_computed() -> None:

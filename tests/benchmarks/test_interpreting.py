@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import interpreting
 import pytest
+from benchmarks.stand_ins import write_json
 from measuring import Finished
 
 from loss_attention.cli import parse
@@ -25,18 +25,14 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """The commands that are run; they write what the real ones would."""
     seen: list[tuple[str, ...]] = []
 
-    def write(path: Path, **values: object) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values))
-
     def timed(_command: str, *words: str) -> Finished:
         seen.append(words)
         if words[0] == "compare":
-            write(Path(words[words.index("--out") + 1]) / "comparison.json", images=words[3])
+            write_json(Path(words[words.index("--out") + 1]) / "comparison.json", images=words[3])
         else:
             out = Path(words[1] if words[0] == "resume" else words[words.index("--out") + 1])
-            write(out / "run.json", source="scenes", parameters=1, train_seconds=2.0)
-            write(out / "evaluation.json", images=80, metrics=[])
+            write_json(out / "run.json", source="scenes", parameters=1, train_seconds=2.0)
+            write_json(out / "evaluation.json", images=80, metrics=[])
             if words[0] == "train":
                 made = replace(ONE, name=words[1], data=words[1], head=words[3])
                 multi = replace(recipe("multi-digits"), head=words[3], limit_images=80, epochs=1)

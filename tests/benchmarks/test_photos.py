@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import photos
 import photos_page
 import pytest
+from benchmarks.stand_ins import write_json
 from measuring import Finished
 
 from loss_attention.errors import InputError
@@ -19,15 +19,11 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """The commands that are run; they write what the real ones would."""
     seen: list[tuple[str, ...]] = []
 
-    def write(path: Path, **values: object) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values))
-
     def timed(_command: str, *words: str) -> Finished:
         seen.append(words)
         if words[0] == "compare":
             scores = {"pxap": {"value": 0.3}, "time_ratio": {"value": 1.04}}
-            write(
+            write_json(
                 Path(words[1]) / "compare" / "comparison.json",
                 images=5,
                 metrics={"pxap": {"label": "PxAP"}},
@@ -38,9 +34,9 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
             seed = 0 if words[0] == "resume" else int(words[words.index("--seed") + 1])
             (out / "recipe.yaml").parent.mkdir(parents=True, exist_ok=True)
             (out / "recipe.yaml").touch()
-            write(out / "run.json", source="photos", parameters=1, train_seconds=2.0)
+            write_json(out / "run.json", source="photos", parameters=1, train_seconds=2.0)
             metrics = [{"name": "accuracy", "value": 0.95 - seed / 100}]
-            write(out / "evaluation.json", images=5, metrics=metrics)
+            write_json(out / "evaluation.json", images=5, metrics=metrics)
         return Finished(3.0, 100.0, "")
 
     monkeypatch.setattr(photos, "timed", timed)

@@ -19,6 +19,11 @@ class Normalisation(NamedTuple):
     std: tuple[float, ...]
 
 
+def levels_of(features: Features) -> tuple[Tensor, ...]:
+    """Return the map of each level, of one map that alone."""
+    return (features,) if isinstance(features, Tensor) else features
+
+
 def joined(features: Features, level: int = 0) -> Tensor:
     """Return several maps as one, `(B, sum of D, h, w)`; one map is returned as it is.
 

@@ -342,9 +342,17 @@ def hold_out(
         (4, 2)
     """
     assert 0 <= fraction < 1
-    if groups is not None:
+    if groups is None:
+        held_out = _held_out_images(labels, fraction, seed)
+    else:
         held_out = _held_out_groups(labels.cpu(), fraction, seed, groups.cpu())
-        return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
+    return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
+
+
+def _held_out_images(
+    labels: Shaped[Tensor, "N *K"], fraction: float, seed: int
+) -> Bool[Tensor, " N"]:
+    """Return which images are held out, each by itself."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
     strata = [order]
@@ -356,7 +364,7 @@ def hold_out(
         if fraction > 0 and len(members) > 1:
             count = round(fraction * len(members))
             held_out[members[: min(max(1, count), len(members) - 1)]] = True
-    return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
+    return held_out
 
 
 def _held_out_groups(

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from loss_attention.attention import full_precision, patch_weights, pool_patches, real_part
 from loss_attention.backbones.layers import Conv2d, Layered, applied
-from loss_attention.backbones.levels import Features, joined, resized
+from loss_attention.backbones.levels import Features, joined, levels_of, resized
 from loss_attention.geometry import PatchGrid
 from loss_attention.prediction import ImagePrediction, PatchPrediction
 
@@ -294,7 +294,6 @@ class BaselineHead(nn.Module):
         image_size: tuple[int, int],  # noqa: ARG002 (patch heads need it for their grid)
     ) -> ImagePrediction:
         """Return the image's logits; the means of several levels stand side by side."""
-        levels = (features,) if isinstance(features, Tensor) else features
-        means = torch.cat([level.mean(dim=(2, 3)) for level in levels], dim=1)
+        means = torch.cat([level.mean(dim=(2, 3)) for level in levels_of(features)], dim=1)
         logits: Tensor = self.classifier(means if self.dropout is None else self.dropout(means))
         return ImagePrediction(full_precision(logits))

@@ -29,6 +29,7 @@ from rich.console import Console
 from torch import Tensor
 
 from loss_attention.backbones import Features
+from loss_attention.backbones.levels import levels_of
 from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.errors import InputError, guarded, reason
 from loss_attention.evaluation.measuring import for_inference
@@ -43,12 +44,7 @@ from loss_attention.saving import (
 )
 from loss_attention.terminal import counted, json_text, say_line
 from loss_attention.training.augmentation import AUGMENTATION, Augmenter
-from loss_attention.training.frozen import (
-    FeatureMaps,
-    FeatureSet,
-    Kind,
-    maps_of,
-)
+from loss_attention.training.frozen import FeatureMaps, FeatureSet, Kind
 from loss_attention.training.recipe import Recipe
 
 FORMAT_VERSION = 1
@@ -113,7 +109,7 @@ class FeatureSource:
         noise = torch.Generator().manual_seed(VIEW_SEED)
         shape = (PROBES, len(model.mean), *self.data.size)
         probes = torch.randint(0, 256, shape, dtype=torch.uint8, generator=noise)
-        shapes = [list(one.shape[1:]) for one in maps_of(self.features_of(probes[:1]))]
+        shapes = [list(one.shape[1:]) for one in levels_of(self.features_of(probes[:1]))]
         views: dict[str, Any] = {"views": recipe.views}
         if recipe.views > 1:
             chosen = {name: getattr(recipe, name) for name in AUGMENTATION}
@@ -457,7 +453,7 @@ class FeatureFolder:
         """Compute the features of some images, and append them to the files."""
         kind, done, _ = self.progress
         shown = source.views(images, identities).unbind(1)
-        views = [maps_of(source.features_of(view)) for view in shown]
+        views = [levels_of(source.features_of(view)) for view in shown]
         # (B, V, h, w, D): channels last, as convolutions want them.
         levels = [torch.stack(maps, 1).permute(0, 1, 3, 4, 2) for maps in zip(*views, strict=True)]
         contents: list[Any] = [b"".join(identities)]

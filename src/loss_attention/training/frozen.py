@@ -77,11 +77,6 @@ class FeatureBatch:
         )
 
 
-def maps_of(features: Features) -> tuple[Tensor, ...]:
-    """Return the map of each level."""
-    return (features,) if isinstance(features, Tensor) else features
-
-
 def of_each(features: Features, change: Callable[[Tensor], Tensor]) -> Features:
     """Return features whose maps are changed in one way."""
     return change(features) if isinstance(features, Tensor) else tuple(map(change, features))
