@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,11 +36,18 @@ def command() -> str:
     return str(Path(sys.executable).with_name("loss-attention"))
 
 
-def timed(*words: str, folder: Path | None = None) -> Finished:
-    """Run a command to its end; exit with its output when it fails."""
+def timed(
+    *words: str, folder: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Finished:
+    """Run a command to its end, with more variables; exit with its output when it fails."""
     started = time.perf_counter()
     process = subprocess.Popen(
-        words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        words,
+        cwd=folder,
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     assert process.stdout is not None
     with process.stdout:

@@ -15,10 +15,12 @@ features of the frozen backbone: the first seed of the first of them took the ti
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,9 @@ DATA_SETS = {
     "blood-cells": "blood-cells",
 }
 """The folder of each within --data-root."""
+BY_TILE = "magnetic-tile-by-tile"
+"""The tiles again, without their own split, which has photos of one tile on both sides; see
+`write_by_tile`."""
 KNOWN = ("tiny-imagenet", "cifar10")
 """Those that are read by their name and where they lie."""
 SEEN = "The backbone was trained on ImageNet, of which these are images."
@@ -54,6 +59,9 @@ class Row:
         starts_from: the row whose run of the same seed it begins with; "": none.
         methods: of explanation that are compared, with commas between; "": no comparison.
         images: that are explained for it.
+        metrics: groups of them that the methods are compared by.
+        environment: variables that the training is given.
+        seeds: at most so many of them.
         remark: what the reader of the scores has to know.
     """
 
@@ -64,12 +72,23 @@ class Row:
     starts_from: str = ""
     methods: str = "evidence,contrast,margin,grad-cam,grad-cam-competition"
     images: int = 100
+    metrics: str = "localisation"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    seeds: int | None = None
     remark: str = ""
 
 
-TILES = ("--masks", "--group", r"num_(\d+)")
+TILES = ("--masks",)
+AVX2_ALONE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+"""What keeps PyTorch and oneDNN from vector units that older machines lack."""
 ROWS: dict[str, Row] = {
-    "tiles": Row("magnetic tiles, frozen", "magnetic-tile", options=TILES, images=237),
+    "tiles": Row(
+        "magnetic tiles, frozen",
+        "magnetic-tile",
+        options=TILES,
+        images=237,
+        metrics="localisation,time",
+    ),
     "tiles-mean": Row(
         "magnetic tiles, frozen, mean-pooling counterpart",
         "magnetic-tile",
@@ -90,23 +109,57 @@ ROWS: dict[str, Row] = {
         starts_from="tiles",
         images=237,
     ),
+    "tiles-avx2": Row(
+        "magnetic tiles, frozen, vector units limited to AVX2",
+        "magnetic-tile",
+        options=(*TILES, "--precision", "32"),
+        methods="",
+        environment=AVX2_ALONE,
+        seeds=1,
+    ),
+    "tiles-scratch": Row(
+        "magnetic tiles, `folder`: a small network from scratch",
+        "magnetic-tile",
+        "folder",
+        options=(*TILES, "--resize", "pad"),
+        methods="",
+    ),
+    "by-tile": Row(
+        "magnetic tiles, frozen, test photos of other tiles",
+        BY_TILE,
+        options=(*TILES, "--group", "tile"),
+        images=237,
+        remark="The tests are a fifth of the tiles that the seed draws. Which photos show one tile "
+        "is told from their numbers and exposures, as the data does not say it.",
+    ),
+    "by-tile-mean": Row(
+        "magnetic tiles, frozen, mean-pooling counterpart, test photos of other tiles",
+        BY_TILE,
+        options=(*TILES, "--group", "tile", "--head", "mean"),
+        images=237,
+    ),
     "tiny-20": Row(
         "Tiny ImageNet, 20 classes, frozen",
         "tiny-imagenet",
-        options=("--image-size", "224", "--classes", "20"),
+        options=(
+            *("--image-size", "224", "--classes", "20", "--epochs", "6"),
+            *("--validation-fraction", "0.1"),
+        ),
+        images=1000,
+        metrics="localisation,grid-pointing",
         remark=SEEN,
     ),
     "tiny-200": Row(
         "Tiny ImageNet, all 200 classes, frozen",
         "tiny-imagenet",
-        options=("--image-size", "224", "--views", "1"),
+        options=("--image-size", "128", "--views", "1", "--epochs", "4", "--batch-size", "128"),
         methods="",
         remark=f"{SEEN} The paper, trained from scratch: accuracy 64.05, AP 57.52.",
     ),
     "cifar10": Row(
         "CIFAR-10, 32 px enlarged to 128, frozen",
         "cifar10",
-        options=("--image-size", "128", "--views", "1"),
+        options=("--image-size", "128", "--views", "1", "--epochs", "6", "--batch-size", "128"),
         methods="",
         remark="The images are JPEG re-encodings of CIFAR-10's where --data-root holds those.",
     ),
@@ -134,12 +187,14 @@ class Place:
         weights: of the backbone; None: from the hub.
         runs: the folder of the runs.
         limit: at most so many training and test images; None: all.
+        alone: nothing else runs on the machine, so seconds are worth keeping.
     """
 
     data_root: Path
     weights: Path | None
     runs: Path
     limit: int | None = None
+    alone: bool = True
 
     def data(self, name: str) -> str:
         """Return what `train --data` is given.
@@ -147,6 +202,8 @@ class Place:
         Raises:
             InputError: the folder is not there.
         """
+        if name == BY_TILE:
+            return str(write_by_tile(Path(self.data("magnetic-tile")), self.runs / BY_TILE))
         folder = self.data_root / DATA_SETS[name]
         if not folder.exists():
             raise InputError(f"there is no {DATA_SETS[name]} in --data-root {self.data_root}")
@@ -165,6 +222,43 @@ class Place:
         return words + (["--limit-images", str(self.limit)] if self.limit else [])
 
 
+_TILE = re.compile(r"exp(\d+)_num_(\d+)")
+_FURTHEST = 100
+"""Photos of one tile have numbers that are at most so far apart."""
+
+
+def write_by_tile(tiles: Path, folder: Path) -> Path:
+    """Write the table of the magnetic tiles with the tile of each photo; return the folder.
+
+    Each tile was photographed at up to six exposures, one after the other: a new tile begins where
+    the exposure does not rise, the number jumps, or the class is another.
+    """
+    with (tiles / "labels.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+
+    def taken(row: Mapping[str, str]) -> tuple[int, int]:
+        found = _TILE.search(row["image"])
+        assert found is not None
+        return int(found[2]), int(found[1])
+
+    rows.sort(key=taken)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("images", "masks"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to((tiles / name).resolve())
+    tile, before = 0, (0, 0, "")
+    with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("image", "label", "mask", "tile"))
+        for row in rows:
+            number, exposure = taken(row)
+            near = number - before[0] <= _FURTHEST and exposure > before[1]
+            tile += not (near and row["label"] == before[2])
+            before = number, exposure, row["label"]
+            table.writerow((row["image"], row["label"], row["mask"], f"tile {tile}"))
+    return folder
+
+
 def drawn_classes(data: str, number: int) -> list[str]:
     """Return the names of the classes that seed 0 draws, so that all seeds have the same."""
     from loss_attention.data.assembling import chosen, select_classes
@@ -180,23 +274,24 @@ def measured(name: str, row: Row, seed: int, place: Place) -> dict[str, Any]:
     out = place.runs / f"{name}-{seed}"
     took = _read(out / TOOK_FILE) if (out / TOOK_FILE).exists() else {}
     words = ["train", row.recipe, "--data", place.data(row.data), *place.options(row, seed)]
-    if took and took["command"] != shown_command(words):
+    if took and took["command"] != shown_command(words, row.environment):
         raise InputError(f"{out} holds a run of another command; delete it to measure anew")
-    took["command"] = shown_command(words)
+    took["command"] = shown_command(words, row.environment)
     if not (out / "evaluation.json").exists():
         begun = (out / "recipe.yaml").exists()
         anew = [*words, "--out", str(out), *(["--overwrite"] if out.exists() else [])]
-        done = timed(command(), *(["resume", str(out)] if begun else anew))
+        asked = ["resume", str(out)] if begun else anew
+        done = timed(command(), *asked, environment=row.environment)
         # A continued run took longer than what is left of it.
-        took["train_command_seconds"] = None if begun else done.seconds
+        took["train_command_seconds"] = done.seconds if place.alone and not begun else None
         took["peak_memory_mib"] = done.peak_memory_mib
         _keep(out, took)
         print(f"trained: {out.name} [{done.seconds:.0f} s]", flush=True)
     images = min(row.images, place.limit or row.images)
-    compare = ["--methods", row.methods, "--images", str(images)]
+    compare = ["--methods", row.methods, "--metrics", row.metrics, "--images", str(images)]
     if row.methods and not (out / "compare" / "comparison.json").exists():
         done = timed(command(), "compare", str(out), *compare, "--overwrite")
-        took["compare_command_seconds"] = done.seconds
+        took["compare_command_seconds"] = done.seconds if place.alone else None
         _keep(out, took)
         print(f"compared: {out.name} [{done.seconds:.0f} s]", flush=True)
     facts, evaluation = _read(out / "run.json"), _read(out / "evaluation.json")
@@ -216,9 +311,10 @@ def measured(name: str, row: Row, seed: int, place: Place) -> dict[str, Any]:
     }
 
 
-def shown_command(words: Sequence[str]) -> str:
-    """Return a command without the folders of this machine."""
-    kept, before = [], ""
+def shown_command(words: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    """Return a command, and its environment, without the folders of this machine."""
+    kept, before = [f"{name}={value}" for name, value in (environment or {}).items()], ""
+    kept.append("loss-attention")
     for word in words:
         if before in ("--weights", "--from"):
             word = Path(word).name
@@ -227,7 +323,7 @@ def shown_command(words: Sequence[str]) -> str:
             word = f"{known}:{Path(path).name}" if known else Path(path).name
         kept.append(f"'{word}'" if set(word) & set(" \\()'") else word)
         before = word
-    return " ".join(("loss-attention", *kept))
+    return " ".join(kept)
 
 
 def _of_run(flags: Sequence[str]) -> str:
@@ -278,6 +374,9 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="of tf_efficientnet_lite0; none: the hub's")
     parser.add_argument("--only", nargs="+", choices=[*ROWS, "times"], default=[*ROWS, "times"])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--not-alone", action="store_true", help="other work runs beside it: keep no seconds"
+    )
     parser.add_argument("--limit", type=int, help="of training and of test images, for a try")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "photos")
     parser.add_argument("--out", type=Path, default=ROOT / "results")
@@ -290,14 +389,14 @@ def measure(given: argparse.Namespace) -> list[Path]:
 
     beside_torch()
     os.environ.setdefault("HF_HUB_OFFLINE", "1" if given.weights else "0")
-    place = Place(given.data_root, given.weights, given.runs, given.limit)
+    place = Place(given.data_root, given.weights, given.runs, given.limit, not given.not_alone)
     weights = given.weights and given.weights.name
     same_settings(given.runs, {"weights": weights, "limit": given.limit})
     runs = [
         measured(name, ROWS[name], seed, place)
         for name in given.only
         if name in ROWS
-        for seed in range(given.seeds)
+        for seed in range(min(given.seeds, ROWS[name].seeds or given.seeds))
     ]
     numbers = {
         "command": "python benchmarks/photos.py"

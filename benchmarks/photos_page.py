@@ -14,11 +14,12 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "accuracy": ("accuracy", "exact_match"),
     "balanced accuracy": ("balanced_accuracy", "mean_average_precision"),
     "PxAP": ("pxap",),
+    "pointing within 16 px": ("pointing_within_16_px",),
     "GT-known Loc": ("gt_known_loc_heat_map",),
     "EPG": ("energy_pointing_game",),
 }
 """Columns of the first table, and the metrics of `evaluate` that may stand there."""
-COMPARED = ("pxap", "pointing", "positive", "gt_known_loc_heat_map")
+COMPARED = ("pxap", "pointing", "within", "energy_pointing_game", "gt_known_loc_heat_map", "empty")
 """Parts of the names of those metrics of `compare` that the tables of methods show."""
 
 

@@ -132,6 +132,7 @@ def test_images_are_held_as_the_run_held_them(
 def test_what_is_typed_wrong_gets_one_line(run: Path, tmp_path: Path, capsys) -> None:
     for words, message in (
         (("--methods", "evidance"), "unknown method 'evidance'; did you mean 'evidence'?"),
+        (("--metrics", "grid_pointing"), "did you mean 'grid-pointing'? known: localisation,"),
         (("--methods", "evidence", "--images", "0"), "--images must be at least 2, got 0"),
         (("--method", "evidence"), "did you mean --methods"),
     ):

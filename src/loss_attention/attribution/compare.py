@@ -17,14 +17,16 @@ from torch import Tensor, nn
 
 from loss_attention.attribution.maps import METHODS, attribute, find_method, window_grid
 from loss_attention.attribution.measures import (
+    GROUP_NAMES,
     MOSAIC_SIDES,
     RANDOMISED_FRACTIONS,
-    STAGES,
+    TIME,
     Boxed,
     MetricText,
     Mosaics,
     Pooled,
     Subject,
+    groups_named,
     in_batches,
     logit,
     measure_method,
@@ -34,6 +36,7 @@ from loss_attention.attribution.measures import (
 from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.errors import InputError
 from loss_attention.evaluation.measuring import for_inference
+from loss_attention.geometry import PatchGrid
 from loss_attention.metrics.faithfulness import masking_falls, mean_fill
 from loss_attention.metrics.localisation import NEAR, assemble, choose_mosaics
 from loss_attention.model import PatchClassifier
@@ -67,6 +70,7 @@ class Comparison:
         left_out: why, for each method that this model does not allow.
         seed: which the images were chosen by.
         within: how many pixels from an object are near it.
+        groups: of metrics that were asked for, of `measures.GROUP_NAMES`.
     """
 
     scores: Mapping[str, Mapping[str, MeanScore]]
@@ -76,6 +80,7 @@ class Comparison:
     left_out: Mapping[str, str]
     seed: int
     within: int = NEAR
+    groups: tuple[str, ...] = GROUP_NAMES
 
     @property
     def metrics(self) -> dict[str, MetricText]:
@@ -93,6 +98,7 @@ def compare(
     batch_size: int = 32,
     seed: int = 0,
     within: int = NEAR,
+    metrics: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> tuple[Comparison, Subject]:
     """Measure methods of explanation on the same model and images.
@@ -110,14 +116,15 @@ def compare(
         batch_size: images at a time; decides speed and memory, not the result.
         seed: which images are drawn, and how weights are randomised.
         within: how many pixels from an object are near it, for the metrics with that tolerance.
+        metrics: groups of them, of `measures.GROUP_NAMES`; None: all.
         progress: called with the number of steps done and of all, and what comes next.
 
     Returns:
         The scores, and what they were measured on.
 
     Raises:
-        InputError: an unknown method, one that this model does not allow, other classes than the
-            model's, or fewer than two images with a label.
+        InputError: an unknown method or group of metrics, a method that this model does not allow,
+            other classes than the model's, or fewer than two images with a label.
     """
     if data.class_names != model.class_names:
         raise InputError(
@@ -134,11 +141,12 @@ def compare(
         raise InputError("a comparison needs at least two images with a label")
     for name in methods or ():
         find_method(name)
+    groups = groups_named(metrics)
     original, model = model, for_inference(model)
     with torch.no_grad():
         sample = _drawn(data, images, seed).to(model.mean.device)
         allowed, left_out = _allowed(model, sample.images[:2], methods)
-        done, total = itertools.count(1), len(allowed) * (len(STAGES) + 1)
+        done, total = itertools.count(1), len(allowed) * len(groups)
 
         def tell(count: int, what: str) -> None:
             if progress is not None:
@@ -149,21 +157,23 @@ def compare(
         shuffled = {
             name: for_inference(randomised(original, few, fraction, seed))
             for name, fraction in RANDOMISED_FRACTIONS.items()
+            if "randomisation" in groups
         }
-        subject = _subject(model, shuffled, sample, data, train, batch_size, seed, within)
+        subject = _subject(model, shuffled, sample, data, train, batch_size, seed, within, groups)
         scores: dict[str, dict[str, MeanScore]] = {}
         for number, method in enumerate(allowed):
-            tell(number * (len(STAGES) + 1), method)
+            tell(number * len(groups), method)
             scores[method] = {}
-            for values in measure_method(subject, method):
+            for values in measure_method(subject, method, [g for g in groups if g != TIME]):
                 scores[method] |= {name: _mean_score(value) for name, value in values.items()}
                 tell(next(done), method)
-            times = measure_time(subject, method)
-            scores[method] |= {name: MeanScore(value, None, 1) for name, value in times.items()}
-            tell(next(done), method)
+            if TIME in groups:
+                times = measure_time(subject, method)
+                scores[method] |= {name: MeanScore(value, None, 1) for name, value in times.items()}
+                tell(next(done), method)
     mosaics = {name: len(found.images) for name, found in subject.mosaics.items()}
     boxed = int(subject.boxed().sum())
-    return Comparison(scores, len(sample), boxed, mosaics, left_out, seed, within), subject
+    return Comparison(scores, len(sample), boxed, mosaics, left_out, seed, within, groups), subject
 
 
 def _allowed(
@@ -203,29 +213,44 @@ def _subject(
     batch_size: int,
     seed: int,
     within: int,
+    groups: Sequence[str],
 ) -> Subject:
     target = _explained(model, sample, batch_size)[0]
     grid = window_grid(model, *sample.size)
-    falls = []
-    for raw, classes in in_batches(batch_size, sample.images, target):
-        part = raw / 255
-        fill = mean_fill(part, model.mean)
-        windows = grid.windows(part.device)
-        falls.append(masking_falls(logit(model, classes), part, windows, fill))
+    mosaics: dict[str, Mosaics] = {}
+    if "grid-pointing" in groups:
+        mosaics = _make_mosaics(model, data, len(sample), batch_size, seed)
     return Subject(
         model=model,
         images=sample.images,
         target=target,
         boxes=_boxes_of(sample, target),
         grid=grid,
-        falls=torch.cat(falls),
+        falls=_falls(model, sample, target, grid, batch_size) if "sensitivity" in groups else None,
         fitting=None if train is None else _fitting(model, train, len(sample), batch_size, seed),
-        mosaics=_make_mosaics(model, data, len(sample), batch_size, seed),
+        mosaics=mosaics,
         randomised=shuffled,
         batch_size=batch_size,
         masks=_masks_of(sample),
         within=within,
     )
+
+
+def _falls(
+    model: PatchClassifier,
+    sample: ImageSet,
+    target: Int[Tensor, " N"],
+    grid: PatchGrid,
+    batch_size: int,
+) -> Float[Tensor, "N M"]:
+    """Return how far the logit of each image falls when each window alone is masked."""
+    falls = []
+    for raw, classes in in_batches(batch_size, sample.images, target):
+        part = raw / 255
+        fill = mean_fill(part, model.mean)
+        windows = grid.windows(part.device)
+        falls.append(masking_falls(logit(model, classes), part, windows, fill))
+    return torch.cat(falls)
 
 
 def _explained(

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from loss_attention.attribution.maps import attribute, attribute_classes, attribute_patches
+from loss_attention.errors import unknown_name
 from loss_attention.geometry import PatchGrid
 from loss_attention.metrics.detection import BOX_IOUS, box_overlaps, spread_overlaps
 from loss_attention.metrics.faithfulness import (
@@ -125,7 +126,8 @@ class Subject:
         target: the explained class of each.
         boxes: those of the target class, NaN for "no box"; None where the data have none.
         grid: the windows that are masked.
-        falls: how far the logit of each image falls when a window is masked, `(N, M)`.
+        falls: how far the logit of each image falls when a window is masked, `(N, M)`; None where
+            the sensitivity is not asked for.
         fitting: other images with a box each, on which the cuts of the boxes are chosen; or None.
         mosaics: by measure.
         randomised: copies of the model by measure.
@@ -139,7 +141,7 @@ class Subject:
     target: Int[Tensor, " N"]
     boxes: Float[Tensor, "N G 4"] | None
     grid: PatchGrid
-    falls: Float[Tensor, "N M"]
+    falls: Float[Tensor, "N M"] | None
     fitting: Boxed | None
     mosaics: dict[str, Mosaics]
     randomised: dict[str, PatchClassifier]
@@ -174,14 +176,14 @@ class Explained(NamedTuple):
     """Of each window: the method's own value, or the mean of its map there."""
 
 
-def measure_method(subject: Subject, method: str) -> Iterator[Values]:
-    """Measure one method by everything but time; yield what each of the `STAGES` finds."""
+def measure_method(subject: Subject, method: str, groups: Sequence[str]) -> Iterator[Values]:
+    """Measure one method by these of the `GROUPS`; yield what each finds."""
     maps = maps_of(subject.model, subject.images, subject.target, method, subject.batch_size)
     explained = Explained(method, maps, _window_scores(subject, method, maps))
-    for stage in STAGES:
+    for group in groups:
         yield {
             name: value if isinstance(value, Pooled) else value.double().cpu()
-            for name, value in stage(subject, explained).items()
+            for name, value in GROUPS[group](subject, explained).items()
         }
 
 
@@ -291,6 +293,7 @@ def _curves(subject: Subject, explained: Explained) -> Values:
 
 def _masking(subject: Subject, explained: Explained) -> Values:
     """Measure how the scores of windows go along with what masking each does to the logit."""
+    assert subject.falls is not None
     return {"sensitivity_1": sensitivity_1(explained.windows, subject.falls)}
 
 
@@ -340,13 +343,32 @@ def _randomised(subject: Subject, explained: Explained) -> Values:
     }
 
 
-STAGES: tuple[Callable[[Subject, Explained], Values], ...] = (
-    _localisation,
-    _curves,
-    _masking,
-    _mosaics,
-    _randomised,
-)
+GROUPS: dict[str, Callable[[Subject, Explained], Values]] = {
+    "localisation": _localisation,
+    "insertion-deletion": _curves,
+    "sensitivity": _masking,
+    "grid-pointing": _mosaics,
+    "randomisation": _randomised,
+}
+"""Metrics that are measured together, by name. Insertion and deletion, and the sensitivity, take
+some hundred forward passes an image; the others few."""
+TIME = "time"
+GROUP_NAMES = (*GROUPS, TIME)
+"""What a comparison may be asked for; time is measured by itself."""
+
+
+def groups_named(names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return groups in the order in which they are measured; of None, all.
+
+    Raises:
+        InputError: a name that is not of `GROUP_NAMES`, or no name at all.
+    """
+    if names is None:
+        return GROUP_NAMES
+    for name in names or ("",):
+        if name not in GROUP_NAMES:
+            raise unknown_name("group of metrics", name, GROUP_NAMES)
+    return tuple(name for name in GROUP_NAMES if name in names)
 
 
 def measure_time(subject: Subject, method: str) -> dict[str, float]:

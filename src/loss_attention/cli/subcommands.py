@@ -369,6 +369,7 @@ def compare(
     console: Console,
     run: Run,
     methods: str | None = None,
+    metrics: str | None = None,
     images: int = 50,
     data: str | None = None,
     classes: tuple[str, ...] = (),
@@ -386,6 +387,9 @@ def compare(
     Args:
         methods: Names separated by commas, such as margin,grad-cam-competition. None: all that the
             model allows. The trivial baselines uniform, random and edges are always added.
+        metrics: Groups of metrics separated by commas, of localisation, insertion-deletion,
+            sensitivity, grid-pointing, randomisation and time. None: all. Insertion and deletion,
+            and the sensitivity, take some hundred times as long as the others.
         images: How many test images to explain.
         data: Compare on this data instead of the run's own; classes are matched by name.
         classes: With --data: use only these of the model's classes.
@@ -400,6 +404,7 @@ def compare(
     from loss_attention import runs
     from loss_attention.attribution import compare as comparing
     from loss_attention.attribution.maps import find_method
+    from loss_attention.attribution.measures import groups_named
     from loss_attention.report.drawing import maps_picture
     from loss_attention.report.tables import (
         comparison_json,
@@ -416,6 +421,9 @@ def compare(
     names = None if methods is None else [name.strip() for name in methods.split(",")]
     for name in names or ():
         find_method(name)
+    groups = groups_named(
+        None if metrics is None else [name.strip() for name in metrics.split(",")]
+    )
     folder, goal = RunFolder.open(run), out or run / "compare"
     files = [goal / name for name in COMPARISON_FILES]
     with runs.written_to(folder, goal):
@@ -440,6 +448,7 @@ def compare(
                 batch_size=batch_size,
                 seed=seed,
                 within=within,
+                metrics=groups,
                 progress=progress,
             )
         picture = maps_picture(subject, list(comparison.scores))

@@ -428,7 +428,7 @@ def _comparison_notes(comparison: Comparison) -> list[str]:
         )
         notes.append(f"Mosaics of rightly classified images: {counts}.")
     missing = [METRICS[name].label for name in MOSAIC_SIDES if name not in comparison.mosaics]
-    if missing:
+    if missing and "grid-pointing" in comparison.groups:
         notes.append(
             f"No {' and '.join(missing)}: too few classes have a rightly classified image of one "
             "label, or the model takes images of one size only."
