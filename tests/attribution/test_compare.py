@@ -89,6 +89,29 @@ def test_the_images_do_not_depend_on_the_batch_size(compared) -> None:
     assert moved.fitting is None
 
 
+def test_groups_of_metrics_are_measured_alone_and_as_with_all(compared) -> None:
+    asked, found = ("grid-pointing", "localisation"), []
+    for groups in (("insertion-deletion",), asked):
+        comparison, subject = compare(
+            *(colour_model(), scenes(40), ["evidence"]), images=12, metrics=groups
+        )
+        assert subject.falls is None
+        assert not subject.randomised
+        found.append(comparison)
+    assert found[0].mosaics == {}
+    assert "mosaics" not in table_markdown(comparison_table(found[0])).lower()
+    assert all("insertion" in name or "deletion" in name for name in found[0].scores["random"])
+    assert found[1].groups == asked[::-1]
+    whole = compared[0].scores["evidence"]
+    for comparison in found:
+        for name, score in comparison.scores["evidence"].items():
+            assert score.value == pytest.approx(whole[name].value, abs=1e-6)
+    assert {"grid_pointing_2x2", "pointing_game"} <= set(found[1].scores["evidence"])
+    for wrong in (("seconds",), ()):
+        with pytest.raises(InputError, match="known: localisation, insertion-deletion,"):
+            compare(colour_model(), scenes(40), images=12, metrics=wrong)
+
+
 def test_few_images_to_fit_boxes_on_are_no_fault() -> None:
     """A small set holds one image out, or none with a label; what is compared is the test set."""
     for count in (1, 2):

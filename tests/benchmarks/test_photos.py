@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """The commands that are run; they write what the real ones would."""
     seen: list[tuple[str, ...]] = []
 
-    def timed(_command: str, *words: str) -> Finished:
-        seen.append(words)
+    def timed(_command: str, *words: str, environment: dict[str, str] | None = None) -> Finished:
+        seen.append((*words, *(environment or {})))
         if words[0] == "compare":
             scores = {"pxap": {"value": 0.3}, "time_ratio": {"value": 1.04}}
             write_json(
@@ -90,6 +91,32 @@ def test_a_fine_tuned_run_begins_with_the_frozen_one(place: photos.Place, comman
     assert "--weights" not in words
 
 
+def test_seconds_beside_other_work_are_not_kept(place: photos.Place, commands) -> None:
+    found = measured(replace(place, alone=False))
+    assert found["train_command_seconds"] is None
+    assert found["compare_command_seconds"] is None
+    assert len(commands) == 2
+
+
+def test_a_row_may_have_an_environment(place: photos.Place, commands) -> None:
+    found = measured(place, "tiles-avx2")
+    assert "ATEN_CPU_CAPABILITY" in commands[0]
+    assert found["commands"][0].startswith("ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 loss")
+
+
+def test_photos_of_one_tile_are_told_from_their_numbers(place: photos.Place) -> None:
+    """A new tile where the exposure does not rise, the number jumps or the class is another."""
+    tiles = place.data_root / "magnetic-tile"
+    taken = [(1, 10, "a"), (2, 12, "a"), (5, 40, "a"), (5, 41, "a"), (6, 142, "a"), (6, 143, "b")]
+    lines = [f"images/exp{e}_num_{n}.jpg,{label},,train" for e, n, label in reversed(taken)]
+    (tiles / "labels.csv").write_text("\n".join(["image,label,mask,split", *lines]))
+    data = photos.Place(place.data_root, None, place.runs).data(photos.BY_TILE)
+    written = (Path(data) / "labels.csv").read_text().split("\n")
+    assert written[0].split(",") == ["image", "label", "mask", "tile"]
+    assert [line[-1] for line in written[1:-1]] == list("111234")
+    assert "split" not in written[0]
+
+
 def test_data_that_is_not_there_is_said_in_a_line(place: photos.Place) -> None:
     with pytest.raises(InputError, match="there is no cifar10 in --data-root"):
         measured(place, "cifar10")
@@ -128,7 +155,7 @@ def test_the_page_has_every_row_and_its_commands(place: photos.Place, commands) 
         }
     )
     first = "| magnetic tiles, frozen | 0.945 (0.940 to 0.950, worst: seed 1) | - | - | - | - |"
-    assert f"{first} 3 (3 to 3) |" in text
+    assert f"{first} - | 3 (3 to 3) |" in text
     assert "| margin | 0.300 (0.300 to 0.300) | 1.04 (1.04 to 1.04) |" in text
     assert "| ViT | timm/v | 1,020.0 (1,010.0 to 1,040.0) | 1.02 (1.01 to 1.04) |" in text
     assert runs[0]["commands"][0] in text
