@@ -16,8 +16,9 @@ from loss_attention import runs
 from loss_attention.attribution import compare as comparing
 from loss_attention.attribution import measures
 from loss_attention.cli import subcommands
+from loss_attention.data.division import hold_out
 from loss_attention.data.outside import Outside
-from loss_attention.data.sample import ImageSet, Splits, Storage, hold_out
+from loss_attention.data.sample import ImageSet, Splits, Storage
 from loss_attention.metrics.localisation import NEAR
 from loss_attention.report import drawing
 from loss_attention.training.job import continue_run

@@ -18,8 +18,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from loss_attention.cli.subcommands import check_data
 from loss_attention.data import groups as grouping
+from loss_attention.data.division import hold_out
 from loss_attention.data.loading import load_splits
-from loss_attention.data.sample import Splits, Storage, hold_out
+from loss_attention.data.sample import Splits, Storage
 from loss_attention.errors import InputError
 
 PIECES = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 7)), min_size=1, max_size=25)

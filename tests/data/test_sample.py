@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loss_attention.data.sample import ImageSet, Splits, hold_out, limited
+from loss_attention.data.division import hold_out
+from loss_attention.data.sample import ImageSet, Splits, limited
 
 
 def image_set(labels: torch.Tensor, classes: int = 3) -> ImageSet:

@@ -13,7 +13,7 @@ import torch
 from training.tiny import run_stopped_at, start_run, tiny_recipe, tiny_splits
 
 from loss_attention.data.digits import multi_digits
-from loss_attention.data.sample import hold_out
+from loss_attention.data.division import hold_out
 from loss_attention.errors import InputError
 from loss_attention.evaluation.measuring import evaluate
 from loss_attention.heads import HEADS

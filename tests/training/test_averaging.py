@@ -11,7 +11,7 @@ from training.test_resume import assert_same_run
 from training.tiny import run_stopped_at, start_run, tiny_recipe, tiny_splits
 
 import loss_attention as la
-from loss_attention.data.sample import hold_out
+from loss_attention.data.division import hold_out
 from loss_attention.evaluation.measuring import validate
 from loss_attention.model import load
 from loss_attention.training.job import continue_run

@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F
 from training.tiny import start_run, tiny_recipe, tiny_splits
 
-from loss_attention.data.sample import ImageSet, hold_out
+from loss_attention.data.division import hold_out
+from loss_attention.data.sample import ImageSet
 from loss_attention.errors import InputError
 from loss_attention.model import PatchClassifier, load
 from loss_attention.training import job

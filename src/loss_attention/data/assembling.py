@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from loss_attention.data.decoding import UnreadableImage
+from loss_attention.data.division import SPLITS, hold_out
 from loss_attention.data.groups import group_numbers
 from loss_attention.data.records import (
     Encoded,
@@ -37,14 +38,12 @@ from loss_attention.data.records import (
 )
 from loss_attention.data.sample import (
     IN_REACH,
-    SPLITS,
     ImageSet,
     LabelledImages,
     Splits,
     Storage,
     are_originals,
     choose_stream,
-    hold_out,
     reported_split,
     to_image,
     training_split,

@@ -28,8 +28,8 @@ from loss_attention.data.archives import (
     open_archive,
 )
 from loss_attention.data.decoding import HEAD, is_hidden, is_image, may_be_meant, told_unread
+from loss_attention.data.division import SPLITS, split_of
 from loss_attention.data.records import Content, Problem, count, few
-from loss_attention.data.sample import SPLITS, split_of
 from loss_attention.errors import InputError, guarded, printable, reason
 
 

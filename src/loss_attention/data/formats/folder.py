@@ -22,9 +22,9 @@ from typing import Any
 
 from loss_attention.data.archives import ARCHIVES
 from loss_attention.data.decoding import IMAGE_SUFFIXES, is_image
+from loss_attention.data.division import SPLITS, by_split, split_of
 from loss_attention.data.formats.hub import quiet_datasets, source_of_tables
 from loss_attention.data.records import Box, Findings, Part, Record, Source, count
-from loss_attention.data.sample import SPLITS, by_split, split_of
 from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError, printable, quoted
 

@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from loss_attention.data.decoding import is_image
+from loss_attention.data.division import SPLITS, by_split, split_of
 from loss_attention.data.formats.cells import (
     BOX_LABEL_NAMES,
     BOX_NAMES,
@@ -48,7 +49,6 @@ from loss_attention.data.records import (
     Source,
     count,
 )
-from loss_attention.data.sample import SPLITS, by_split, split_of
 from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError, guarded, printable, quoted
 

@@ -27,6 +27,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from loss_attention.data.decoding import is_image
+from loss_attention.data.division import SPLITS
 from loss_attention.data.formats.cells import (
     LABEL_NAMES,
     LISTED_IMAGES,
@@ -35,7 +36,6 @@ from loss_attention.data.formats.cells import (
     plain_name,
 )
 from loss_attention.data.records import MOST_NAMED, Source, count, few
-from loss_attention.data.sample import SPLITS
 from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError, guarded, quoted, reason
 

@@ -19,9 +19,9 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from loss_attention.data.decoding import is_image
+from loss_attention.data.division import by_split, split_of
 from loss_attention.data.masks import NumberedMask
 from loss_attention.data.records import Box, Findings, Part, Record, Source, count, stated_size
-from loss_attention.data.sample import by_split, split_of
 from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError, quoted
 

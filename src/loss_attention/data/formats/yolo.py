@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from loss_attention.data.decoding import is_image
+from loss_attention.data.division import by_split, split_of
 from loss_attention.data.formats.yolo_config import (
     MOST_BYTES,
     MOST_TEXT,
@@ -35,7 +36,6 @@ from loss_attention.data.formats.yolo_config import (
     split_named_by,
 )
 from loss_attention.data.records import Box, Findings, Part, Record, Source, count
-from loss_attention.data.sample import by_split, split_of
 from loss_attention.data.tree import Tree, open_tree
 from loss_attention.errors import InputError, guarded, printable, quoted
 

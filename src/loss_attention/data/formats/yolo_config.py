@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
+from loss_attention.data.division import SPLITS
 from loss_attention.data.records import count
-from loss_attention.data.sample import SPLITS
 from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError, guarded, printable, quoted
 
