@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePath
 from typing import TypeVar
 
@@ -128,39 +130,54 @@ def _held_out_groups(
     group are of one class, no class is further from its part than by half of its largest group,
     but where one is held out, or kept, for there to be one at all.
     """
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
     if fraction == 0 or not len(labels):
-        return held_out
-    if labels.ndim == 1:
-        rows = torch.nn.functional.one_hot(labels)
-    else:  # images without any label count too
-        rows = torch.cat([labels.long(), torch.ones(len(labels), 1, dtype=torch.int64)], dim=1)
+        return torch.zeros(len(labels), dtype=torch.bool)
     _, member = torch.unique(groups, return_inverse=True)
-    number = int(member.max()) + 1
-    counts = torch.zeros(number, rows.shape[1], dtype=torch.int64).index_add_(0, member, rows)
-    total, in_groups = counts.sum(dim=0), (counts > 0).sum(dim=0)
-    wanted = (fraction * total.double()).round().clamp(min=1).minimum(total.double())
-    wanted = torch.where(in_groups > 1, wanted, 0.0)
-    chosen = torch.zeros(number, dtype=torch.bool)
-    held = torch.zeros_like(total)
-    order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
+    shown = _classes_by_group(labels, member.tolist())
+    total: Counter[int] = Counter()
+    in_groups: Counter[int] = Counter()
+    for classes in shown:
+        total.update(classes)
+        in_groups.update(classes.keys())
+    wanted = {k: max(1, round(fraction * n)) if in_groups[k] > 1 else 0 for k, n in total.items()}
+    held: Counter[int] = Counter()
+    chosen = torch.zeros(len(shown), dtype=torch.bool)
+    order = torch.randperm(len(shown), generator=torch.Generator().manual_seed(seed)).tolist()
 
     def may_go(group: int) -> bool:
         """Whether of each of its classes a group is left."""
-        has = counts[group] > 0
-        return bool((held + counts[group] < total)[has].all())
+        return all(held[k] + n < total[k] for k, n in shown[group].items())
 
-    for group in order.tolist():
-        has = counts[group] > 0
-        more, missing = counts[group, has].double(), (wanted - held)[has]
-        if (more * (more - 2 * missing) / total[has]).sum() < 0 and may_go(group):
-            chosen[group] = True
-            held += counts[group]
-    for value in ((held == 0) & (in_groups > 1)).nonzero().squeeze(1).tolist():
-        if held[value] == 0:
-            having = [group for group in order.tolist() if counts[group, value] and may_go(group)]
+    def take(group: int) -> None:
+        chosen[group] = True
+        held.update(shown[group])
+
+    for group in order:
+        change = (n * (n - 2 * (wanted[k] - held[k])) / total[k] for k, n in shown[group].items())
+        if sum(change) < 0 and may_go(group):
+            take(group)
+    for value in sorted(k for k in total if in_groups[k] > 1):
+        if not held[value]:
+            having = [group for group in order if shown[group][value] and may_go(group)]
             if having:
-                smallest = min(having, key=lambda group: int(counts[group].sum()))
-                chosen[smallest] = True
-                held += counts[smallest]
+                take(min(having, key=lambda group: sum(shown[group].values())))
     return chosen[member]
+
+
+_ALL = sys.maxsize
+"""Stands beside the classes of a multi-label set, for all of its images: those without any label
+count too. The last of them all."""
+
+
+def _classes_by_group(labels: Tensor, member: Sequence[int]) -> list[Counter[int]]:
+    """Return how many images of each class each group has."""
+    shown: list[Counter[int]] = [Counter() for _ in range(max(member) + 1)]
+    if labels.ndim == 1:
+        for group, label in zip(member, labels.tolist(), strict=True):
+            shown[group][label] += 1
+        return shown
+    for group in member:
+        shown[group][_ALL] += 1
+    for image, label in labels.nonzero().tolist():
+        shown[member[image]][label] += 1
+    return shown
