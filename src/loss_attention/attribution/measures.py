@@ -172,14 +172,16 @@ class Explained(NamedTuple):
 
     method: str
     maps: Float[Tensor, "N H W"]
-    windows: Float[Tensor, "N M"]
-    """Of each window: the method's own value, or the mean of its map there."""
+    windows: Float[Tensor, "N M"] | None
+    """Of each window: the method's own value, or the mean of its map there; None where no group of
+    `BY_WINDOW` is asked for."""
 
 
 def measure_method(subject: Subject, method: str, groups: Sequence[str]) -> Iterator[Values]:
     """Measure one method by these of the `GROUPS`; yield what each finds."""
     maps = maps_of(subject.model, subject.images, subject.target, method, subject.batch_size)
-    explained = Explained(method, maps, _window_scores(subject, method, maps))
+    windows = _window_scores(subject, method, maps) if BY_WINDOW & set(groups) else None
+    explained = Explained(method, maps, windows)
     for group in groups:
         yield {
             name: value if isinstance(value, Pooled) else value.double().cpu()
@@ -274,6 +276,7 @@ def _best_cut(right: Bool[Tensor, "N T"]) -> int:
 
 def _curves(subject: Subject, explained: Explained) -> Values:
     """Measure the areas of insertion and deletion curves, of the class's probability."""
+    assert explained.windows is not None
     areas: dict[str, list[Tensor]] = defaultdict(list)
     tensors = (subject.images, subject.target, explained.maps, explained.windows)
     for raw, target, maps, windows in in_batches(subject.batch_size, *tensors):
@@ -294,6 +297,7 @@ def _curves(subject: Subject, explained: Explained) -> Values:
 def _masking(subject: Subject, explained: Explained) -> Values:
     """Measure how the scores of windows go along with what masking each does to the logit."""
     assert subject.falls is not None
+    assert explained.windows is not None
     return {"sensitivity_1": sensitivity_1(explained.windows, subject.falls)}
 
 
@@ -352,6 +356,8 @@ GROUPS: dict[str, Callable[[Subject, Explained], Values]] = {
 }
 """Metrics that are measured together, by name. Insertion and deletion, and the sensitivity, take
 some hundred forward passes an image; the others few."""
+BY_WINDOW = {"insertion-deletion", "sensitivity"}
+"""Those that ask for a value of each window, which takes another forward pass."""
 TIME = "time"
 GROUP_NAMES = (*GROUPS, TIME)
 """What a comparison may be asked for; time is measured by itself."""
