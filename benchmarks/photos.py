@@ -145,8 +145,7 @@ ROWS: dict[str, Row] = {
             *("--image-size", "224", "--classes", "20", "--epochs", "6"),
             *("--validation-fraction", "0.1"),
         ),
-        images=1000,
-        metrics="localisation,grid-pointing",
+        images=300,
         remark=SEEN,
     ),
     "tiny-200": Row(
