@@ -268,8 +268,8 @@ def drawn_classes(data: str, number: int) -> list[str]:
     return list(names)
 
 
-def measured(name: str, row: Row, seed: int, place: Place) -> dict[str, Any]:
-    """Train, evaluate and compare what is missing of a run; return what it reached and took."""
+def trained(name: str, row: Row, seed: int, place: Place) -> tuple[Path, dict[str, Any]]:
+    """Train and evaluate what is missing of a run; return its folder, and what it took."""
     out = place.runs / f"{name}-{seed}"
     took = _read(out / TOOK_FILE) if (out / TOOK_FILE).exists() else {}
     words = ["train", row.recipe, "--data", place.data(row.data), *place.options(row, seed)]
@@ -286,6 +286,12 @@ def measured(name: str, row: Row, seed: int, place: Place) -> dict[str, Any]:
         took["peak_memory_mib"] = done.peak_memory_mib
         _keep(out, took)
         print(f"trained: {out.name} [{done.seconds:.0f} s]", flush=True)
+    return out, took
+
+
+def measured(name: str, row: Row, seed: int, place: Place) -> dict[str, Any]:
+    """Train, evaluate and compare what is missing of a run; return what it reached and took."""
+    out, took = trained(name, row, seed, place)
     images = min(row.images, place.limit or row.images)
     compare = ["--methods", row.methods, "--metrics", row.metrics, "--images", str(images)]
     if row.methods and not (out / "compare" / "comparison.json").exists():
@@ -376,6 +382,9 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--not-alone", action="store_true", help="other work runs beside it: keep no seconds"
     )
+    parser.add_argument(
+        "--train-only", action="store_true", help="do not compare methods yet, nor write the table"
+    )
     parser.add_argument("--limit", type=int, help="of training and of test images, for a try")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "photos")
     parser.add_argument("--out", type=Path, default=ROOT / "results")
@@ -391,12 +400,15 @@ def measure(given: argparse.Namespace) -> list[Path]:
     place = Place(given.data_root, given.weights, given.runs, given.limit, not given.not_alone)
     weights = given.weights and given.weights.name
     same_settings(given.runs, {"weights": weights, "limit": given.limit})
-    runs = [
-        measured(name, ROWS[name], seed, place)
+    wanted = [
+        (name, ROWS[name], seed, place)
         for name in given.only
         if name in ROWS
         for seed in range(min(given.seeds, ROWS[name].seeds or given.seeds))
     ]
+    if given.train_only:
+        return [trained(*one)[0] for one in wanted]
+    runs = [measured(*one) for one in wanted]
     numbers = {
         "command": "python benchmarks/photos.py"
         + (f" --limit {given.limit}" if given.limit else "")

@@ -77,6 +77,12 @@ def test_an_interrupted_run_is_continued(place: photos.Place, commands) -> None:
     assert [words[0] for words in commands] == ["resume"]
 
 
+def test_what_is_trained_first_is_compared_later(place: photos.Place, commands) -> None:
+    photos.trained("tiles", photos.ROWS["tiles"], 0, place)
+    assert measured(place)["train_command_seconds"] == 3.0
+    assert [words[0] for words in commands] == ["train", "compare"]
+
+
 def test_a_run_of_another_command_is_not_taken(place: photos.Place, commands) -> None:
     measured(place)
     other = photos.Place(place.data_root, place.weights, place.runs, 6)
