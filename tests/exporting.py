@@ -42,9 +42,10 @@ class Explained(nn.Module):
         return [*predictions, *((each.heat_maps, each.boxes) for each in explanations)]
 
 
-def tiny(head: str) -> PatchClassifier:
+def tiny(head: str, **options: object) -> PatchClassifier:
     """A model that is traced in no time: its backbone is one layer."""
-    model = used_model(head=head, image_size=(9, 12), patch_kernel=3, patch_stride=2, threshold=0.3)
+    size = {"image_size": (9, 12), "patch_kernel": 3, "patch_stride": 2, "threshold": 0.3}
+    model = used_model(head=head, **size, **options)
     model.backbone.layers = nn.Sequential(*convolution(3, model.backbone.channels, 3)).eval()
     return model
 
@@ -84,6 +85,14 @@ def _export(
     torch.export.save(program, file)
     file.seek(0)
     same(torch.export.load(file).module()(others), models(others))
+
+
+def export_and_compile_centred(heads: Sequence[str]) -> None:
+    models = Explained([tiny(head, centre=True) for head in heads])
+    images, others = pictures(heads[0])
+    _export(models, images, others, [0, 2, 3], strict=False)
+    whole = torch.compile(models, fullgraph=True, backend="eager")
+    same(whole(others), models(others))
 
 
 def compile_whole(heads: Sequence[str]) -> None:

@@ -80,7 +80,7 @@ def test_probabilities_are_a_softmax_or_sigmoids() -> None:
     single = explain_prediction(prediction()).probabilities[0]
     total = math.exp(1.0) + math.exp(-0.5)
     assert single.tolist() == pytest.approx([math.exp(1.0) / total, math.exp(-0.5) / total])
-    multi = explain_prediction(prediction(), multi_label=True).probabilities[0]
+    multi = explain_prediction(prediction(), competing=False).probabilities[0]
     assert multi.tolist() == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.exp(0.5))])
 
 
@@ -160,7 +160,7 @@ def test_probabilities_of_class_capsules_are_shares_of_squares_or_lengths() -> N
     # Inputs of length 1 and 3 ** 0.5: squashed to 1/2 and 3/4, and a quarter of 1 + 3 is 1.
     single = explain_prediction(routed()).probabilities[0]
     assert single.tolist() == pytest.approx([0.25, 0.75])
-    multi = explain_prediction(routed(), multi_label=True).probabilities[0]
+    multi = explain_prediction(routed(), competing=False).probabilities[0]
     assert multi.tolist() == pytest.approx([0.5, 0.75])
     assert routed().lengths[0].tolist() == pytest.approx([0.5, 0.75])
 

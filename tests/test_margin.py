@@ -206,18 +206,18 @@ def test_why_this_class_and_not_that_one() -> None:
 
 
 def test_several_labels_have_no_rivals() -> None:
-    found = explained(DISPUTED, multi_label=True)
+    found = explained(DISPUTED, competing=False)
     assert found.shown is EVIDENCE
     assert found.margin is found.target_margin is found.no_margin is None
-    assert explained(DISPUTED, multi_label=True, map="evidence").shown is EVIDENCE
-    assert explained(DISPUTED, multi_label=True, target=0, versus=2).heat_maps.shape == (1, 1, 2)
+    assert explained(DISPUTED, competing=False, map="evidence").shown is EVIDENCE
+    assert explained(DISPUTED, competing=False, target=0, versus=2).heat_maps.shape == (1, 1, 2)
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"map": "margin", "multi_label": True}, "`map` margin is for models of one label"),
-        ({"map": "contrast", "multi_label": True}, "`map` contrast is for models of one label"),
+        ({"map": "margin", "competing": False}, "`map` margin is for models of one label"),
+        ({"map": "contrast", "competing": False}, "`map` contrast is for models of one label"),
         ({"map": "magin"}, "unknown map 'magin'; did you mean 'margin'"),
         ({"versus": 0}, "`versus` must be another class"),
         ({"target": 2, "versus": 2}, "`versus` must be another class"),
@@ -233,8 +233,8 @@ def test_a_map_that_cannot_be_is_refused_in_one_line(asked, message) -> None:
 
 
 def test_a_head_without_evidence_has_no_such_map() -> None:
-    check_map(None, has_evidence=False, multi_label=False)
+    check_map(None, has_evidence=False, competing=True)
     with pytest.raises(InputError, match="`map` needs a head with exact evidence"):
-        check_map("margin", has_evidence=False, multi_label=False)
+        check_map("margin", has_evidence=False, competing=True)
     with pytest.raises(InputError, match="`versus` needs a head with exact evidence"):
-        check_map(None, has_evidence=False, multi_label=False, versus=True)
+        check_map(None, has_evidence=False, competing=True, versus=True)

@@ -19,6 +19,7 @@ OF_DATA = {
     "class_names": ("cat", "dog"),
     "image_size": (24, 32),
     "multi_label": True,
+    "one_vs_rest": False,
     "backbone_config": "",
 }
 CHOSEN = {
@@ -34,6 +35,7 @@ CHOSEN = {
     "hidden_channels": (64, 32),
     "dropout": 0.25,
     "threshold": 0.5,
+    "centre": False,
     "resize": "pad",
 }
 

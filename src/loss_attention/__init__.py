@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from loss_attention.attention import capsule_weights, patch_weights
     from loss_attention.explanation import Explanation
-    from loss_attention.losses import margin_loss, multi_label_loss, ramp_up, single_label_loss
+    from loss_attention.losses import (
+        margin_loss,
+        multi_label_loss,
+        one_vs_rest_loss,
+        ramp_up,
+        single_label_loss,
+    )
     from loss_attention.model import PatchClassifier, create_model, load
     from loss_attention.model_spec import ModelSpec
     from loss_attention.prediction import (
@@ -43,6 +49,7 @@ _HOMES = {
     "load": "model",
     "margin_loss": "losses",
     "multi_label_loss": "losses",
+    "one_vs_rest_loss": "losses",
     "patch_weights": "attention",
     "ramp_up": "losses",
     "single_label_loss": "losses",
@@ -64,6 +71,7 @@ __all__ = [
     "load",
     "margin_loss",
     "multi_label_loss",
+    "one_vs_rest_loss",
     "patch_weights",
     "ramp_up",
     "single_label_loss",

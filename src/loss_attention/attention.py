@@ -137,6 +137,24 @@ def pool_patches(
     return torch.einsum("bm,bmk->bk", real_part(weights, mask), real_part(patch_logits, mask))
 
 
+def centred(logits: Float[Tensor, "*N K"]) -> Float[Tensor, "*N K"]:
+    """Return logits less their mean over the classes: `p_mk - mean over j of p_mj`.
+
+    A softmax does not see a number that a patch adds to all classes alike. The length of its class
+    vector does, and with it Eq. 5's weight, and so does its evidence; here that number is gone.
+
+    Args:
+        logits: class vectors, of patches or capsules, K at least 2.
+
+    Example:
+        >>> import torch
+        >>> centred(torch.tensor([[6.0, 4.0, 2.0], [11.0, 13.0, 9.0]]))
+        tensor([[ 2.,  0., -2.],
+                [ 0.,  2., -2.]])
+    """
+    return logits - logits.mean(dim=-1, keepdim=True)
+
+
 def check_mask(mask: Tensor, shape: Sequence[int]) -> None:
     """Raise `ValueError` for a mask of another type or shape, or one that leaves a bag empty.
 

@@ -23,6 +23,7 @@ from loss_attention.prediction import (
     RoutedPrediction,
     WeightedPrediction,
     margins,
+    probabilities_of,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Explanation:
 
     Attributes:
         logits: shape `(B, K)`.
-        probabilities: shape `(B, K)`: softmax, or sigmoid for a multi-label model.
+        probabilities: shape `(B, K)`: softmax, or sigmoids where each class is decided by itself.
         target: the explained class of each image, shape `(B,)`.
         evidence: what each patch adds to each class, in units of the logits, shape `(B, M, K)`;
             sums over M to `logits`. None where the head has no exact evidence.
@@ -109,7 +110,7 @@ class Explanation:
     def margin(self) -> Float[Tensor, "B M K"] | None:
         """Each patch's evidence for each class less that for its closest rival, `(B, M, K)`.
 
-        None without exact evidence, and where several labels can be right: there no class is
+        None without exact evidence, and where each class is decided by itself: there no class is
         another's rival. See `PatchPrediction.margin`.
         """
         if self.evidence is None or self.target_margin is None:
@@ -129,7 +130,7 @@ def explain_prediction(
     prediction: ImagePrediction,
     target: Target | None = None,
     *,
-    multi_label: bool = False,
+    competing: bool = True,
     map: MapName | None = None,
     versus: Target | None = None,
 ) -> Explanation:
@@ -138,9 +139,9 @@ def explain_prediction(
     Args:
         prediction: what the model returned.
         target: the class to explain, one for all or one an image; None: the predicted class.
-        multi_label: probabilities are sigmoids rather than a softmax.
+        competing: a softmax decides, rather than a sigmoid each; see `ModelSpec.competing`.
         map: what the heat maps show of the target class. None: the margin under a softmax, the
-            evidence where several labels can be right, the weights where there is no evidence.
+            evidence where each class is decided by itself, the weights where there is no evidence.
         versus: a class, or one an image, that the evidence is held against: the heat maps show
             `alpha_m (p_mA - p_mB)`, whose sum is the difference of the two logits.
 
@@ -155,7 +156,7 @@ def explain_prediction(
             "a patch head such as 'loss-attention' or 'mean' has"
         )
     has_evidence = isinstance(prediction, PatchPrediction)
-    check_map(map, has_evidence=has_evidence, multi_label=multi_label, versus=versus is not None)
+    check_map(map, has_evidence=has_evidence, competing=competing, versus=versus is not None)
     logits = prediction.logits
     batch, classes = logits.shape
     if target is None:
@@ -175,10 +176,10 @@ def explain_prediction(
     evidence = of_target = margin = no_margin = None
     if isinstance(prediction, PatchPrediction):
         evidence, of_target = prediction.evidence, prediction.evidence_of(target)
-        if not multi_label:
+        if competing:
             margin = prediction.margin_of(target)
             no_margin = (margin <= 0).all(dim=1)
-        name: MapName = map or default_map(multi_label=multi_label)
+        name: MapName = map or default_map(competing=competing)
         shown, values = SHOWN[name], prediction.map_of(name, target)
         if rival is not None:
             shown, values = DIFFERENCE, of_target - prediction.evidence_of(rival)
@@ -188,7 +189,7 @@ def explain_prediction(
             values = torch.where(no_margin.unsqueeze(1), instead, values)
     return Explanation(
         logits=logits,
-        probabilities=logits.sigmoid() if multi_label else logits.softmax(dim=1),
+        probabilities=probabilities_of(logits, competing=competing),
         target=target,
         evidence=evidence,
         target_evidence=of_target,
@@ -204,13 +205,13 @@ def explain_prediction(
     )
 
 
-def default_map(*, multi_label: bool) -> MapName:
+def default_map(*, competing: bool) -> MapName:
     """Return what is shown unless something else is asked for.
 
     A softmax decides between classes, so only what no other class disputes speaks for one; where
     each class is decided by itself, no other has a say.
     """
-    return "evidence" if multi_label else "margin"
+    return "margin" if competing else "evidence"
 
 
 def named_map(name: str | None) -> MapName | None:
@@ -225,14 +226,14 @@ def named_map(name: str | None) -> MapName | None:
 
 
 def check_map(
-    map: MapName | None, *, has_evidence: bool, multi_label: bool, versus: bool = False
+    map: MapName | None, *, has_evidence: bool, competing: bool, versus: bool = False
 ) -> None:
     """Raise `InputError` for a map that a model does not have, or one beside `versus`.
 
     Args:
         map: the map; None: any.
         has_evidence: the model's decision is a sum over patches.
-        multi_label: it decides each class by itself.
+        competing: its classes compete under a softmax; each is not decided by itself.
         versus: the evidence for one class against another is asked for.
     """
     if versus and map is not None:
@@ -243,10 +244,10 @@ def check_map(
             f"`{'versus' if versus else 'map'}` needs a head with exact evidence, such as "
             "loss-attention or mean; this model has none to show"
         )
-    if multi_label and map not in (None, "evidence"):
+    if not competing and map not in (None, "evidence"):
         raise InputError(
-            f"`map` {map} is for models of one label an image; this one decides each class by "
-            "itself, and `map` evidence says all there is to say"
+            f"`map` {map} is for models of one label an image under a softmax; this one decides "
+            "each class by itself, and `map` evidence says all there is to say"
         )
 
 

@@ -1,7 +1,7 @@
 """The paper's objective: Eqs. 1 to 3 with the patch regulariser of Eqs. 9 and 10, and its ramp.
 
-Gradients flow through the patch weights in the regulariser. Beside them stands the margin loss,
-which dynamic routing is trained with.
+Gradients flow through the patch weights in the regulariser. Beside them stand one-vs-rest, Eqs. 3
+and 10 where an image has one label, and the margin loss, which dynamic routing is trained with.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ beyond it, a few images would decide each step that they are in."""
 PRESENT_MARGIN, ABSENT_MARGIN, ABSENT_WEIGHT = 0.9, 0.1, 0.5
 """Sabour et al.'s m+, m- and lambda."""
 
-Objective = Literal["cross-entropy", "margin"]
+Objective = Literal["cross-entropy", "margin", "one-vs-rest"]
 Loss = Callable[[ImagePrediction, Tensor, float], Tensor]
 """From a prediction, labels and gamma to a scalar."""
 
@@ -72,11 +72,8 @@ def single_label_loss(
         >>> single_label_loss(ImagePrediction(logits), torch.tensor([0]))
         tensor(0.1269)
     """
-    mixed = labels.ndim == 2 and labels.is_floating_point()
-    labels = (_fractions if mixed else _class_indices)(prediction, labels)
-    weights = None
-    if class_weights is not None:
-        weights = labels @ class_weights if mixed else class_weights[labels]
+    labels, weights = _of_images(prediction, labels, class_weights)
+    mixed = labels.ndim == 2
     reduction = "mean" if weights is None else "none"
     loss = F.cross_entropy(
         prediction.logits, labels, label_smoothing=label_smoothing, reduction=reduction
@@ -132,6 +129,81 @@ def multi_label_loss(
             best = positive_weights[scores.argmax(dim=2)] * best
         loss = loss - gamma * (prediction.real_weights * best).sum(dim=1).mean()
     return loss
+
+
+def one_vs_rest_loss(
+    prediction: ImagePrediction,
+    labels: Int[Tensor, " B"] | Float[Tensor, "B K"],
+    gamma: float = 0.0,
+    label_smoothing: float = 0.0,
+    class_weights: Float[Tensor, " K"] | None = None,
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy of each class against all others (Eqs. 3 and 10 for one label an image).
+
+    Summed over classes and averaged over the batch. Under a sigmoid each, a logit of 0 is a
+    probability of 1/2 whatever the other logits are, so evidence has a zero of its own. The
+    regulariser asks each patch for the one label: `-gamma sum over m of alpha_m log sigmoid(p_mt)`.
+
+    Args:
+        prediction: what the model returned for a batch of B images and K classes.
+        labels: as for `single_label_loss`; of mixed images each class is a target by its fraction,
+            and in the regulariser counts by it.
+        gamma: weight of the patch regulariser, at least 0; see `ramp_up`.
+        label_smoothing: part of the target, in [0, 1), that is spread evenly over all classes; in
+            the image's binary cross-entropy alone.
+        class_weights: how often an image of each class counts; see `single_label_loss`.
+
+    Returns:
+        The loss in nats.
+
+    Raises:
+        ValueError: as for `single_label_loss`.
+
+    Example:
+        >>> import torch
+        >>> from loss_attention.prediction import ImagePrediction
+        >>> logits = torch.tensor([[2.0, 0.0]])  # log(1 + e^-2) + log 2
+        >>> one_vs_rest_loss(ImagePrediction(logits), torch.tensor([0]))
+        tensor(0.8201)
+    """
+    labels, weights = _of_images(prediction, labels, class_weights)
+    logits, mixed = prediction.logits, labels.ndim == 2
+    present = labels if mixed else F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    targets = present * (1 - label_smoothing) + label_smoothing / logits.shape[1]
+    loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1)
+    if _has_regulariser(prediction, gamma):
+        scores = prediction.patch_scores
+        if mixed:
+            of_label = (F.logsigmoid(scores) * labels[:, None]).sum(dim=2)
+        else:
+            of_label = F.logsigmoid(of_class(scores, labels))
+        loss = loss - gamma * (prediction.real_weights * of_label).sum(dim=1)
+    return (loss if weights is None else weights * loss).mean()
+
+
+def prior_logits(
+    labels: Int[Tensor, " N"], classes: int, *, balanced: bool = False
+) -> Float[Tensor, " {classes}"]:
+    """Return `log(f_k / (1 - f_k))` of the fraction f_k of images of each class k.
+
+    With these as the classifier's bias, one-vs-rest begins with what is known before any image is
+    seen, and spends no steps on it (Lin et al. 2017, "Focal Loss", their initialisation). A
+    fraction is taken to be of half an image at least, and of all but half of one at most.
+
+    Args:
+        labels: of the training images.
+        classes: K.
+        balanced: images count so that all classes that occur weigh the same.
+
+    Example:
+        >>> prior_logits(torch.tensor([0, 0, 0, 1]), classes=2)
+        tensor([ 1.0986, -1.0986])
+    """
+    counts = torch.bincount(labels.cpu(), minlength=classes).double()
+    if balanced:
+        counts = (counts > 0).double()
+    least = 0.5 / len(labels)
+    return (counts / counts.sum()).clamp(least, 1 - least).logit().float()
 
 
 def margin_loss(
@@ -217,27 +289,45 @@ def loss_for(
         weights: of the classes, or of their positive labels; None: all alike.
 
     Raises:
-        InputError: label smoothing of anything but the cross-entropy of one label an image, or
-            weights of the margin loss.
+        InputError: label smoothing of anything but one label an image, label smoothing or weights
+            of the margin loss, or one-vs-rest where an image may have several labels.
     """
+    if objective == "one-vs-rest" and multi_label:
+        raise InputError(
+            "`objective` one-vs-rest is for one label an image; where there may be several, each "
+            "class is decided by itself already: leave it"
+        )
     if objective == "margin" and weights is not None:
         raise InputError(
             "`balance` weights is for cross-entropy, not for the margin loss: take sampling or none"
         )
-    if label_smoothing > 0:
-        if multi_label or objective == "margin":
-            what = "several labels an image" if multi_label else "the margin loss"
-            raise InputError(
-                f"`label_smoothing` is for one label and cross-entropy, not for {what}"
-            )
-        return partial(single_label_loss, label_smoothing=label_smoothing, class_weights=weights)
+    if label_smoothing > 0 and (multi_label or objective == "margin"):
+        what = "several labels an image" if multi_label else "the margin loss"
+        raise InputError(f"`label_smoothing` is for one label and cross-entropy, not for {what}")
     if objective == "margin":
         return margin_loss
-    if weights is None:
-        return multi_label_loss if multi_label else single_label_loss
     if multi_label:
+        if weights is None:
+            return multi_label_loss
         return partial(multi_label_loss, positive_weights=weights)
-    return partial(single_label_loss, class_weights=weights)
+    loss = one_vs_rest_loss if objective == "one-vs-rest" else single_label_loss
+    if weights is None and label_smoothing == 0:
+        return loss
+    return partial(loss, label_smoothing=label_smoothing, class_weights=weights)
+
+
+def _of_images(
+    prediction: ImagePrediction, labels: Tensor, class_weights: Tensor | None
+) -> tuple[Tensor, Float[Tensor, " B"] | None]:
+    """Return labels, checked to be one an image or fractions of mixed ones, and what each counts.
+
+    The labels are class indices `(B,)`, or fractions `(B, K)`.
+    """
+    mixed = labels.ndim == 2 and labels.is_floating_point()
+    labels = (_fractions if mixed else _class_indices)(prediction, labels)
+    if class_weights is None:
+        return labels, None
+    return labels, labels @ class_weights if mixed else class_weights[labels]
 
 
 def _class_indices(prediction: ImagePrediction, labels: Tensor) -> Int[Tensor, " B"]:

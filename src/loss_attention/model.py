@@ -39,7 +39,7 @@ from loss_attention.explanation import (
     explain_prediction,
     explained_class,
 )
-from loss_attention.heads import check_patch_fits, head_entry, smallest_image
+from loss_attention.heads import centres, check_patch_fits, head_entry, smallest_image
 from loss_attention.heads.capsules import RoutingHead
 from loss_attention.heads.patches import PatchLayout
 from loss_attention.model_spec import CUSTOM, ModelSpec
@@ -84,6 +84,8 @@ class PatchClassifier(
         resize: how images of another shape were brought to that size.
         multi_label: its probabilities are sigmoids. So they are with dynamic routing, where they
             are also the lengths of the class capsules.
+        competing: a softmax decides. It does not with several labels or one-vs-rest: each class is
+            then decided by itself.
 
     Raises:
         ValueError: a backbone that does not say what a `Backbone` has to.
@@ -129,6 +131,11 @@ class PatchClassifier(
         self.backbone = backbone
         self.head = head
         self._hub_mixin_config = self.config
+
+    @property
+    def competing(self) -> bool:
+        """Whether a softmax decides; see `ModelSpec.competing`."""
+        return not self.multi_label and self.spec.competing
 
     @property
     def config(self) -> dict[str, Any]:
@@ -207,7 +214,7 @@ class PatchClassifier(
             target: the class to explain, by index or name, one for all or one an image; None: the
                 predicted class.
             map: what the heat maps show: "margin", "contrast" or "evidence". None: the margin, or
-                the evidence where several labels can be right.
+                the evidence where each class is decided by itself.
             versus: a class, likewise, to show the evidence for the target against.
             tile: side in pixels of the tiles that large photos are seen in; None: at once. All
                 patches are weighed together: the evidence of the whole photo is its logits.
@@ -234,7 +241,7 @@ class PatchClassifier(
                 else predict_in_tiles(self, images, tiles, batch_size=batch_size, progress=progress)
             )
             return explain_prediction(
-                prediction, target, multi_label=self.multi_label, map=map, versus=versus
+                prediction, target, competing=self.competing, map=map, versus=versus
             )
         finally:
             for module in in_training:
@@ -350,10 +357,11 @@ def create_model(
         revision: branch, tag or commit of the hub's repository; None: its main branch. What was
             loaded is in `model.backbone.weights`.
         options: fields of `ModelSpec`: `head`, `num_classes`, `in_channels`, `width`,
-            `strided_layers`, `patch_kernel`, `patch_stride`, `threshold`, `class_names`,
-            `image_size`, `multi_label`, `resize`. The head `capsule-dynamic-routing` needs
-            `image_size` and is trained with `margin_loss`; `baseline` is the published network as
-            it is, without patches: `strided_layers` come on top of its own strides and pooling.
+            `strided_layers`, `patch_kernel`, `patch_stride`, `threshold`, `centre`, `class_names`,
+            `image_size`, `multi_label`, `one_vs_rest`, `resize`. The head `capsule-dynamic-routing`
+            needs `image_size` and is trained with `margin_loss`; `baseline` is the published
+            network as it is, without patches: `strided_layers` come on top of its own strides and
+            pooling.
 
     Returns:
         A module from images `(B, C, H, W)` to a `PatchPrediction`; the capsule heads return a
@@ -398,7 +406,7 @@ def _check_memory(model: PatchClassifier) -> None:
 
 def _build(spec: ModelSpec, own: Backbone | None) -> PatchClassifier:
     """Build what a spec names, on a backbone of the caller's own where it names none."""
-    entry = head_entry(spec.head)
+    entry, spec = head_entry(spec.head), replace(spec, centre=centres(spec))
     backbone = own or build_backbone(spec, pooled=entry.pooled_backbone)
     return PatchClassifier(backbone, entry.build(backbone, spec), spec)
 

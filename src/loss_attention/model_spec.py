@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from loss_attention.errors import InputError, quoted, unknown_name
 
@@ -75,6 +77,10 @@ class ModelOptions:
     heads, and baseline on a network of timm/ or hf/."""
     threshold: float = 0.1
     """The paper's xi, in [0, 1]: patches whose weight is below threshold / M are dropped."""
+    centre: Annotated[bool | None, tyro.conf.DisallowNone] = False
+    """Take from a patch's logits their mean over the classes before they are weighed (Eq. 5) and
+    shown: a softmax does not see it. The paper does not. None: do, where a softmax decides between
+    several classes and the head has patch logits."""
     resize: Literal["squash", "pad"] = "squash"
     """How images of another shape than image_size come to it: stretched, or with their aspect ratio
     kept and centred on a border of their mean colour."""
@@ -110,6 +116,8 @@ class ModelOptions:
         object.__setattr__(self, "strided_layers", layers)
         inside = _is_number(self.threshold) and 0 <= self.threshold <= 1
         _require("threshold", inside, "must be in [0, 1]", self.threshold)
+        if self.centre is not None:
+            _check_truth("centre", self.centre)
         _require("resize", isinstance(self.resize, str), "must be a name", self.resize)
         if self.resize not in ("squash", "pad"):
             raise unknown_name("`resize`", self.resize[:100], ("squash", "pad"))
@@ -189,6 +197,9 @@ class ModelSpec(ModelOptions):
     parameters for each patch position: it needs a size and takes no other."""
     multi_label: bool = False
     """An image may have several classes; probabilities are sigmoids."""
+    one_vs_rest: bool = False
+    """An image has one class, and each class is decided by itself, against all others: the
+    probability of a class is its sigmoid, and those of an image need not sum to 1."""
     backbone_config: str = ""
     """What a backbone hf/ID is built from, as JSON: its configuration and normalisation; "": those
     that the hub has, which `create_model` then puts here."""
@@ -215,12 +226,22 @@ class ModelSpec(ModelOptions):
             rule = "must be a height and a width in pixels"
             _require("image_size", inside, rule, self.image_size)
             object.__setattr__(self, "image_size", sides)
-        is_bool = isinstance(self.multi_label, bool)
-        _require("multi_label", is_bool, "must be True or False", self.multi_label)
+        _check_truth("multi_label", self.multi_label)
+        _check_truth("one_vs_rest", self.one_vs_rest)
+        if self.one_vs_rest and self.multi_label:
+            raise InputError(
+                "`one_vs_rest` is for one label an image; with `multi_label` each class is decided "
+                "by itself already"
+            )
         text = isinstance(self.backbone_config, str)
         _require("backbone_config", text, "must be JSON", self.backbone_config)
         if self.backbone_config and not self.backbone.startswith(HUGGING_FACE):
             raise InputError(f"`backbone_config` is that of a backbone {HUGGING_FACE}ID")
+
+    @property
+    def competing(self) -> bool:
+        """Whether a softmax decides: what speaks for one class then speaks against all others."""
+        return not (self.multi_label or self.one_vs_rest)
 
     def to_dict(self) -> dict[str, Any]:
         """Return its fields as JSON can hold them: what saved weights say of their model."""
@@ -252,6 +273,10 @@ def _check_whole_number(name: str, value: Any, largest: int) -> None:
     _require(name, _is_whole(value), "must be a whole number", value)
     _require(name, value >= 1, "must be at least 1", value)
     _require(name, value <= largest, f"must be at most {largest:,}", value)
+
+
+def _check_truth(name: str, value: Any) -> None:
+    _require(name, isinstance(value, bool), "must be True or False", value)
 
 
 def _listed(value: Any) -> tuple[Any, ...] | None:

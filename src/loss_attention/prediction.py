@@ -336,6 +336,17 @@ def _less_rivals(values: Float[Tensor, "*P K"]) -> Float[Tensor, "*P K"]:
     return values.sub_(first).scatter_(-1, leader, first - second)
 
 
+def probabilities_of(logits: Float[Tensor, "*N K"], *, competing: bool) -> Float[Tensor, "*N K"]:
+    """Return what logits say as probabilities.
+
+    Args:
+        logits: of images.
+        competing: the classes compete under a softmax, and their probabilities sum to 1. Else each
+            is decided by itself, and its probability is the sigmoid of its logit.
+    """
+    return logits.softmax(dim=-1) if competing else logits.sigmoid()
+
+
 def on_cpu(prediction: AnyPrediction) -> AnyPrediction:
     """Return a prediction of the same kind whose tensors are on the CPU."""
     moved: AnyPrediction = pytree.tree_map_only(Tensor, Tensor.cpu, prediction)

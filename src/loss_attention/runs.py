@@ -517,6 +517,8 @@ def load_weights(run: RunFolder) -> PatchClassifier:
     for field in fields(ModelOptions):
         name = field.name
         wanted, found = getattr(recipe, name), getattr(model.spec, name)
+        if name == "centre" and wanted is None:
+            continue  # what that came to, with the run's data, its weights say
         if found != wanted:
             raise InputError(
                 f"the weights in {run.path} are not those of its recipe.yaml: "

@@ -135,6 +135,46 @@ def test_a_model_that_cannot_be_leaves_no_folder(flags, parts, trained, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--centre", "--objective", "one-vs-rest"], ["--centre takes away", "with one-vs-rest"]),
+        (["--centre", "--head", "baseline"], ["--centre: the head baseline has no patch logits"]),
+        (
+            [
+                "--objective",
+                "one-vs-rest",
+                "--head",
+                "capsule-dynamic-routing",
+                "--balance",
+                "none",
+            ],
+            ["--objective one-vs-rest is not for the head capsule-dynamic-routing"],
+        ),
+        (["--objective", "one-vs-all"], ["'one-vs-all'", "one-vs-rest"]),
+    ],
+)
+def test_an_objective_that_cannot_be_leaves_no_folder(flags, parts, trained, tmp_path, capsys):
+    words = ["train", "folder", "--data", trained / "images", *SMALL, *flags]
+    said = complaint(capsys, *words, "--out", tmp_path / "run")
+    for part in parts:
+        assert part in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (["--objective", "one-vs-rest"], "--objective one-vs-rest is for one label an image"),
+        (["--centre"], "--centre takes away a number that a softmax does not see; with several"),
+    ],
+)
+def test_several_labels_are_decided_by_sigmoids_already(flags, part, tmp_path, capsys):
+    words = ["train", "multi-digits", "--limit-images", 30, "--accelerator", "cpu", *flags]
+    assert part in complaint(capsys, *words, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_folders_that_cannot_be_trained_on(tmp_path, capsys):
     def said_of(folder: Path, *flags: str) -> str:
         words = ["train", "folder", "--data", str(folder), *flags, "--out", str(tmp_path / "run")]

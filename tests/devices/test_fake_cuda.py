@@ -93,7 +93,7 @@ def test_classes_are_named(head: str) -> None:
     named = run_batches(
         model_of(head),
         data,
-        lambda batch, prediction: name_images(prediction.logits, batch.labels),
+        lambda batch, prediction: name_images(prediction.logits, batch.labels, competing=True),
         batch_size=4,
         autocast=nullcontext,
     )

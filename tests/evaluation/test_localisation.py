@@ -228,7 +228,7 @@ def test_masked_patches_are_in_no_answer(worked, filler: float) -> None:
     for metric in found.metrics:
         assert all(value == value for value in (metric.value, *metric.baselines.values()))
     # Shuffled or by edges, the weights stay on real patches and sum to 1.
-    scene = see(data, Canned(bags)(data.images))
+    scene = see(data, Canned(bags)(data.images), competing=True)
     assert scene is not None
     for _, answer in answers(bags, scene, [(1.0, 1.0)] * 3, torch.Generator().manual_seed(0)):
         assert not answer.selected[~mask].any()

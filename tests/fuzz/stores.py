@@ -30,6 +30,8 @@ _FIELDS = {
     "backbone": ("", "resnet50", "vgg16_bn", "x" * 10**5, None, ["vgg11_bn"], {}, "\x1b[31m"),
     "head": ("baseline", "mean", "capsule-dynamic-routing", "", None, [], "capsule-loss-attention"),
     "multi_label": ("yes", 2, None, []),
+    "centre": (True, None, "yes", 2, []),
+    "one_vs_rest": (True, "yes", 2, None, []),
     "resize": ("pad", "", None, []),
     "unknown": (1,),
 }

@@ -133,11 +133,12 @@ def report_of(
     classes: tuple[str, ...] = ("ant", "bee", "cow"),
     *,
     counterpart: bool = False,
+    one_vs_rest: bool = False,
     facts: dict | None = None,
     **data_options,
 ) -> Page:
     data = make_set(classes, **data_options)
-    options = {"multi_label": data.multi_label}
+    options = {"multi_label": data.multi_label, "one_vs_rest": one_vs_rest}
     model = make_model(head, classes, **options)
     run = make_run(path / "run", head, multi_label=data.multi_label, **(facts or {}))
     figures = evaluate(model, data, train=data)

@@ -162,6 +162,7 @@ def test_why_this_class_and_not_that_one(model, tmp_path):
         ({}, {"map": "margin", "method": "cam"}, "`map` is of the model's own patches"),
         ({}, {"target": "cat", "versus": "dog", "method": "cam"}, "`versus` is of the model's own"),
         ({"multi_label": True}, {"map": "margin"}, "`map` margin is for models of one label"),
+        ({"one_vs_rest": True}, {"map": "contrast"}, "`map` contrast is for models of one label"),
         ({"head": "capsule-dynamic-routing"}, {"map": "margin"}, "`map` needs a head with exact"),
         ({"head": "baseline"}, {"map": "margin"}, "the head baseline has no patches"),
     ],
@@ -376,6 +377,17 @@ def test_multi_label_probabilities_are_sigmoids(tmp_path):
     found = read(explain_files(make_model(multi_label=True), [file], tmp_path / "o").written[0])
     expected = 1 / (1 + np.exp(-np.array(found["logits"])))
     np.testing.assert_allclose(found["probabilities"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [None, "evidence"])
+def test_probabilities_of_one_vs_rest_are_sigmoids_and_the_json_says_so(method, tmp_path):
+    file, model = save_image(tmp_path / "a.png"), make_model(one_vs_rest=True)
+    found = read(explain_files(model, [file], tmp_path / "o", method=method).written[0])
+    expected = 1 / (1 + np.exp(-np.array(found["logits"])))
+    np.testing.assert_allclose(found["probabilities"], expected, atol=1e-6)
+    assert found["prediction"] == CLASSES[expected.argmax()]
+    assert found["heat_map"]["shows"] == "evidence"
+    assert found["units"].count("of each class by itself against all others") == 1
 
 
 def test_progress_counts_files_to_the_end(model, tmp_path):

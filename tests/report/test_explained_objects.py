@@ -46,7 +46,7 @@ def prediction() -> PatchPrediction:
 
 
 def test_objects_of_every_likely_class_by_hand() -> None:
-    explanation = explain_prediction(prediction(), multi_label=True)
+    explanation = explain_prediction(prediction(), competing=False)
     first, second = la.find_objects(explanation, 0.0)
     sure = torch.sigmoid(torch.tensor([3.0, 3.0, 1.5])).double().tolist()
     assert [(one.class_index, one.box) for one in first] == [
@@ -63,7 +63,7 @@ def test_objects_of_every_likely_class_by_hand() -> None:
 
 
 def test_a_higher_threshold_leaves_weaker_patches_out() -> None:
-    explanation = explain_prediction(prediction(), multi_label=True)
+    explanation = explain_prediction(prediction(), competing=False)
     first, second = la.find_objects(explanation, 0.6)
     assert [(one.class_index, one.box) for one in first] == [(1, (4, 0, 10, 4)), (0, (0, 0, 4, 4))]
     assert first[1].share == pytest.approx(4 / 8)
@@ -71,7 +71,7 @@ def test_a_higher_threshold_leaves_weaker_patches_out() -> None:
 
 
 def test_the_class_asked_for_is_looked_for_however_unlikely() -> None:
-    first, second = la.find_objects(explain_prediction(prediction(), 2, multi_label=True), 0.0)
+    first, second = la.find_objects(explain_prediction(prediction(), 2, competing=False), 0.0)
     assert {one.class_index for one in first} == {0, 1}  # nothing speaks for 2
     assert {one.class_index for one in second} == {2}
     first, second = la.find_objects(explain_prediction(prediction(), 0), 0.0)
@@ -86,7 +86,7 @@ def test_thresholds_that_cannot_be(threshold: float) -> None:
 
 
 def test_less_likely_classes_are_looked_for_where_asked() -> None:
-    explanation = explain_prediction(prediction(), multi_label=True)
+    explanation = explain_prediction(prediction(), competing=False)
     _, second = la.find_objects(explanation, 0.0, least_probability=0.1)
     assert {one.class_index for one in second} == {2}  # nothing speaks for 0 and 1
     first, _ = la.find_objects(explanation, 0.0, least_probability=0.99)

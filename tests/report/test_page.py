@@ -198,6 +198,23 @@ def test_multi_label_sets(tmp_path):
     assert "evidence for " in page.text
 
 
+def test_one_vs_rest_says_what_a_probability_is_and_shows_evidence(tmp_path):
+    page = report_of(tmp_path / "own", one_vs_rest=True, counterpart=True)
+    assert "against all others (one-vs-rest): a probability is the sigmoid" in page.text
+    assert "the evidence for the predicted class" in page.text
+    assert "margin" not in page.text
+    assert "(one-vs-rest)" not in report_of(tmp_path / "other").text
+    percents = [float(one) for one in re.findall(r"(\d+\.\d) %", page.text)]
+    model, data = (
+        make_model("loss-attention", ("ant", "bee", "cow"), one_vs_rest=True),
+        make_set(("ant", "bee", "cow")),
+    )
+    with torch.inference_mode():
+        best = 100 * model(data.images).logits.sigmoid().amax(dim=1)
+    assert set(percents) <= {round(float(one), 1) for one in best}
+    assert percents
+
+
 def test_a_thousand_classes_of_long_names(tmp_path):
     classes = tuple(f"{i} " + "long-name " * 30 for i in range(1000))
     page = report_of(tmp_path, classes=classes, count=40)

@@ -188,3 +188,33 @@ def test_both_lengths_typed_are_refused():
     typed = ["--steps", "70", "--epochs", "3"]
     with pytest.raises(InputError, match="both say how long to train: give one of them"):
         cli.parse(train, typed, "train", recipe=cli._of_one_length(recipe("digits"), typed))
+
+
+def test_our_own_recipes_centre_logits_where_they_can_and_the_papers_do_not():
+    papers = {"cifar10", "cifar10-adam"}
+    assert {name: recipe(name).centre for name in RECIPES} == {
+        name: False if name in papers else None for name in RECIPES
+    }
+    assert all(recipe(name).objective == "auto" for name in RECIPES)
+
+
+@pytest.mark.parametrize(
+    ("typed", "centre"),
+    [([], None), (["--centre"], True), (["--no-centre"], False)],
+)
+def test_centring_is_a_switch(typed, centre):
+    def train(_console, recipe: Annotated[Recipe, Flat]):
+        return recipe
+
+    assert cli.parse(train, typed, "train", recipe=recipe("digits"))(None).centre is centre
+    assert cli.parse(train, typed, "train", recipe=recipe("cifar10"))(None).centre is bool(centre)
+
+
+def test_centring_survives_yaml(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    for centre in (None, True, False):
+        path.write_text(Recipe("x", "y", centre=centre, objective="one-vs-rest").to_yaml())
+        assert Recipe.from_yaml(path).centre is centre
+    path.write_text("name: x\ndata: d\n")  # a run from before there was a choice
+    assert Recipe.from_yaml(path).centre is False
+    assert Recipe.from_yaml(path).objective == "auto"

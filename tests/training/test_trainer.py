@@ -156,6 +156,18 @@ def test_golden_losses(tmp_path):
 GOLDEN = [0.6593, 0.3297, 0.2734, 0.2619]
 
 
+def test_golden_losses_of_centred_logits(tmp_path):
+    """The same run, as our own recipes have it: centred where a softmax decides."""
+    recipe = tiny_recipe(batch_size=23, centre=None)
+    run = start_run(tmp_path, recipe, tiny_splits(), CPU)
+    assert continue_run(run, tiny_splits())
+    losses = [line["loss"] for line in metrics(tmp_path)]
+    assert losses == pytest.approx(GOLDEN_CENTRED, rel=6e-3)
+
+
+GOLDEN_CENTRED = [0.0, 0.0, 0.0, 0.0]
+
+
 def test_the_best_epoch_is_kept_and_noted(tmp_path):
     splits = tiny_splits(held_out=0.3)
     run = start_run(tmp_path, tiny_recipe(validation_fraction=0.3), splits, CPU)

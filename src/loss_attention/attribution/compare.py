@@ -40,6 +40,7 @@ from loss_attention.geometry import PatchGrid
 from loss_attention.metrics.faithfulness import masking_falls, mean_fill
 from loss_attention.metrics.localisation import NEAR, assemble, choose_mosaics
 from loss_attention.model import PatchClassifier
+from loss_attention.prediction import probabilities_of
 
 BASELINES = tuple(name for name, method in METHODS.items() if method.baseline)
 MOSAIC_POOL = 1000
@@ -258,7 +259,7 @@ def _explained(
 ) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Int[Tensor, " N"]]:
     """Return each image's label (the likeliest of several), its probability, and the prediction."""
     logits = torch.cat([model(part).logits for (part,) in in_batches(batch_size, data.images)])
-    probabilities = logits.sigmoid() if data.multi_label else logits.softmax(dim=1)
+    probabilities = probabilities_of(logits, competing=model.competing)
     own = logits.masked_fill(~data.label_matrix().bool(), -torch.inf).argmax(dim=1)
     return own, probabilities.gather(1, own.unsqueeze(1)).squeeze(1), logits.argmax(dim=1)
 

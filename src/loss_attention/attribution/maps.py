@@ -89,7 +89,7 @@ def contrast(
     Raises:
         ValueError: a head without exact evidence, or a model that decides each class by itself.
     """
-    _require_one_label(model, "contrast", "evidence")
+    _require_competing(model, "contrast", "evidence")
     prediction = _with_evidence(model, images)
     return prediction.map_of("contrast", target), prediction.image_grid
 
@@ -108,16 +108,16 @@ def margin(
     Raises:
         ValueError: a head without exact evidence, or a model that decides each class by itself.
     """
-    _require_one_label(model, "margin", "evidence")
+    _require_competing(model, "margin", "evidence")
     prediction = _with_evidence(model, images)
     return prediction.map_of("margin", target), prediction.image_grid
 
 
-def _require_one_label(model: PatchClassifier, method: str, instead: str) -> None:
-    if model.multi_label:
+def _require_competing(model: PatchClassifier, method: str, instead: str) -> None:
+    if not model.competing:
         raise InputError(
-            f"{method} is for models of one label an image; this one decides each class by itself, "
-            f"and `method` {instead} says all there is to say"
+            f"{method} is for models of one label an image under a softmax; this one decides each "
+            f"class by itself, and `method` {instead} says all there is to say"
         )
 
 
@@ -243,7 +243,7 @@ def layer_cam(
     logit less the greatest other. Unit: the logit's. Sign: never negative.
     """
     if competition:
-        _require_one_label(model, "layer-cam-competition", "layer-cam")
+        _require_competing(model, "layer-cam-competition", "layer-cam")
     with torch.enable_grad():
         prediction, features = forward_with_features(model, _leaf(images))
         scores = margins(prediction.logits) if competition else prediction.logits
@@ -564,7 +564,7 @@ def _competing(model: PatchClassifier, method: str) -> Callable[[Tensor], Tensor
     Raises:
         ValueError: a model that decides each class by itself; `method` is what explains it.
     """
-    _require_one_label(model, f"{method}-competition", method)
+    _require_competing(model, f"{method}-competition", method)
     return lambda images: margins(model(images).logits)
 
 

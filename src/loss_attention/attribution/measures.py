@@ -43,6 +43,7 @@ from loss_attention.metrics.localisation import (
     scaled_maps,
 )
 from loss_attention.model import PatchClassifier
+from loss_attention.prediction import probabilities_of
 
 LEAST_REPEATS, REPEATS = 3, 50
 """Of the timing, at least and at most; the median counts."""
@@ -432,7 +433,7 @@ def probability(model: PatchClassifier, target: Int[Tensor, " B"]) -> Score:
 
     def score(images: Tensor) -> Tensor:
         logits: Tensor = model(images).logits
-        return _of_target(logits.sigmoid() if model.multi_label else logits.softmax(dim=1), target)
+        return _of_target(probabilities_of(logits, competing=model.competing), target)
 
     return score
 

@@ -206,8 +206,8 @@ def report(
     Args:
         data: Where the run's data is now, if it has moved.
         map: What the heat maps show and are measured by: margin, contrast or evidence. None: the
-            margin is shown, or the evidence where several labels can be right, and the evidence
-            is measured.
+            margin is shown, or the evidence where each class is decided by itself (several labels,
+            or one-vs-rest), and the evidence is measured.
         within: How many pixels from an object count as near it.
     """
     from loss_attention import runs
@@ -310,7 +310,8 @@ def explain(
         versus: Why the target and not this class: show the evidence for the one against the other.
         map: What the picture shows of the class. margin: the evidence that no other class disputes;
             contrast: the evidence over the mean of all classes; evidence: all of it. None: the
-            margin, or the evidence where several labels can be right.
+            margin, or the evidence where each class is decided by itself (several labels, or
+            one-vs-rest).
         method: Another map, of any model: margin, contrast, evidence, cam, grad-cam, layer-cam,
             integrated-gradients (these three also with -competition, of the logit less the greatest
             other), occlusion, or a trivial baseline: uniform, random, edges. None: what the model's

@@ -47,7 +47,12 @@ from loss_attention.metrics.localisation import (
     right_patches,
     scaled_maps,
 )
-from loss_attention.prediction import MapName, PatchPrediction, WeightedPrediction
+from loss_attention.prediction import (
+    MapName,
+    PatchPrediction,
+    WeightedPrediction,
+    probabilities_of,
+)
 
 MODEL = "model"
 BASELINES = (
@@ -124,13 +129,16 @@ class Scene:
     near: Bool[Tensor, "R H W"] | None
 
 
-def see(batch: ImageSet, prediction: WeightedPrediction, within: int = NEAR) -> Scene | None:
+def see(
+    batch: ImageSet, prediction: WeightedPrediction, within: int = NEAR, *, competing: bool
+) -> Scene | None:
     """Return what is true of a batch, None where its set has neither boxes nor masks.
 
     Args:
         batch: the images.
         prediction: of the model.
         within: how many pixels from an object are near it.
+        competing: a softmax decides between the classes.
     """
     boxes, box_labels = batch.boxes, batch.box_labels
     if boxes is None or box_labels is None:
@@ -143,7 +151,7 @@ def see(batch: ImageSet, prediction: WeightedPrediction, within: int = NEAR) -> 
     labels, grid, mask = batch.label_matrix(), prediction.image_grid, prediction.mask
     logits = prediction.logits.float()
     real = torch.ones_like(prediction.selected) if mask is None else mask
-    probabilities = logits.sigmoid() if batch.multi_label else logits.softmax(dim=1)
+    probabilities = probabilities_of(logits, competing=competing)
     likeliest = probabilities.topk(min(ASKED_CLASSES, logits.shape[1]), dim=1)
     has_box = torch.zeros_like(labels, dtype=torch.bool)
     image, box = relevant.nonzero(as_tuple=True)

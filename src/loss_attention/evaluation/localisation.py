@@ -74,6 +74,7 @@ class Localisation:
         group_thresholds: those at which each answer looks for objects; none where it has none.
         map: what the model's heat maps show.
         within: how many pixels from an object are near it.
+        competing: a softmax decides between the model's classes.
     """
 
     def __init__(
@@ -83,8 +84,10 @@ class Localisation:
         *,
         map: MapName = "evidence",
         within: int = NEAR,
+        competing: bool,
     ) -> None:
         self._centred, self._map, self._within = centred, map, within
+        self._competing = competing
         # The same shuffles for the same images in the same order, whatever the batch size.
         self._generator = torch.Generator().manual_seed(SHUFFLE_SEED)
         self._group_thresholds = group_thresholds or {}
@@ -95,7 +98,7 @@ class Localisation:
         """Measure a batch; one without boxes, or a model without patches, adds nothing."""
         if not isinstance(prediction, WeightedPrediction):
             return
-        scene = see(batch, prediction, self._within)
+        scene = see(batch, prediction, self._within, competing=self._competing)
         if scene is None:
             return
         self._has_boxes |= batch.boxes is not None

@@ -107,8 +107,9 @@ def evaluate(
         raise InputError(f"`within` must be at least 1 pixel, got {within}")
     if isinstance(model, PatchClassifier):
         has_evidence = HEADS[model.spec.head].has_evidence
-        check_map(map, has_evidence=has_evidence, multi_label=data.multi_label)
-    localised = partial(Localisation, map=map or "evidence", within=within)
+        check_map(map, has_evidence=has_evidence, competing=model.competing)
+    competing = _competes(model, data)
+    localised = partial(Localisation, map=map or "evidence", within=within, competing=competing)
     fast = for_inference(model) if isinstance(model, PatchClassifier) else model
 
     def run(
@@ -118,7 +119,7 @@ def evaluate(
 
         def measure(batch: ImageSet, prediction: ImagePrediction) -> Kept:
             localisation.add(batch, prediction)
-            return name_images(prediction.logits, batch.labels)
+            return name_images(prediction.logits, batch.labels, competing=competing)
 
         def tick(done: int, _: int) -> None:
             if progress is not None and total:
@@ -247,9 +248,20 @@ def _named_thresholds(chosen: Mapping[str, Chosen]) -> dict[str, float]:
     }
 
 
+def _inner(model: Model) -> Any:
+    """Return what Fabric wraps, or what is not wrapped."""
+    return getattr(model, "module", model)
+
+
+def _competes(model: Model, data: LabelledImages) -> bool:
+    """Whether a softmax decides; of a model that does not say, it does where there is one label."""
+    inner = _inner(model)
+    return inner.competing if isinstance(inner, PatchClassifier) else not data.multi_label
+
+
 def _check_classes(model: Model, data: LabelledImages) -> None:
     """Raise `InputError` where the data's classes are not those of the model."""
-    inner = getattr(model, "module", model)  # what Fabric wraps
+    inner = _inner(model)
     if not isinstance(inner, PatchClassifier):
         return
     count, named = inner.spec.num_classes, inner.spec.class_names

@@ -27,6 +27,7 @@ from loss_attention.metrics.classification import (
     eleven_point_precisions,
     expected_calibration_error,
 )
+from loss_attention.prediction import probabilities_of
 
 FORMAT_VERSION = 5
 TOP = 5
@@ -330,16 +331,18 @@ _Metric = partial(Metric, group=CLASSES)
 Kept = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def name_images(logits: Float[Tensor, "B K"], labels: Shaped[Tensor, "B *K"]) -> Kept:
+def name_images(
+    logits: Float[Tensor, "B K"], labels: Shaped[Tensor, "B *K"], *, competing: bool
+) -> Kept:
     """Return what is kept of a batch: of each image what the metrics need, on its device.
 
     The predicted class, its probability, whether the image counts as right, and its logits; of one
-    label an image whether that is among the five best in their place.
+    label an image whether that is among the five best in their place. The probability is a softmax
+    where classes are `competing`, else the sigmoid of the class's logit.
     """
     logits = logits.float()
-    several = labels.ndim == 2
-    best = (logits.sigmoid() if several else logits.softmax(dim=1)).max(dim=1)
-    more = logits if several else among_best(logits, labels, TOP)
+    best = probabilities_of(logits, competing=competing).max(dim=1)
+    more = logits if labels.ndim == 2 else among_best(logits, labels, TOP)
     return logits.argmax(dim=1), best.values, correct_images(logits, labels), more
 
 

@@ -81,6 +81,7 @@ def _capsule_loss_attention(backbone: Backbone, spec: ModelSpec) -> nn.Module:
         threshold=spec.threshold,
         primary_channels=spec.scaled(PRIMARY_CHANNELS),
         channels=spec.scaled(CAPSULE_CHANNELS),
+        centre=centres(spec),
     )
 
 
@@ -116,6 +117,7 @@ def _patch_head(
         layout=_layout(backbone, spec, selection),
         channels=_hidden_channels(spec),
         dropout=spec.dropout,
+        centre=centres(spec),
     )
 
 
@@ -151,6 +153,28 @@ def head_entry(head: str) -> HeadEntry:
     return HEADS[head]
 
 
+def centres(spec: ModelSpec) -> bool:
+    """Return whether a model's patch logits are centred; None of a spec: where they can be.
+
+    Raises:
+        InputError: they are to be and cannot be.
+    """
+    why_not = None
+    if not spec.competing:
+        kind = "one-vs-rest" if spec.one_vs_rest else "several labels an image"
+        why_not = (
+            f"`centre` takes away a number that a softmax does not see; with {kind} a sigmoid "
+            "decides each class, and sees it"
+        )
+    elif spec.num_classes == 1:
+        why_not = "`centre` needs at least two classes: of one, nothing would be left"
+    elif not head_entry(spec.head).has_evidence:
+        why_not = f"`centre`: the head {spec.head} has no patch logits; these have: {_able()}"
+    if spec.centre and why_not is not None:
+        raise InputError(why_not)
+    return why_not is None if spec.centre is None else spec.centre
+
+
 def smallest_image(layout: PatchLayout) -> int:
     """Return the smallest height and width in pixels that hold one patch."""
     # The last of the kernel's cells begins so many pixels after the first.
@@ -171,7 +195,12 @@ def check_patch_fits(layout: PatchLayout, height: int, width: int) -> None:
 def check_regulariser(head: str) -> None:
     """Raise `InputError` for a head whose patches the regulariser cannot reach."""
     if not HEADS[head].has_evidence:
-        able = ", ".join(name for name, entry in HEADS.items() if entry.has_evidence)
         raise InputError(
-            f"`regularise`: the head {head} has no patch logits to regularise; these have: {able}"
+            f"`regularise`: the head {head} has no patch logits to regularise; these have: "
+            f"{_able()}"
         )
+
+
+def _able() -> str:
+    """Return the heads that have patch logits, for people."""
+    return ", ".join(name for name, entry in HEADS.items() if entry.has_evidence)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loss_attention.attention import capsule_weights, full_precision, real_part
+from loss_attention.attention import capsule_weights, centred, full_precision, real_part
 from loss_attention.backbones.layers import Conv2d, Layered
 from loss_attention.backbones.levels import Features, joined
 from loss_attention.heads.patches import PatchLayout
@@ -88,6 +88,8 @@ class CapsuleHead(Layered):
         threshold: the paper's xi.
         primary_channels: capsules of the first layer at each cell, of dimension 16.
         channels: C, capsules of each patch, of dimension 128.
+        centre: take from each capsule's logits their mean over the classes; see
+            `attention.centred`.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class CapsuleHead(Layered):
         threshold: float,
         primary_channels: int,
         channels: int,
+        centre: bool = False,
     ) -> None:
         super().__init__()
         self.primary = Capsules(
@@ -117,6 +120,7 @@ class CapsuleHead(Layered):
         self.classifier = nn.Linear(PATCH_DIMENSION, num_classes)
         self.layout = layout
         self.threshold = threshold
+        self.centre = centre
 
     def paths(self) -> list[Sequence[nn.Module]]:
         """Return both layers of capsules: between them, vectors become lengths."""
@@ -143,7 +147,7 @@ class CapsuleHead(Layered):
         # With channels last in memory, this order needs no copy.
         vectors = capsules.flatten(3).permute(0, 3, 1, 2)
         prediction = pooled_capsules(
-            vectors, self.classifier, self.threshold, self.layout.selection
+            vectors, self.classifier, self.threshold, self.layout.selection, centre=self.centre
         )
         return replace(prediction, grid=self.layout.grid(rows, columns, image_size))
 
@@ -154,6 +158,8 @@ def pooled_capsules(
     threshold: float,
     selection: float = 0.0,
     mask: Bool[Tensor, "B M"] | None = None,
+    *,
+    centre: bool = False,
 ) -> CapsulePrediction:
     """Classify and weigh the capsules of patches, or of the instances of bags (Eqs. 6a to 6e).
 
@@ -163,6 +169,7 @@ def pooled_capsules(
         threshold: the paper's xi.
         selection: as for `pooled`.
         mask: as for `pooled`, which says what is raised as well.
+        centre: take from each capsule's logits their mean over the classes, before all else.
 
     Returns:
         The prediction, without a grid.
@@ -171,6 +178,8 @@ def pooled_capsules(
     with torch.autocast(vectors.device.type, enabled=False):
         vectors = real_part(vectors.to(next(classifier.parameters()).dtype), mask)
         capsule_logits = full_precision(classifier(vectors)).transpose(1, 2)
+        if centre:
+            capsule_logits = centred(capsule_logits)
         patch_weights, weights = capsule_weights(capsule_logits, threshold, mask)
         return CapsulePrediction(
             logits=torch.einsum("bcm,bcmk->bk", weights, capsule_logits),

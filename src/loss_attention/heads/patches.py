@@ -17,7 +17,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loss_attention.attention import full_precision, patch_weights, pool_patches, real_part
+from loss_attention.attention import (
+    centred,
+    full_precision,
+    patch_weights,
+    pool_patches,
+    real_part,
+)
 from loss_attention.backbones.layers import Conv2d, Layered, applied
 from loss_attention.backbones.levels import Features, joined, levels_of, resized
 from loss_attention.geometry import PatchGrid
@@ -74,6 +80,7 @@ class PatchHead(Layered):
             patches' kernel and stride. None at all: the cells of the map are classified as they
             are.
         dropout: fraction of the features that training drops before the classifier.
+        centre: take from each patch's logits their mean over the classes; see `attention.centred`.
     """
 
     def __init__(
@@ -85,6 +92,7 @@ class PatchHead(Layered):
         layout: PatchLayout,
         channels: Sequence[int],
         dropout: float = 0.0,
+        centre: bool = False,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -102,6 +110,7 @@ class PatchHead(Layered):
         self.dropout = nn.Dropout(dropout) if dropout else None
         self.weighing = weighing
         self.layout = layout
+        self.centre = centre
 
     def paths(self) -> list[Sequence[nn.Module]]:
         """Return the layers that make the patches."""
@@ -139,7 +148,14 @@ class PatchHead(Layered):
         """
         if self.dropout is not None:
             features = self.dropout(features)
-        return pooled(features, self.classifier, self.weighing, self.layout.selection, mask)
+        return pooled(
+            features,
+            self.classifier,
+            self.weighing,
+            self.layout.selection,
+            mask,
+            centre=self.centre,
+        )
 
 
 def _is_pointwise(layer: nn.Conv2d) -> bool:
@@ -175,6 +191,8 @@ def pooled(
     weighing: nn.Module,
     selection: float,
     mask: Bool[Tensor, "B M"] | None = None,
+    *,
+    centre: bool = False,
 ) -> PatchPrediction:
     """Classify and weigh patches, or the instances of bags, and add them up (Eqs. 5a to 5d).
 
@@ -184,6 +202,7 @@ def pooled(
         weighing: from features, logits and mask to weights; see `PatchHead`.
         selection: patches of weight above `selection / M` count as selected.
         mask: True where a patch is real; what a masked one holds takes no part. None: all are.
+        centre: take from each patch's logits their mean over the classes, before all else.
 
     Returns:
         The prediction, without a grid.
@@ -195,6 +214,8 @@ def pooled(
     with torch.autocast(features.device.type, enabled=False):
         features = real_part(features.to(next(classifier.parameters()).dtype), mask)
         patch_logits = full_precision(classifier(features))
+        if centre:
+            patch_logits = centred(patch_logits)
         weights: Tensor = weighing(features, patch_logits, mask)
         logits = pool_patches(patch_logits, weights, mask)
     return PatchPrediction(logits, patch_logits, weights, None, selection, mask=mask)

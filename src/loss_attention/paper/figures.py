@@ -34,6 +34,7 @@ from loss_attention.paper.numbers import CONV, LOSS_ATTENTION, PAPER_TABLES, RES
 from loss_attention.paper.reproduction import Reproduction, Target
 from loss_attention.paper.tables import BACKBONES, METRICS, Cell, Scale, table_cells, training_key
 from loss_attention.paper.trainings import Record, Trained, is_trained, run_path
+from loss_attention.prediction import probabilities_of
 from loss_attention.report.page import choose_right_answers
 from loss_attention.terminal import say
 from loss_attention.training.recipe import paper_recipe
@@ -155,7 +156,7 @@ def figure4(networks: Mapping[str, Trained], facts: str) -> tuple[Drawing, str]:
         model = network.model
         with torch.inference_mode(), evaluation_mode(model):
             logits = model(images).logits.float()
-        probabilities = logits.sigmoid() if model.multi_label else logits.softmax(dim=1)
+        probabilities = probabilities_of(logits, competing=model.competing)
         given = probabilities[torch.arange(len(index)), target]
         systems.append(HeatMaps(words, attribute(model, images, method, target), given))
     metrics = ("mean_average_precision", "accuracy")

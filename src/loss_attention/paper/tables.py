@@ -87,6 +87,8 @@ NO_TRACE: dict[str, object] = {
     "schedule": "steps",
     "warmup": 0.25,
     "precision": "auto",
+    "centre": False,
+    "objective": "auto",
 }
 """By field of a recipe, the value that leaves no trace in the key of a training.
 

@@ -43,7 +43,7 @@ from loss_attention.explanation import (
 from loss_attention.heads import HEADS
 from loss_attention.metrics.detection import group_boxes
 from loss_attention.model import PatchClassifier
-from loss_attention.prediction import MapName, margins
+from loss_attention.prediction import MapName, margins, probabilities_of
 from loss_attention.report.drawing import LONGEST, Marks, marks_of, overlay, resized
 from loss_attention.saving import make_folder, write_whole
 from loss_attention.terminal import json_text
@@ -86,6 +86,10 @@ METHOD_UNITS = (
     "image in the size that the model saw it in; it need not add up to the logit."
 )
 
+ONE_VS_REST_UNITS = (
+    "probabilities: of each class by itself against all others, the sigmoid of its logit; those of "
+    "an image need not sum to 1."
+)
 TILED_UNITS = (
     "tiles: sides in pixels of the tiles that the photo was seen in, the least fraction that two "
     "share, and what the photo's sides were multiplied by; all its patches were weighed together."
@@ -174,7 +178,7 @@ def explain_files(
         check_map(
             map,
             has_evidence=has_evidence,
-            multi_label=model.multi_label,
+            competing=model.competing,
             versus=versus is not None,
         )
         explained: Explained = partial(_by_model, model, index, rival, map, object_threshold, sight)
@@ -393,6 +397,8 @@ def _by_model(
             threshold,
             most_numbers=None if tiles is None else MOST_NUMBERS,
         )
+        if model.spec.one_vs_rest:
+            described["units"] += f" {ONE_VS_REST_UNITS}"
         if tiles is not None:
             described["tiles"] = {**asdict(tiles), "scale": sight.scale}
             described["units"] += f" {TILED_UNITS}"
@@ -410,7 +416,7 @@ def _by_method(
     """Yield the JSON of each image of a batch and what to draw for it, by a named method."""
     with torch.inference_mode():
         logits = model(images).logits
-    probabilities = logits.sigmoid() if model.multi_label else logits.softmax(dim=1)
+    probabilities = probabilities_of(logits, competing=model.competing)
     explained = logits.argmax(dim=1)
     if target is not None:
         explained = torch.full_like(explained, target)
@@ -424,7 +430,9 @@ def _by_method(
                 **_decision(*decided, model.class_names, size),
                 "method": method,
                 "heat_map": {**_shown(shown, note), "values": values},
-                "units": METHOD_UNITS,
+                "units": f"{METHOD_UNITS} {ONE_VS_REST_UNITS}"
+                if model.spec.one_vs_rest
+                else METHOD_UNITS,
             },
             Marks(maps[index].numpy(), shown=shown, note=note),
         )

@@ -47,6 +47,7 @@ from loss_attention.prediction import (
     PatchPrediction,
     WeightedPrediction,
     on_cpu,
+    probabilities_of,
 )
 from loss_attention.report.confusion import readable_confusion
 from loss_attention.report.drawing import marks_of, number, panel, resized
@@ -131,8 +132,9 @@ def write_report(
     trained, facts = folder.recipe(), folder.facts()
     kernel, stride = trained.patch_size  # which follow from the backbone where none were chosen
     recipe = asdict(trained) | {"patch_kernel": kernel, "patch_stride": stride}
+    recipe["centre"] = model.spec.centre  # likewise, from head and data
     head = HEADS[recipe["head"]]
-    check_map(map, has_evidence=head.has_evidence, multi_label=model.multi_label)
+    check_map(map, has_evidence=head.has_evidence, competing=model.competing)
     evaluations = {recipe["head"]: evaluation, **(comparisons or {})}
     correct = results.correct
     confidence = mistake_confidence(model, test, correct, results.probabilities)
@@ -167,10 +169,11 @@ def write_report(
         right=right,
         has_patches=not head.pooled_backbone,
         has_evidence=head.has_evidence,
-        map=map or default_map(multi_label=model.multi_label),
+        map=map or default_map(competing=model.competing),
         has_boxes=test.boxes is not None,
         has_counterparts=any(len(card.pictures) > 2 for card in (*mistakes, *right)),
         multi_label=test.multi_label,
+        one_vs_rest=model.spec.one_vs_rest,
     )
     folder.write(REPORT_FILE, page)
     return run / REPORT_FILE
@@ -470,22 +473,36 @@ def make_cards(
     if part.multi_label:
         correct = ((logits > 0) == matrix).all(dim=1)
         target = torch.where(correct, target, wrongness(logits, matrix)[1])
-    predictions = {model.spec.head: prediction}
-    predictions |= {name: _predict(one, part) for name, one in (counterparts or {}).items()}
+    predictions = {model.spec.head: (prediction, model.competing)}
+    predictions |= {
+        name: (_predict(one, part), one.competing) for name, one in (counterparts or {}).items()
+    }
     explanations = {
         name: explain_prediction(
             one,
             target,
-            multi_label=part.multi_label,
+            competing=competing,
             map=map if isinstance(one, PatchPrediction) else None,
         )
-        for name, one in predictions.items()
+        for name, (one, competing) in predictions.items()
         if isinstance(one, WeightedPrediction)
     }
+    probabilities = probabilities_of(logits, competing=model.competing)
+    sure = probabilities.gather(1, target.unsqueeze(1)).squeeze(1).tolist()
     room = most_bytes // (len(chosen) * (1 + len(explanations)))
     names = part.names or [f"test image {index}" for index in chosen]
     return [
-        _card(part, i, names[i], logits[i], int(target[i]), bool(correct[i]), explanations, room)
+        _card(
+            part,
+            i,
+            names[i],
+            logits[i],
+            int(target[i]),
+            sure[i],
+            bool(correct[i]),
+            explanations,
+            room,
+        )
         for i in range(len(chosen))
     ]
 
@@ -519,6 +536,7 @@ def _card(
     name: str,
     logits: Float[Tensor, " K"],
     target: int,
+    probability: float,
     correct: bool,
     explanations: Mapping[str, Explanation],
     room: int,
@@ -526,7 +544,6 @@ def _card(
     names = part.class_names
     labels = part.label_matrix()[i].bool()
     answer = (logits > 0) if part.multi_label else torch.arange(len(names)) == target
-    probabilities = logits.sigmoid() if part.multi_label else logits.softmax(dim=0)
     pixels = part.images[i].permute(1, 2, 0).numpy()
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     plain = Picture("image", name, data_uri(resized(image, SHORTEST, LONGEST), room))
@@ -541,7 +558,7 @@ def _card(
         labels=_listed(names, labels),
         correct=correct,
         target=names[target],
-        probability=float(probabilities[target]),
+        probability=probability,
         pictures=(plain, *drawn),
         bars=_bars(logits, labels, names),
     )

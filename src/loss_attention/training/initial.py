@@ -16,7 +16,7 @@ from loss_attention.saving import FACTS_FILE, file_digest
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.run_folder import RunFolder
 
-MAY_DIFFER = ("threshold", "resize", "dropout")
+MAY_DIFFER = ("threshold", "resize", "dropout", "centre")
 """Options of a model that its weights do not depend on."""
 DIVIDING = ("seed", "validation_fraction", "limit_images", "group")
 """Fields of a recipe that decide which of the same images are held out."""

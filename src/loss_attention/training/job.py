@@ -46,7 +46,7 @@ from loss_attention.training.environment import (
 from loss_attention.training.features import FEATURES_FOLDER, FeatureSource, cached_features
 from loss_attention.training.frozen import Examples, FeatureSet
 from loss_attention.training.initial import InitialWeights
-from loss_attention.training.optimisation import keep_statistics, recipe_loss
+from loss_attention.training.optimisation import begin_at_prior, keep_statistics, recipe_loss
 from loss_attention.training.rates import parameter_groups
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import (
@@ -94,13 +94,17 @@ def build_model(
     if initial is not None:
         known = {"backbone_config": initial.model.spec.backbone_config}
     elsewhere = begun is not None or initial is not None
+    classes = splits.trainval.class_names
+    # Refuses what it cannot be.
+    recipe_loss(recipe, splits.trainval.labels, len(classes))
     torch.manual_seed(recipe.seed)
     model = create_model(
         recipe.model_spec(
-            num_classes=len(splits.trainval.class_names),
-            class_names=splits.trainval.class_names,
+            num_classes=len(classes),
+            class_names=classes,
             image_size=splits.trainval.size,
             multi_label=splits.trainval.multi_label,
+            one_vs_rest=recipe.objective == "one-vs-rest",
             backbone_config=str(known.get("backbone_config", "")),
         ),
         pretrained=recipe.pretrained and recipe.weights is None and not elsewhere,
@@ -111,9 +115,9 @@ def build_model(
     check_augmentation(recipe, splits.trainval.size)
     if recipe.choose_by == "balanced-accuracy" and splits.trainval.multi_label:
         raise InputError("`choose_by` balanced-accuracy is for one label an image, not for several")
-    # Refuses what it cannot be.
-    recipe_loss(recipe, splits.trainval.labels, len(splits.trainval.class_names))
-    parameter_groups(recipe, model)  # likewise
+    parameter_groups(recipe, model)  # refuses what it cannot be
+    if model.spec.one_vs_rest:
+        begin_at_prior(recipe, model, splits.train.labels)
     if initial is not None:
         initial.give(model)
     elif model.backbone.normalisation is None:

@@ -23,15 +23,15 @@ from itertools import chain
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from loss_attention.backbones.layers import neighbours
 from loss_attention.errors import InputError
-from loss_attention.heads import HEADS
-from loss_attention.losses import Loss, balanced_weights, loss_for, ramp_up
+from loss_attention.heads import head_entry
+from loss_attention.losses import Loss, balanced_weights, loss_for, prior_logits, ramp_up
 from loss_attention.model import PatchClassifier
 from loss_attention.training.environment import summed
 from loss_attention.training.rates import parameter_groups
@@ -80,21 +80,42 @@ def recipe_loss(recipe: Recipe, labels: Shaped[Tensor, "N *K"], classes: int) ->
         classes: how many there are.
 
     Raises:
-        InputError: label smoothing or class weights of a loss that has none, or equally frequent
-            classes where an image may have several.
+        InputError: label smoothing or class weights of a loss that has none, equally frequent
+            classes where an image may have several, or an objective that data or head cannot have.
     """
-    multi_label = labels.ndim == 2
+    multi_label, objective = labels.ndim == 2, head_entry(recipe.head).objective
+    if recipe.objective == "one-vs-rest":
+        if objective == "margin":
+            raise InputError(
+                f"`objective` one-vs-rest is not for the head {recipe.head}: the margin loss that "
+                "it is trained with decides each class by itself already"
+            )
+        objective = "one-vs-rest"
     if recipe.balance == "sampling" and multi_label:
         raise InputError(
             "`balance` sampling is for one label an image; where there are several take weights"
         )
     weighted = recipe.balance == "weights"
     return loss_for(
-        HEADS[recipe.head].objective,
+        objective,
         multi_label=multi_label,
         label_smoothing=recipe.label_smoothing,
         weights=balanced_weights(labels, classes).to(labels.device) if weighted else None,
     )
+
+
+@torch.no_grad()
+def begin_at_prior(recipe: Recipe, model: PatchClassifier, labels: Int[Tensor, " N"]) -> None:
+    """Set the classifier's bias to what is known of the classes before any image is seen.
+
+    Args:
+        recipe: says whether the classes are balanced, in the loss or by how often they are shown.
+        model: one whose classes are each decided by themselves, one-vs-rest.
+        labels: of the training images.
+    """
+    classifier = [one for one in model.head.classifier.modules() if isinstance(one, nn.Linear)][-1]
+    balanced = recipe.balance != "none"
+    classifier.bias.copy_(prior_logits(labels, model.spec.num_classes, balanced=balanced))
 
 
 ADAM_RAMP, ADAM_FIRST_FALL, ADAM_SECOND_FALL = 0.4, 0.6, 0.8

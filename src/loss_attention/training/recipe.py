@@ -86,6 +86,10 @@ class Recipe(ModelOptions):
     regularise: bool | None = None
     """Use the patch regulariser. None: as in the paper, with loss-attention only. A head without
     patch logits (baseline, capsule-dynamic-routing) cannot use it."""
+    objective: Literal["auto", "one-vs-rest"] = "auto"
+    """What is minimised. auto: cross-entropy as in the paper, with dynamic routing the margin loss.
+    one-vs-rest: each class is decided by itself against all others, a sigmoid each, which gives
+    evidence an absolute zero; for one label an image."""
     label_smoothing: float = 0.0
     """Fraction of an image's target spread over all classes, in [0, 1); the paper has none."""
     epochs: int = 200
@@ -422,6 +426,7 @@ def digits() -> Recipe:
         strided_layers=(1, 3),
         patch_kernel=4,
         patch_stride=1,
+        centre=None,
         gamma_max=0.5,
         epochs=4,
         batch_size=32,
@@ -539,6 +544,7 @@ def cifar10_small() -> Recipe:
         strided_layers=(6, 10, 14),
         patch_kernel=1,
         patch_stride=1,
+        centre=None,
         label_smoothing=0.1,
         epochs=11,
         batch_size=256,
@@ -584,6 +590,7 @@ def tiny_imagenet_small() -> Recipe:
         strided_layers=(1, 6),
         patch_kernel=4,
         patch_stride=1,
+        centre=None,
         threshold=1.0,
         gamma_max=0.5,
         label_smoothing=0.1,
@@ -612,6 +619,7 @@ def folder() -> Recipe:
         strided_layers=(1, 2, 3, 5),
         patch_kernel=2,
         patch_stride=1,
+        centre=None,
         epochs=0,
         steps=1000,
         batch_size=32,
@@ -641,6 +649,7 @@ def photos() -> Recipe:
         feature_stride=16,
         hidden_channels=(512, 512),
         dropout=0.3,
+        centre=None,
         frozen=True,
         views=2,
         crop_padding=16,
