@@ -124,9 +124,10 @@ def test_neither_hub_nor_file_is_needed(tmp_path: Path) -> None:
 
 
 def test_what_weights_do_not_depend_on_may_differ(trained: Path, tmp_path: Path) -> None:
-    run = begun(tmp_path / "run", trained, threshold=0.7, dropout=0.2, resize="squash")
+    run = begun(tmp_path / "run", trained, threshold=0.7, dropout=0.2, centre=True)
     assert continue_run(run, tiny_splits())
     assert load(run.path).spec.threshold == 0.7
+    assert load(run.path).spec.centre is True
 
 
 def test_a_patch_is_as_large_whether_told_or_by_default(tmp_path: Path) -> None:
