@@ -162,17 +162,30 @@ def test_an_objective_that_cannot_be_leaves_no_folder(flags, parts, trained, tmp
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("flags", "part"),
-    [
-        (["--objective", "one-vs-rest"], "--objective one-vs-rest is for one label an image"),
-        (["--centre"], "--centre takes away a number that a softmax does not see; with several"),
-    ],
-)
-def test_several_labels_are_decided_by_sigmoids_already(flags, part, tmp_path, capsys):
-    words = ["train", "multi-digits", "--limit-images", 30, "--accelerator", "cpu", *flags]
-    assert part in complaint(capsys, *words, "--out", tmp_path / "run")
+def test_several_labels_are_decided_by_sigmoids_already(tmp_path, capsys):
+    images = make_folder(tmp_path / "images", each=6)
+    rows = ["dark/0.png,light", *(f"{k}/{i}.png,{k}" for k in ("dark", "light") for i in range(6))]
+    (images / "labels.csv").write_text("\n".join(["image,label", *rows]))
+    words = [
+        "train",
+        "folder",
+        "--data",
+        images,
+        *SMALL,
+        "--epochs",
+        "1",
+        "--out",
+        tmp_path / "run",
+    ]
+    said = complaint(capsys, *words, "--objective", "one-vs-rest")
+    assert "--objective one-vs-rest is for one label an image; where there may be several" in said
+    said = complaint(capsys, *words, "--centre")
+    assert "--centre takes away a number that a softmax does not see; with several labels" in said
     assert not (tmp_path / "run").exists()
+    run(*words)  # the recipe's own centring is not asked for there
+    model = la.load(tmp_path / "run")
+    assert model.multi_label
+    assert model.spec.centre is False
 
 
 def test_folders_that_cannot_be_trained_on(tmp_path, capsys):
