@@ -113,9 +113,10 @@ def begin_at_prior(recipe: Recipe, model: PatchClassifier, labels: Int[Tensor, "
         model: one whose classes are each decided by themselves, one-vs-rest.
         labels: of the training images.
     """
-    classifier = [one for one in model.head.classifier.modules() if isinstance(one, nn.Linear)][-1]
+    classifier = model.head.get_submodule("classifier")  # of VGG's baseline, several layers
+    *_, last = (layer for layer in classifier.modules() if isinstance(layer, nn.Linear))
     balanced = recipe.balance != "none"
-    classifier.bias.copy_(prior_logits(labels, model.spec.num_classes, balanced=balanced))
+    last.bias.copy_(prior_logits(labels, model.spec.num_classes, balanced=balanced))
 
 
 ADAM_RAMP, ADAM_FIRST_FALL, ADAM_SECOND_FALL = 0.4, 0.6, 0.8
