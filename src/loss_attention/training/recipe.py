@@ -414,7 +414,8 @@ def digits() -> Recipe:
     """Scenes of scanned digits: the demo, and the quickest way to see the method work.
 
     loss-attention train digits; 32 seconds on two cores with AVX512-BF16, three seeds: accuracy
-    0.997, patch F1 0.820, 0.971 of the weight inside the box (results/digits.json).
+    0.997, patch F1 0.820, 0.971 of the weight inside the box (results/digits.json; measured with
+    --no-centre).
     """
     return Recipe(
         name="digits",
@@ -534,7 +535,7 @@ def cifar10_small() -> Recipe:
     """CIFAR-10 on a two-core CPU in minutes: half the channels, three strides, Muon, few epochs.
 
     loss-attention train cifar10-small; 15 to 19 minutes and 0.880 on two cores with AVX512-BF16,
-    three seeds, JPEG re-encoded images (results/cifar10-small.json).
+    three seeds, JPEG re-encoded images (results/cifar10-small.json; measured with --no-centre).
     """
     return Recipe(
         name="cifar10-small",
@@ -580,7 +581,7 @@ def tiny_imagenet_small() -> Recipe:
 
     loss-attention train tiny-imagenet-small --data tiny-imagenet:PATH; 24.5 minutes on two cores
     with AVX2 alone, one seed: accuracy 0.686, EPG 0.804, GT-known Loc (patches) 0.665
-    where the best centred box has 0.637 (results/tiny-imagenet.json).
+    where the best centred box has 0.637 (results/tiny-imagenet.json; measured with --no-centre).
     """
     return Recipe(
         name="tiny-imagenet-small",
@@ -696,7 +697,7 @@ RECIPES: dict[str, RecipeEntry] = {
     "digits": RecipeEntry(
         digits,
         "scenes of scanned digits: the demo",
-        "accuracy 0.997, patch F1 0.820, 0.971 of the weight inside the box",
+        "accuracy 0.997, patch F1 0.820, 0.971 of the weight inside the box (with --no-centre)",
         f"32 s of training on {TWO_CORES}",
     ),
     "multi-digits": RecipeEntry(
@@ -714,7 +715,7 @@ RECIPES: dict[str, RecipeEntry] = {
     "cifar10-small": RecipeEntry(
         cifar10_small,
         "CIFAR-10 on a CPU",
-        "accuracy 0.880 on JPEG re-encoded CIFAR-10",
+        "accuracy 0.880 on JPEG re-encoded CIFAR-10 (with --no-centre)",
         f"15 to 19 min of training on {TWO_CORES}",
     ),
     "cifar10-fast": RecipeEntry(
@@ -726,7 +727,7 @@ RECIPES: dict[str, RecipeEntry] = {
     "tiny-imagenet-small": RecipeEntry(
         tiny_imagenet_small,
         "20 classes of Tiny ImageNet on a CPU, with boxes",
-        "accuracy 0.686, EPG 0.804, GT-known Loc (patches) 0.665",
+        "accuracy 0.686, EPG 0.804, GT-known Loc (patches) 0.665 (with --no-centre)",
         "24.5 min of training on two cores with AVX2 alone",
     ),
     "folder": RecipeEntry(
