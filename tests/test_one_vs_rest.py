@@ -230,6 +230,11 @@ def test_calibration_is_of_the_likeliest_classs_own_probability() -> None:
     assert found.value("accuracy") == pytest.approx(right.double().mean().item())
     with pytest.raises(InputError, match="`map` margin is for models"):
         evaluate(model, data, map="margin")
+    wrapped = torch.nn.Module()  # as Fabric has it
+    wrapped.module, wrapped.forward = model, model.forward
+    again = evaluate(wrapped, data)
+    assert again.per_image is not None
+    torch.testing.assert_close(again.per_image.probabilities, best, rtol=1e-4, atol=1e-5)
 
 
 def test_a_comparison_leaves_out_what_needs_competition() -> None:
