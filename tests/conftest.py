@@ -49,6 +49,7 @@ CHECKED = (
     "prediction",
     "training.optimisation",
     "training.augmentation",
+    "training.guidance",
     "training.mixup",
     "training.sampling",
 )

@@ -19,6 +19,7 @@ from loss_attention.geometry import (
     inside_fraction,
     intersection_area,
     paint_patches,
+    patch_shares,
 )
 
 NO_BOX = [math.nan] * 4
@@ -130,6 +131,26 @@ def test_painting_is_the_mean_over_the_windows_on_a_pixel(grid: PatchGrid) -> No
     for i in range(3):
         expected = reference.painted(values[i].double().numpy(), windows, grid.height, grid.width)
         np.testing.assert_allclose(painted[i].numpy(), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        PatchGrid(rows=2, columns=3, window=9, stride=4, height=16, width=19),
+        PatchGrid(rows=2, columns=3, window=18, stride=8, height=25, width=33),
+        PatchGrid(rows=2, columns=2, window=2, stride=5, height=9, width=8),
+    ],
+    ids=str,
+)
+def test_shares_are_what_is_painted_of_each_patch_on_some_pixels(grid: PatchGrid) -> None:
+    generator = torch.Generator().manual_seed(1)
+    some = torch.rand(2, grid.height, grid.width, generator=generator) < 0.3
+    shares = patch_shares(some, grid)
+    windows = grid.windows().numpy().astype(np.float64)
+    for m in range(grid.patches):
+        one = reference.painted(np.eye(grid.patches)[m], windows, grid.height, grid.width)
+        for i in range(2):
+            assert shares[i, m].item() == pytest.approx(one[some[i].numpy()].sum(), rel=1e-6)
 
 
 def test_a_patch_that_is_alone_keeps_its_value() -> None:

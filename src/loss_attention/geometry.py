@@ -112,13 +112,48 @@ def paint_patches(values: Float[Tensor, "N M"], grid: PatchGrid) -> Float[Tensor
     under the same windows are a group and get the same number, not one that differs by rounding.
     """
     device = values.device
-    down, row = _covering(grid.rows, grid.height, grid.window, grid.stride, device)
-    across, column = _covering(grid.columns, grid.width, grid.window, grid.stride, device)
+    (down, row), (across, column) = _coverings(grid, device)
     shaped = values.float().reshape(values.shape[0], grid.rows, grid.columns)
     with torch.autocast(device.type, enabled=False):
         total = down @ shaped @ across.T
     mean = total / torch.outer(down.sum(dim=1), across.sum(dim=1)).clamp(min=1)
     return mean.index_select(1, row).index_select(2, column)
+
+
+def patch_shares(
+    pixels: Bool[Tensor, "N {grid.height} {grid.width}"], grid: PatchGrid
+) -> Float[Tensor, "N {grid.patches}"]:
+    """Return how much of what is painted of each patch lies on some pixels.
+
+    The transpose of `paint_patches`: whatever the patches' values, the sum of the painted map over
+    the pixels is the sum of values times shares. A pixel under n windows counts 1/n for each of
+    them, one under no window for none.
+
+    Example:
+        >>> grid = PatchGrid(1, 2, window=2, stride=1, height=1, width=3)
+        >>> patch_shares(torch.tensor([[[True, True, False]]]), grid)
+        tensor([[1.5000, 0.5000]])
+    """
+    device = pixels.device
+    (down, row), (across, column) = _coverings(grid, device)
+    # Of each pixel along an axis, the part that belongs to each range of windows.
+    of_rows, of_columns = (
+        (axis / axis.sum(dim=1, keepdim=True).clamp(min=1)).index_select(0, group)
+        for axis, group in ((down, row), (across, column))
+    )
+    with torch.autocast(device.type, enabled=False):
+        shares = of_rows.T @ pixels.float() @ of_columns
+    return shares.flatten(1)
+
+
+def _coverings(
+    grid: PatchGrid, device: torch.device
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return what `_covering` says of rows, and of columns."""
+    return (
+        _covering(grid.rows, grid.height, grid.window, grid.stride, device),
+        _covering(grid.columns, grid.width, grid.window, grid.stride, device),
+    )
 
 
 def _covering(

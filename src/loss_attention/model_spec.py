@@ -34,6 +34,7 @@ LARGEST_HIDDEN = 100_000
 MOST_HIDDEN = 16
 LARGEST_SIDE = 1_000_000
 LARGEST_STRIDE = 1_024
+LONGEST_GUIDE = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +204,9 @@ class ModelSpec(ModelOptions):
     backbone_config: str = ""
     """What a backbone hf/ID is built from, as JSON: its configuration and normalisation; "": those
     that the hub has, which `create_model` then puts here."""
+    guided_by: str = ""
+    """What its training was guided by beside labels, "90 boxes" for example, which every table of
+    its scores says; "": labels alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -235,6 +239,9 @@ class ModelSpec(ModelOptions):
             )
         text = isinstance(self.backbone_config, str)
         _require("backbone_config", text, "must be JSON", self.backbone_config)
+        text = isinstance(self.guided_by, str) and len(self.guided_by) <= LONGEST_GUIDE
+        rule = f"must be a text of at most {LONGEST_GUIDE} letters"
+        _require("guided_by", text, rule, self.guided_by)
         if self.backbone_config and not self.backbone.startswith(HUGGING_FACE):
             raise InputError(f"`backbone_config` is that of a backbone {HUGGING_FACE}ID")
 

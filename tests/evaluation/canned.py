@@ -24,6 +24,7 @@ LOCAL = (
     "top1_loc_spread",
     "gt_known_loc_heat_map",
     "top1_loc_heat_map",
+    "gt_known_loc_small",
     "max_box_acc_v2",
     "max_box_acc_v2_0.3",
     "max_box_acc_v2_0.5",
@@ -35,7 +36,7 @@ LOCAL = (
     "max_box_acc_v2_0.5_oracle",
     "max_box_acc_v2_0.7_oracle",
 )
-NEED_A_THRESHOLD = list(LOCAL[8:17])
+NEED_A_THRESHOLD = list(LOCAL[8:18])
 CLASSES = ("accuracy", "balanced_accuracy", "expected_calibration_error")
 BASELINES = ["whole image", "centred box", "uniform", "random", "edges"]
 

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import nn
 from training.tiny import tiny_recipe, tiny_splits
 
+from loss_attention.training.guidance import Guide
 from loss_attention.training.job import build_model, make_trainer
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
@@ -54,6 +55,7 @@ class OneEpoch:
             splits.validation,
             RunFolder(self.folder),
             RunOptions(**self.options),
+            guide=Guide.of(splits.trainval, recipe) if recipe.guide else None,
         )
         parts: list[torch.Tensor] = []
         model.register_forward_pre_hook(

@@ -72,6 +72,7 @@ class Comparison:
         seed: which the images were chosen by.
         within: how many pixels from an object are near it.
         groups: of metrics that were asked for, of `measures.GROUP_NAMES`.
+        guided_by: what the model's training was guided by beside labels; "": nothing.
     """
 
     scores: Mapping[str, Mapping[str, MeanScore]]
@@ -82,6 +83,7 @@ class Comparison:
     seed: int
     within: int = NEAR
     groups: tuple[str, ...] = GROUP_NAMES
+    guided_by: str = ""
 
     @property
     def metrics(self) -> dict[str, MetricText]:
@@ -174,7 +176,10 @@ def compare(
                 tell(next(done), method)
     mosaics = {name: len(found.images) for name, found in subject.mosaics.items()}
     boxed = int(subject.boxed().sum())
-    return Comparison(scores, len(sample), boxed, mosaics, left_out, seed, within, groups), subject
+    comparison = Comparison(
+        scores, len(sample), boxed, mosaics, left_out, seed, within, groups, model.spec.guided_by
+    )
+    return comparison, subject
 
 
 def _allowed(

@@ -34,7 +34,9 @@ from loss_attention.metrics.detection import (
 )
 from loss_attention.metrics.localisation import (
     NEAR,
+    SMALL,
     PatchCounts,
+    are_small,
     correct_boxes,
     count_patches,
     count_pixels,
@@ -204,6 +206,9 @@ class Totals:
         self._sum("best", enough)
         self._sum("largest", largest.sum(dim=0))
         self._sum("largest_named", largest[named].sum(dim=0))
+        small = are_small(truth, scene.grid.height, scene.grid.width)
+        self._sum("small", small.sum())
+        self._sum("largest_small", largest[small].sum(dim=0))
         self._sum("spread", spread.sum(dim=0))
         self._sum("spread_named", spread[named].sum(dim=0))
         if scene.masks is None:
@@ -234,6 +239,12 @@ class Totals:
         if best is None:
             return None
         return self.fraction(f"largest{suffix}", "pairs", THRESHOLDS.index(best.map_box))
+
+    def small_box(self, best: Chosen | None) -> float | None:
+        """Return the same fraction of the pairs whose objects are small."""
+        if best is None:
+            return None
+        return self.fraction("largest_small", "small", THRESHOLDS.index(best.map_box))
 
     def spread_box(self, best: Chosen | None, suffix: str = "") -> float | None:
         """Return the fraction of pairs that the box of the map's spread frames, IoU above 0.5."""
@@ -333,6 +344,10 @@ _METRICS: dict[tuple[str, str], dict[str, tuple[str, Read]]] = {
         ),
         "gt_known_loc_heat_map": ("GT-known Loc (heat map)", lambda t, best: t.map_box(best)),
         "top1_loc_heat_map": ("Top-1 Loc (heat map)", lambda t, best: t.map_box(best, "_named")),
+        "gt_known_loc_small": (
+            f"GT-known Loc (heat map), boxes under {SMALL} of the image",
+            lambda t, best: t.small_box(best),
+        ),
         "max_box_acc_v2": ("MaxBoxAccV2", lambda t, best: t.max_box(best)),
         **{f"max_box_acc_v2_{iou}": (f"MaxBoxAccV2 @ IoU {iou}", _at_iou(iou)) for iou in BOX_IOUS},
         "detection_ap50": (

@@ -167,6 +167,7 @@ def evaluate(
         held_out=on_held_out,
         confusion=confusions(per_image, data),
         map=map or "evidence",
+        guided_by=_guided_by(model),
         per_image=per_image,
     )
 
@@ -281,11 +282,9 @@ def _check_classes(model: Model, data: LabelledImages) -> None:
         )
 
 
-T = TypeVar("T")
-Network = TypeVar("Network", bound=nn.Module)
-Model = Callable[[Tensor], ImagePrediction]
-Autocast = Callable[[], AbstractContextManager[Any]]
-
+def _guided_by(model: Model) -> str:
+    inner = _inner(model)
+    return inner.spec.guided_by if isinstance(inner, PatchClassifier) else ""
 
 def run_batches(
     model: Model,

@@ -255,6 +255,7 @@ class Evaluation:
         held_out: the model's localisation on the images that thresholds were chosen on, by the
             metric: what settings may be chosen by, as the reported images must not be looked at.
         map: what the heat maps that were measured show; a file that does not say so is of evidence.
+        guided_by: what the model's training was guided by beside labels ("90 boxes"); "": nothing.
         per_image: kept in memory only; None when read from a file.
     """
 
@@ -267,6 +268,7 @@ class Evaluation:
     held_out: Mapping[str, float | None] = field(default_factory=dict)
     confusion: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     map: str = "evidence"
+    guided_by: str = ""
     per_image: ImageResults | None = field(default=None, compare=False, repr=False)
 
     def get(self, name: str) -> Metric | None:
@@ -294,6 +296,8 @@ class Evaluation:
         """Return all but `per_image` as plain values, the content of `evaluation.json`."""
         values = {"format_version": FORMAT_VERSION, **asdict(replace(self, per_image=None))}
         del values["per_image"]
+        if not self.guided_by:
+            del values["guided_by"]
         values["metrics"] = [
             {**metric, "range": list(metric["range"])} for metric in values["metrics"]
         ]

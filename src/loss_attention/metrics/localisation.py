@@ -95,6 +95,22 @@ def correct_boxes(
     return (framed(box_iou(predicted.unsqueeze(1), boxes)) & relevant).any(dim=1)
 
 
+SMALL = 0.4
+"""Objects whose boxes each cover a smaller part of the image are small. On common data sets objects
+are larger, and lie in the middle: there a box around the middle is right without looking."""
+
+
+def are_small(boxes: Float[Tensor, "P G 4"], height: int, width: int) -> Bool[Tensor, " P"]:
+    """Return where none of the boxes covers `SMALL` of the image; NaN stands for "no box".
+
+    Example:
+        >>> boxes = torch.tensor([[[0.0, 0.0, 3.0, 10.0]], [[0.0, 0.0, 4.0, 10.0]]])
+        >>> are_small(boxes, height=10, width=10)
+        tensor([ True, False])
+    """
+    return ~(box_area(boxes) >= SMALL * height * width).any(dim=1)
+
+
 def centred_box(across: float, down: float, height: int, width: int) -> Float[Tensor, "4"]:
     """Return the box of `across * width` by `down * height` pixels in the middle of an image.
 

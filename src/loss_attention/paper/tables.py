@@ -83,6 +83,8 @@ NO_TRACE: dict[str, object] = {
     "clip_gradients": 0.0,
     "frozen_statistics": False,
     "initial": None,
+    "guide": 0.0,
+    "guide_fraction": 1.0,
     "average_weights": 0.0,
     "schedule": "steps",
     "warmup": 0.25,

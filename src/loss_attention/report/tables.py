@@ -187,7 +187,7 @@ def seeds_table(evaluations: Mapping[int, Evaluation]) -> Table:
             ]
         )
     heads = [
-        Column("metric", "left"),
+        _metric_column("metric", [one.guided_by for one in evaluations.values()]),
         Column("mean", style="bold"),
         Column("standard deviation", narrow="std"),
         Column("range"),
@@ -201,6 +201,22 @@ def seeds_table(evaluations: Mapping[int, Evaluation]) -> Table:
         "the best of them by its mean.",
     ]
     return Table(heads, rows, notes=notes)
+
+
+def _metric_column(heading: str, guided_by: Sequence[str]) -> Column:
+    """Return the column of metrics, which says what trainings were guided by beside labels.
+
+    It is in each of the tables that a terminal makes of a wide one.
+
+    Args:
+        heading: of the column, unless a terminal shows it under a title.
+        guided_by: of each model, as `Evaluation.guided_by` has it.
+    """
+    known = list(dict.fromkeys(guided_by))
+    if not any(known):
+        return Column(heading, "left", "metric")
+    names = " or ".join(one or "labels alone" for one in known)
+    return Column(f"{heading}, guided by {names}", "left", f"metric,\nguided by\n{names}")
 
 
 def _best_baseline(metrics: Sequence[Metric]) -> str:
@@ -223,10 +239,8 @@ def evaluation_tables(evaluations: Mapping[str, Evaluation]) -> list[Table]:
     Bold is the score, and dim are its trivial baselines: a column for each of them, or a single one
     where each measure of the group has another.
     """
-    tables = [
-        _evaluation_table(title, rows, several=len(evaluations) > 1)
-        for title, rows in grouped(evaluations)
-    ]
+    guided_by = {name: evaluation.guided_by for name, evaluation in evaluations.items()}
+    tables = [_evaluation_table(title, rows, guided_by) for title, rows in grouped(evaluations)]
     tables[-1] = replace(tables[-1], notes=_evaluation_notes(evaluations, tables))
     return tables
 
@@ -249,13 +263,14 @@ def grouped(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, Rows]]:
     return list(groups.items())
 
 
-def _evaluation_table(title: str, rows: Rows, *, several: bool) -> Table:
+def _evaluation_table(title: str, rows: Rows, guided_by: Mapping[str, str]) -> Table:
+    several = len(guided_by) > 1
     present = [found for _, _, found in rows if found is not None]
     baselines = list(dict.fromkeys(name for found in present for name in found.baselines))
     # Where measures have one or two of many, columns would be all but empty.
     most = max((len(found.baselines) for found in present), default=0)
     alone = most < len(baselines) and most <= 2
-    heads = [Column(title or "metric", "left", "metric")]
+    heads = [_metric_column(title or "metric", [] if several else list(guided_by.values()))]
     heads += [Column("model", "left")] if several else []
     heads += [Column("score", style="bold")]
     heads += [
@@ -272,7 +287,8 @@ def _evaluation_table(title: str, rows: Rows, *, several: bool) -> Table:
             beside = ["\n".join(lines) or ABSENT]
         else:
             beside = [scores.get(name, ABSENT) for name in baselines]
-        cells.append([label, *([model] if several else []), value, *beside])
+        guided = f", guided by {guided_by[model]}" if guided_by[model] else ""
+        cells.append([label, *([f"{model}{guided}"] if several else []), value, *beside])
     return Table(heads, cells, title, labels=2 if several else 1)
 
 
@@ -354,7 +370,8 @@ def comparison_table(comparison: Comparison, *, errors: bool = False) -> Table:
         [label, *(_score(name, one.get(name), errors) for one in comparison.scores.values())]
         for name, label in _measured(comparison)
     ]
-    return Table([Column("metric", "left"), *methods], rows, notes=_comparison_notes(comparison))
+    first = _metric_column("metric", [comparison.guided_by])
+    return Table([first, *methods], rows, notes=_comparison_notes(comparison))
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
@@ -366,6 +383,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         "mosaics": dict(comparison.mosaics),
         "seed": comparison.seed,
         "left_out": dict(comparison.left_out),
+        **({"guided_by": comparison.guided_by} if comparison.guided_by else {}),
         "metrics": {
             name: {
                 "label": comparison.metrics[name].label,

@@ -10,7 +10,7 @@ Boxes and masks move along with the pixels where they are given.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,6 +81,19 @@ class Scenes:
             masks = pixels(masks.to(torch.uint8).unsqueeze(1)).squeeze(1).bool()
         moved = None if self.boxes is None else inside(boxes(self.boxes), *images.shape[2:])
         return Scenes(images, moved, masks)
+
+    def __getitem__(self, index: slice | Tensor) -> Scenes:
+        return Scenes(*(None if one is None else one[index] for one in self._known))
+
+    @classmethod
+    def together(cls, scenes: Sequence[Scenes]) -> Scenes:
+        """Return scenes of one size as one; of all of them the same is known."""
+        known = zip(*(one._known for one in scenes), strict=True)
+        return cls(*(None if parts[0] is None else torch.cat(parts) for parts in known))
+
+    @property
+    def _known(self) -> tuple[Any, ...]:
+        return self.images, self.boxes, self.masks
 
 
 def inside(boxes: Float[Tensor, "b G 4"], height: int, width: int) -> Float[Tensor, "b G 4"]:

@@ -24,7 +24,7 @@ from typing import IO, Any, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from rich.console import Console
 from torch import Tensor
 
@@ -43,7 +43,7 @@ from loss_attention.saving import (
     write_whole,
 )
 from loss_attention.terminal import counted, json_text, say_line
-from loss_attention.training.augmentation import AUGMENTATION, Augmenter
+from loss_attention.training.augmentation import AUGMENTATION, Augmenter, Scenes
 from loss_attention.training.frozen import FeatureMaps, FeatureSet, Kind
 from loss_attention.training.recipe import Recipe
 
@@ -127,16 +127,20 @@ class FeatureSource:
             **views,
         }
 
-    def identities(self) -> list[bytes]:
+    def identities(self, some: Int[Tensor, " n"] | None = None) -> list[bytes]:
         """Return 16 bytes for each image: a hash of its pixels.
 
         Of a streamed set they are of its fingerprint and the image's number in it.
+
+        Args:
+            some: the numbers of the images; None: all.
         """
+        numbers = range(len(self.data)) if some is None else some.tolist()
         if isinstance(self.data, ImageSet):
             pixels = self.data.images.cpu().contiguous().numpy()
-            return [hashlib.sha256(image.data).digest()[:IDENTITY] for image in pixels]
+            return [hashlib.sha256(pixels[n].data).digest()[:IDENTITY] for n in numbers]
         whole = self.data.fingerprint()
-        return [_of_number(whole, number) for number in range(len(self.data))]
+        return [_of_number(whole, number) for number in numbers]
 
     def views(
         self, images: UInt8[Tensor, "B C H W"], identities: Sequence[bytes]
@@ -147,20 +151,26 @@ class FeatureSource:
             images: on the CPU.
             identities: theirs.
         """
-        first, alone, shown = torch.tensor([0]), slice(0, 1), [images]
+        return torch.stack([one.images for one in self.seen(Scenes(images), identities)], dim=1)
+
+    def seen(self, scenes: Scenes, identities: Sequence[bytes]) -> list[Scenes]:
+        """Return the views of images as `views` does, and what is known of them moved along.
+
+        Args:
+            scenes: on the CPU; of any images of this size, as what they show changes nothing.
+            identities: of the images whose views these are.
+        """
+        first, alone, shown = torch.tensor([0]), slice(0, 1), [scenes]
         for view in range(1, self.recipe.views):
+            steps = [int.from_bytes(identity[:3], "big") for identity in identities]
             changed = [
-                self._augmenter(
-                    image.unsqueeze(0),
-                    first,
-                    alone,
-                    epoch=view,
-                    step=int.from_bytes(identity[:3], "big"),
+                self._augmenter.with_targets(
+                    scenes[number : number + 1], first, alone, epoch=view, step=step
                 )
-                for image, identity in zip(images, identities, strict=True)
+                for number, step in enumerate(steps)
             ]
-            shown.append(torch.cat(changed))
-        return torch.stack(shown, dim=1)
+            shown.append(Scenes.together(changed))
+        return shown
 
     def features_of(self, images: UInt8[Tensor, "B C H W"]) -> Features:
         """Return what the backbone makes of images, on the device."""

@@ -105,7 +105,10 @@ class InitialWeights:
 
     def record(self) -> dict[str, str]:
         """Return what run.json says of them."""
-        return {"run": str(self.run), "weights": self.digest}
+        record = {"run": str(self.run), "weights": self.digest}
+        # What these were guided by is in the weights of the new run too.
+        guided_by = self.model.spec.guided_by
+        return record | ({"guided_by": guided_by} if guided_by else {})
 
     def check_division(self, recipe: Recipe, data: Mapping[str, Any]) -> None:
         """Raise `InputError` where images that are held out now were trained on then.

@@ -24,9 +24,10 @@ from loss_attention.errors import InputError, KilledError, guarded
 from loss_attention.heads import check_regulariser
 from loss_attention.interruption import StopRequest
 from loss_attention.model import PatchClassifier, create_model
+from loss_attention.model_spec import LONGEST_GUIDE
 from loss_attention.saving import FACTS_FILE
-from loss_attention.terminal import say_line
-from loss_attention.training.augmentation import check_augmentation
+from loss_attention.terminal import counted, say_line
+from loss_attention.training.augmentation import Scenes, check_augmentation
 from loss_attention.training.bookkeeping import Checkpoints, TrainingLog, Validation
 from loss_attention.training.environment import (
     alike,
@@ -45,6 +46,7 @@ from loss_attention.training.environment import (
 )
 from loss_attention.training.features import FEATURES_FOLDER, FeatureSource, cached_features
 from loss_attention.training.frozen import Examples, FeatureSet
+from loss_attention.training.guidance import Guide, check_guide
 from loss_attention.training.initial import InitialWeights
 from loss_attention.training.optimisation import begin_at_prior, keep_statistics, recipe_loss
 from loss_attention.training.rates import parameter_groups
@@ -171,6 +173,7 @@ def begin_run(
     initial = None
     if recipe.initial is not None:
         initial = InitialWeights.for_new(run, recipe, data)
+    check_guide(recipe, splits.train)
     model = build_model(recipe, splits, initial=initial)
     _check_division(recipe, splits)
     _check_steps(recipe, options, model, len(splits.train))
@@ -357,15 +360,21 @@ def _train(
     model.backbone.checkpoint_activations = options.checkpoint_activations
     train: Examples = splits.train.images_and_labels()
     validation: Examples = splits.validation.images_and_labels()
+    guide = _guide(run, splits, console)
     if recipe.frozen:
-        features = _features(run, model, splits, precision, accelerator, console)
+        source = FeatureSource(model, splits.trainval, recipe, precision, torch.device(accelerator))
+        features = _features(run, source, console)
         train, validation = map(features.subset, splits.divided)
-    work = _Work(run, model, train, validation, options, shown=console is not None)
+        if guide is not None:
+            guide = _guide_in_views(guide, source, splits)
+    model.spec = replace(model.spec, guided_by=_guided_by(guide, facts))
+    work = _Work(run, model, train, validation, options, guide, shown=console is not None)
     if options.devices > 1 and cluster_of(options) is None:
         return launch_processes(fabric, work, stop)
 
     def work_alike(fabric: Fabric, stop: StopRequest) -> dict[str, Any]:
-        if not alike(fabric, str(facts.get("data_fingerprint"))):
+        known = "" if guide is None else guide.record["digest"]
+        if not alike(fabric, f"{facts.get('data_fingerprint')} {known}".strip()):
             raise InputError(
                 f"the processes of {run.path} have different training data: it has to be the same "
                 "on every machine; where `stream` is auto and their memory differs, say yes or no"
@@ -384,19 +393,48 @@ def _restore_backbone(run: RunFolder, model: PatchClassifier) -> None:
         model.backbone.load_state_dict({name: weights[key] for key, name in own.items()})
 
 
-def _features(
-    run: RunFolder,
-    model: PatchClassifier,
-    splits: Splits,
-    precision: str,
-    accelerator: str,
-    console: Console | None,
-) -> FeatureSet:
+def _guide(run: RunFolder, splits: Splits, console: Console | None) -> Guide | None:
+    """Return what guides a run, and write it down; None: labels alone.
+
+    Raises:
+        InputError: there is nothing to guide by, or other boxes or masks than it began with.
+    """
+    recipe, console = run.recipe(), console or Console(quiet=True)
+    if not recipe.guide:
+        return None
+    with counted("reading masks", console) as progress:
+        guide = Guide.of(splits.train, recipe, progress)
+    before = run.facts().get("guide", guide.record)
+    if before != guide.record:
+        raise InputError(
+            f"the boxes or masks that guide the run {run.path} have changed since it began; start "
+            "a new run with them"
+        )
+    run.note(guide=guide.record)
+    say_line(console, guide.told())
+    return guide
+
+
+def _guided_by(guide: Guide | None, facts: Mapping[str, Any]) -> str:
+    """Return what a run is guided by, and before it the one that its weights come from."""
+    names = ["" if guide is None else guide.name, facts.get("initial", {}).get("guided_by", "")]
+    return ", and before by ".join(dict.fromkeys(filter(None, names)))[:LONGEST_GUIDE]
+
+
+def _guide_in_views(guide: Guide, source: FeatureSource, splits: Splits) -> Guide:
+    """Return a guide that knows where objects are in each view that there are features of."""
+    numbers, _ = splits.divided
+
+    def seen(scenes: Scenes, images: Tensor) -> list[Scenes]:
+        return source.seen(scenes, source.identities(numbers[images]))
+
+    return guide.in_views(source.recipe.views, seen)
+
+
+def _features(run: RunFolder, source: FeatureSource, console: Console | None) -> FeatureSet:
     """Return the features of all training images, held-out ones included."""
     recipe, options = run.recipe(), run.options()
     root = Path(options.features) if options.features else run.path.parent / FEATURES_FOLDER
-    device = torch.device(accelerator)
-    source = FeatureSource(model, splits.trainval, recipe, precision, device)
     console = console or Console(quiet=True)
     if not recipe.pretrained and recipe.weights is None and recipe.initial is None:
         say_line(
@@ -435,6 +473,7 @@ def make_trainer(
     run: RunFolder,
     options: RunOptions | None = None,
     *,
+    guide: Guide | None = None,
     console: Console | None = None,
     stop: StopRequest | None = None,
 ) -> Trainer:
@@ -448,6 +487,7 @@ def make_trainer(
         validation: the held-out slice; may be empty, then the last epoch is the best.
         run: where to save.
         options: how often to save, and parts of a step; None: the usual ones.
+        guide: which training images guide, and by what; None: none.
         console: where the first process shows its progress.
         stop: hears of signals; None: one of its own.
     """
@@ -467,6 +507,7 @@ def make_trainer(
             run.path / TENSORBOARD_FOLDER if first else None,
             balanced=are_uneven(train.labels),
         ),
+        guide=guide,
         accumulate=options.accumulate,
         stop=stop,
     )
@@ -485,11 +526,12 @@ class _Work:
         train: Examples,
         validation: Examples,
         options: RunOptions,
+        guide: Guide | None = None,
         *,
         shown: bool,
     ) -> None:
         self.run, self.model, self.options, self.shown = run, model, options, shown
-        self.train_set, self.validation = train, validation
+        self.train_set, self.validation, self.guide = train, validation, guide
 
     def __call__(self, fabric: Fabric, stop: StopRequest) -> dict[str, Any]:
         """Work in one of several processes."""
@@ -509,6 +551,7 @@ class _Work:
             self.validation,
             self.run,
             self.options,
+            guide=self.guide,
             console=console,
             stop=stop,
         )

@@ -141,6 +141,12 @@ class Recipe(ModelOptions):
     steps: int | None = None
     """Length of the training in place of epochs, which is then 0: so many steps, rounded up to
     whole epochs when the run begins."""
+    guide: float = 0.0
+    """Weight, at least 0, of the guidance by boxes and masks: where training images have some, the
+    map of their class is drawn to them. Heads with exact evidence only. 0: labels alone."""
+    guide_fraction: float = 1.0
+    """With guide: the fraction, in (0, 1], of the training images with boxes or masks that may
+    guide, drawn by the seed; at least one of each class that has some."""
     average_weights: float = 0.0
     """Validate and keep an exponential moving average of the weights with this decay per step, in
     [0, 1), such as 0.99; 0: the weights themselves, as in the paper."""
@@ -201,6 +207,19 @@ class Recipe(ModelOptions):
         papers = self.optimizer == "adam" or self.schedule != "paper-adam"
         self._require("schedule", papers, "needs `optimizer` adam")
         self._check_fine_tuning()
+        self._check_guidance()
+
+    def _check_guidance(self) -> None:
+        self._require("guide", 0 <= self.guide < inf, "must be at least 0 and finite")
+        self._require("guide_fraction", 0 < self.guide_fraction <= 1, "must be in (0, 1]")
+        alone = self.guide > 0 or self.guide_fraction == 1
+        self._require("guide_fraction", alone, "needs `guide` above 0")
+        for name, why in (
+            ("mixup", "two images lie over each other"),
+            ("rand_augment", "boxes and masks cannot follow it"),
+        ):
+            free = self.guide == 0 or not getattr(self, name)
+            self._require(name, free, f"does not go with `guide`: {why}")
 
     def _check_length(self) -> None:
         if self.steps is None:

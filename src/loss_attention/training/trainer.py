@@ -8,7 +8,7 @@ the same step.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from loss_attention.interruption import StopRequest
 from loss_attention.losses import Loss
 from loss_attention.metrics.classification import correct_images
 from loss_attention.model import PatchClassifier
-from loss_attention.prediction import ImagePrediction
+from loss_attention.prediction import ImagePrediction, PatchPrediction
 from loss_attention.training.augmentation import Augmenter
 from loss_attention.training.bookkeeping import (
     Checkpoints,
@@ -40,7 +40,14 @@ from loss_attention.training.environment import (
     sum_dtype,
     summed,
 )
-from loss_attention.training.frozen import Examples, FrozenModel, divided, of_epoch
+from loss_attention.training.frozen import (
+    Examples,
+    FeatureSet,
+    FrozenModel,
+    divided,
+    of_epoch,
+)
+from loss_attention.training.guidance import Guide, Objects, energy_loss
 from loss_attention.training.mixup import Pairs, draw_pairs
 from loss_attention.training.optimisation import (
     RunningStatistics,
@@ -80,6 +87,7 @@ class Trainer:
         validation: measures the network after each epoch.
         checkpoints: where the run is saved.
         log: what is told of it.
+        guide: which training images guide, and by what; None: none.
         accumulate: parts that each step is taken in, one after the other.
         stop: hears of signals; None: one of its own.
     """
@@ -94,6 +102,7 @@ class Trainer:
         validation: Validation,
         checkpoints: Checkpoints,
         log: TrainingLog,
+        guide: Guide | None = None,
         accumulate: int = 1,
         stop: StopRequest | None = None,
     ) -> None:
@@ -114,6 +123,8 @@ class Trainer:
         self.loss: Loss = recipe_loss(recipe, self.train_set.labels, model.spec.num_classes)
         self.classes = train.labels.cpu() if recipe.balance == "sampling" else None
         self.augmented = Augmenter(recipe, len(train))
+        self.guide = guide
+        self.moved = Augmenter(replace(recipe, colour_jitter=0.0), len(train)) if guide else None
         self.regularised = HEADS[recipe.head].regularised
         self.steps_per_epoch = steps_per_epoch(len(train), recipe.batch_size)
         self.position = Position(chosen_by=chosen_by(recipe, self.train_set.labels))
@@ -213,9 +224,14 @@ class Trainer:
         self._set_rates()
         count = min(self.accumulate, len(labels))
         of_labels = (labels.tensor_split(count), targets.tensor_split(count))
+        objects, first = self._objects(batch), 0
         parts = zip(divided(images, count), *of_labels, strict=True)
         for number, (images, labels, targets) in enumerate(parts, start=1):
-            self._add_gradients(images, labels, targets, gamma, len(batch), last=number == count)
+            known = None if objects is None else objects.part(first, len(labels))
+            first += len(labels)
+            self._add_gradients(
+                images, labels, targets, gamma, len(batch), known, last=number == count
+            )
         if recipe.clip_gradients:
             # A gradient that is not finite reaches the weights, and is named there.
             fabric.clip_gradients(
@@ -236,18 +252,22 @@ class Trainer:
         targets: Tensor,
         gamma: float,
         step_images: int,
+        objects: Objects | None,
         *,
         last: bool,
     ) -> None:
         """Add the gradients of some of a step's images, and note loss and accuracy.
 
         The accuracy is that of their labels; the targets are these, or what mixup makes of them.
+        The objects are those that are known in these images.
         """
         fabric = self.fabric
         # Processes wait for each other once a step.
         with fabric.no_backward_sync(self.network, enabled=not last):
             prediction: ImagePrediction = self.network(images)
             loss = self.loss(prediction, targets, gamma)
+            if objects is not None and len(objects):
+                loss = loss + self._guidance(prediction, objects) / len(labels)
             # Gradients are averaged over processes, whose parts may differ by an image.
             fabric.backward(loss * (len(labels) * fabric.world_size / step_images))
         with torch.no_grad():
@@ -257,6 +277,23 @@ class Trainer:
             self.totals += torch.stack(of_these)
             bad = ~torch.isfinite(loss) & (self.bad_step < 0)
             self.bad_step = torch.where(bad, self._finished_steps + 1, self.bad_step)
+
+    def _objects(self, batch: Int[Tensor, " B"]) -> Objects | None:
+        """Return what guides in this process's part of a step, where it is in what is shown."""
+        if self.guide is None:
+            return None
+        part, position = self._part(batch), self.position
+        if isinstance(self.train_set, FeatureSet):
+            return self.guide.objects(batch[part], self.train_set.shown[batch[part]])
+        assert self.moved is not None
+        return self.guide.changed(self.moved, batch, part, epoch=position.epoch, step=position.step)
+
+    def _guidance(self, prediction: ImagePrediction, objects: Objects) -> Tensor:
+        """Return the weighted sum of the energy loss over objects."""
+        assert isinstance(prediction, PatchPrediction)
+        assert self.guide is not None
+        loss = energy_loss(prediction, objects, competing=not self.model.multi_label)
+        return self.recipe.guide * self.guide.factor * loss.sum()
 
     def _set_rates(self) -> None:
         """Give the optimiser what its schedule says at this step, resumed or not."""
