@@ -42,17 +42,24 @@ def shown(values: Sequence[float | None], digits: int = 3, *, worst: bool = Fals
     return f"{mean} ({low} to {high}{which})"
 
 
+def stood_on(numbers: Mapping[str, Any]) -> str:
+    """Return what was run, when and on what, in a sentence."""
+    machine, versions = numbers["hardware"], numbers["versions"]
+    return (
+        f"`{numbers['command']}`, {numbers['measured']}, on {machine['cpu']}, {machine['cores']} "
+        f"cores, vector units {numbers['vector_units']}; "
+        f"{', '.join(f'{package} {version}' for package, version in versions.items())}."
+    )
+
+
 def page(numbers: Mapping[str, Any]) -> str:
     """Return what was measured, as Markdown."""
     runs: dict[str, list[dict[str, Any]]] = {}
     for run in numbers["runs"]:
         runs.setdefault(run["row"], []).append(run)
-    machine, versions = numbers["hardware"], numbers["versions"]
     parts = [
         "# A good model from a folder of photos, in minutes",
-        f"`{numbers['command']}`, {numbers['measured']}, on {machine['cpu']}, {machine['cores']} "
-        f"cores, vector units {numbers['vector_units']}; "
-        f"{', '.join(f'{package} {version}' for package, version in versions.items())}.",
+        stood_on(numbers),
         "Means over seeds; in brackets the lowest, the highest and the worst seed. Seconds are "
         "those of the whole command, from nothing to the report; frozen runs on the same data "
         "share features: the longest of them computed these.",

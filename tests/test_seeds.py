@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,12 @@ def test_the_table_has_mean_spread_and_the_worst_by_its_direction():
     ]
     assert table.notes[0].startswith("Of 3 runs, seeds 0, 4, 5;")
     assert seeds_table({3: evaluation(0.5, None)}).rows[0][2] == "n/a"
+
+
+def test_the_table_says_what_guided_the_runs():
+    guided = [replace(evaluation(0.5, 0.2), guided_by=f"{count} boxes") for count in (20, 21, 20)]
+    heading = seeds_table(dict(enumerate(guided))).columns[0].heading
+    assert heading == "metric, guided by 20 boxes or 21 boxes"
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,14 @@ def test_json_and_markdown_say_the_same(compared) -> None:
     assert "3 of 2 x 2, 1 of 3 x 3" in text
 
 
+def test_a_guided_model_is_said_to_be_one(compared) -> None:
+    comparison, _ = compared
+    guided = replace(comparison, guided_by="90 boxes")
+    assert table_markdown(comparison_table(guided)).startswith("| metric, guided by 90 boxes |")
+    assert comparison_json(guided)["guided_by"] == "90 boxes"
+    assert "guided_by" not in comparison_json(comparison)
+
+
 @pytest.mark.parametrize("width", [60, 70, 200])
 def test_the_table_fits_the_terminal(compared, width: int) -> None:
     comparison, _ = compared

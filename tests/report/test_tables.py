@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 from rich.console import Console
 
@@ -194,3 +196,22 @@ def test_texts_of_a_table_are_no_markup_and_keep_their_lines() -> None:
     with console.capture() as capture:
         show_table(table, console)
     assert capture.get().count(r"a|[b]*c*\x1b[31m<i>") == 4
+
+
+def test_no_table_of_a_guided_model_is_without_what_guided_it() -> None:
+    metrics = (ACCURACY, ERROR, BOX_AP, RECALL)
+    guided, plainly = evaluation(*metrics, guided_by="90 boxes"), evaluation(*metrics)
+    tables = evaluation_tables({"one": guided})
+    assert len(tables) == 3
+    for table in tables:
+        assert ", guided by 90 boxes |" in table_markdown(table)
+        shown = Console(width=50, record=True, file=io.StringIO())
+        show_table(table, shown)
+        text = shown.export_text()
+        assert text.count("90 boxes") == text.count("metric,") > 0  # each part of a wide table
+    for table in evaluation_tables({"one": guided, "other": plainly}):
+        rows = [[cell for cell in row if "one" in cell or "other" in cell] for row in table.rows]
+        assert rows[:2] == [["one, guided by 90 boxes"], ["other"]]
+    assert guided.to_json()["guided_by"] == "90 boxes"
+    assert Evaluation.from_json(guided.to_json()) == guided
+    assert "guided_by" not in plainly.to_json()

@@ -286,6 +286,12 @@ def _guided_by(model: Model) -> str:
     inner = _inner(model)
     return inner.spec.guided_by if isinstance(inner, PatchClassifier) else ""
 
+
+T = TypeVar("T")
+Network = TypeVar("Network", bound=nn.Module)
+Model = Callable[[Tensor], ImagePrediction]
+Autocast = Callable[[], AbstractContextManager[Any]]
+
 def run_batches(
     model: Model,
     data: Batches[AnyBatch],

@@ -256,10 +256,10 @@ class Guide:
         """Return what guides and of how many images, in a line."""
         record = self.record
         images, of = record["images"], record["of_images"]
-        drawn = "" if images == of else f", drawn by the seed of {of:,} that have some"
+        drawn = "" if images == of else f", drawn by the seed from {of:,} that have some"
         return (
-            f"guided by {self.name} of {images:,} of {record['training_images']:,} training images"
-            f"{drawn}"
+            f"guided by {self.name}, of {images:,} of {record['training_images']:,} training "
+            f"images{drawn}"
         )
 
     def in_views(
@@ -269,13 +269,13 @@ class Guide:
 
         Args:
             views: of each image; the first is the image as it is.
-            seen: from scenes and the numbers of their training images to these in each view.
+            seen: from scenes and the numbers of their objects here to these in each view.
         """
         boxes = self.boxes.expand(-1, views, -1, -1).clone()
         bits = None if self.masks is None else self.masks.expand(-1, views, -1).clone()
         height, width = self.size
         for some in torch.arange(len(self.image)).split(max(1, AT_ONCE // (height * width))):
-            found = seen(self._scenes(some, torch.zeros_like(some)), self.image[some])
+            found = seen(self._scenes(some, torch.zeros_like(some)), some)
             masked = self.mask_of[some] >= 0
             for view, scenes in enumerate(found):
                 assert scenes.boxes is not None

@@ -423,10 +423,11 @@ def _guided_by(guide: Guide | None, facts: Mapping[str, Any]) -> str:
 
 def _guide_in_views(guide: Guide, source: FeatureSource, splits: Splits) -> Guide:
     """Return a guide that knows where objects are in each view that there are features of."""
-    numbers, _ = splits.divided
+    trained, _ = splits.divided
+    identities = source.identities(trained[guide.image])
 
-    def seen(scenes: Scenes, images: Tensor) -> list[Scenes]:
-        return source.seen(scenes, source.identities(numbers[images]))
+    def seen(scenes: Scenes, objects: Tensor) -> list[Scenes]:
+        return source.seen(scenes, [identities[number] for number in objects.tolist()])
 
     return guide.in_views(source.recipe.views, seen)
 
