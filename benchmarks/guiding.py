@@ -31,7 +31,8 @@ from loss_attention.terminal import markdown_table
 FRACTIONS = (0.0, 0.01, 0.1)
 """Of the training images whose boxes guide."""
 WEIGHT = 0.1
-MAPS = ("margin", "evidence")
+MAPS = ("evidence", "margin")
+"""That of the training's own evaluation comes first."""
 SHOWN = {
     "EPG": "energy_pointing_game",
     "pointing game": "pointing_game",
@@ -96,10 +97,7 @@ def page(numbers: Mapping[str, Any]) -> str:
         "Every training image has a box; the boxes of so many of them guide (`--guide "
         f"{numbers['weight']:g}`), and labels train all. Means over seeds; in brackets the lowest, "
         f"the highest and the worst seed. {next(iter(runs.values()))[0]['remark']}",
-        *(
-            f"## Heat maps of the {map}\n\n{_table(runs, map)}"
-            for map in next(iter(runs.values()))[0]["maps"]
-        ),
+        *(f"## Heat maps of the {map}\n\n{_table(runs, map)}" for map in reversed(MAPS)),
         "Trivial baselines: what an answer scores on the same images that ignores the model. "
         "Thresholds of boxes are chosen on held-out training images, for each answer.",
         f"## Commands, of the first seed\n\n{_commands(runs)}",

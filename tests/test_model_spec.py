@@ -21,6 +21,7 @@ OF_DATA = {
     "multi_label": True,
     "one_vs_rest": False,
     "backbone_config": "",
+    "guided_by": "90 boxes",
 }
 CHOSEN = {
     "backbone": "vgg11_bn",

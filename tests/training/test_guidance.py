@@ -78,36 +78,25 @@ def inside(boxes: Tensor) -> NDArray[np.bool_]:
     return found
 
 
-def energy(values: Array, pixels: NDArray[np.bool_]) -> tuple[float, float]:
-    """The pointing game of the painted map of positive values, and their painted sum in patches."""
+def painted(values: Array) -> Array:
+    """What is painted of the positive part of patches' values."""
     windows = GRID.windows().numpy().astype(np.float64)
-    painted = reference.painted(np.maximum(values, 0), windows, GRID.height, GRID.width)
-    of_one = reference.painted(np.ones(len(values)), windows, GRID.height, GRID.width).sum()
-    total = painted.sum()
-    return painted[pixels].sum() / total if total else 0.0, total / (of_one / len(values))
+    return reference.painted(np.maximum(values, 0), windows, GRID.height, GRID.width)
 
 
-def expected(one: PatchPrediction, objects: Objects, *, competing: bool) -> Array:
-    """The loss of each object from the equations, in loops over patches and pixels."""
-    losses = []
-    assert objects.scenes.boxes is not None
-    triples = zip(objects.row.tolist(), objects.classes.tolist(), objects.scenes.boxes, strict=True)
-    for row, k, boxes in triples:
-        pixels = inside(boxes)
-        alpha, p = one.patch_weights[row].numpy(), one.patch_logits[row].numpy()
-        if not pixels.any():
-            losses.append(0.0)
-            continue
-        if not competing:
-            found, total = energy(alpha * p[:, k], pixels)
-            losses.append(min(total, 1) * (1 - found))
-            continue
-        rivals = np.delete(p, k, axis=1).max(axis=1)
-        found, total = energy(alpha * (p[:, k] - rivals), pixels)
-        then, total_then = energy(alpha * (p[:, k] - p.mean(axis=1)), pixels)
-        part = min(total, 1)
-        losses.append(part * (1 - found) + (1 - part) * min(total_then, 1) * (1 - then))
-    return np.array(losses)
+def shown(one: PatchPrediction, row: int, k: int, *, competing: bool) -> Array:
+    """The margin or the evidence of the patches of an image for a class."""
+    alpha = one.patch_weights[row].detach().numpy()
+    p = one.patch_logits[row].detach().numpy()
+    rivals = np.delete(p, k, axis=1).max(axis=1) if competing else 0.0
+    return alpha * (p[:, k] - rivals)
+
+
+def each(objects: Objects) -> list[tuple[int, int, NDArray[np.bool_]]]:
+    boxes = objects.scenes.boxes
+    assert boxes is not None
+    pixels = [inside(one) for one in boxes]
+    return list(zip(objects.row.tolist(), objects.classes.tolist(), pixels, strict=True))
 
 
 @pytest.mark.parametrize("competing", [True, False])
@@ -115,52 +104,81 @@ def expected(one: PatchPrediction, objects: Objects, *, competing: bool) -> Arra
 def test_the_loss_is_that_of_the_painted_maps(scale: float, competing: bool) -> None:
     one = predicted(scale)
     found = energy_loss(one, OBJECTS, competing=competing)
-    wanted = expected(one, OBJECTS, competing=competing)
-    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-6)
-    assert (wanted[:3] > 0).all() or scale == 0
+    for value, (row, k, pixels) in zip(found.tolist(), each(OBJECTS), strict=True):
+        heat = painted(shown(one, row, k, competing=competing))
+        energy = heat[pixels].sum() / heat.sum() if heat.sum() else 0.0
+        assert value == pytest.approx(1 - energy if pixels.any() else 0.0, abs=1e-6)
     assert found[3] == 0  # nothing of it is in the picture
 
 
-def test_a_margin_that_is_empty_leaves_it_to_the_contrast() -> None:
-    one = predicted()
-    logits = one.patch_logits.clone()
-    logits[0, :, 0] = logits[0].max() + 1  # leads in every patch
-    one = replace(one, patch_logits=logits)
-    assert (one.margin_of(torch.tensor([1, 0, 0]))[0] <= 0).all()
-    found = energy_loss(one, OBJECTS, competing=True)
-    wanted = expected(one, OBJECTS, competing=True)
-    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-6)
-    logits.requires_grad_()
-    energy_loss(one, OBJECTS, competing=True)[0].backward()
-    assert logits.grad is not None
-    assert logits.grad[0, :, 1].abs().max() > 1e-3
+@pytest.mark.parametrize("competing", [True, False])
+@pytest.mark.parametrize("scale", [9.0, 0.7, 0.0])
+def test_the_gradient_is_its_equation(scale: float, competing: bool) -> None:
+    """In loops over patches, each painted by itself; and then through margin or evidence."""
+    one = predicted(scale)
+    p = one.patch_logits.requires_grad_()
+    energy_loss(one, OBJECTS, competing=competing).sum().backward()
+    wanted, patches = np.zeros(p.shape), np.eye(GRID.patches)
+    whole = [painted(patch).sum() for patch in patches]
+    for row, k, pixels in each(OBJECTS)[:3]:
+        values = shown(one, row, k, competing=competing)
+        heat = painted(values)
+        energy = heat[pixels].sum() / heat.sum() if heat.sum() else 0.0
+        for m, patch in enumerate(patches):
+            slope = energy * whole[m] - painted(patch)[pixels].sum()
+            slope /= max(heat.sum(), np.mean(whole))
+            if values[m] <= 0 and slope > 0:
+                continue
+            slope *= float(one.patch_weights[row, m])
+            wanted[row, m, k] += slope
+            if competing:
+                others = p[row, m].detach().numpy().copy()
+                others[k] = -np.inf
+                wanted[row, m, others.argmax()] -= slope
+    assert p.grad is not None
+    if scale:  # of equal classes, any is the closest rival
+        np.testing.assert_allclose(p.grad.numpy(), wanted, atol=1e-6)
+    assert p.grad[0].abs().max() > 1e-3  # also of empty maps, and of those that lie elsewhere
 
 
 @pytest.mark.parametrize("competing", [True, False])
-def test_gradients_are_those_of_finite_differences(competing: bool) -> None:
-    """Of maps so full that their factor is 1, and of weights too."""
-    one = predicted(40.0)
-    some = Objects(OBJECTS.row[:3], OBJECTS.classes[:3], OBJECTS.scenes[:3])
+def test_gradients_of_full_maps_are_those_of_finite_differences(competing: bool) -> None:
+    """Where all patches speak for the class, nothing is changed of the equation's gradient."""
+    one = predicted(3.0, classes=3, images=1)
+    some = Objects(torch.tensor([0]), torch.tensor([1]), OBJECTS.scenes[:1])
+    leads = one.patch_logits + torch.tensor([0.0, 40.0, 0.0])
 
     def loss(p: Tensor, alpha: Tensor) -> Tensor:
         here = replace(one, patch_logits=p, patch_weights=alpha)
-        return energy_loss(here, some, competing=competing)
+        values = energy_loss(here, some, competing=competing)
+        return values + 0 * p.sum()
 
-    given = (one.patch_logits.requires_grad_(), one.patch_weights.requires_grad_())
-    assert torch.autograd.gradcheck(loss, given, eps=1e-6, atol=1e-6)
+    numeric = [torch.zeros_like(one.patch_weights), torch.zeros_like(one.patch_logits)]
+    given = (leads.requires_grad_(), one.patch_weights.requires_grad_())
+    found = torch.autograd.grad(loss(*given).sum(), given)
+    with torch.no_grad():
+        for which, values in enumerate(given):
+            flat = values.view(-1)
+            for number in range(len(flat)):
+                before = float(flat[number])
+                ends = []
+                for step in (1e-5, -1e-5):
+                    flat[number] = before + step
+                    ends.append(float(loss(*given)))
+                flat[number] = before
+                numeric[1 - which].view(-1)[number] = (ends[0] - ends[1]) / 2e-5
+    torch.testing.assert_close(found[0], numeric[1], atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(found[1], numeric[0], atol=1e-6, rtol=1e-4)
+    assert found[1].abs().max() > 1e-3
 
 
 def test_the_gradient_stays_bounded_where_a_map_fades() -> None:
-    largest = []
-    for scale in (1.0, 1e-2, 1e-4, 1e-8, 1e-30):
+    for scale in (1.0, 1e-4, 1e-30):
         one = predicted(scale)
         p = one.patch_logits.requires_grad_()
         energy_loss(one, OBJECTS, competing=True).sum().backward()
         assert p.grad is not None
-        assert p.grad.isfinite().all()
-        largest.append(float(p.grad.abs().max()))
-    assert max(largest) < 2
-    assert largest[2] > 0.01  # and there is one all the same
+        assert 0.01 < p.grad.abs().max() < 2
 
 
 def test_masks_count_as_boxes_do() -> None:
@@ -316,16 +334,22 @@ def test_features_are_the_same_with_guidance_and_without() -> None:
     assert source_of(data, guide=0.5, guide_fraction=0.1).facts() == source_of(data).facts()
 
 
-def test_in_parts_and_in_processes_a_guided_step_is_the_same(tmp_path: Path) -> None:
-    changes = {"guide": 0.5, "learning_rate": 0.1}
-    whole = one_epoch(tmp_path, 1, freeze=True, changes=changes)[0]
-    parts = one_epoch(tmp_path, 1, freeze=True, accumulate=3, changes=changes)[0]
+IN_PARTS = {"guide": 2.0, "learning_rate": 0.1}
+
+
+def test_a_guided_step_in_parts_is_the_same_step(tmp_path: Path) -> None:
+    whole = one_epoch(tmp_path, 1, freeze=True, changes=IN_PARTS)[0]
+    parts = one_epoch(tmp_path, 1, freeze=True, accumulate=3, changes=IN_PARTS)[0]
     assert_same_epoch(parts, whole)
-    first, second = one_epoch(tmp_path, 2, freeze=True, changes=changes)
-    assert_same_epoch(first, whole)
-    assert_same_epoch(second, whole)
-    alone = one_epoch(tmp_path, 1, freeze=True, changes={"learning_rate": 0.1})[0]
-    assert abs(alone["history"][0]["loss"] - whole["history"][0]["loss"]) > 0.01
+    alone = one_epoch(tmp_path, 1, freeze=True, changes=IN_PARTS | {"guide": 0.0})[0]
+    assert whole["history"][0]["loss"] > alone["history"][0]["loss"] + 0.01
+
+
+@pytest.mark.slow
+def test_processes_take_the_same_guided_step(tmp_path: Path) -> None:
+    whole = one_epoch(tmp_path, 1, freeze=True, changes=IN_PARTS)[0]
+    for one in one_epoch(tmp_path, 2, freeze=True, changes=IN_PARTS):
+        assert_same_epoch(one, whole)
 
 
 def misled(images: int = 60, seed: int = 0) -> Splits:
@@ -344,16 +368,16 @@ def misled(images: int = 60, seed: int = 0) -> Splits:
     )
 
 
-@pytest.mark.parametrize("fields", [{}, {"frozen": True, "views": 2, "learning_rate": 0.1}])
+@pytest.mark.parametrize("fields", [{}, {"frozen": True, "views": 2, "epochs": 12}])
 def test_a_guided_training_looks_at_the_object(fields: dict[str, Any], tmp_path: Path) -> None:
     splits, scores = misled(), []
-    for guide in (0.0, 2.0):
-        recipe = tiny_recipe(validation_fraction=0.0, guide=guide, epochs=6, **fields)
+    for guide in (0.0, 1.0):
+        recipe = tiny_recipe(**{"validation_fraction": 0.0, "guide": guide, "epochs": 4} | fields)
         run = start_run(tmp_path / str(guide) / "run", recipe, splits, CPU)
         assert continue_run(run, splits)
         found = evaluate(load(run.weights), splits.test, map="margin")
         scores.append(found.value("energy_pointing_game") or 0.0)
-        assert fields or found.value("accuracy") == 1.0
+        assert found.value("accuracy") == 1.0
         assert found.guided_by == ("60 boxes" if guide else "")
     assert scores[1] > scores[0] + 0.1
 

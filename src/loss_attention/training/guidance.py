@@ -39,10 +39,8 @@ MOST_OFTEN = 100.0
 """An image that guides counts at most so many times: of fewer than one in a hundred, each alone
 would decide the steps that it is in."""
 FULL = 1.0
-"""A map whose sum, in logit units, is below this counts by that fraction. The loss is a ratio: its
-gradient grows without bound as the sum falls."""
-NOTHING_OF = 1e-6
-"""A map of less than this part of that is as good as empty, and no ratio is made of it."""
+"""A map is taken to sum to so many logit units at least, where each patch is painted on as many
+pixels; see `energy_loss`."""
 AT_ONCE = 2**24
 """Pixels of objects that are looked at together."""
 
@@ -94,15 +92,21 @@ def energy_loss(
 
         EPG_k = (sum over m of v_m s_m) / (sum over m of v_m t_m),
 
-    so that no map is painted here. Their loss is minus the metric, up to a constant, and unlike
-    minus its logarithm it is bounded: one box in a wrong place costs at most 1.
+    so that no map is painted here. As in their code the loss is one minus the metric: unlike minus
+    its logarithm it is bounded, so that one box in a wrong place costs at most 1. An empty map has
+    an EPG of 0, as in `metrics.localisation.energy_pointing`.
 
-    Which map: what is shown of the class. Where each class is decided by itself, the positive part
-    of its evidence. Under a softmax the margin, `max(u_mk, 0)`; but that has no gradient where it
-    is empty, as for images that are still taken for others, and a ratio of next to nothing where it
-    is small. So it counts by its sum in logit units, as far as that is below `FULL`, and the
-    contrast (evidence less the mean over all classes), which is shown in place of an empty margin,
-    counts for the rest, likewise by its own sum. Factors are constants to the gradient.
+    Which map: what is shown of the class. Under a softmax that is the margin, where each class is
+    decided by itself the evidence. Both are sparse where maps of pixels are dense, so that there
+    are places where the loss has no gradient though it is far from its best: where the map is
+    empty, as for images that are still taken for others, and where all of it lies elsewhere. So the
+    gradient is that of the equation,
+
+        dL / dv_m = (EPG t_m - s_m) / (sum over m of v_m t_m),
+
+    with two changes. A patch whose value is not positive is raised too, where that would help, as
+    the equation would raise it from 0 on; it is never lowered. And the sum is taken to be at least
+    `FULL` logits (times the mean of t), or the gradient would grow without bound as a map fades.
 
     Args:
         prediction: of B images; of heads with exact evidence.
@@ -110,8 +114,7 @@ def energy_loss(
         competing: a softmax decides between classes.
 
     Returns:
-        One value for each object; 0 for what is out of the picture, and of maps without anything
-        positive.
+        One value for each object; 0 for what is out of the picture.
     """
     if not len(objects):
         return prediction.logits.new_zeros(0)
@@ -119,31 +122,22 @@ def energy_loss(
     row, classes = sent(objects.row, device), sent(objects.classes, device)
     # Of these images alone: what rivals a class is looked up for all patches of an image.
     of_these: PatchPrediction = pytree.tree_map_only(Tensor, lambda one: one[row], prediction)
+    values = (of_these.margin_of if competing else of_these.evidence_of)(classes)
     with torch.no_grad():
         inside = objects.pixels(device)
         each = max(1, AT_ONCE // (grid.height * grid.width))
         shares = torch.cat([patch_shares(some, grid) for some in inside.split(each)])
         whole = patch_shares(torch.ones_like(inside[:1]), grid)
-        there = shares.sum(dim=1) > 0
-
-    def loss_of(values: Float[Tensor, "n M"]) -> tuple[Tensor, Tensor]:
-        """Return 1 - EPG of maps, and how far each counts."""
         positive = values.clamp(min=0)
-        total = (positive * whole).sum(dim=1)
-        # So that it is the sum of the values where every patch is painted on as many pixels.
-        logits = total.detach() / whole.mean()
-        some = logits > NOTHING_OF * FULL
-        energy = (positive * shares).sum(dim=1) / total.where(some, 1.0)
-        return (1 - energy).where(some, 0.0), (logits / FULL).clamp(max=1.0).where(some, 0.0)
-
-    if competing:
-        margin, counts = loss_of(of_these.margin_of(classes))
-        contrast, counts_then = loss_of(of_these.map_of("contrast", classes))
-        loss = counts * margin + (1 - counts) * counts_then * contrast
-    else:
-        evidence, counts = loss_of(of_these.evidence_of(classes))
-        loss = counts * evidence
-    return loss.where(there, 0.0)
+        total = (positive * whole).sum(dim=1, keepdim=True)
+        energy = (positive * shares).sum(dim=1, keepdim=True) / total.where(total > 0, 1.0)
+        slope = (energy * whole - shares) / total.clamp(min=FULL * float(whole.mean()))
+        slope = slope.where((values > 0) | (slope < 0), 0.0)
+        loss = 1 - energy.squeeze(1)
+        there = shares.sum(dim=1) > 0
+    # The value of the one, with the gradient of the other.
+    carried = (slope * values).sum(dim=1)
+    return (loss + carried - carried.detach()).where(there, 0.0)
 
 
 @dataclass(frozen=True)
