@@ -83,17 +83,16 @@ class Scenes:
         return Scenes(images, moved, masks)
 
     def __getitem__(self, index: slice | Tensor) -> Scenes:
-        return Scenes(*(None if one is None else one[index] for one in self._known))
+        boxes = None if self.boxes is None else self.boxes[index]
+        return Scenes(self.images[index], boxes, None if self.masks is None else self.masks[index])
 
     @classmethod
     def together(cls, scenes: Sequence[Scenes]) -> Scenes:
         """Return scenes of one size as one; of all of them the same is known."""
-        known = zip(*(one._known for one in scenes), strict=True)
-        return cls(*(None if parts[0] is None else torch.cat(parts) for parts in known))
-
-    @property
-    def _known(self) -> tuple[Any, ...]:
-        return self.images, self.boxes, self.masks
+        images = torch.cat([one.images for one in scenes])
+        boxes = [one.boxes for one in scenes if one.boxes is not None]
+        masks = [one.masks for one in scenes if one.masks is not None]
+        return cls(images, torch.cat(boxes) if boxes else None, torch.cat(masks) if masks else None)
 
 
 def inside(boxes: Float[Tensor, "b G 4"], height: int, width: int) -> Float[Tensor, "b G 4"]:

@@ -15,7 +15,7 @@ images of a step divided by their number, so that a step may be divided into par
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -126,7 +126,7 @@ def energy_loss(
     with torch.no_grad():
         inside = objects.pixels(device)
         each = max(1, AT_ONCE // (grid.height * grid.width))
-        shares = torch.cat([patch_shares(some, grid) for some in inside.split(each)])
+        shares = torch.cat([patch_shares(some, grid) for some in torch.split(inside, each)])
         whole = patch_shares(torch.ones_like(inside[:1]), grid)
         positive = values.clamp(min=0)
         total = (positive * whole).sum(dim=1, keepdim=True)
@@ -198,13 +198,13 @@ class Guide:
         else:
             boxes = torch.full((len(train), 1, 4), torch.nan)
             box_labels = torch.full((len(train), 1), -1)
-        known = torch.cat(pairs).unique()
+        known: Tensor = torch.unique(torch.cat(pairs))
         if not len(known):
             raise InputError(NOTHING)
         image, of_class = known // classes, known % classes
         chosen = drawn_images(image, of_class, recipe.guide_fraction, recipe.seed)
         drawn = torch.isin(image, chosen)
-        of_images = len(image.unique())
+        of_images = len(torch.unique(image))
         image, of_class = image[drawn], of_class[drawn]
         # The masks of those that are drawn, and which of them each has.
         kept = torch.isin(masked, chosen)
@@ -267,8 +267,7 @@ class Guide:
         """
         boxes = self.boxes.expand(-1, views, -1, -1).clone()
         bits = None if self.masks is None else self.masks.expand(-1, views, -1).clone()
-        height, width = self.size
-        for some in torch.arange(len(self.image)).split(max(1, AT_ONCE // (height * width))):
+        for some in _batches(len(self.image), self.size):
             found = seen(self._scenes(some, torch.zeros_like(some)), some)
             masked = self.mask_of[some] >= 0
             for view, scenes in enumerate(found):
@@ -384,19 +383,26 @@ def drawn_images(
         fraction: in (0, 1].
         seed: of the run.
     """
-    candidates, number = image.unique(return_inverse=True)
+    candidates, number = torch.unique(image, return_inverse=True)
     order = torch.randperm(len(candidates), generator=stream(seed, 0, GUIDES))
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order))
     # The first of each class in this order comes before all others.
     none = torch.full((int(classes.max()) + 1,), len(order))
     first = none.scatter_reduce(0, classes, place[number], "amin")
-    first = first[first < len(order)].unique()
+    first = torch.unique(first[first < len(order)])
     others = torch.ones(len(order), dtype=torch.bool)
     others[first] = False
     count = max(len(first), round(fraction * len(order)))
     places = torch.cat([first, others.nonzero().squeeze(1)])[:count]
-    return candidates[order[places]].sort().values
+    chosen: Tensor = candidates[order[places]].sort().values
+    return chosen
+
+
+def _batches(count: int, size: tuple[int, int]) -> Sequence[Tensor]:
+    """Divide numbers from 0 on into parts whose pixels are looked at together."""
+    height, width = size
+    return torch.split(torch.arange(count), max(1, AT_ONCE // (height * width)))
 
 
 def _packed(masks: Bool[Tensor, "n H W"]) -> UInt8[Tensor, "n bytes"]:
@@ -424,8 +430,7 @@ def _packed_masks(
 
 def _masks(train: LabelledImages, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the masks of all images, some at a time, on the CPU; nothing where there are none."""
-    height, width = train.size
-    batches = torch.arange(len(train)).split(max(1, AT_ONCE // (height * width)))
+    batches = _batches(len(train), train.size)
     if isinstance(train, ImageSet):
         if train.masks is not None:
             yield from ((index, train.masks[index].cpu()) for index in batches)
