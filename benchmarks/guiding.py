@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from measuring import command, keep, same_settings, timed, write_and_list
-from peers import beside_torch
-from photos import ROOT, SEEN, Place, Row
+from measuring import command, keep, timed, write_and_list
+from photos import SEEN, Place, Row, options, prepared
 from photos import measured as trained
 from photos_page import shown, stood_on
 
@@ -47,13 +45,13 @@ EPOCHS = 6
 
 def row_of(fraction: float, weight: float, epochs: int) -> tuple[str, Row]:
     """Return the name and the training of a fraction of the boxes."""
-    options = [*TRAINING, "--epochs", str(epochs)]
+    flags = [*TRAINING, "--epochs", str(epochs)]
     what = "labels alone"
     if fraction:
-        options += ["--guide", f"{weight:g}", "--guide-fraction", f"{fraction:g}"]
+        flags += ["--guide", f"{weight:g}", "--guide-fraction", f"{fraction:g}"]
         what = f"boxes of {fraction:.0%} of the images"
     name = f"guide-{fraction:g}" + (f"-{weight:g}" if fraction else "")
-    return name, Row(what, "tiny-imagenet", options=tuple(options), methods="", remark=SEEN)
+    return name, Row(what, "tiny-imagenet", options=tuple(flags), methods="", remark=SEEN)
 
 
 def measured(fraction: float, seed: int, place: Place, given: argparse.Namespace) -> dict[str, Any]:
@@ -145,15 +143,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data-root", type=Path, required=True, help="holds tiny-imagenet-200")
-    parser.add_argument("--weights", type=Path, help="of tf_efficientnet_lite0; none: the hub's")
+    parser = options("guiding", __doc__)
     parser.add_argument("--guide", type=float, default=WEIGHT, help="weight of the guidance")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--limit", type=int, help="of training and of test images, for a try")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "guiding")
-    parser.add_argument("--out", type=Path, default=ROOT / "results")
     return parser.parse_args(words)
 
 
@@ -161,11 +153,7 @@ def measure(given: argparse.Namespace) -> list[Path]:
     """Measure what is missing, and write it."""
     import torch
 
-    beside_torch()
-    os.environ.setdefault("HF_HUB_OFFLINE", "1" if given.weights else "0")
-    place = Place(given.data_root, given.weights, given.runs, given.limit)
-    weights = given.weights and given.weights.name
-    same_settings(given.runs, {"weights": weights, "limit": given.limit})
+    place = prepared(given)
     runs = [
         measured(fraction, seed, place, given)
         for fraction in FRACTIONS

@@ -375,12 +375,11 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def options(subject: str, description: str | None) -> argparse.ArgumentParser:
+    """Return the options of a benchmark of trainings of `Row`s."""
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--data-root", type=Path, required=True, help="holds the data sets")
     parser.add_argument("--weights", type=Path, help="of tf_efficientnet_lite0; none: the hub's")
-    parser.add_argument("--only", nargs="+", choices=[*ROWS, "times"], default=[*ROWS, "times"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--not-alone", action="store_true", help="other work runs beside it: keep no seconds"
@@ -389,20 +388,32 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--train-only", action="store_true", help="do not compare methods yet, nor write the table"
     )
     parser.add_argument("--limit", type=int, help="of training and of test images, for a try")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "photos")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / subject)
     parser.add_argument("--out", type=Path, default=ROOT / "results")
+    return parser
+
+
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = options("photos", __doc__)
+    parser.add_argument("--only", nargs="+", choices=[*ROWS, "times"], default=[*ROWS, "times"])
     return parser.parse_args(words)
+
+
+def prepared(given: argparse.Namespace) -> Place:
+    """Return where everything is, with the environment that commands need."""
+    beside_torch()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1" if given.weights else "0")
+    weights = given.weights and given.weights.name
+    same_settings(given.runs, {"weights": weights, "limit": given.limit})
+    return Place(given.data_root, given.weights, given.runs, given.limit, not given.not_alone)
 
 
 def measure(given: argparse.Namespace) -> list[Path]:
     """Measure what is missing of all that is asked for, and write it."""
     import torch
 
-    beside_torch()
-    os.environ.setdefault("HF_HUB_OFFLINE", "1" if given.weights else "0")
-    place = Place(given.data_root, given.weights, given.runs, given.limit, not given.not_alone)
-    weights = given.weights and given.weights.name
-    same_settings(given.runs, {"weights": weights, "limit": given.limit})
+    place = prepared(given)
     wanted = [
         (name, ROWS[name], seed, place)
         for name in given.only
