@@ -36,7 +36,7 @@ def rows(page: str, heading: str) -> list[list[str]]:
 
 def test_the_examples_run(page: str) -> None:
     blocks = re.findall(r"^( *)```python\n(.*?)^\1```", page, re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     names: dict[str, object] = {}
     for _, block in blocks:
         exec(textwrap.dedent(block), names)

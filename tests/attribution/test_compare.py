@@ -102,6 +102,8 @@ def test_groups_of_metrics_are_measured_alone_and_as_with_all(compared) -> None:
     assert "mosaics" not in table_markdown(comparison_table(found[0])).lower()
     assert all("insertion" in name or "deletion" in name for name in found[0].scores["random"])
     assert found[1].groups == asked[::-1]
+    assert (found[0].locality, found[0].no_locality) == (None, "")
+    assert compared[0].locality is not None
     whole = compared[0].scores["evidence"]
     for comparison in found:
         for name, score in comparison.scores["evidence"].items():
@@ -202,6 +204,20 @@ def test_progress_says_what_comes_next() -> None:
     assert told[-1] == (24, 24, BASELINES[-1])
     assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
     assert list(dict.fromkeys(now for _, _, now in told)) == ["preparing", "cam", *BASELINES]
+
+
+def test_locality_is_that_of_the_model_and_the_seed() -> None:
+    model, measured = make_model("loss-attention"), compare_module._locality
+    found, reason = measured(model, scenes(12), 3, seed=1)
+    assert found is not None
+    assert (found.images, reason) == (3, "")
+    assert measured(model, scenes(12), 3, seed=1)[0] == found
+    assert measured(model, scenes(12), 3, seed=2)[0] != found
+    one_class = scenes(20).subset(torch.tensor([0, 9, 18]))
+    assert measured(model, one_class, 2, seed=0) == (
+        None,
+        "no image has one of another class beside it",
+    )
 
 
 def test_data_without_boxes_and_with_few_classes() -> None:

@@ -41,6 +41,7 @@ def test_json_round_trip(worked) -> None:
         "held_out",
         "confusion",
         "map",
+        "locality",
     }
     assert json.loads(text)["confusion"] == {
         "class 0": {"class 0": 2, "class 1": 1},

@@ -52,6 +52,26 @@ def test_a_guided_model_is_said_to_be_one(compared) -> None:
     assert "guided_by" not in comparison_json(comparison)
 
 
+def test_what_the_patches_see_is_said_once(compared) -> None:
+    comparison, _ = compared
+    said = comparison_json(comparison)["locality"]
+    assert said["images"] == 12
+    assert said["random"]["sides"] == (0, 3, 5, 7, 9, 12)
+    for which in ("random", "heaviest"):  # a model that sees its windows of 3 pixels alone
+        assert said[which]["in_window"] == pytest.approx(1.0, abs=1e-9)
+        assert (said[which]["r90"], said[which]["r90_by_window"]) == (3, 1.0)
+    text = table_markdown(comparison_table(comparison))
+    assert (
+        text.count("L(window) 1.00, r90 3 px or 1 windows, same top class in the window 1.00") == 2
+    )
+    without = replace(comparison, locality=None, no_locality="the model has no patches")
+    assert comparison_json(without)["locality"] == {"not_measured": "the model has no patches"}
+    assert "locality" not in comparison_json(replace(without, no_locality=""))
+    assert "Locality is not measured: the model has no patches." in table_markdown(
+        comparison_table(without)
+    )
+
+
 @pytest.mark.parametrize("width", [60, 70, 200])
 def test_the_table_fits_the_terminal(compared, width: int) -> None:
     comparison, _ = compared

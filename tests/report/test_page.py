@@ -38,7 +38,7 @@ def test_the_page_needs_nothing_but_itself(page):
 def test_every_picture_says_what_it_shows(page):
     pictures = page.of("img") + page.of("svg")
     assert len(page.of("img")) == 3 * len(page.of("article"))
-    assert len(page.of("svg")) == 2
+    assert len(page.of("svg")) == 3
     for attributes in pictures:
         assert (attributes.get("alt") or attributes.get("aria-label", "")).strip()
 
@@ -66,7 +66,8 @@ def test_every_figure_stands_on_the_page_with_its_floors(tmp_path):
         for metric in figures.metrics:
             assert metric.label in page.text
             for value in (metric.value, *metric.baselines.values()):
-                assert value is None or f"{value:.3f}" in page.text
+                shown = None if value is None else f"{value:.1f}" if metric.unit else f"{value:.3f}"
+                assert shown is None or shown in page.text
             names.update(metric.baselines)
     assert len(names) > 2
     for name in names:
@@ -114,8 +115,35 @@ def test_mistakes_come_first_and_the_most_confident_of_them(page):
     assert len(set(confidence)) > 6
 
 
+def test_what_a_patch_sees_is_said_and_drawn(page, tmp_path):
+    data = make_set(("ant", "bee", "cow"))
+    model = make_model("loss-attention", data.class_names)
+    found = evaluate(model, data).locality
+    assert found is not None
+    window, settled = found.random.window, 100 * max(0, found.random.in_window)
+    for words in (
+        f"If only the {window} x {window} pixels of its window are kept",
+        f"{settled:.0f} % of what a patch says to the classes is settled",
+        f"on {found.images} images",
+        "what the heaviest patch sees (r90)",
+    ):
+        assert words in page.text
+    squares = [
+        "the whole image" if c.r90 == c.sides[-1] else f"a square of {c.r90} x {c.r90} pixels"
+        for c in (found.random, found.heaviest)
+    ]
+    assert f"90 % takes {squares[0]}, and {squares[1]} for the heaviest (r90)" in page.text
+    labels = [str(svg["aria-label"]) for svg in page.of("svg")]
+    assert sum("L over sides of the square that is kept" in label for label in labels) == 1
+    assert any(f"the window has {window} pixels" in label for label in labels)
+    bare = evaluate(model, data, locality=0)
+    without = Page(write_report(make_run(tmp_path / "run"), model, data, bare))
+    assert len(without.of("svg")) == 2
+    assert "r90" not in without.text
+
+
 def test_a_counterpart_is_drawn_beside_the_model(page):
-    captions = re.findall(r"<figcaption>([^<:]*)", page.source)
+    captions = re.findall(r"<figcaption>([^<:]*)", page.source.partition("<article")[2])
     assert captions[:3] == ["image", "loss-attention", "a counterpart"]
 
 
@@ -245,7 +273,7 @@ def test_runs_of_any_length(tmp_path, epochs):
     RunFolder(run).write(METRICS_FILE, metrics_text(lines))
     data = make_set(("ant", "bee"), count=2)
     model = make_model("loss-attention", data.class_names)
-    page = Page(write_report(run, model, data, evaluate(model, data)))
+    page = Page(write_report(run, model, data, evaluate(model, data, locality=0)))
     assert len(page.of("svg")) == {0: 0, 1: 1, 5000: 2}[epochs]
     rows = page.source.count("<td>0.05</td>")  # the learning rate, in each row
     assert rows == epochs or 200 < rows <= MOST_EPOCHS

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loss_attention.report.page import curve_chart
+from loss_attention.report.page import SIDES, curve_chart
 
 
 def points(svg: str, colour: str) -> list[tuple[float, float]]:
@@ -53,6 +53,18 @@ def test_those_who_hear_it_get_the_ends():
     svg = curve_chart("loss", [1, 2], {"training": [1.25, 0.5]}, chosen=1)
     label = ElementTree.fromstring(svg).attrib["aria-label"]
     assert label == "loss over epochs: training from 1.25 to 0.5; epoch 1 was kept"
+
+
+def test_another_axis_is_named_in_its_words():
+    sides = (0, 5, 10)
+    svg = curve_chart("L", sides, {"random patches": [0.0, 0.5, 1.0]}, chosen=5, axis=SIDES)
+    label = ElementTree.fromstring(svg).attrib["aria-label"]
+    assert label == (
+        "L over sides of the square that is kept: random patches from 0 to 1; "
+        "the window has 5 pixels"
+    )
+    assert "window: 5" in svg
+    assert "epoch" not in svg
 
 
 def test_words_are_escaped():

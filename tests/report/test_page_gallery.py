@@ -13,6 +13,7 @@ from torch import Tensor
 
 import loss_attention as la
 from loss_attention.data.sample import ImageSet
+from loss_attention.report import page
 from loss_attention.report.page import (
     BARS,
     Card,
@@ -175,6 +176,31 @@ def test_true_boxes_of_the_labels_count_and_no_others():
     )
     unrelated = ImageSet(data.images, data.labels, NAMES, boxes, torch.tensor([[0, 2, -1]]))
     assert make_cards(model, unrelated, [0])[0].pictures[1].facts == "25 of 25 patches"
+
+
+def test_the_square_of_r90_is_outlined_around_the_heaviest_patch():
+    data = make_set(torch.tensor([0, 1, 2]))
+    model = make_model()
+    explanation = model.explain(data.images)
+    heaviest = explanation.patch_weights.argmax(dim=1).tolist()
+    plain, drawn = (
+        make_cards(model, data, [0, 1, 2], seen=x) for x in (None, {model.spec.head: 9})
+    )
+    for i, (before, after) in enumerate(zip(plain, drawn, strict=True)):
+        # A window of 5 every 4 pixels, and a square of 9 around the same middle.
+        y, x = (4 * cell - 2 for cell in divmod(heaviest[i], 5))
+        square = [max(0, x), max(0, y), min(24, x + 9), min(24, y + 9)]
+        assert page._seen(explanation, i, 9).tolist() == [square]
+        changed = np.abs(
+            np.asarray(decoded(after.pictures[1].uri)).astype(int)
+            - np.asarray(decoded(before.pictures[1].uri))
+        ).max(axis=2)
+        rows, columns = np.nonzero(changed > 40)
+        edges = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 10
+        np.testing.assert_allclose(edges, square, atol=0.5)  # in pixels of the model's input
+    mean = make_model(head="mean").explain(data.images)
+    assert page._seen(mean, 0, 9).shape == (0, 4)  # no patch is heavier than the others
+    assert page._seen(explanation, 0, None).shape == (0, 4)
 
 
 def test_a_counterpart_is_asked_about_the_same_class():

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from loss_attention.attribution.maps import METHODS, attribute, find_method, window_grid
 from loss_attention.attribution.measures import (
     GROUP_NAMES,
+    LOCALITY,
     MOSAIC_SIDES,
     RANDOMISED_FRACTIONS,
     TIME,
@@ -35,10 +36,12 @@ from loss_attention.attribution.measures import (
 )
 from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.errors import InputError
+from loss_attention.evaluation.locality import MOST_IMAGES, plan_locality
 from loss_attention.evaluation.measuring import for_inference
 from loss_attention.geometry import PatchGrid
 from loss_attention.metrics.faithfulness import masking_falls, mean_fill
 from loss_attention.metrics.localisation import NEAR, assemble, choose_mosaics
+from loss_attention.metrics.locality import Locality
 from loss_attention.model import PatchClassifier
 from loss_attention.prediction import probabilities_of
 
@@ -73,6 +76,9 @@ class Comparison:
         within: how many pixels from an object are near it.
         groups: of metrics that were asked for, of `measures.GROUP_NAMES`.
         guided_by: what the model's training was guided by beside labels; "": nothing.
+        locality: what the patches see, which is the model's whatever the method; None where that
+            was not asked for or cannot be measured.
+        no_locality: why it cannot be.
     """
 
     scores: Mapping[str, Mapping[str, MeanScore]]
@@ -84,6 +90,8 @@ class Comparison:
     within: int = NEAR
     groups: tuple[str, ...] = GROUP_NAMES
     guided_by: str = ""
+    locality: Locality | None = None
+    no_locality: str = ""
 
     @property
     def metrics(self) -> dict[str, MetricText]:
@@ -149,7 +157,8 @@ def compare(
     with torch.no_grad():
         sample = _drawn(data, images, seed).to(model.mean.device)
         allowed, left_out = _allowed(model, sample.images[:2], methods)
-        done, total = itertools.count(1), len(allowed) * len(groups)
+        of_methods = [group for group in groups if group != LOCALITY]
+        done, total = itertools.count(1), len(allowed) * len(of_methods)
 
         def tell(count: int, what: str) -> None:
             if progress is not None:
@@ -163,11 +172,14 @@ def compare(
             if "randomisation" in groups
         }
         subject = _subject(model, shuffled, sample, data, train, batch_size, seed, within, groups)
+        locality, no_locality = None, ""
+        if LOCALITY in groups:
+            locality, no_locality = _locality(model, data, len(sample), seed)
         scores: dict[str, dict[str, MeanScore]] = {}
         for number, method in enumerate(allowed):
-            tell(number * len(groups), method)
+            tell(number * len(of_methods), method)
             scores[method] = {}
-            for values in measure_method(subject, method, [g for g in groups if g != TIME]):
+            for values in measure_method(subject, method, [g for g in of_methods if g != TIME]):
                 scores[method] |= {name: _mean_score(value) for name, value in values.items()}
                 tell(next(done), method)
             if TIME in groups:
@@ -177,9 +189,31 @@ def compare(
     mosaics = {name: len(found.images) for name, found in subject.mosaics.items()}
     boxed = int(subject.boxed().sum())
     comparison = Comparison(
-        scores, len(sample), boxed, mosaics, left_out, seed, within, groups, model.spec.guided_by
+        scores=scores,
+        images=len(sample),
+        boxed=boxed,
+        mosaics=mosaics,
+        left_out=left_out,
+        seed=seed,
+        within=within,
+        groups=groups,
+        guided_by=model.spec.guided_by,
+        locality=locality,
+        no_locality=no_locality,
     )
     return comparison, subject
+
+
+def _locality(
+    model: PatchClassifier, data: LabelledImages, images: int, seed: int
+) -> tuple[Locality | None, str]:
+    """Return what the patches see, or why that cannot be measured."""
+    images = min(images, MOST_IMAGES)
+    try:
+        task = plan_locality(model, data, competing=model.competing, images=images, seed=seed)
+    except InputError as error:
+        return None, str(error)
+    return task.run(), ""
 
 
 def _allowed(

@@ -360,8 +360,10 @@ some hundred forward passes an image; the others few."""
 BY_WINDOW = {"insertion-deletion", "sensitivity"}
 """Those that ask for a value of each window, which takes another forward pass."""
 TIME = "time"
-GROUP_NAMES = (*GROUPS, TIME)
-"""What a comparison may be asked for; time is measured by itself."""
+LOCALITY = "locality"
+GROUP_NAMES = (*GROUPS, TIME, LOCALITY)
+"""What a comparison may be asked for; time is measured by itself, and locality once for the model,
+whatever the methods."""
 
 
 def groups_named(names: Sequence[str] | None) -> tuple[str, ...]:

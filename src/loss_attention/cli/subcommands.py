@@ -389,8 +389,9 @@ def compare(
         methods: Names separated by commas, such as margin,grad-cam-competition. None: all that the
             model allows. The trivial baselines uniform, random and edges are always added.
         metrics: Groups of metrics separated by commas, of localisation, insertion-deletion,
-            sensitivity, grid-pointing, randomisation and time. None: all. Insertion and deletion,
-            and the sensitivity, take some hundred times as long as the others.
+            sensitivity, grid-pointing, randomisation, time and locality (what a patch sees, once
+            for the model). None: all. Insertion and deletion, and the sensitivity, take some
+            hundred times as long as the others.
         images: How many test images to explain.
         data: Compare on this data instead of the run's own; classes are matched by name.
         classes: With --data: use only these of the model's classes.

@@ -25,6 +25,7 @@ from loss_attention.data.sample import AnyBatch, Batch, Batches, ImageSet, Label
 from loss_attention.errors import InputError
 from loss_attention.evaluation.baselines import ANSWERS, MODEL, fit_centred_boxes
 from loss_attention.evaluation.localisation import GROUP_THRESHOLDS, Chosen, Localisation
+from loss_attention.evaluation.locality import LocalityTask, locality_metrics, plan_locality
 from loss_attention.evaluation.metric import (
     ORACLE,
     Evaluation,
@@ -75,6 +76,7 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     map: MapName | None = None,
     within: int = NEAR,
+    locality: int | None = None,
 ) -> Evaluation:
     """Run a model once over a set of images and measure it.
 
@@ -97,12 +99,16 @@ def evaluate(
         progress: called after each batch with the number of images done and of all images.
         map: what the heat maps that are measured show; None: the evidence.
         within: how many pixels from an object are near it, for the metrics with that tolerance.
+        locality: images to measure on what the patches of a `PatchClassifier` see; 0: none, None:
+            as many as take a quarter of the time that all of them do (`plan_locality`).
 
     Raises:
-        InputError: no images, classes that are not the model's, a map that it does not have, or
-            `within` below 1.
+        InputError: no images, classes that are not the model's, a map that it does not have,
+            `within` below 1, or `locality` below 0.
     """
     _check_classes(model, data)
+    if locality is not None and locality < 0:
+        raise InputError(f"`locality` must be at least 0 images, got {locality}")
     if within < 1:
         raise InputError(f"`within` must be at least 1 pixel, got {within}")
     if isinstance(model, PatchClassifier):
@@ -112,18 +118,18 @@ def evaluate(
     localised = partial(Localisation, map=map or "evidence", within=within, competing=competing)
     fast = for_inference(model) if isinstance(model, PatchClassifier) else model
 
-    def run(
-        images: LabelledImages, localisation: Localisation, before: int = 0, total: int = 0
-    ) -> list[Kept]:
-        """Run over a set, as a part of so many images of which so many are done."""
+    total = 0
+
+    def tick(done: int) -> None:
+        if progress is not None and total:
+            progress(done, total)
+
+    def run(images: LabelledImages, localisation: Localisation, before: int = 0) -> list[Kept]:
+        """Run over a set, before which so many images of the total are done."""
 
         def measure(batch: ImageSet, prediction: ImagePrediction) -> Kept:
             localisation.add(batch, prediction)
             return name_images(prediction.logits, batch.labels, competing=competing)
-
-        def tick(done: int, _: int) -> None:
-            if progress is not None and total:
-                progress(before + done, total)
 
         return run_batches(
             fast,
@@ -132,7 +138,7 @@ def evaluate(
             batch_size=images_at_once(images.size, batch_size),
             autocast=autocast,
             device=device,
-            progress=tick,
+            progress=lambda done, _: tick(before + done),
         )
 
     centred = fit_centred_boxes(train) if data.boxes is not None else None
@@ -145,9 +151,11 @@ def evaluate(
         if not probe.has_evidence:
             fitting = None
     held = 0 if fitting is None else len(fitting)
+    task = _locality_task(fast, data, locality, device)
+    total = held + len(data) + (0 if task is None else task.passes)
     if fitting is not None:
         localisation = localised(centred, dict.fromkeys(ANSWERS, GROUP_THRESHOLDS))
-        run(fitting, localisation, total=held + len(data))
+        run(fitting, localisation)
         chosen = localisation.best_thresholds()
         on_held_out = {
             metric.name: metric.value
@@ -155,21 +163,39 @@ def evaluate(
             if metric.group != ORACLE
         }
     localisation = localised(centred, {name: (best.groups,) for name, best in chosen.items()})
-    batches = run(data, localisation, held, held + len(data))
+    batches = run(data, localisation, held)
     metrics, per_class, per_image = classification_metrics(batches, data, train)
+    seen = None
+    if task is not None:
+        seen = task.run(autocast, lambda done, _: tick(held + len(data) + done))
     return Evaluation(
         split=split,
         images=len(data),
         boxed_images=_boxed_images(data),
-        metrics=(*metrics, *localisation.metrics(chosen)),
+        metrics=(*metrics, *localisation.metrics(chosen), *locality_metrics(seen)),
         per_class=per_class,
         thresholds=_named_thresholds(chosen),
         held_out=on_held_out,
         confusion=confusions(per_image, data),
         map=map or "evidence",
         guided_by=_guided_by(model),
+        locality=seen,
         per_image=per_image,
     )
+
+
+def _locality_task(
+    model: Model, data: LabelledImages, images: int | None, device: torch.device | str | None
+) -> LocalityTask | None:
+    """Return how locality is going to be measured; None where it is not, or cannot be."""
+    if images == 0 or not isinstance(model, PatchClassifier):
+        return None
+    try:
+        return plan_locality(
+            model, data, competing=not data.multi_label, images=images, device=device
+        )
+    except InputError:
+        return None
 
 
 def validate(

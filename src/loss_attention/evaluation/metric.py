@@ -27,6 +27,7 @@ from loss_attention.metrics.classification import (
     eleven_point_precisions,
     expected_calibration_error,
 )
+from loss_attention.metrics.locality import Locality
 from loss_attention.prediction import probabilities_of
 
 FORMAT_VERSION = 5
@@ -37,6 +38,7 @@ CLASSES = "classification"
 PATCHES_AND_PIXELS = "localisation: patches and pixels"
 BOXES = "localisation: boxes"
 ORACLE = "oracle: threshold chosen on these images"
+LOCALITY = "locality: what a patch sees"
 OLD_NAMES = {
     # Metrics of `evaluate`.
     "class_accuracy": "balanced_accuracy",
@@ -256,6 +258,8 @@ class Evaluation:
             metric: what settings may be chosen by, as the reported images must not be looked at.
         map: what the heat maps that were measured show; a file that does not say so is of evidence.
         guided_by: what the model's training was guided by beside labels ("90 boxes"); "": nothing.
+        locality: what the patches see, as curves; None where there are no patches, or no two images
+            of different classes, and in files of before.
         per_image: kept in memory only; None when read from a file.
     """
 
@@ -269,6 +273,7 @@ class Evaluation:
     confusion: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     map: str = "evidence"
     guided_by: str = ""
+    locality: Locality | None = None
     per_image: ImageResults | None = field(default=None, compare=False, repr=False)
 
     def get(self, name: str) -> Metric | None:
@@ -326,7 +331,9 @@ class Evaluation:
                 Metric(**{**metric, "range": tuple(metric["range"])})
                 for metric in rest.pop("metrics")
             )
-            return cls(**rest, metrics=metrics)
+            found = rest.pop("locality", None)
+            locality = None if found is None else Locality.from_json(found)
+            return cls(**rest, metrics=metrics, locality=locality)
         except (TypeError, KeyError, AttributeError) as error:
             raise InputError("this is not an evaluation that loss-attention wrote") from error
 

@@ -4,7 +4,8 @@ Colours are chosen to be told apart with any colour vision, and none carries a m
 evidence for the class is red and evidence against it blue, with a scale beside them (of what has
 no sign, the margin for example, there is the red half); the outline
 of the selected patches is solid white, the model's box dashed yellow, an object's box in long lilac
-dashes, a true box dotted cyan, and each line lies on a dark one, so that it shows on any picture.
+dashes, what a patch sees in short green ones, a true box dotted cyan, and each line lies on a dark
+one, so that it shows on any picture.
 
 The heat maps of several methods side by side, a row for each image.
 """
@@ -53,6 +54,7 @@ class Line(NamedTuple):
 OUTLINE = Line("selected patches", (255, 255, 255))
 BOX = Line("box around them", (255, 212, 0), (6, 5))
 OBJECT = Line("box of an object", (224, 176, 255), (14, 4))
+SEEN = Line("what the heaviest patch sees (r90)", (140, 255, 120), (3, 2))
 TRUTH = Line("true box", (0, 229, 255), (1.5, 1.5))
 
 
@@ -72,6 +74,7 @@ class Marks:
         shown: what the heat map shows, and its unit.
         objects: the boxes of connected patches, where they were looked for.
         note: why it is this that the heat map shows, where that needs saying.
+        seen: the square that settles nine tenths of what a patch says, none or one.
     """
 
     heat_map: Float[np.ndarray, "H W"]
@@ -81,6 +84,7 @@ class Marks:
     shown: Quantity = EVIDENCE
     objects: Float[np.ndarray, "O 4"] = field(default_factory=_no_boxes)
     note: str = ""
+    seen: Float[np.ndarray, "P 4"] = field(default_factory=_no_boxes)
 
     @property
     def limit(self) -> float:
@@ -138,6 +142,7 @@ def panel(
         (TRUTH, _sides(marks.truths)),
         (BOX, _sides(marks.boxes)),
         (OBJECT, _sides(marks.objects)),
+        (SEEN, _sides(marks.seen)),
     ):
         _draw_line(drawn, line, segments * scale, width)
     return drawn
@@ -220,6 +225,7 @@ def _keys(marks: Marks, width: int, size: int) -> Image.Image | None:
         (OUTLINE, marks.windows),
         (BOX, marks.boxes),
         (OBJECT, marks.objects),
+        (SEEN, marks.seen),
         (TRUTH, marks.truths),
     )
     used = [line for line, drawn in lines if len(drawn)]

@@ -12,13 +12,14 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.style
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from matplotlib.figure import Figure
@@ -40,6 +41,7 @@ from loss_attention.explanation import (
 from loss_attention.geometry import box_iou
 from loss_attention.heads import HEADS
 from loss_attention.metrics.localisation import relevant_boxes
+from loss_attention.metrics.locality import Locality, kept_squares
 from loss_attention.model import PatchClassifier
 from loss_attention.prediction import (
     ImagePrediction,
@@ -142,8 +144,9 @@ def write_report(
         choose_mistakes(correct, confidence),
         choose_right_answers(correct, results.predictions),
     )
+    seen = {name: _r90(one.locality) for name, one in evaluations.items()}
     mistakes, right = (
-        make_cards(model, test, some, counterparts, map=map, most_bytes=MOST_BYTES // 2)
+        make_cards(model, test, some, counterparts, map=map, seen=seen, most_bytes=MOST_BYTES // 2)
         for some in chosen
     )
     history = folder.metrics()
@@ -174,6 +177,8 @@ def write_report(
         has_counterparts=any(len(card.pictures) > 2 for card in (*mistakes, *right)),
         multi_label=test.multi_label,
         one_vs_rest=model.spec.one_vs_rest,
+        locality=evaluation.locality,
+        locality_chart=_locality_chart(evaluation.locality),
     )
     folder.write(REPORT_FILE, page)
     return run / REPORT_FILE
@@ -235,11 +240,51 @@ def _charts(history: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> l
     return charts
 
 
+def _r90(found: Locality | None) -> int | None:
+    """Return the side of the square that nine tenths of the heaviest patches' vectors hang on."""
+    return None if found is None else found.heaviest.r90
+
+
+def _locality_chart(found: Locality | None) -> dict[str, Any] | None:
+    """Return the drawn curve of what patches see; None where there is none."""
+    if found is None or not (found.random.values and found.heaviest.values):
+        return None
+    lines = {"random patches": found.random.values, "heaviest": found.heaviest.values}
+    svg = curve_chart("L", found.random.sides, lines, found.random.window, axis=SIDES)
+    return {"svg": svg, "names": list(lines)}
+
+
+class Axis(NamedTuple):
+    """What the values along a chart are.
+
+    Attributes:
+        label: stands under the chart.
+        over: how those hear it who cannot see it, in "TITLE over OVER".
+        mark: stands beside the value that is marked, with this in its place.
+        said: says the same.
+    """
+
+    label: str
+    over: str
+    mark: str
+    said: str
+
+
+EPOCHS = Axis("epoch", "epochs", "kept: {}", "epoch {} was kept")
+SIDES = Axis(
+    "side of the square that is kept, in pixels",
+    "sides of the square that is kept",
+    "window: {}",
+    "the window has {} pixels",
+)
+
+
 def curve_chart(
     title: str,
     epochs: Sequence[int],
     lines: Mapping[str, Sequence[float | None]],
     chosen: int | None = None,
+    axis: Axis = EPOCHS,
 ) -> str:
     """Return an SVG element with one line a series over the epochs, in colours of the page.
 
@@ -250,6 +295,7 @@ def curve_chart(
         epochs: the x axis, rising.
         lines: values by epoch under the name of each series, of two; None where an epoch has none.
         chosen: the epoch to mark, whose weights were kept.
+        axis: what stands in the epochs' place.
     """
     known = {
         name: [
@@ -276,7 +322,7 @@ def curve_chart(
             axes.plot(x[-1:] * 2, y[-1:] * 2, color=colour, **dot)
         axes.set_xlim(first, max(last, first + 1))
         axes.set_xticks(sorted({first, last}))
-        axes.set_xlabel("epoch", labelpad=-11)
+        axes.set_xlabel(axis.label, labelpad=-11)
         for ticks in (axes.xaxis, axes.yaxis):
             ticks.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.grid(axis="y", color=rule, clip_on=False)
@@ -284,7 +330,7 @@ def curve_chart(
             axes.axvline(chosen, color=quiet, linewidth=1, linestyle=":", clip_on=False)
             side = "right" if chosen > (first + last) / 2 else "left"
             above = axes.get_xaxis_transform()
-            axes.text(chosen, 1.03, f"kept: {chosen}", transform=above, ha=side)
+            axes.text(chosen, 1.03, axis.mark.format(chosen), transform=above, ha=side)
         drawn = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
@@ -298,19 +344,19 @@ def curve_chart(
     )
     for colour, name in CHART_COLOURS.items():
         svg = svg.replace(colour, f"var(--{name})")
-    label = escape(_spoken(title, known, chosen))
+    label = escape(_spoken(title, known, chosen, axis))
     return f'<svg role="img" aria-label="{label}" {" ".join(svg.split())}'
 
 
 def _spoken(
-    title: str, known: Mapping[str, Sequence[tuple[int, float]]], chosen: int | None
+    title: str, known: Mapping[str, Sequence[tuple[int, float]]], chosen: int | None, axis: Axis
 ) -> str:
     """Say what the chart shows, for those who hear it."""
     ends = [
         f"{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}" for name, points in known.items()
     ]
-    kept = "" if chosen is None else f"; epoch {chosen} was kept"
-    return f"{title} over epochs: {', '.join(ends)}{kept}"
+    kept = "" if chosen is None else f"; {axis.said.format(chosen)}"
+    return f"{title} over {axis.over}: {', '.join(ends)}{kept}"
 
 
 class Picture(NamedTuple):
@@ -449,6 +495,7 @@ def make_cards(
     counterparts: Mapping[str, PatchClassifier] | None = None,
     *,
     map: MapName | None = None,
+    seen: Mapping[str, int | None] | None = None,
     most_bytes: int = MOST_BYTES,
 ) -> list[Card]:
     """Explain the chosen images, and describe each; in this order.
@@ -460,6 +507,8 @@ def make_cards(
         counterparts: models whose heat map for the same class is shown beside it, by what to call
             them.
         map: what is shown of models with evidence; None: see `explanation.default_map`.
+        seen: r90 of the heaviest patches of each model, by its head or what to call it, which is
+            outlined around the heaviest patch; None: nothing is.
         most_bytes: of all pictures together.
     """
     if not chosen:
@@ -501,6 +550,7 @@ def make_cards(
             sure[i],
             bool(correct[i]),
             explanations,
+            seen or {},
             room,
         )
         for i in range(len(chosen))
@@ -539,6 +589,7 @@ def _card(
     probability: float,
     correct: bool,
     explanations: Mapping[str, Explanation],
+    seen: Mapping[str, int | None],
     room: int,
 ) -> Card:
     names = part.class_names
@@ -549,7 +600,7 @@ def _card(
     plain = Picture("image", name, data_uri(resized(image, SHORTEST, LONGEST), room))
     truths = _true_boxes(part, i)
     drawn = [
-        _heat_map(image, caption, one, i, names[target], truths, room)
+        _heat_map(image, caption, one, i, names[target], truths, seen.get(caption), room)
         for caption, one in explanations.items()
     ]
     return Card(
@@ -571,9 +622,10 @@ def _heat_map(
     i: int,
     target: str,
     truths: Float[Tensor, "G 4"],
+    seen: int | None,
     room: int,
 ) -> Picture:
-    marks = marks_of(explanation, i, truths.numpy())
+    marks = replace(marks_of(explanation, i, truths.numpy()), seen=_seen(explanation, i, seen))
     return Picture(
         caption=caption,
         alt=f"{caption}, {marks.shown.name} for {target}",
@@ -583,6 +635,16 @@ def _heat_map(
         + (f"; {marks.note}: {CONTRAST.name}" if marks.note else ""),
         signed=marks.shown.signed,
     )
+
+
+def _seen(explanation: Explanation, i: int, side: int | None) -> Float[np.ndarray, "P 4"]:
+    """Return the square of this side around the heaviest patch; none where several are equal."""
+    weights = explanation.patch_weights[i]
+    heaviest = (weights == weights.max()).nonzero().squeeze(1)
+    if side is None or len(heaviest) > 1:
+        return np.empty((0, 4), np.float32)
+    square = kept_squares(explanation.grid, heaviest, torch.tensor([side]))
+    return square.float().numpy()
 
 
 def _facts(explanation: Explanation, i: int, truths: Float[Tensor, "G 4"]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import rich.table
@@ -19,7 +19,8 @@ from rich.text import Text
 from loss_attention.attribution.compare import Comparison, MeanScore
 from loss_attention.attribution.maps import METHODS
 from loss_attention.attribution.measures import METRICS, MOSAIC_SIDES
-from loss_attention.evaluation.metric import Evaluation, Metric
+from loss_attention.evaluation.metric import LOCALITY, Evaluation, Metric
+from loss_attention.metrics.locality import LocalityCurve
 from loss_attention.terminal import markdown, markdown_table, plain
 
 UNDEFINED = "n/a"
@@ -179,10 +180,10 @@ def seeds_table(evaluations: Mapping[int, Evaluation]) -> Table:
         rows.append(
             [
                 metric.label + ("" if up else LOWER),
-                _number(statistics.fmean(values)),
-                _number(statistics.stdev(values) if len(values) > 1 else None),
-                f"{_number(min(values))} to {_number(max(values))}",
-                _number(min(values) if up else max(values)),
+                _number(statistics.fmean(values), metric.unit),
+                _number(statistics.stdev(values) if len(values) > 1 else None, metric.unit),
+                f"{_number(min(values), metric.unit)} to {_number(max(values), metric.unit)}",
+                _number(min(values) if up else max(values), metric.unit),
                 _best_baseline([one for one in found if one is not None]),
             ]
         )
@@ -230,7 +231,7 @@ def _best_baseline(metrics: Sequence[Metric]) -> str:
         return ABSENT
     means = {name: statistics.fmean(values) for name, values in known.items()}
     best = (max if metrics[0].higher_is_better else min)(means, key=lambda name: means[name])
-    return f"{_number(means[best])} ({best})"
+    return f"{_number(means[best], metrics[0].unit)} ({best})"
 
 
 def evaluation_tables(evaluations: Mapping[str, Evaluation]) -> list[Table]:
@@ -280,8 +281,10 @@ def _evaluation_table(title: str, rows: Rows, guided_by: Mapping[str, str]) -> T
     cells = []
     for metric, model, found in rows:
         label = metric.label + ("" if metric.higher_is_better else LOWER)
-        value = ABSENT if found is None else _number(found.value)
-        scores = {} if found is None else {n: _number(v) for n, v in found.baselines.items()}
+        value = ABSENT if found is None else _number(found.value, metric.unit)
+        scores = {}
+        if found is not None:
+            scores = {name: _number(v, metric.unit) for name, v in found.baselines.items()}
         if alone:
             lines = [f"{score} ({name})" for name, score in scores.items()]
             beside = ["\n".join(lines) or ABSENT]
@@ -301,8 +304,11 @@ def _first_of_each(evaluations: Mapping[str, Evaluation]) -> dict[str, Metric]:
     return metrics
 
 
-def _number(value: float | None) -> str:
-    return UNDEFINED if value is None else f"{value:.3f}"
+def _number(value: float | None, unit: str = "") -> str:
+    """Return a score in three decimals, or in one where it has a unit: pixels, that is."""
+    if value is None:
+        return UNDEFINED
+    return f"{value:.1f}" if unit else f"{value:.3f}"
 
 
 def _images(evaluations: Mapping[str, Evaluation]) -> str:
@@ -326,9 +332,17 @@ def _evaluation_notes(evaluations: Mapping[str, Evaluation], tables: Sequence[Ta
     metrics = _first_of_each(evaluations)
     down = any(not metric.higher_is_better for metric in metrics.values())
     notes = ["Trivial baselines: what an answer scores on the same images that ignores the model."]
-    if all(metric.range == (0, 1) for metric in metrics.values()):
+    seen = any(metric.group == LOCALITY for metric in metrics.values())
+    if all(metric.range == (0, 1) for metric in metrics.values() if metric.group != LOCALITY):
         better = "higher is better" + (f",{LOWER} lower" if down else "")
-        notes.insert(0, f"All metrics: 0 to 1, {better}.")
+        notes.insert(0, f"All metrics{' but r90' if seen else ''}: 0 to 1, {better}.")
+    if seen:
+        notes.append(
+            "Locality: L(s) is the fraction of a patch's class vector that a square of s pixels "
+            "around it settles, another class's image being everywhere else; r90 is the side from "
+            "which that is 0.9. Whole image: a patch that sees all of it evenly. Other image: "
+            "nothing of the patch's own image is kept."
+        )
     if "patch_recall" in metrics:
         notes.append("No selection has a higher recall than all patches (uniform weights): read F.")
     shown = {evaluation.map for evaluation in evaluations.values()}
@@ -384,6 +398,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         "seed": comparison.seed,
         "left_out": dict(comparison.left_out),
         **({"guided_by": comparison.guided_by} if comparison.guided_by else {}),
+        **_locality_json(comparison),
         "metrics": {
             name: {
                 "label": comparison.metrics[name].label,
@@ -403,6 +418,20 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
             for method, found in comparison.scores.items()
         },
     }
+
+
+def _locality_json(comparison: Comparison) -> dict[str, Any]:
+    """Return what the patches see, as plain values, or why that is not known, if it was asked."""
+    found = comparison.locality
+    if found is None:
+        reason = comparison.no_locality
+        return {"locality": {"not_measured": reason}} if reason else {}
+    derived = {
+        name: {"in_window": curve.in_window, "r90": curve.r90, "r90_by_window": curve.windows}
+        for name, curve in (("random", found.random), ("heaviest", found.heaviest))
+    }
+    values = asdict(found)
+    return {"locality": values | {name: derived[name] | values[name] for name in derived}}
 
 
 def _measured(comparison: Comparison) -> list[tuple[str, str]]:
@@ -458,7 +487,32 @@ def _comparison_notes(comparison: Comparison) -> list[str]:
             "No boxes with fitted cuts: no held-out images with boxes (`validation_fraction`) to "
             "choose a cut on."
         )
+    if comparison.locality is not None or comparison.no_locality:
+        notes.append(_locality_note(comparison))
     if comparison.left_out:
         reasons = "; ".join(f"{name} ({why})" for name, why in comparison.left_out.items())
         notes.append(f"Not possible with this model: {reasons}.")
     return notes
+
+
+def _locality_note(comparison: Comparison) -> str:
+    """Say what the patches see, which is the same for all methods."""
+    found = comparison.locality
+    if found is None:
+        return f"Locality is not measured: {comparison.no_locality}."
+    what = f"What a patch sees, by any method, on {found.images} images"
+    if found.random.in_window is None:
+        return f"{what}: nothing, their class vectors are the same in every image."
+    return (
+        f"{what}, window {found.random.window} px: {_seen(found.random)}; the heaviest patch of "
+        f"each, {_seen(found.heaviest)}."
+    )
+
+
+def _seen(curve: LocalityCurve) -> str:
+    if curve.in_window is None or curve.windows is None:
+        return "undefined"
+    return (
+        f"L(window) {curve.in_window:.2f}, r90 {curve.r90} px or {curve.windows:.2g} windows, same "
+        f"top class in the window {curve.same_in_window:.2f}"
+    )
