@@ -415,15 +415,17 @@ def lies_within(data: str, own: str) -> bool:
 
 
 class MapOptions(NamedTuple):
-    """What is measured of heat maps.
+    """What is measured of heat maps and patches.
 
     Attributes:
-        map: what they show; None: the evidence.
+        map: what heat maps show; None: the evidence.
         within: how many pixels from an object are near it.
+        locality: images to measure on what patches see; None: as usual.
     """
 
     map: MapName | None = None
     within: int = NEAR
+    locality: int | None = None
 
 
 @dataclass(frozen=True)
@@ -559,6 +561,7 @@ def measure(
             progress=progress,
             map=how.map,
             within=how.within,
+            locality=how.locality,
         )
 
 

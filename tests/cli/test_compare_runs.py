@@ -93,12 +93,19 @@ def test_which_map_and_which_distance_can_be_asked_for(run: Path, tmp_path: Path
     found = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     assert found["map"] == "margin"
     assert any(one["name"] == "evidence_within_1_px" for one in found["metrics"])
-    assert exit_code("report", run, "--map", "contrast") == 0
+    assert found["locality"]["images"] == 8
+    assert exit_code("evaluate", run, "--locality", 2) == 0
+    assert "r90 / window, heaviest patch" in " ".join(capsys.readouterr().out.split())
+    found = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    assert found["locality"]["images"] == 2
+    assert exit_code("report", run, "--map", "contrast", "--locality", 0) == 0
+    assert "r90" not in (run / "report.html").read_text("utf-8")
     assert "the contrast of the predicted class" in (run / "report.html").read_text("utf-8")
     capsys.readouterr()
     for words, line in (
         (("evaluate", run, "--map", "margn"), "unknown map 'margn'; did you mean 'margin'"),
         (("report", run, "--within", 0), "--within must be at least 1 pixel, got 0"),
+        (("evaluate", run, "--locality", -1), "--locality must be at least 0 images, got -1"),
         (("compare", run, "--within", 0, "--out", tmp_path / "no"), "--within must be at least 1"),
     ):
         assert exit_code(*words) == 2

@@ -95,7 +95,8 @@ class LocalityTask:
 
         step = max(1, PIXELS_AT_ONCE // (self.grid.height * self.grid.width))
         with torch.inference_mode():
-            for index, others in zip(self.index.split(step), self.others.split(step), strict=True):
+            parts = (torch.split(every, step) for every in (self.index, self.others))
+            for index, others in zip(*parts, strict=True):
                 images, foreign = (
                     self.data.take(some).to(self.device).images for some in (index, others)
                 )
@@ -115,7 +116,7 @@ class LocalityTask:
                         tell,
                     )
                 )
-            squared, same = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+            squared, same = (torch.cat(one).cpu() for one in zip(*found, strict=True))
         drawn = torch.cat(chosen).cpu()
         random, heaviest = (
             locality_curve(Changes(squared[:, k], same[:, k]), drawn[:, k], self.grid, sides)
@@ -251,6 +252,7 @@ def _metrics_of(curve: LocalityCurve, name: str, which: str) -> list[Metric]:
             f"L(window), {which}",
             curve.in_window,
             {"whole image": curve.even_in_window},
+            # It has no least value; below 0 all is lost.
             group=LOCALITY,
         ),
         Metric(

@@ -135,9 +135,9 @@ def changes_when_kept(
     tell(batch)
     squared = wanted.new_zeros(batch, number, len(sides), dtype=torch.float64)
     same = torch.ones_like(squared, dtype=torch.bool)
-    for s, side in enumerate(sides):
+    for column, side in enumerate(sides):
         if side == 0:
-            squared[:, :, s], same[:, :, s] = _apart(swapped, wanted)
+            squared[:, :, column], same[:, :, column] = _apart(swapped, wanted)
     measured = [s for s, side in enumerate(sides) if 0 < side < whole_side(grid)]
     of_side = torch.tensor(sides, device=patches.device)
     variants = torch.cartesian_prod(
@@ -234,9 +234,10 @@ class LocalityCurve:
         """Return the curve that `dataclasses.asdict` made these values of.
 
         Raises:
-            TypeError: they are not that.
+            TypeError, KeyError: they are not that.
         """
-        return cls(**{k: v if k == "window" else tuple(v) for k, v in values.items()})
+        rest = dict(values)
+        return cls(rest.pop("window"), **{name: tuple(each) for name, each in rest.items()})
 
 
 def locality_curve(

@@ -335,13 +335,13 @@ def _evaluation_notes(evaluations: Mapping[str, Evaluation], tables: Sequence[Ta
     seen = any(metric.group == LOCALITY for metric in metrics.values())
     if all(metric.range == (0, 1) for metric in metrics.values() if metric.group != LOCALITY):
         better = "higher is better" + (f",{LOWER} lower" if down else "")
-        notes.insert(0, f"All metrics{' but r90' if seen else ''}: 0 to 1, {better}.")
+        notes.insert(0, f"All metrics{' but locality' if seen else ''}: 0 to 1, {better}.")
     if seen:
         notes.append(
             "Locality: L(s) is the fraction of a patch's class vector that a square of s pixels "
-            "around it settles, another class's image being everywhere else; r90 is the side from "
-            "which that is 0.9. Whole image: a patch that sees all of it evenly. Other image: "
-            "nothing of the patch's own image is kept."
+            "around it settles, another class's image being everywhere else; below 0 it misleads. "
+            "r90 is the first side with 0.9. Whole image: a patch that sees all of it evenly. "
+            "Other image: nothing of the patch's own image is kept."
         )
     if "patch_recall" in metrics:
         notes.append("No selection has a higher recall than all patches (uniform weights): read F.")
