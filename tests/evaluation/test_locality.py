@@ -33,7 +33,7 @@ def images_for(model: la.PatchClassifier, count: int = 10, side: int = 20) -> Im
 
 
 def measured(model: la.PatchClassifier, data: ImageSet, **options):
-    return plan_locality(model, data, competing=not data.multi_label, **options).run()
+    return plan_locality(model, data, **options).run()
 
 
 @pytest.mark.parametrize("head", WEIGHTED_HEADS)
@@ -41,7 +41,7 @@ def test_every_head_from_none_to_all(head: str) -> None:
     model = used_model(head=head, image_size=(20, 20))
     data = images_for(model)
     told = []
-    task = plan_locality(model, data, competing=True, images=6)
+    task = plan_locality(model, data, images=6)
     found = task.run(progress=lambda *now: told.append(now))
     assert found.images == 6
     assert told[-1] == (task.passes, task.passes)
@@ -119,7 +119,7 @@ def test_what_is_shown_and_written() -> None:
 def test_progress_counts_its_forward_passes_too() -> None:
     model, data, ticks = colour_model(), scenes(40), []
     evaluate(model, data, batch_size=16, progress=lambda *now: ticks.append(now))
-    task = plan_locality(model, data, competing=True)
+    task = plan_locality(model, data)
     assert len(task.index) == measuring.LEAST_IMAGES
     total = 40 + task.passes
     assert ticks[:3] == [(16, total), (32, total), (40, total)]
@@ -131,20 +131,20 @@ def test_it_costs_a_part_of_the_evaluation() -> None:
     model = colour_model()
     for count, wanted in ((40, 8), (520, 13), (8000, 64)):
         # 12 x 12 pixels and a window of 3: 3, 5, 7 and 9 of both patches, and both images.
-        task = plan_locality(model, scenes(2).subset(torch.arange(count) % 2), competing=True)
+        task = plan_locality(model, scenes(2).subset(torch.arange(count) % 2))
         assert len(task.index) == wanted
         assert task.passes == 10 * wanted
-    assert len(plan_locality(model, scenes(40), competing=True, images=20).index) == 20
+    assert len(plan_locality(model, scenes(40), images=20).index) == 20
 
 
 def test_where_it_cannot_be_measured() -> None:
     baseline = used_baseline()
     with pytest.raises(InputError, match="the model has no patches"):
-        plan_locality(baseline, images_for(baseline, side=32), competing=True)
+        plan_locality(baseline, images_for(baseline, side=32))
     assert evaluate(baseline, images_for(baseline, side=32)).locality is None
     model, one_class = colour_model(), scenes(20).subset(torch.tensor([0, 9, 18]))
     with pytest.raises(InputError, match="no image has one of another class"):
-        plan_locality(model, one_class, competing=True)
+        plan_locality(model, one_class)
     assert evaluate(model, one_class).locality is None
     assert evaluate(model, scenes(1)).locality is None
 

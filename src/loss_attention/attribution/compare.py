@@ -210,7 +210,7 @@ def _locality(
     """Return what the patches see, or why that cannot be measured."""
     images = min(images, MOST_IMAGES)
     try:
-        task = plan_locality(model, data, competing=model.competing, images=images, seed=seed)
+        task = plan_locality(model, data, images=images, seed=seed)
     except InputError as error:
         return None, str(error)
     return task.run(), ""

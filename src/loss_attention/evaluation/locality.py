@@ -129,8 +129,8 @@ def plan_locality(
     model: PatchClassifier,
     data: LabelledImages,
     *,
-    competing: bool,
     images: int | None = None,
+    competing: bool | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> LocalityTask:
@@ -139,9 +139,9 @@ def plan_locality(
     Args:
         model: in evaluation mode.
         data: the images.
-        competing: a softmax decides.
         images: how many at most; None: as many as cost no more than `FRACTION` of running the model
             over all of them, from `LEAST_IMAGES` to `MOST_IMAGES`.
+        competing: a softmax decides; None: it does where an image has one label.
         seed: which images and patches are drawn.
         device: where to compute; None: where the model is.
 
@@ -155,6 +155,7 @@ def plan_locality(
         probe: ImagePrediction = model(data.take(torch.arange(1)).to(device).images)
     if not isinstance(probe, WeightedPrediction):
         raise InputError("the model has no patches")
+    competing = not data.multi_label if competing is None else competing
     if images is None:
         affordable = int(FRACTION * len(data) / _passes(probe.image_grid))
         images = min(MOST_IMAGES, max(LEAST_IMAGES, affordable))

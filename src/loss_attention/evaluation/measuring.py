@@ -191,9 +191,7 @@ def _locality_task(
     if images == 0 or not isinstance(model, PatchClassifier):
         return None
     try:
-        return plan_locality(
-            model, data, competing=not data.multi_label, images=images, device=device
-        )
+        return plan_locality(model, data, images=images, device=device)
     except InputError:
         return None
 
