@@ -141,7 +141,7 @@ def plan_locality(
         data: the images.
         images: how many at most; None: as many as cost no more than `FRACTION` of running the model
             over all of them, from `LEAST_IMAGES` to `MOST_IMAGES`.
-        competing: a softmax decides; None: it does where an image has one label.
+        competing: a softmax decides; None: as the model says.
         seed: which images and patches are drawn.
         device: where to compute; None: where the model is.
 
@@ -155,7 +155,7 @@ def plan_locality(
         probe: ImagePrediction = model(data.take(torch.arange(1)).to(device).images)
     if not isinstance(probe, WeightedPrediction):
         raise InputError("the model has no patches")
-    competing = not data.multi_label if competing is None else competing
+    competing = model.competing if competing is None else competing
     if images is None:
         affordable = int(FRACTION * len(data) / _passes(probe.image_grid))
         images = min(MOST_IMAGES, max(LEAST_IMAGES, affordable))
