@@ -316,6 +316,7 @@ Network = TypeVar("Network", bound=nn.Module)
 Model = Callable[[Tensor], ImagePrediction]
 Autocast = Callable[[], AbstractContextManager[Any]]
 
+
 def run_batches(
     model: Model,
     data: Batches[AnyBatch],
