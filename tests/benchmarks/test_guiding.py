@@ -17,7 +17,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """The commands that are run; they write what the real ones would."""
     seen: list[tuple[str, ...]] = []
 
-    def timed(_command: str, *words: str) -> Finished:
+    def timed(_command: str, *words: str, **_: object) -> Finished:
         seen.append(words)
         evaluated = words[0] == "evaluate"
         out = Path(words[1] if evaluated else words[words.index("--out") + 1])
