@@ -221,6 +221,7 @@ def _measured(study: Study, head: str, seed: int, part: float, folder: Path) -> 
         **took,
         "test_images": evaluation["images"],
         "thresholds": evaluation.get("thresholds", {}),
+        "map": evaluation.get("map", "evidence"),
         "metrics": evaluation["metrics"],
         "comparison": _read(out / "compare" / "comparison.json"),
         "slow_comparison": _read(out / SLOW / "comparison.json") if slow else None,

@@ -256,11 +256,13 @@ def interpreting_page(numbers: dict[str, Any]) -> str:
 
 def _about(numbers: dict[str, Any]) -> str:
     heads = dict.fromkeys(SHOWN_HEADS[run["head"]] for run in numbers["runs"])
+    maps = dict.fromkeys(run.get("map", "evidence") for run in numbers["runs"])
     return (
         f"`{numbers['command']}` trains {' and '.join(heads)} on the same data, and measures on "
         "each network what methods of explanation say of the same test images. What the measures "
         "and methods are, and what they do not say, is in "
-        "[comparing.md](../docs/comparing.md)."
+        "[comparing.md](../docs/comparing.md). The heat maps of both networks are of the "
+        f"{' or the '.join(maps)}."
     )
 
 

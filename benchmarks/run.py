@@ -63,6 +63,7 @@ def _run_numbers(out: Path) -> dict[str, Any]:
         "parameters": facts["parameters"],
         "best_epoch": facts["best_epoch"],
         "training_seconds": facts["train_seconds"],
+        "map": evaluation.get("map", "evidence"),
         "metrics": evaluation["metrics"],
     }
 

@@ -96,7 +96,12 @@ def test_each_seed_begins_with_the_run_of_its_seed(folder):
 def test_finished_ones_are_shown_again_and_more_can_follow(folder, capsys):
     path = folder / "runs" / "two"
     before = (path / "seed-3" / "model.safetensors").stat().st_mtime_ns
+    measured = path / "seed-3" / "evaluation.json"
+    text = measured.read_text()
+    assert '"map": "margin"' in text
+    measured.write_text(text.replace('"map": "margin"', '"map": "evidence"'))
     run("resume", path)
+    assert measured.read_text() == text  # another map: measured again, before it is averaged
     more = [*FROZEN[:-3], "3", *FROZEN[-2:]]
     run("train", "folder", "--data", folder / "data", "--out", path, *SMALL, *more)
     assert "seeds 3, 4, 5;" in " ".join(capsys.readouterr().out.split())

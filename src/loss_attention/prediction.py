@@ -8,6 +8,7 @@ it was built. An image's prediction has a grid, a bag's has none and may have a 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeVar, get_args
 
@@ -21,6 +22,7 @@ from loss_attention.errors import InputError
 from loss_attention.geometry import PatchGrid
 
 Kind = TypeVar("Kind")
+Reduced = TypeVar("Reduced")
 AnyPrediction = TypeVar("AnyPrediction", bound="ImagePrediction")
 
 MapName = Literal["margin", "contrast", "evidence"]
@@ -169,17 +171,20 @@ class PatchPrediction(WeightedPrediction):
         return evidence - torch.where(leads, second[image], first[image])
 
     def _rivals(self) -> Rivals:
-        """Return the closest rivals of each patch by its evidence, some patches at a time."""
+        """Return the closest rivals of each patch by its evidence."""
+        first, second, leader = zip(*self._each(closest_rivals), strict=True)
+        return Rivals(*(torch.cat(some, dim=1) for some in (first, second, leader)))
+
+    def _each(self, reduce: Callable[[Float[Tensor, "B m K"]], Reduced]) -> list[Reduced]:
+        """Return what is made of the evidence for all classes, some patches at a time."""
         if torch.compiler.is_compiling():  # a program for any size has no loop of so many rounds
-            return closest_rivals(self.evidence)
+            return [reduce(self.evidence)]
         batch, patches, width = self.patch_logits.shape
         step = max(1, VALUES_AT_ONCE // max(1, batch * width))
-        parts = [
-            closest_rivals(self._evidence_of_patches(slice(start, start + step)))
+        return [
+            reduce(self._evidence_of_patches(slice(start, start + step)))
             for start in range(0, patches, step)
         ]
-        first, second, leader = (torch.cat(some, dim=1) for some in zip(*parts, strict=True))
-        return Rivals(first, second, leader)
 
     def margin_of(self, target: Int[Tensor, " B"]) -> Float[Tensor, "B M"]:
         """Return the margin of each patch for one class of each image."""
@@ -190,9 +195,11 @@ class PatchPrediction(WeightedPrediction):
     ) -> Float[Tensor, "n M"]:
         """Return the evidence for a class less the mean of that for all classes, for n pairs.
 
-        It sums to the logit less the mean of all logits.
+        It sums to the logit less the mean of all logits. Nothing as large as all patches for all
+        classes is made on the way.
         """
-        return self.evidence_at(image, classes) - self.evidence.mean(dim=2)[image]
+        mean = torch.cat(self._each(lambda some: some.mean(dim=2)), dim=1)
+        return self.evidence_at(image, classes) - mean[image]
 
     def map_at(
         self, name: MapName, image: Int[Tensor, " n"], classes: Int[Tensor, " n"]

@@ -418,7 +418,7 @@ class MapOptions(NamedTuple):
     """What is measured of heat maps and patches.
 
     Attributes:
-        map: what heat maps show; None: the evidence.
+        map: what heat maps show; None: what is shown of such a model.
         within: how many pixels from an object are near it.
         locality: images to measure on what patches see; None: as usual.
     """

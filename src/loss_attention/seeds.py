@@ -12,6 +12,7 @@ from rich.console import Console
 from loss_attention.data.sample import Splits
 from loss_attention.errors import InputError, guarded
 from loss_attention.evaluation.metric import Evaluation
+from loss_attention.explanation import default_map
 from loss_attention.interruption import Interrupted, RunStopped
 from loss_attention.report.tables import seeds_table, show_table, table_markdown
 from loss_attention.runs import finish, load_data, own_data
@@ -183,9 +184,19 @@ def is_folder_of_seeds(path: Path) -> bool:
 
 
 def _evaluated(run: RunFolder) -> Evaluation | None:
-    """Return what a finished run scored; None: it is not finished or was not measured."""
-    found = run.read_json(EVALUATION_FILE) if run.facts().get("finished") else {}
-    return Evaluation.from_json(found) if found else None
+    """Return what a finished run scored; None: it is not finished or has to be measured.
+
+    It was measured by other heat maps where an earlier version did it, or somebody asked for them:
+    a mean over seeds must not be of both.
+    """
+    facts = run.facts()
+    found = run.read_json(EVALUATION_FILE) if facts.get("finished") else {}
+    if not found:
+        return None
+    evaluation = Evaluation.from_json(found)
+    competing = not facts.get("multi_label") and run.recipe().objective != "one-vs-rest"
+    usual = default_map(competing=competing)
+    return evaluation if evaluation.map == usual else None
 
 
 def _scores(evaluations: dict[int, Evaluation]) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from attribution.colour_scenes import CLASSES, COLOURS, SIZE, colour_model, make
 from loss_attention.attribution import compare as compare_module
 from loss_attention.attribution import maps as methods
 from loss_attention.attribution import measures
-from loss_attention.attribution.compare import BASELINES, MeanScore, compare
+from loss_attention.attribution.compare import BASELINES, compare
 from loss_attention.attribution.maps import METHODS, attribute
 from loss_attention.attribution.measures import METRICS, Boxed, window_means
+from loss_attention.attribution.scores import MeanScore
 from loss_attention.data.sample import ImageSet
 from loss_attention.errors import InputError
 from loss_attention.geometry import PatchGrid
@@ -150,6 +151,7 @@ def test_maps_on_and_near_small_objects_whose_masks_are_known() -> None:
     assert scores["evidence_within_1_px"].value == pytest.approx(np.mean(inside))
     assert scores["evidence_within_1_px"].images == scores["pxap"].images == 11
     assert scores["pxap"].error is None
+    assert scores["pxap"].interval == pytest.approx((1 / 36, 1 / 36))  # whoever is drawn
     assert scores["pointing_within_1_px"].value == 0  # the middle of the square
     assert scores["pxap"].value == pytest.approx(1 / 36)  # all 36 pixels alike, 1 of them right
     assert found.scores["uniform"]["pxap"].value == pytest.approx(1 / SIZE**2)
@@ -180,10 +182,61 @@ def test_of_several_labels_a_mask_does_not_say_whose_it_is() -> None:
     assert not found[1].any()
 
 
-def test_the_standard_error_is_that_of_the_mean() -> None:
-    score = compare_module._mean_score(torch.tensor([0.0, 1.0, 1.0, 2.0], dtype=torch.float64))
-    assert score == MeanScore(1.0, pytest.approx(np.std([0, 1, 1, 2], ddof=1) / 2), 4)
-    assert compare_module._mean_score(torch.ones(1).double()).error is None
+def test_methods_are_held_against_what_is_shown_or_what_is_asked_for(monkeypatch) -> None:
+    """Image by image; what was measured of each is kept."""
+    monkeypatch.setattr(measures, "REPEATS", 1)
+    names = ["grad-cam", "margin"]
+    found, subject = compare(colour_model(), scenes(30), names, images=12)
+    assert found.against == "margin"
+    score = found.scores["uniform"]["energy_pointing_game"]
+    assert score.value == pytest.approx(0.25)
+    assert score.difference.value == pytest.approx(-0.75)
+    assert score.difference.interval == pytest.approx((-0.75, -0.75))
+    assert score.difference.told_apart
+    assert found.scores["margin"]["energy_pointing_game"].difference is None
+    random = found.values["random"]["energy_pointing_game"]
+    assert random.mean() == pytest.approx(found.scores["random"]["energy_pointing_game"].value)
+    assert found.values["margin"]["grid_pointing_2x2"].shape == (3, 4)
+    assert found.scores["random"]["grid_pointing_2x2"].difference.interval is None  # of 3 mosaics
+    assert found.scores["random"]["seconds"].difference is None
+    assert scenes(30).take(found.drawn).images.equal(subject.images)
+    for names, against, wanted in (
+        (["cam", "margin"], "cam", "cam"),
+        (["margin"], "uniform", "uniform"),
+        (["cam"], None, "cam"),
+    ):
+        other, _ = compare(colour_model(), scenes(9), names, images=2, against=against)
+        assert other.against == wanted
+    text = table_markdown(comparison_table(found))
+    assert (
+        "| energy pointing game (EPG) \N{UPWARDS ARROW} | 1.000 \N{ALMOST EQUAL TO} | 1.000 |"
+        in text
+    )
+    assert "| 0.250 \N{MINUS SIGN} |" in text
+    assert "+ better than margin, \N{MINUS SIGN} worse: the 95 % interval of the difference" in text
+    assert "No sign: of fewer than 10 images or mosaics nothing can be told." in text
+
+
+def test_what_cannot_be_held_against_is_refused_before_anything_is_measured() -> None:
+    for names, against, message in (
+        (None, "margn", "unknown method 'margn'; did you mean 'margin'"),
+        (["cam"], "margin", "`against` is margin, which is not compared; add it to `methods`, or "),
+        (None, "contrast", "`against` contrast is not possible: contrast is for models of one lab"),
+    ):
+        several = replace(scenes(9), labels=scenes(9).label_matrix())
+        model = colour_model()
+        model.multi_label = True
+        with pytest.raises(InputError, match=message) as caught:
+            compare(model, several, names, images=2, against=against)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_model_is_not_compared() -> None:
+    model = colour_model()
+    with torch.no_grad():
+        model.head.classifier.bias[0] = torch.nan
+    with pytest.raises(InputError, match="logits are not finite numbers: its weights are damaged"):
+        compare(model, scenes(9), ["margin"], images=2)
 
 
 def test_the_model_is_left_as_it_was() -> None:
@@ -376,9 +429,7 @@ def test_methods_that_a_model_does_not_allow(monkeypatch: pytest.MonkeyPatch) ->
     assert list(comparison.scores) == [
         name for name in METHODS if name not in {*absent, *BASELINES}
     ] + list(BASELINES)
-    assert "Not possible with this model: evidence (" in table_markdown(
-        comparison_table(comparison)
-    )
+    assert "Not possible with this model: margin (" in table_markdown(comparison_table(comparison))
 
 
 def test_a_head_made_for_one_size_has_no_mosaics(monkeypatch: pytest.MonkeyPatch) -> None:

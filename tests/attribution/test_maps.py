@@ -136,6 +136,69 @@ def test_competition_is_the_logit_less_the_greatest_other_by_autograd(patches, i
         assert not np.allclose(attribute(patches, images, name, TARGET), found, atol=10 * atol)
 
 
+class Rectified(torch.nn.Module):
+    """A backbone of one layer: what each pixel is by itself, in seven features."""
+
+    channels, stride, receptive_field, normalisation = 7, 1, None, None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 7, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layer(images).relu()
+
+
+def test_competition_in_closed_form_of_a_network_of_one_layer():
+    """All three methods in float64 NumPy, whose gradients are written down, not computed."""
+    torch.manual_seed(2)
+    model = la.create_model(
+        Rectified(), head="mean", num_classes=5, patch_kernel=1, patch_stride=1, width=0.05
+    )
+    mean, std = np.array([0.3, 0.5, 0.6]), np.array([0.2, 0.25, 0.3])
+    model.set_normalisation(torch.tensor(mean).float(), torch.tensor(std).float())
+    model.head.patch_layers, model.head.classifier = torch.nn.Identity(), torch.nn.Linear(7, 5)
+    torch.nn.init.normal_(model.head.classifier.weight, std=2.0)
+    model.eval()
+    image = torch.rand(1, 3, 6, 8)
+    x = image[0].double().numpy()
+    weight, bias = (p.detach().double().numpy() for p in model.backbone.layer.parameters())
+    classes, offset = (p.detach().double().numpy() for p in model.head.classifier.parameters())
+    weight = weight[:, :, 0, 0]
+
+    def features(pixels: np.ndarray) -> np.ndarray:
+        scaled = (pixels - mean[:, None, None]) / std[:, None, None]
+        return np.maximum(np.einsum("dc,chw->dhw", weight, scaled) + bias[:, None, None], 0)
+
+    def against(seen: np.ndarray, target: int) -> tuple[np.ndarray, int]:
+        """What the gap's gradient is for each feature, whose rival is the greatest other."""
+        logits = classes @ seen.mean(axis=(1, 2)) + offset
+        rival = max((k for k in range(5) if k != target), key=lambda k: logits[k])
+        return (classes[target] - classes[rival]) / seen[0].size, rival
+
+    seen, rivals = features(x), set()
+    nodes, lengths = np.polynomial.legendre.leggauss(50)
+    for target in range(5):
+        slope, _ = against(seen, target)
+        wanted = {
+            "grad-cam": np.einsum("d,dhw->hw", slope, seen).clip(min=0),
+            "layer-cam": np.einsum("d,dhw->hw", slope.clip(min=0), seen),
+        }
+        # From the mean colour to the image, in the steps of Gauss and Legendre.
+        total = np.zeros_like(x)
+        for node, length in zip((1 + nodes) / 2, lengths / 2, strict=True):
+            at = features(mean[:, None, None] + node * (x - mean[:, None, None]))
+            slope, rival = against(at, target)
+            rivals.add((target, rival))
+            total += length * np.einsum("d,dhw,dc->chw", slope, at > 0, weight / std)
+        wanted["integrated-gradients"] = (total * (x - mean[:, None, None])).sum(axis=0)
+        for name, maps in wanted.items():
+            found = attribute(model, image, f"{name}-competition", target)[0]
+            np.testing.assert_allclose(found, maps, rtol=1e-4, atol=1e-5)
+            assert not np.allclose(attribute(model, image, name, target)[0], maps, atol=1e-3)
+    assert len(rivals) > 5  # it changes on the way
+
+
 def test_integrated_gradients_with_competition_sum_to_the_change_of_the_gap(patches, images):
     def gap(batch: torch.Tensor) -> torch.Tensor:
         logits = patches(batch).logits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -63,6 +64,7 @@ def test_a_table_its_json_and_a_picture(run: Path, tmp_path: Path, capsys, monke
         "comparison.json",
         "comparison.md",
         "maps.png",
+        "values.npz",
     ]
     found = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
     assert list(found["methods"]) == ["evidence", "layer-cam", "uniform", "random", "edges"]
@@ -73,6 +75,9 @@ def test_a_table_its_json_and_a_picture(run: Path, tmp_path: Path, capsys, monke
     assert found["methods"]["evidence"]["scores"]["energy_pointing_game"]["count"] == 3
     text = (out / "comparison.md").read_text(encoding="utf-8")
     assert text.startswith("# tiny: methods of explanation compared\n\nbright squares\n\n| metric")
+    assert "## How much more than evidence, on the same images" in text
+    with np.load(out / "values.npz") as values:
+        assert values["layer-cam/pointing_game"].shape == values["image"].shape == (3,)
     with Image.open(out / "maps.png") as picture:
         assert picture.width > 500
     # A second time needs a word.
@@ -142,6 +147,11 @@ def test_what_is_typed_wrong_gets_one_line(run: Path, tmp_path: Path, capsys) ->
         (("--methods", "evidance"), "unknown method 'evidance'; did you mean 'evidence'?"),
         (("--metrics", "grid_pointing"), "did you mean 'grid-pointing'? known: localisation,"),
         (("--methods", "evidence", "--images", "0"), "--images must be at least 2, got 0"),
+        (("--against", "grad-kam"), "unknown method 'grad-kam'; did you mean 'grad-cam'?"),
+        (
+            ("--methods", "evidence", "--against", "cam"),
+            "--against is cam, which is not compared; add it to --methods",
+        ),
         (("--method", "evidence"), "did you mean --methods"),
     ):
         out = tmp_path / "out"

@@ -18,6 +18,7 @@ LOCAL = (
     "weight_inside",
     "energy_pointing_game",
     "pointing_game",
+    "empty_maps",
     "gt_known_loc_patches",
     "top1_loc_patches",
     "gt_known_loc_spread",
@@ -36,7 +37,7 @@ LOCAL = (
     "max_box_acc_v2_0.5_oracle",
     "max_box_acc_v2_0.7_oracle",
 )
-NEED_A_THRESHOLD = list(LOCAL[8:18])
+NEED_A_THRESHOLD = list(LOCAL[9:19])
 CLASSES = ("accuracy", "balanced_accuracy", "expected_calibration_error")
 BASELINES = ["whole image", "centred box", "uniform", "random", "edges"]
 

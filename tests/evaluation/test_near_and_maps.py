@@ -12,6 +12,7 @@ from heads.used import used_model
 
 from loss_attention.errors import InputError
 from loss_attention.evaluation.measuring import evaluate
+from loss_attention.evaluation.metric import Evaluation
 from loss_attention.geometry import PatchGrid, paint_patches
 from loss_attention.metrics.localisation import NEAR, energy_pointing, pixels_in_boxes
 from loss_attention.prediction import PatchPrediction
@@ -37,8 +38,8 @@ def model_and_images():
 def test_the_map_that_is_asked_for_is_measured(name) -> None:
     model, data = model_and_images()
     found = evaluate(model, data, map=name, within=2)
-    assert found.map == (name or "evidence")
-    values = model.answers.map_of(name or "evidence", data.labels)
+    assert found.map == (name or "margin")
+    values = model.answers.map_of(name or "margin", data.labels)
     maps = paint_patches(values, GRID).clamp(min=0)
     inside = pixels_in_boxes(data.boxes, SIDE, SIDE)
     energy = energy_pointing(maps, inside).mean()
@@ -78,6 +79,7 @@ def test_masks_are_what_is_near_where_there_are_any() -> None:
         "evidence_within_2_px",
         "pointing_within_2_px",
         "pxap",
+        "empty_maps",
     ]
     masks[1:] = False  # one image alone has a mask
     one = evaluate(model, dataclasses.replace(data, masks=masks), within=2)
@@ -103,3 +105,41 @@ def test_of_several_labels_the_evidence_alone_is_measured() -> None:
     )
     with pytest.raises(InputError, match="`map` margin is for models of one label"):
         evaluate(model, data, map="margin")
+    assert evaluate(model, data).map == "evidence"
+
+
+def test_a_head_without_evidence_has_no_map_to_ask_for() -> None:
+    model = used_model(head="capsule-dynamic-routing", image_size=(24, 24))
+    data = numbered(torch.zeros(2, dtype=torch.int64), 5, side=24)
+    data = dataclasses.replace(
+        data, images=data.images.expand(-1, 3, -1, -1), class_names=model.class_names
+    )
+    with pytest.raises(InputError, match="`map` needs a head with exact evidence"):
+        evaluate(model, data, map="margin")
+
+
+def test_how_many_maps_are_empty_is_told_beside_the_margin() -> None:
+    model, data = model_and_images()
+    answers = model.answers
+    answers.patch_logits[:2] = torch.tensor([0.0, 0.0, 9.0])  # of the third class, both of others
+    answers.patch_logits[2, 1:] = torch.tensor([9.0, 0.0, 0.0])  # one patch is left
+    answers.patch_logits[2, 0] = torch.tensor([0.0, 0.0, 9.0])
+    evidence = (answers.patch_weights.unsqueeze(2) * answers.patch_logits).double().numpy()
+    empty = []
+    for i, label in enumerate(data.labels.tolist()):
+        rivals = np.delete(evidence[i], label, axis=1).max(axis=1)
+        empty.append(bool((evidence[i, :, label] <= rivals).all()))
+    assert empty[:3] == [True, True, False]
+    found = evaluate(model, data)
+    metric = found["empty_maps"]
+    assert metric.value == pytest.approx(np.mean(empty))
+    assert not metric.higher_is_better
+    assert metric.baselines["whole image"] == metric.baselines["uniform"] == 0
+    assert metric.baselines["random"] == metric.value  # the same map, shuffled
+    assert "empty_maps" not in evaluate(model, data, map="evidence")
+    assert Evaluation.from_json(found.to_json())["empty_maps"] == metric
+    # Of masks alone, of the images that have one.
+    masks = pixels_in_boxes(data.boxes, SIDE, SIDE)
+    masks[3:] = False
+    bare = dataclasses.replace(data, masks=masks, boxes=None, box_labels=None)
+    assert evaluate(model, bare).value("empty_maps") == pytest.approx(2 / 3)

@@ -92,7 +92,9 @@ def test_figures_in_a_table_are_those_of_the_runs_evaluation(everything):
     checked = 0
     for cell in table(everything, "table4")["cells"]:
         run = everything / "trainings" / cell["training"] / "seed-0"
-        metrics = json.loads((run / "evaluation.json").read_text())["metrics"]
+        evaluation = json.loads((run / "evaluation.json").read_text())
+        assert evaluation["map"] == "evidence"
+        metrics = evaluation["metrics"]
         values = {metric["name"]: metric for metric in metrics}
         value = values[cell["metric"]]["value"]
         if cell["state"] == "undefined":  # of so few images

@@ -10,12 +10,14 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from loss_attention.attribution.compare import BASELINES, MeanScore
-from loss_attention.attribution.measures import METRICS
+from loss_attention.attribution.compare import BASELINES
+from loss_attention.attribution.measures import COSTS, METRICS
+from loss_attention.attribution.scores import MeanScore
 from loss_attention.report.drawing import maps_picture
 from loss_attention.report.tables import (
     comparison_json,
     comparison_table,
+    differences_table,
     show_table,
     table_markdown,
 )
@@ -24,12 +26,25 @@ from loss_attention.report.tables import (
 def test_json_and_markdown_say_the_same(compared) -> None:
     comparison, _ = compared
     values = comparison_json(comparison)
-    text = table_markdown(comparison_table(comparison, errors=True))
+    text = table_markdown(comparison_table(comparison, intervals=True))
     for method, entry in values["methods"].items():
         assert entry["trivial_baseline"] == (method in BASELINES)
         for name, score in entry["scores"].items():
             assert name in values["metrics"]
             assert score["value"] == comparison.scores[method][name].value
+            apart = score["difference"]
+            if method == "evidence" or name in COSTS:
+                assert apart is None
+            elif "grid" in name:  # few mosaics
+                assert score["interval"] is apart["interval"] is None
+            else:
+                low, high = score["interval"]
+                assert low <= score["value"] <= high
+                low, high = apart["interval"]
+                assert low <= apart["value"] <= high
+                assert apart["told_apart"] == (low > 0 or high < 0)
+    assert values["against"] == "evidence"
+    assert values["bootstrap"] == {"level": 0.95, "resamples": 2000, "least": 10}
     rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")]
     assert [cell.strip() for cell in rows[0][1:]] == [
         "evidence",
@@ -40,8 +55,14 @@ def test_json_and_markdown_say_the_same(compared) -> None:
     assert len(rows) == 2 + len(METRICS) - 3  # without masks, and too small for distances
     inside = next(row for row in rows if "energy pointing" in row[0])
     assert inside[0].strip().endswith("\N{UPWARDS ARROW}")
-    assert inside[1].strip() == "1.000 ± 0.000"
+    assert inside[1].strip() == "1.000 (1.000 to 1.000)"
+    assert inside[2].strip() == "0.250 (0.250 to 0.250) \N{MINUS SIGN}"
     assert "3 of 2 x 2, 1 of 3 x 3" in text
+    differences = table_markdown(differences_table(comparison))
+    rows = [line.split("|")[1:-1] for line in differences.splitlines()[2:]]
+    assert [len(row) for row in rows] == [4] * (len(METRICS) - 3 - len(COSTS))
+    inside = next(row for row in rows if "energy pointing" in row[0])
+    assert inside[1].strip() == "-0.750 (-0.750 to -0.750) \N{MINUS SIGN}"
 
 
 def test_a_guided_model_is_said_to_be_one(compared) -> None:

@@ -56,6 +56,21 @@ def test_the_json_of_a_photo_is_in_its_pixels_and_adds_up(model, tmp_path: Path)
         assert picture.width > picture.height  # no border, though the model was trained with one
 
 
+def test_an_empty_margin_and_one_class_against_another(tmp_path: Path) -> None:
+    model, photo = used_model(backbone="vgg11_bn"), save_photo(tmp_path / "a.png", 60, 50)
+    with torch.no_grad():
+        model.head.classifier.bias[0] = 1e3
+    asked = {"tiles": TILES, "target": "3"}
+    found = read(explain_files(model, [photo], tmp_path / "out", **asked).written[0])
+    assert found["margin_is_empty"] is True
+    assert found["heat_map"]["shows"] == "contrast"
+    assert found["heat_map"]["note"] == "no patch puts this class first"
+    against = explain_files(model, [photo], tmp_path / "two", versus="1", **asked).written[0]
+    said = read(against)["versus"]
+    gap = found["logits"][3] - found["logits"][1]
+    assert sum(said["difference_of_evidence"]) == pytest.approx(gap, rel=1e-4)
+
+
 def test_evidence_for_all_classes_is_left_out_where_it_would_make_a_huge_file(
     model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 import loss_attention as la
 from loss_attention.data.sample import ImageSet
+from loss_attention.geometry import PatchGrid
+from loss_attention.prediction import PatchPrediction
 from loss_attention.report import page
 from loss_attention.report.page import (
     BARS,
@@ -145,6 +147,23 @@ def test_cards_show_the_margin_unless_asked_for_another_map():
         assert "no patch" not in picture.facts
     several = make_cards(make_model(multi_label=True), make_set(torch.eye(4, 3).byte()), [0])
     assert ", evidence for " in several[0].pictures[1].alt
+
+
+def test_a_card_whose_margin_is_empty_says_so_and_shows_contrast(monkeypatch):
+    disputed = torch.zeros(1, 4, 3)
+    disputed[0, :, 0] = 5.0
+    disputed[0, :2, 1], disputed[0, :2, 2] = 10.0, -30.0
+    disputed[0, 2:, 1], disputed[0, 2:, 2] = -30.0, 10.0
+    grid = PatchGrid(2, 2, window=12, stride=12, height=24, width=24)
+    one = PatchPrediction(disputed.mean(dim=1), disputed, torch.full((1, 4), 0.25), grid, 0.0)
+    monkeypatch.setattr(page, "_predict", lambda *_: one)
+    (card,) = make_cards(make_model(), make_set(torch.tensor([0])), [0])
+    assert card.target == NAMES[0]
+    picture = card.pictures[1]
+    assert picture.facts == "4 of 4 patches; no patch puts this class first: contrast"
+    assert ", contrast for " in picture.alt
+    assert picture.signed
+    assert picture.limit == "2.50"  # (5 + 15 / 3) / 4
 
 
 def test_bars_are_the_logits_the_highest_first_and_the_label_always():

@@ -8,9 +8,9 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -25,7 +25,6 @@ from loss_attention.attribution.measures import (
     Boxed,
     MetricText,
     Mosaics,
-    Pooled,
     Subject,
     groups_named,
     in_batches,
@@ -34,10 +33,12 @@ from loss_attention.attribution.measures import (
     measure_time,
     metrics_within,
 )
+from loss_attention.attribution.scores import MeanScore, Tally
 from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.errors import InputError
 from loss_attention.evaluation.locality import MOST_IMAGES, plan_locality
 from loss_attention.evaluation.measuring import for_inference
+from loss_attention.explanation import default_map
 from loss_attention.geometry import PatchGrid
 from loss_attention.metrics.faithfulness import masking_falls, mean_fill
 from loss_attention.metrics.localisation import NEAR, assemble, choose_mosaics
@@ -51,14 +52,6 @@ MOSAIC_POOL = 1000
 
 
 Progress = Callable[[int, int, str], None]
-
-
-class MeanScore(NamedTuple):
-    """The mean over images, and its standard error (None for one image, PxAP, or a time)."""
-
-    value: float
-    error: float | None
-    images: int
 
 
 @dataclass(frozen=True)
@@ -79,6 +72,10 @@ class Comparison:
         locality: what the patches see, which is the model's whatever the method; None where that
             was not asked for or cannot be measured.
         no_locality: why it cannot be.
+        against: the method that others are held against, image by image.
+        values: by method and measure, of each image (NaN where it could not be measured), `(N,)`,
+            or of each cell of each mosaic, `(G, cells)`; without PxAP and times.
+        drawn: which of the data's images they are, shape `(N,)`.
     """
 
     scores: Mapping[str, Mapping[str, MeanScore]]
@@ -92,6 +89,9 @@ class Comparison:
     guided_by: str = ""
     locality: Locality | None = None
     no_locality: str = ""
+    against: str = ""
+    values: Mapping[str, Mapping[str, Float[np.ndarray, "..."]]] = field(default_factory=dict)
+    drawn: Int[Tensor, " N"] = field(default_factory=lambda: torch.arange(0))
 
     @property
     def metrics(self) -> dict[str, MetricText]:
@@ -110,11 +110,14 @@ def compare(
     seed: int = 0,
     within: int = NEAR,
     metrics: Sequence[str] | None = None,
+    against: str | None = None,
     progress: Progress | None = None,
 ) -> tuple[Comparison, Subject]:
     """Measure methods of explanation on the same model and images.
 
     The explained class of an image is its label; of several, the one the model finds likeliest.
+    Scores have 95 % intervals, and so have their differences from those of one method, image by
+    image (`metrics.bootstrap`).
 
     Args:
         model: any model; it is left as it was.
@@ -128,6 +131,8 @@ def compare(
         seed: which images are drawn, and how weights are randomised.
         within: how many pixels from an object are near it, for the metrics with that tolerance.
         metrics: groups of them, of `measures.GROUP_NAMES`; None: all.
+        against: the method that the others are held against; None: the map that is shown of this
+            model (`explanation.default_map`), or the first method where that is not among them.
         progress: called with the number of steps done and of all, and what comes next.
 
     Returns:
@@ -135,8 +140,10 @@ def compare(
 
     Raises:
         InputError: an unknown method or group of metrics, a method that this model does not allow,
-            other classes than the model's, or fewer than two images with a label.
+            other classes than the model's, fewer than two images with a label, logits that are no
+            numbers, or `against` a method that is not compared.
     """
+    check_asked(methods, against)
     if data.class_names != model.class_names:
         raise InputError(
             f"the model has the classes {', '.join(model.class_names[:3])}, ... and the data "
@@ -150,13 +157,13 @@ def compare(
         raise InputError(f"`within` must be at least 1 pixel, got {within}")
     if len(_labelled(data)) < 2:
         raise InputError("a comparison needs at least two images with a label")
-    for name in methods or ():
-        find_method(name)
     groups = groups_named(metrics)
     original, model = model, for_inference(model)
     with torch.no_grad():
-        sample = _drawn(data, images, seed).to(model.mean.device)
+        drawn = _drawn(data, images, seed)
+        sample = data.take(drawn).to(model.mean.device)
         allowed, left_out = _allowed(model, sample.images[:2], methods)
+        reference = _reference(model, allowed, left_out, against)
         of_methods = [group for group in groups if group != LOCALITY]
         done, total = itertools.count(1), len(allowed) * len(of_methods)
 
@@ -175,24 +182,20 @@ def compare(
         locality, no_locality = None, ""
         if LOCALITY in groups:
             locality, no_locality = _locality(model, data, len(sample), seed)
-        scores: dict[str, dict[str, MeanScore]] = {}
+        tally = Tally()
         for number, method in enumerate(allowed):
             tell(number * len(of_methods), method)
-            scores[method] = {}
             for values in measure_method(subject, method, [g for g in of_methods if g != TIME]):
-                scores[method] |= {name: _mean_score(value) for name, value in values.items()}
+                tally.add(method, values)
                 tell(next(done), method)
             if TIME in groups:
-                times = measure_time(subject, method)
-                scores[method] |= {name: MeanScore(value, None, 1) for name, value in times.items()}
+                tally.add_times(method, measure_time(subject, method))
                 tell(next(done), method)
-    mosaics = {name: len(found.images) for name, found in subject.mosaics.items()}
-    boxed = int(subject.boxed().sum())
     comparison = Comparison(
-        scores=scores,
+        scores=tally.against(reference),
         images=len(sample),
-        boxed=boxed,
-        mosaics=mosaics,
+        boxed=int(subject.boxed().sum()),
+        mosaics={name: len(found.images) for name, found in subject.mosaics.items()},
         left_out=left_out,
         seed=seed,
         within=within,
@@ -200,6 +203,9 @@ def compare(
         guided_by=model.spec.guided_by,
         locality=locality,
         no_locality=no_locality,
+        against=reference,
+        values=tally.values,
+        drawn=drawn,
     )
     return comparison, subject
 
@@ -214,6 +220,37 @@ def _locality(
     except InputError as error:
         return None, str(error)
     return task.run(), ""
+
+
+def check_asked(methods: Sequence[str] | None, against: str | None) -> None:
+    """Raise `InputError` for methods that there are not, or one to hold others against of no use.
+
+    Args:
+        methods: those to compare; None: all that a model allows.
+        against: the one that others are held against; None: chosen by what is shown of the model.
+    """
+    for name in (*(methods or ()), *([] if against is None else [against])):
+        find_method(name)
+    if against is not None and methods is not None and against not in (*methods, *BASELINES):
+        raise InputError(
+            f"`against` is {against}, which is not compared; add it to `methods`, or name one of "
+            f"{', '.join(dict.fromkeys((*methods, *BASELINES)))}"
+        )
+
+
+def _reference(
+    model: PatchClassifier,
+    allowed: Sequence[str],
+    left_out: Mapping[str, str],
+    against: str | None,
+) -> str:
+    """Return the method that others are held against."""
+    if against is None:
+        shown = default_map(competing=model.competing)
+        return shown if shown in allowed else allowed[0]
+    if against in left_out:
+        raise InputError(f"`against` {against} is not possible: {left_out[against]}")
+    return against
 
 
 def _allowed(
@@ -232,11 +269,11 @@ def _allowed(
     return [name for name in (*names, *BASELINES) if name not in left_out], left_out
 
 
-def _drawn(data: LabelledImages, images: int, seed: int) -> ImageSet:
-    """Return images with a label, drawn by the seed."""
+def _drawn(data: LabelledImages, images: int, seed: int) -> Int[Tensor, " N"]:
+    """Return which images to take of those with a label, drawn by the seed."""
     labelled = _labelled(data)
     order = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(seed))
-    return data.take(labelled[order[:images]])
+    return labelled[order[:images]]
 
 
 def _labelled(data: LabelledImages) -> Int[Tensor, " N"]:
@@ -298,6 +335,8 @@ def _explained(
 ) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Int[Tensor, " N"]]:
     """Return each image's label (the likeliest of several), its probability, and the prediction."""
     logits = torch.cat([model(part).logits for (part,) in in_batches(batch_size, data.images)])
+    if not logits.isfinite().all():
+        raise InputError("the model's logits are not finite numbers: its weights are damaged")
     probabilities = probabilities_of(logits, competing=model.competing)
     own = logits.masked_fill(~data.label_matrix().bool(), -torch.inf).argmax(dim=1)
     return own, probabilities.gather(1, own.unsqueeze(1)).squeeze(1), logits.argmax(dim=1)
@@ -324,7 +363,7 @@ def _fitting(
     """Return images that have a box of the class that is explained."""
     if train.boxes is None or train.box_labels is None:
         return None
-    some = _drawn(train, 4 * count, seed).to(model.mean.device)
+    some = train.take(_drawn(train, 4 * count, seed)).to(model.mean.device)
     target = _explained(model, some, batch_size)[0]
     boxes = _boxes_of(some, target)
     assert boxes is not None
@@ -340,7 +379,7 @@ def _make_mosaics(
     A size is left out where too few classes have such an image, or the model takes no image so
     large.
     """
-    pool = _drawn(data, max(MOSAIC_POOL, count), seed).to(model.mean.device)
+    pool = data.take(_drawn(data, max(MOSAIC_POOL, count), seed)).to(model.mean.device)
     target, confidence, predicted = _explained(model, pool, batch_size)
     usable = (predicted == target) & (pool.label_matrix().sum(dim=1) == 1)
     confidence = confidence.masked_fill(~usable, -1.0).cpu()
@@ -358,13 +397,6 @@ def _make_mosaics(
             continue
         mosaics[name] = Mosaics(pictures, target[chosen], side)
     return mosaics
-
-
-def _mean_score(values: Float[Tensor, " N"] | Pooled) -> MeanScore:
-    if isinstance(values, Pooled):
-        return MeanScore(values.value, None, values.images)
-    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
-    return MeanScore(float(values.mean()), error, len(values))
 
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)

@@ -340,30 +340,32 @@ class Method:
     ) = None
 
 
+# In the order of a comparison of all: what is shown under a softmax first, and what may fairly be
+# held against it, before what explains a single logit.
 METHODS: dict[str, Method] = {
-    "evidence": Method(evidence, EVIDENCE),
-    "contrast": Method(contrast, CONTRAST),
     "margin": Method(margin, MARGIN),
+    "contrast": Method(contrast, CONTRAST),
+    "evidence": Method(evidence, EVIDENCE),
     "uniform": Method(uniform, Quantity("uniform map", "no unit", signed=False), baseline=True),
     "random": Method(random, Quantity("random values", "no unit", signed=False), baseline=True),
     "edges": Method(edges, Quantity("edges", "brightness a pixel", signed=False), baseline=True),
-    "cam": Method(class_activation, Quantity("class map", "logit units", signed=True)),
-    "grad-cam": Method(grad_cam, Quantity("Grad-CAM", "logit units a cell", signed=False)),
     "grad-cam-competition": Method(
         partial(grad_cam, competition=True),
         Quantity("Grad-CAM with class competition", "logit units a cell", signed=False),
     ),
-    "layer-cam": Method(layer_cam, Quantity("LayerCAM", "logit units", signed=False)),
     "layer-cam-competition": Method(
         partial(layer_cam, competition=True),
         Quantity("LayerCAM with class competition", "logit units", signed=False),
     ),
-    "integrated-gradients": Method(
-        integrated_gradients, Quantity("Integrated Gradients", "logit units a pixel", signed=True)
-    ),
     "integrated-gradients-competition": Method(
         partial(integrated_gradients, competition=True),
         Quantity("Integrated Gradients with class competition", "logit units a pixel", signed=True),
+    ),
+    "cam": Method(class_activation, Quantity("class map", "logit units", signed=True)),
+    "grad-cam": Method(grad_cam, Quantity("Grad-CAM", "logit units a cell", signed=False)),
+    "layer-cam": Method(layer_cam, Quantity("LayerCAM", "logit units", signed=False)),
+    "integrated-gradients": Method(
+        integrated_gradients, Quantity("Integrated Gradients", "logit units a pixel", signed=True)
     ),
     "occlusion": Method(
         occlusion,

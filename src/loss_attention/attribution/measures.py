@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from loss_attention.attribution.maps import attribute, attribute_classes, attribute_patches
@@ -32,12 +32,12 @@ from loss_attention.metrics.faithfulness import (
 from loss_attention.metrics.localisation import (
     NEAR,
     count_pixels,
+    empty_maps,
     energy_pointing,
     framed,
     grid_pointing,
     has_distance,
     near_object,
-    pixel_average_precision,
     pixels_in_boxes,
     pointing_hits,
     scaled_maps,
@@ -87,6 +87,8 @@ METRICS: dict[str, MetricText] = {
     "time_ratio": MetricText("time / forward pass", False, (0, None)),
 }
 """By name, in the order in which they are shown; `metrics_within` fills in the pixels."""
+COSTS = ("seconds", "time_ratio")
+"""Those that are not of single images."""
 
 
 def metrics_within(within: int) -> dict[str, MetricText]:
@@ -158,14 +160,15 @@ class Subject:
 
 
 class Pooled(NamedTuple):
-    """One value of so many images together, which is no mean over them."""
+    """What PxAP pools of each image that has a mask: one value of them all, no mean over them."""
 
-    value: float
-    images: int
+    counts: Int[Tensor, "n 2 T"]
+    """Pixels by value, off and on the object."""
 
 
 Values = dict[str, Tensor | Pooled]
-"""By measure, a value for each image (or cell of a mosaic) that it could be measured on."""
+"""By measure, a value for each image, NaN where it could not be measured, `(N,)`; or for each cell
+of each mosaic, `(G, cells)`."""
 
 
 class Explained(NamedTuple):
@@ -205,12 +208,11 @@ def in_batches(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 def _localisation(subject: Subject, explained: Explained) -> Values:
     """Measure how the maps lie on the objects of their class, and how many point nowhere."""
-    empty = ~(explained.maps > 0).any(dim=2).any(dim=1)
     return {
         **_on_boxes(subject, explained),
         **_on_masks(subject, explained.maps),
         **_near(subject, explained.maps),
-        "empty_maps": empty,
+        "empty_maps": empty_maps(explained.maps),
     }
 
 
@@ -219,10 +221,9 @@ def _on_masks(subject: Subject, maps: Float[Tensor, "N H W"]) -> Values:
     if subject.masks is None or not subject.masks.any():
         return {}
     has = subject.masks.any(dim=2).any(dim=1)
-    counts = count_pixels(scaled_maps(maps[has]), subject.masks[has])
-    value = pixel_average_precision(counts)
-    assert value is not None
-    return {"pxap": Pooled(value, int(has.sum()))}
+    scaled, masks = scaled_maps(maps[has]).split(1), subject.masks[has].split(1)
+    counts = [count_pixels(*each).int().cpu() for each in zip(scaled, masks, strict=True)]
+    return {"pxap": Pooled(torch.stack(counts))}
 
 
 def _near(subject: Subject, maps: Float[Tensor, "N H W"]) -> Values:
@@ -237,10 +238,18 @@ def _near(subject: Subject, maps: Float[Tensor, "N H W"]) -> Values:
     if not has.any():
         return {}
     near = near_object(objects[has], subject.within)
-    return {
+    found = {
         f"evidence_within_{subject.within}_px": energy_pointing(maps[has], near),
         f"pointing_within_{subject.within}_px": pointing_hits(maps[has], near),
     }
+    return {name: _of_all(has, of_some) for name, of_some in found.items()}
+
+
+def _of_all(has: Bool[Tensor, " N"], of_some: Shaped[Tensor, " n"]) -> Float[Tensor, " N"]:
+    """Return the values in the places of the images that have one, and NaN in the others."""
+    every = torch.full(has.shape, torch.nan, dtype=torch.float64)
+    every[has.cpu()] = of_some.double().cpu()
+    return every
 
 
 def _on_boxes(subject: Subject, explained: Explained) -> Values:
@@ -252,7 +261,7 @@ def _on_boxes(subject: Subject, explained: Explained) -> Values:
     inside = pixels_in_boxes(boxes, *chosen.shape[1:])
     found = box_overlaps(scaled_maps(chosen), boxes)
     overlaps = found.largest
-    values: Values = {
+    values = {
         "energy_pointing_game": energy_pointing(chosen, inside),
         "pointing_game": pointing_hits(chosen, inside),
         "gt_known_loc_heat_map_oracle": framed(overlaps[:, _best_cut(framed(overlaps))]),
@@ -266,7 +275,7 @@ def _on_boxes(subject: Subject, explained: Explained) -> Values:
         values["max_box_acc_v2"] = torch.stack(right).double().mean(dim=0)
         reach = _best_cut(framed(spread_overlaps(known, truth)))
         values["gt_known_loc_spread"] = framed(spread_overlaps(chosen, boxes)[:, reach])
-    return values
+    return {name: _of_all(has, of_some) for name, of_some in values.items()}
 
 
 def _best_cut(right: Bool[Tensor, "N T"]) -> int:
@@ -334,7 +343,8 @@ def _mosaics(subject: Subject, explained: Explained) -> Values:
         fractions = []
         for part, of in in_batches(max(1, subject.batch_size // side**2), images, target):
             maps = attribute_classes(subject.model, part, explained.method, of).float()
-            fractions.append(grid_pointing(maps.flatten(0, 1), cell.repeat(len(part)), side))
+            fraction = grid_pointing(maps.flatten(0, 1), cell.repeat(len(part)), side)
+            fractions.append(fraction.reshape(of.shape))
         values[name] = torch.cat(fractions)
     return values
 

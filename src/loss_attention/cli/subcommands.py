@@ -37,7 +37,7 @@ MEAN_POOLING = "mean-pooling"
 """What a demo calls the mean-pooling counterpart, and the folder of its run."""
 MOST_LINES = 50
 """How many errors, and how many warnings, of a data set are printed."""
-COMPARISON_FILES = ("comparison.json", "comparison.md", "maps.png")
+COMPARISON_FILES = ("comparison.json", "comparison.md", "maps.png", "values.npz")
 
 
 def train(
@@ -159,8 +159,8 @@ def evaluate(
         skip_broken: With --data: leave out images that have an error or whose class the model does
             not have, and say how many.
         masks: Also measure against the masks of objects, if the run was trained without them.
-        map: What the heat maps that are measured show: margin, contrast or evidence. None: the
-            evidence.
+        map: What the heat maps that are measured show: margin, contrast or evidence. None: what
+            explain shows, the margin, or the evidence where several labels can be right.
         within: How many pixels from an object count as near it.
         locality: How many images to measure on what a patch sees, 0 for none. None: as many as take
             a quarter of the time that all images do, from 8 to 64.
@@ -210,8 +210,8 @@ def report(
     Args:
         data: Where the run's data is now, if it has moved.
         map: What the heat maps show and are measured by: margin, contrast or evidence. None: the
-            margin is shown, or the evidence where each class is decided by itself (several labels,
-            or one-vs-rest), and the evidence is measured.
+            margin, or the evidence where each class is decided by itself (several labels, or
+            one-vs-rest).
         within: How many pixels from an object count as near it.
         locality: How many images to measure on what a patch sees, 0 for none. None: as many as take
             a quarter of the time that all images do, from 8 to 64.
@@ -383,6 +383,7 @@ def compare(
     skip_broken: bool = False,
     masks: bool = False,
     within: int = NEAR,
+    against: str | None = None,
     out: Path | None = None,
     batch_size: int = 32,
     seed: int = 0,
@@ -390,6 +391,9 @@ def compare(
     overwrite: bool = False,
 ) -> int:
     """Compare methods of explanation: where they point, how faithful they are, what they cost.
+
+    Scores have 95 % intervals, and a sign where a method is better or worse than the margin (or
+    what --against names) on the same images.
 
     Args:
         methods: Names separated by commas, such as margin,grad-cam-competition. None: all that the
@@ -403,20 +407,23 @@ def compare(
         classes: With --data: use only these of the model's classes.
         skip_broken: With --data: leave out images that have an error or whose class the model does
             not have, and say how many.
-        out: The folder for the table, the JSON file and the picture. None: "compare" in the run's
-            folder.
+        against: The method that the others are held against, image by image. None: the margin, or
+            the evidence where several labels can be right; of what is compared, else the first.
+        out: The folder for the table, the JSON file, what was measured of each image, and the
+            picture. None: "compare" in the run's folder.
         batch_size: Images in a batch.
         seed: Decides which images are drawn.
         overwrite: Replace a comparison that is already in the folder.
     """
     from loss_attention import runs
     from loss_attention.attribution import compare as comparing
-    from loss_attention.attribution.maps import find_method
     from loss_attention.attribution.measures import groups_named
+    from loss_attention.attribution.scores import packed_values
     from loss_attention.report.drawing import maps_picture
     from loss_attention.report.tables import (
         comparison_json,
         comparison_table,
+        differences_table,
         show_table,
         table_markdown,
     )
@@ -427,8 +434,7 @@ def compare(
     from loss_attention.training.run_folder import RunFolder
 
     names = None if methods is None else [name.strip() for name in methods.split(",")]
-    for name in names or ():
-        find_method(name)
+    comparing.check_asked(names, against)
     groups = groups_named(
         None if metrics is None else [name.strip() for name in metrics.split(",")]
     )
@@ -457,6 +463,7 @@ def compare(
                 seed=seed,
                 within=within,
                 metrics=groups,
+                against=against,
                 progress=progress,
             )
         picture = maps_picture(subject, list(comparison.scores))
@@ -473,8 +480,12 @@ def compare(
         title += f"{markdown(found.source)}\n\n"
         contents: tuple[str | bytes, ...] = (
             json_text(facts | comparison_json(comparison), indent=2) + "\n",
-            title + table_markdown(comparison_table(comparison, errors=True)),
+            title
+            + table_markdown(comparison_table(comparison, intervals=True))
+            + f"\n## How much more than {comparison.against}, on the same images\n\n"
+            + table_markdown(differences_table(comparison)),
             picture,
+            packed_values(comparison.values, comparison.drawn),
         )
         make_folder(goal)
         for file, content in zip(files, contents, strict=True):

@@ -8,7 +8,7 @@ The trivial baselines do not look at the model:
 * whole image: every patch alike, one box, one heat for all pixels;
 * centred box: fitted to the training set for each IoU that is asked for;
 * uniform: every patch alike, and the box around all windows;
-* random: the model's own weights and evidence, shuffled over the patches of each image;
+* random: the model's own weights and map, shuffled over the patches of each image;
 * edges: patches weighed by the edges in their window, as many selected as by the model.
 """
 

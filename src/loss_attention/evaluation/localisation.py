@@ -40,6 +40,7 @@ from loss_attention.metrics.localisation import (
     correct_boxes,
     count_patches,
     count_pixels,
+    empty_maps,
     energy_pointing,
     pixel_average_precision,
     pointing_hits,
@@ -132,6 +133,7 @@ class Localisation:
         has = {"patches"} if self._has_boxes else set()
         has |= {"evidence"} if self._has_boxes and self.has_evidence else set()
         has |= {"masks"} if "pixels" in self._totals[MODEL].sums else set()
+        has |= {"margin"} if self._map == "margin" and self.has_evidence else set()
         has |= {"distance"} if "near" in self._totals[MODEL].sums else set()
         # The best that any threshold could do, had it been known.
         best = self.best_thresholds()
@@ -152,8 +154,9 @@ class Localisation:
             else None
             for answer in ANSWERS
         }
+        higher = name not in _LOWER_IS_BETTER
         name, label = (text.format(within=self._within) for text in (name, label))
-        return Metric(name, label, values.pop(MODEL), values, group=group)
+        return Metric(name, label, values.pop(MODEL), values, higher_is_better=higher, group=group)
 
 
 class Totals:
@@ -192,6 +195,8 @@ class Totals:
             some = scene.masks.any(dim=(1, 2))
             maps = scaled_maps(answer.maps(answer.values.images, scene.grid)[some])
             self._sum("pixels", count_pixels(maps, scene.masks[some]))
+            self._sum("masked", some.sum())
+            self._sum("empty_masked", empty_maps(maps).sum())
             self._add_near(maps, scene)
 
     def _add_maps(self, answer: Answer, scene: Scene) -> None:
@@ -203,6 +208,7 @@ class Totals:
         self._sum("pairs", torch.tensor(len(maps)))
         self._sum("energy", energy_pointing(maps, scene.pair_pixels).sum())
         self._sum("pointed", pointing_hits(maps, scene.pair_pixels).sum())
+        self._sum("empty", empty_maps(maps).sum())
         self._sum("best", enough)
         self._sum("largest", largest.sum(dim=0))
         self._sum("largest_named", largest[named].sum(dim=0))
@@ -233,6 +239,15 @@ class Totals:
         """Return a sum, or what is at an index of it, as a fraction of another; None of nothing."""
         whole = float(self.sums[of])
         return float(self.sums[name][at]) / whole if whole else None
+
+    def empty_maps(self) -> float | None:
+        """Return the fraction of maps that point nowhere.
+
+        Of the pairs; where there are no boxes, of the images that have a mask.
+        """
+        if int(self.sums["pairs"]) or "masked" not in self.sums:
+            return self.fraction("empty", "pairs")
+        return self.fraction("empty_masked", "masked")
 
     def map_box(self, best: Chosen | None, suffix: str = "") -> float | None:
         """Return the fraction of pairs that the box of the largest group frames, IoU above 0.5."""
@@ -326,6 +341,9 @@ _METRICS: dict[tuple[str, str], dict[str, tuple[str, Read]]] = {
     (PATCHES_AND_PIXELS, "masks"): {
         "pxap": ("PxAP", lambda t, _: pixel_average_precision(t.sums["pixels"])),
     },
+    (PATCHES_AND_PIXELS, "margin"): {
+        "empty_maps": ("empty maps", lambda t, _: t.empty_maps()),
+    },
     (BOXES, "patches"): {
         "gt_known_loc_patches": (
             "GT-known Loc (patches)",
@@ -356,8 +374,10 @@ _METRICS: dict[tuple[str, str], dict[str, tuple[str, Read]]] = {
         ),
     },
 }
-"""By heading and by what the model or the data must have, in the order in which they are shown:
-what each metric is called, and how it is read from what an answer got right at some thresholds."""
+"""By heading and by what the model, its map or the data must have, in the order in which they are
+shown: what each metric is called, and how it is read from what an answer got right at some
+thresholds."""
+_LOWER_IS_BETTER = ("empty_maps",)
 _WITH_ORACLE = (
     "gt_known_loc_heat_map",
     "max_box_acc_v2",

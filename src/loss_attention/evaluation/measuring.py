@@ -34,7 +34,7 @@ from loss_attention.evaluation.metric import (
     confusions,
     name_images,
 )
-from loss_attention.explanation import check_map
+from loss_attention.explanation import check_map, default_map
 from loss_attention.heads import HEADS
 from loss_attention.losses import Loss, loss_for
 from loss_attention.metrics.classification import (
@@ -97,7 +97,8 @@ def evaluate(
         device: where to compute; None: where the model is.
         autocast: makes the context that the model runs in (`fabric.autocast`, say).
         progress: called after each batch with the number of images done and of all images.
-        map: what the heat maps that are measured show; None: the evidence.
+        map: what the heat maps that are measured show; None: what is shown of such a model (see
+            `explanation.default_map`).
         within: how many pixels from an object are near it, for the metrics with that tolerance.
         locality: images to measure on what the patches of a `PatchClassifier` see; 0: none, None:
             as many as take a quarter of the time that all of them do (`plan_locality`).
@@ -115,7 +116,8 @@ def evaluate(
         has_evidence = HEADS[model.spec.head].has_evidence
         check_map(map, has_evidence=has_evidence, competing=model.competing)
     competing = _competes(model, data)
-    localised = partial(Localisation, map=map or "evidence", within=within, competing=competing)
+    measured_map = map or default_map(competing=competing)
+    localised = partial(Localisation, map=measured_map, within=within, competing=competing)
     fast = for_inference(model) if isinstance(model, PatchClassifier) else model
 
     total = 0
@@ -177,7 +179,7 @@ def evaluate(
         thresholds=_named_thresholds(chosen),
         held_out=on_held_out,
         confusion=confusions(per_image, data),
-        map=map or "evidence",
+        map=measured_map,
         guided_by=_guided_by(model),
         locality=seen,
         per_image=per_image,

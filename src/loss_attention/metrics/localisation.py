@@ -328,6 +328,11 @@ def pixels_in_boxes(
     return inside
 
 
+def empty_maps(maps: Float[Tensor, "B H W"]) -> Bool[Tensor, " B"]:
+    """Return which maps have nothing above 0, and so point nowhere: where they lie they score 0."""
+    return ~(maps > 0).any(dim=2).any(dim=1)
+
+
 def energy_pointing(
     maps: Float[Tensor, "B H W"], inside: Bool[Tensor, "B H W"]
 ) -> Float[Tensor, " B"]:

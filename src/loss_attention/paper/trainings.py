@@ -34,7 +34,8 @@ from loss_attention.interruption import (
 )
 from loss_attention.model import PatchClassifier
 from loss_attention.paper.tables import EPOCH_SECONDS, training_key
-from loss_attention.runs import load_data, load_weights, measure
+from loss_attention.prediction import MapName
+from loss_attention.runs import MapOptions, load_data, load_weights, measure
 from loss_attention.saving import make_folder, write_whole
 from loss_attention.training.environment import choose_accelerator, choose_device
 from loss_attention.training.job import begin_run, continue_run
@@ -43,6 +44,8 @@ from loss_attention.training.run_folder import RunFolder
 
 LEDGER_FILE = "ledger.json"
 FORMAT_VERSION = 2
+PAPERS_MAP: MapName = "evidence"
+"""What heat maps are of here: what the paper calls evidence, whatever is shown elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -278,11 +281,12 @@ def _train(
         raise RunStopped("stopped; the same command continues", stop.number)
     model = load_weights(run)
     evaluated = run.read_json("evaluation.json")
-    if evaluated:
-        evaluation = Evaluation.from_json(evaluated)
-    else:
+    evaluation = Evaluation.from_json(evaluated) if evaluated else None
+    if evaluation is None or evaluation.map != PAPERS_MAP:
         model.to(choose_device(asked.accelerator))
-        evaluation = measure(model, splits.test, splits, console or Console(quiet=True))
+        shown = console or Console(quiet=True)
+        how = MapOptions(map=PAPERS_MAP)
+        evaluation = measure(model, splits.test, splits, shown, how=how)
         model.cpu()
         run.write_json("evaluation.json", evaluation.to_json())
         # Only an unfinished run is continued, and the ledger has many runs.

@@ -33,6 +33,7 @@ from loss_attention.data.tree import Listed, list_images
 from loss_attention.errors import InputError, printable, quoted
 from loss_attention.evaluation.measuring import images_at_once
 from loss_attention.explanation import (
+    CONTRAST,
     MARGIN,
     NO_MARGIN,
     Explanation,
@@ -42,6 +43,7 @@ from loss_attention.explanation import (
 )
 from loss_attention.heads import HEADS
 from loss_attention.metrics.detection import group_boxes
+from loss_attention.metrics.localisation import empty_maps
 from loss_attention.model import PatchClassifier
 from loss_attention.prediction import MapName, margins, probabilities_of
 from loss_attention.report.drawing import LONGEST, Marks, marks_of, overlay, resized
@@ -420,11 +422,15 @@ def _by_method(
     explained = logits.argmax(dim=1)
     if target is not None:
         explained = torch.full_like(explained, target)
-    maps, shown = attribute(model, images, method, explained).float().cpu(), METHODS[method].shown
+    maps, usual = attribute(model, images, method, explained).float().cpu(), METHODS[method].shown
+    empty = empty_maps(maps) if usual == MARGIN else torch.zeros(len(maps), dtype=torch.bool)
+    if empty.any():
+        instead = attribute(model, images[empty], "contrast", explained[empty])
+        maps[empty] = instead.float().cpu()
     for index, size in enumerate(sizes):
         decided = (logits[index], probabilities[index], int(explained[index]))
         values = [[float(f"{value:.5g}") for value in row] for row in maps[index].tolist()]
-        note = NO_MARGIN if shown == MARGIN and not (maps[index] > 0).any() else ""
+        note, shown = (NO_MARGIN, CONTRAST) if empty[index] else ("", usual)
         yield (
             {
                 **_decision(*decided, model.class_names, size),

@@ -7,7 +7,7 @@ a comparison. JSON is not made of tables: its numbers are exact, and have names.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -16,17 +16,22 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from loss_attention.attribution.compare import Comparison, MeanScore
+from loss_attention.attribution.compare import Comparison
 from loss_attention.attribution.maps import METHODS
-from loss_attention.attribution.measures import METRICS, MOSAIC_SIDES
+from loss_attention.attribution.measures import COSTS, METRICS, MOSAIC_SIDES
+from loss_attention.attribution.scores import Difference, MeanScore
 from loss_attention.evaluation.metric import LOCALITY, Evaluation, Metric
+from loss_attention.metrics.bootstrap import LEAST, LEVEL, RESAMPLES, Interval
 from loss_attention.metrics.locality import LocalityCurve
 from loss_attention.terminal import markdown, markdown_table, plain
 
 UNDEFINED = "n/a"
 ABSENT = "-"
 LOWER = " ↓"
-FORMAT_VERSION = 2
+BETTER, WORSE, ALIKE = "+", "\N{MINUS SIGN}", "\N{ALMOST EQUAL TO}"
+FORMAT_VERSION = 3
+HEAT_MAPS = ("energy_pointing_game", "pxap")
+"""One of them is among the metrics of an evaluation that measured heat maps."""
 LEAST_SECONDS = 0.0001
 """Less is as good as nothing, and shown as less."""
 _FRAME = 3
@@ -200,6 +205,7 @@ def seeds_table(evaluations: Mapping[int, Evaluation]) -> Table:
         f"Of {len(evaluations)} runs, seeds {seeds}; the standard deviation is that of a sample.",
         "Trivial baselines: what an answer scores on the same images that ignores the model; "
         "the best of them by its mean.",
+        *_maps(evaluations.values()),
     ]
     return Table(heads, rows, notes=notes)
 
@@ -218,6 +224,12 @@ def _metric_column(heading: str, guided_by: Sequence[str]) -> Column:
         return Column(heading, "left", "metric")
     names = " or ".join(one or "labels alone" for one in known)
     return Column(f"{heading}, guided by {names}", "left", f"metric,\nguided by\n{names}")
+
+
+def _maps(evaluations: Collection[Evaluation]) -> list[str]:
+    """Say which heat maps were measured, where any were."""
+    shown = [one.map for one in evaluations if any(name in one for name in HEAT_MAPS)]
+    return [f"Heat maps: of the {' or the '.join(sorted(set(shown)))}."] if shown else []
 
 
 def _best_baseline(metrics: Sequence[Metric]) -> str:
@@ -345,9 +357,7 @@ def _evaluation_notes(evaluations: Mapping[str, Evaluation], tables: Sequence[Ta
         )
     if "patch_recall" in metrics:
         notes.append("No selection has a higher recall than all patches (uniform weights): read F.")
-    shown = {evaluation.map for evaluation in evaluations.values()}
-    if "energy_pointing_game" in metrics:
-        notes.append(f"Heat maps: of the {' or the '.join(sorted(shown))}.")
+    notes += _maps(evaluations.values())
     if any(evaluation.thresholds for evaluation in evaluations.values()):
         notes.append("Boxes around heat maps: each answer's threshold chosen on held-out images.")
     elif any(one.boxed_images and "gt_known_loc_heat_map" in one for one in evaluations.values()):
@@ -365,27 +375,45 @@ def _evaluation_notes(evaluations: Mapping[str, Evaluation], tables: Sequence[Ta
     return notes
 
 
-def comparison_table(comparison: Comparison, *, errors: bool = False) -> Table:
+def comparison_table(comparison: Comparison, *, intervals: bool = False) -> Table:
     """Return the table of a comparison: a row for each measure, a column for each method.
 
     Args:
         comparison: what was measured.
-        errors: with standard errors.
+        intervals: with that of each score.
     """
-    methods = [
-        Column(f"baseline: {name}", narrow=f"baseline\n{name}", style="dim")
-        if METHODS[name].baseline
-        else Column(
-            name, narrow=name if len(name) <= 12 else "\n".join(name.replace("-", "- ").split())
-        )
-        for name in comparison.scores
-    ]
+    scores = comparison.scores.values()
     rows = [
-        [label, *(_score(name, one.get(name), errors) for one in comparison.scores.values())]
-        for name, label in _measured(comparison)
+        [label, *(_score(name, one.get(name), higher, intervals) for one in scores)]
+        for name, label, higher in _measured(comparison)
     ]
-    first = _metric_column("metric", [comparison.guided_by])
-    return Table([first, *methods], rows, notes=_comparison_notes(comparison))
+    notes = _comparison_notes(comparison, intervals=intervals)
+    return Table(_method_columns(comparison, list(comparison.scores)), rows, notes=notes)
+
+
+def differences_table(comparison: Comparison) -> Table:
+    """Return how much more each method scores than the one they are held against, with intervals.
+
+    Without what no interval can be of: times.
+    """
+    methods = [name for name in comparison.scores if name != comparison.against]
+    rows = [
+        [label, *(_difference(comparison.scores[one].get(name), higher) for one in methods)]
+        for name, label, higher in _measured(comparison)
+        if name not in COSTS
+    ]
+    return Table(_method_columns(comparison, methods), rows)
+
+
+def _method_columns(comparison: Comparison, methods: Sequence[str]) -> list[Column]:
+    columns = []
+    for name in methods:
+        narrow = name if len(name) <= 12 else "\n".join(name.replace("-", "- ").split())
+        if METHODS[name].baseline:
+            columns.append(Column(f"baseline: {name}", narrow=f"baseline\n{name}", style="dim"))
+        else:
+            columns.append(Column(name, narrow=narrow))
+    return [_metric_column("metric", [comparison.guided_by]), *columns]
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
@@ -396,6 +424,8 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         "boxed_images": comparison.boxed,
         "mosaics": dict(comparison.mosaics),
         "seed": comparison.seed,
+        "against": comparison.against,
+        "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "least": LEAST},
         "left_out": dict(comparison.left_out),
         **({"guided_by": comparison.guided_by} if comparison.guided_by else {}),
         **_locality_json(comparison),
@@ -405,15 +435,12 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
                 "higher_is_better": comparison.metrics[name].higher_is_better,
                 "range": list(comparison.metrics[name].range),
             }
-            for name, _ in _measured(comparison)
+            for name, _, _ in _measured(comparison)
         },
         "methods": {
             method: {
                 "trivial_baseline": METHODS[method].baseline,
-                "scores": {
-                    name: {"value": one.value, "standard_error": one.error, "count": one.images}
-                    for name, one in found.items()
-                },
+                "scores": {name: _score_json(one) for name, one in found.items()},
             }
             for method, found in comparison.scores.items()
         },
@@ -434,29 +461,71 @@ def _locality_json(comparison: Comparison) -> dict[str, Any]:
     return {"locality": values | {name: derived[name] | values[name] for name in derived}}
 
 
-def _measured(comparison: Comparison) -> list[tuple[str, str]]:
-    """Return the measures that some method has, in order, with their labels."""
+def _score_json(score: MeanScore) -> dict[str, Any]:
+    apart = score.difference
+    return {
+        "value": score.value,
+        "standard_error": score.error,
+        "count": score.images,
+        "interval": score.interval,
+        "difference": None
+        if apart is None
+        else {
+            "value": apart.value,
+            "interval": apart.interval,
+            "told_apart": apart.told_apart,
+        },
+    }
+
+
+def _measured(comparison: Comparison) -> list[tuple[str, str, bool]]:
+    """Return the measures that some method has, in order, their labels and if higher is better."""
     found = {name for scores in comparison.scores.values() for name in scores}
     arrows = {True: "\N{UPWARDS ARROW}", False: "\N{DOWNWARDS ARROW}"}
     return [
-        (name, f"{metric.label} {arrows[metric.higher_is_better]}")
+        (name, f"{metric.label} {arrows[metric.higher_is_better]}", metric.higher_is_better)
         for name, metric in comparison.metrics.items()
         if name in found
     ]
 
 
-def _score(metric: str, score: MeanScore | None, errors: bool) -> str:
+def _score(metric: str, score: MeanScore | None, higher_is_better: bool, intervals: bool) -> str:
     if score is None:
         return ABSENT
     if metric == "seconds":
         return f"{score.value:.2g}" if score.value >= LEAST_SECONDS else f"< {LEAST_SECONDS:g}"
     if metric == "time_ratio":
         return f"{score.value:.2f}"
-    error = f" ± {score.error:.3f}" if errors and score.error is not None else ""
-    return f"{score.value:.3f}{error}"
+    interval = f" ({_limits(score.interval)})" if intervals and score.interval else ""
+    sign = "" if score.difference is None else f" {_sign(score.difference, higher_is_better)}"
+    return f"{score.value:.3f}{interval}{sign}".rstrip()
 
 
-def _comparison_notes(comparison: Comparison) -> list[str]:
+def _difference(score: MeanScore | None, higher_is_better: bool) -> str:
+    if score is None or score.difference is None:
+        return ABSENT
+    apart = score.difference
+    interval = f" ({_limits(apart.interval, sign='+')})" if apart.interval else ""
+    return f"{apart.value:+.3f}{interval} {_sign(apart, higher_is_better)}".rstrip()
+
+
+def _limits(interval: Interval, sign: Literal["", "+"] = "") -> str:
+    return " to ".join(f"{limit:{sign}.3f}" for limit in interval)
+
+
+def _sign(apart: Difference, higher_is_better: bool) -> str:
+    """Return whether a method is better or worse than the one it is held against, as a sign.
+
+    Nothing where there are too few images to ask.
+    """
+    if apart.interval is None:
+        return ""
+    if not apart.told_apart:
+        return ALIKE
+    return BETTER if (apart.value > 0) == higher_is_better else WORSE
+
+
+def _comparison_notes(comparison: Comparison, *, intervals: bool) -> list[str]:
     """Return what a reader needs to read the table."""
     notes = [
         f"{comparison.images} images, {comparison.boxed} with a box of the explained class: the "
@@ -464,6 +533,7 @@ def _comparison_notes(comparison: Comparison) -> list[str]:
         "\N{UPWARDS ARROW} higher is better, \N{DOWNWARDS ARROW} lower. Trivial baselines ignore "
         "the model; a method that does not beat them explains nothing.",
         "Areas and boxes: 0 to 1. Sensitivity-1 and the randomisation test: correlations, -1 to 1.",
+        *_how_sure(comparison, intervals=intervals),
     ]
     masked = next((found["pxap"] for found in comparison.scores.values() if "pxap" in found), None)
     if masked is not None:
@@ -516,3 +586,23 @@ def _seen(curve: LocalityCurve) -> str:
         f"L(window) {curve.in_window:.2f}, r90 {curve.r90} px or {curve.windows:.2g} windows, same "
         f"top class in the window {curve.same_in_window:.2f}"
     )
+
+
+def _how_sure(comparison: Comparison, *, intervals: bool) -> list[str]:
+    """Return what the signs say, and of what there are none."""
+    scores = [score for of in comparison.scores.values() for score in of.values()]
+    apart = [score.difference for score in scores if score.difference is not None]
+    notes = []
+    if any(one.interval is not None for one in apart):
+        notes.append(
+            f"{BETTER} better than {comparison.against}, {WORSE} worse: the 95 % interval of the "
+            f"difference on the same images excludes 0. {ALIKE} not told apart."
+        )
+    if intervals and any(score.interval is not None for score in scores):
+        notes.append(
+            f"In brackets: 95 % intervals, percentiles of {RESAMPLES:,} resamples of the images "
+            "(of the mosaics)."
+        )
+    if any(one.interval is None for one in apart):
+        notes.append(f"No sign: of fewer than {LEAST} images or mosaics nothing can be told.")
+    return notes
