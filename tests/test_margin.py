@@ -134,6 +134,12 @@ def test_very_many_classes_are_not_held_twice(monkeypatch) -> None:
         margin = one.margin_of(torch.tensor([0, 5, 9]))
     assert margin.shape == (3, 5)
     assert memory.peak < 0.8 * size  # a patch of five at a time, three such tensors
+    with LiveMemory() as memory:  # what is shown where the margin is empty
+        contrast = one.map_of("contrast", torch.tensor([0, 5, 9]))
+    assert memory.peak < 0.8 * size
+    evidence = one.evidence.numpy()
+    wanted = evidence[[0, 1, 2], :, [0, 5, 9]] - evidence.mean(axis=2)
+    np.testing.assert_allclose(contrast, wanted, atol=1e-14)
     with LiveMemory() as memory:
         assert one.margin.shape == one.patch_logits.shape
     assert memory.peak < 1.1 * size

@@ -163,7 +163,7 @@ def test_a_card_whose_margin_is_empty_says_so_and_shows_contrast(monkeypatch):
     assert picture.facts == "4 of 4 patches; no patch puts this class first: contrast"
     assert ", contrast for " in picture.alt
     assert picture.signed
-    assert picture.limit == "2.50"  # (5 + 15 / 3) / 4
+    assert picture.limit == "2.5"  # (5 + 15 / 3) / 4
 
 
 def test_bars_are_the_logits_the_highest_first_and_the_label_always():

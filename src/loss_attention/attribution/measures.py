@@ -221,8 +221,8 @@ def _on_masks(subject: Subject, maps: Float[Tensor, "N H W"]) -> Values:
     if subject.masks is None or not subject.masks.any():
         return {}
     has = subject.masks.any(dim=2).any(dim=1)
-    scaled, masks = scaled_maps(maps[has]).split(1), subject.masks[has].split(1)
-    counts = [count_pixels(*each).int().cpu() for each in zip(scaled, masks, strict=True)]
+    each = in_batches(1, scaled_maps(maps[has]), subject.masks[has])
+    counts = [count_pixels(scaled, masks).int().cpu() for scaled, masks in each]
     return {"pxap": Pooled(torch.stack(counts))}
 
 
