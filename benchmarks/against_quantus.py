@@ -52,7 +52,7 @@ Array = NDArray[np.float64]
 class Arguments:
     """Measure the same maps by our metrics and by those of Quantus."""
 
-    images: int = 64
+    images: int = 32
     """Test scenes that are explained."""
     out: Path = ROOT / "runs" / "quantus"
     """Where the run goes; what lies there is not trained again."""
@@ -151,7 +151,6 @@ def against_quantus(images: int, out: Path) -> dict[str, Any]:
         "images": images,
         "accuracy": _accuracy(model, held),
         "quantus": importlib.metadata.version("quantus"),
-        "numpy": np.__version__,
         "rows": [asdict(row) for row in rows],
     }
 
@@ -435,7 +434,7 @@ def page(numbers: Mapping[str, Any]) -> str:
     same = [one for one in rows if one.metric not in DEFINED_OTHERWISE]
     worst = max(one.largest for one in same)
     verdict = (
-        f"Where both define the same thing, no score of any map differs by more than {worst:.1g}."
+        f"Where both define the same thing, no score of any map differs by more than {worst:.2g}."
         if worst <= ROUNDING
         else f"**Scores differ by up to {worst:.1g} where both define the same thing.**"
     )
@@ -443,7 +442,7 @@ def page(numbers: Mapping[str, Any]) -> str:
     parts = [
         "# Our metrics beside those of Quantus",
         f"`{numbers['command']}`, {numbers['measured']}, on {machine['cpu']}; Quantus "
-        f"{numbers['quantus']}, NumPy {numbers['numpy']}, "
+        f"{numbers['quantus']}, "
         + ", ".join(f"{package} {version}" for package, version in versions.items())
         + ".",
         f"The network: `{numbers['training']}` (accuracy {numbers['accuracy']:.3f}). Of "
@@ -451,8 +450,10 @@ def page(numbers: Mapping[str, Any]) -> str:
         "`compare` uses and by Quantus. In brackets behind the largest difference: how many maps "
         "differ by more than rounding, and for how many Quantus has no score. " + verdict,
     ]
-    for metric in dict.fromkeys(one.metric for one in rows):
+    for metric, about in ABOUT.items():
         found = [one for one in rows if one.metric == metric]
+        if not found:
+            continue
         cells = [
             [
                 one.method,
@@ -465,7 +466,7 @@ def page(numbers: Mapping[str, Any]) -> str:
         ]
         heads = ["maps by", "maps", "ours", f"Quantus, `{found[0].counterpart}`", "largest"]
         otherwise = "Defined otherwise. " if metric in DEFINED_OTHERWISE else ""
-        parts += [f"## {metric}", otherwise + ABOUT[metric], markdown_table(heads, cells)]
+        parts += [f"## {metric}", otherwise + about, markdown_table(heads, cells)]
     return "\n\n".join([*parts, "## Without a counterpart", WITHOUT]) + "\n"
 
 

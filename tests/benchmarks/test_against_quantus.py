@@ -65,7 +65,6 @@ def numbers(largest: float) -> dict:
         "hardware": {"cpu": "a CPU"},
         "versions": {"torch": "2"},
         "quantus": "0.6",
-        "numpy": "2",
         "training": "train",
         "accuracy": 0.9,
         "images": 9,
