@@ -14,6 +14,7 @@ from loss_attention.paper import trainings
 from loss_attention.paper.tables import training_key
 from loss_attention.paper.trainings import Ledger
 from loss_attention.training.recipe import Recipe, RunOptions
+from loss_attention.training.run_folder import RunFolder
 
 FITTED = "gt_known_loc_heat_map"
 
@@ -28,6 +29,23 @@ def test_figures_that_need_a_threshold_need_a_validation_slice(
     assert (record.metrics[FITTED] is None) == (not held_out)
     # What needs none is there either way.
     assert record.metrics[f"{FITTED}_oracle"] is not None
+
+
+def test_the_papers_numbers_are_of_the_evidence(tmp_path: Path) -> None:
+    """Whatever `evaluate` measured of a training since."""
+    shelf = SimpleNamespace(data_root=None, splits=lambda *_: tiny_splits())
+    recipe = tiny_recipe(epochs=1)
+    before = trainings.train(recipe, tmp_path, shelf, "cpu", None).record
+    run = RunFolder(trainings.run_path(tmp_path, recipe))
+    written = run.read_json("evaluation.json")
+    assert written["map"] == "evidence"
+    assert "energy_pointing_game" in before.metrics
+    assert "empty_maps" not in before.metrics
+    with run.locked():
+        run.write_json("evaluation.json", {**written, "map": "margin", "metrics": []})
+    after = trainings.train(recipe, tmp_path, shelf, "cpu", None).record
+    assert run.read_json("evaluation.json") == written
+    assert after.metrics == before.metrics
 
 
 def test_a_training_that_has_begun_holds_its_images_as_it_did(tmp_path: Path) -> None:
