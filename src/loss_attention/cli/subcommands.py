@@ -160,7 +160,8 @@ def evaluate(
             not have, and say how many.
         masks: Also measure against the masks of objects, if the run was trained without them.
         map: What the heat maps that are measured show: margin, contrast or evidence. None: what
-            explain shows, the margin, or the evidence where several labels can be right.
+            explain shows, the margin, or the evidence where each class is decided by itself
+            (several labels, or one-vs-rest).
         within: How many pixels from an object count as near it.
         locality: How many images to measure on what a patch sees, 0 for none. None: as many as take
             a quarter of the time that all images do, from 8 to 64.
@@ -408,7 +409,7 @@ def compare(
         skip_broken: With --data: leave out images that have an error or whose class the model does
             not have, and say how many.
         against: The method that the others are held against, image by image. None: the margin, or
-            the evidence where several labels can be right; of what is compared, else the first.
+            the evidence where each class is decided by itself; else the first that is compared.
         out: The folder for the table, the JSON file, what was measured of each image, and the
             picture. None: "compare" in the run's folder.
         batch_size: Images in a batch.
