@@ -132,7 +132,9 @@ def test_what_a_patch_sees_is_said_and_drawn(page, tmp_path):
         "the whole image" if c.r90 == c.sides[-1] else f"a square of {c.r90} x {c.r90} pixels"
         for c in (found.random, found.heaviest)
     ]
-    assert f"90 % takes {squares[0]}, and {squares[1]} for the heaviest (r90)" in page.text
+    more = " for both" if squares[0] == squares[1] else f", and {squares[1]} for the heaviest"
+    assert f"90 % takes {squares[0]}{more} (r90)" in page.text
+    assert "A patch sees more than its window." in page.text
     labels = [str(svg["aria-label"]) for svg in page.of("svg")]
     assert sum("L over sides of the square that is kept" in label for label in labels) == 1
     assert any(f"the window has {window} pixels" in label for label in labels)
