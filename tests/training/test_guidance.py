@@ -27,6 +27,7 @@ from loss_attention.evaluation.measuring import evaluate
 from loss_attention.geometry import PatchGrid
 from loss_attention.model import load
 from loss_attention.prediction import PatchPrediction
+from loss_attention.training import trainer
 from loss_attention.training.augmentation import Augmenter, Scenes
 from loss_attention.training.guidance import (
     MOST_OFTEN,
@@ -391,6 +392,21 @@ def test_a_guided_run_says_so_and_resumes_to_the_bit(tmp_path, monkeypatch) -> N
             tmp_path / f"stopped-{number}", recipe, splits, [2, 8], monkeypatch
         )
         assert_same_run(stopped.path, run.path)
+
+
+@pytest.mark.parametrize("objective", ["auto", "one-vs-rest"])
+def test_the_map_that_is_drawn_is_the_one_that_is_shown(objective, tmp_path, monkeypatch) -> None:
+    """The margin under a softmax, the evidence where each class is decided by itself."""
+    seen = set()
+
+    def noting(*given: Any, competing: bool) -> Tensor:
+        seen.add(competing)
+        return energy_loss(*given, competing=competing)
+
+    monkeypatch.setattr(trainer, "energy_loss", noting)
+    recipe, splits = tiny_recipe(guide=0.3, epochs=1, objective=objective), tiny_splits(20)
+    assert continue_run(start_run(tmp_path / "run", recipe, splits, CPU), splits)
+    assert seen == {objective == "auto"}
 
 
 def test_other_boxes_are_not_gone_on_with(tmp_path, monkeypatch) -> None:

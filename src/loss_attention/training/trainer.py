@@ -292,7 +292,7 @@ class Trainer:
         """Return the weighted sum of the energy loss over objects."""
         assert isinstance(prediction, PatchPrediction)
         assert self.guide is not None
-        loss = energy_loss(prediction, objects, competing=not self.model.multi_label)
+        loss = energy_loss(prediction, objects, competing=self.model.competing)
         return self.recipe.guide * self.guide.factor * loss.sum()
 
     def _set_rates(self) -> None:
