@@ -117,6 +117,19 @@ def test_it_is_exactly_one_once_the_square_covers_the_receptive_field() -> None:
     assert found.windows == found.r90 / 6
 
 
+def test_a_window_as_large_as_the_image_leaves_nothing_to_run() -> None:
+    grid, images = PatchGrid(1, 1, window=8, stride=1, height=8, width=8), torch.rand(2, 3, 3, 8, 8)
+    assert sides_to_try(grid) == (0, 8)
+
+    def vectors_of(some: Tensor) -> Tensor:
+        return some.mean(dim=(2, 3)).unsqueeze(1)
+
+    patches = torch.zeros(3, 1, dtype=torch.int64)
+    curve = curve_of(vectors_of, *images, patches, grid, sides_to_try(grid))
+    assert curve.values == (0.0, 1.0)
+    assert (curve.in_window, curve.r90, curve.windows) == (1.0, 8, 1.0)
+
+
 @pytest.mark.parametrize("pixels", [1, 5 * HEIGHT * WIDTH, 1 << 30])
 def test_how_many_run_together_changes_nothing(linear, pixels, monkeypatch) -> None:
     _, vectors_of, images, others, patches = linear

@@ -93,9 +93,9 @@ def test_figures_in_a_table_are_those_of_the_runs_evaluation(everything):
     for cell in table(everything, "table4")["cells"]:
         run = everything / "trainings" / cell["training"] / "seed-0"
         evaluation = json.loads((run / "evaluation.json").read_text())
-        assert evaluation["map"] == "evidence"
         metrics = evaluation["metrics"]
         values = {metric["name"]: metric for metric in metrics}
+        assert evaluation["map"] == "evidence" or "energy_pointing_game" not in values
         value = values[cell["metric"]]["value"]
         if cell["state"] == "undefined":  # of so few images
             assert value is None

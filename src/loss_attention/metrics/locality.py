@@ -139,6 +139,8 @@ def changes_when_kept(
         if side == 0:
             squared[:, :, column], same[:, :, column] = _apart(swapped, wanted)
     measured = [s for s, side in enumerate(sides) if 0 < side < whole_side(grid)]
+    if not measured:  # a window as large as the image
+        return Changes(squared, same)
     of_side = torch.tensor(sides, device=patches.device)
     variants = torch.cartesian_prod(
         image, *(torch.tensor(x, device=patches.device) for x in (range(number), measured))

@@ -25,6 +25,7 @@ from loss_attention import __version__
 from loss_attention.data.sample import Splits, limited
 from loss_attention.errors import InputError, ReportedError
 from loss_attention.evaluation.metric import Evaluation, current_record
+from loss_attention.heads import HEADS
 from loss_attention.interruption import (
     RunStopped,
     StopRequest,
@@ -282,10 +283,11 @@ def _train(
     model = load_weights(run)
     evaluated = run.read_json("evaluation.json")
     evaluation = Evaluation.from_json(evaluated) if evaluated else None
-    if evaluation is None or evaluation.map != PAPERS_MAP:
+    has_evidence = HEADS[model.spec.head].has_evidence
+    if evaluation is None or (has_evidence and evaluation.map != PAPERS_MAP):
         model.to(choose_device(asked.accelerator))
         shown = console or Console(quiet=True)
-        how = MapOptions(map=PAPERS_MAP)
+        how = MapOptions(map=PAPERS_MAP if has_evidence else None, locality=0)
         evaluation = measure(model, splits.test, splits, shown, how=how)
         model.cpu()
         run.write_json("evaluation.json", evaluation.to_json())
