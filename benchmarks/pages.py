@@ -177,9 +177,29 @@ def _commands(runs: list[dict[str, Any]]) -> str:
     return "```\n" + "\n".join(listed) + "\n```"
 
 
+CENTRED = {"digits", "demo", "cifar10-small", "cifar10-fast", "tiny-imagenet-small"}
+"""What centres patch logits, and did not before runs recorded which map was measured."""
+
+
+def before_centring(numbers: dict[str, Any]) -> str:
+    """Return what to type today for what was measured, where defaults were others; else ""."""
+    runs = [run for run in numbers.get("runs", ()) if "map" not in run]
+    commands = [run.get("command", "") for run in runs]
+    commands += [command for run in runs for command in run.get("commands", ())]
+    commands += [numbers.get("command", "")] if runs else []
+    if not CENTRED & {word.rstrip(",") for command in commands for word in command.split()}:
+        return ""
+    return (
+        "Measured before these recipes centred patch logits and before the margin was what is "
+        "measured by default: today, add `--no-centre` to `train` and `--map evidence` to "
+        "`evaluate` for the same."
+    )
+
+
 def _stand(numbers: dict[str, Any]) -> str:
     machine, versions = numbers["hardware"], numbers["versions"]
-    return (
+    then = before_centring(numbers)
+    return (f"{then}\n\n" if then else "") + (
         f"Measured {numbers['measured']} on {machine['cpu']}, {machine['cores']} cores, "
         f"{machine.get('memory_gib', '?')} GiB, {machine['device']}, "
         f"{shown_precision(machine['precision'])}; "
@@ -262,8 +282,8 @@ def _about(numbers: dict[str, Any]) -> str:
         "each network what methods of explanation say of the same test images. What the measures "
         "and methods are, and what they do not say, is in "
         "[comparing.md](../docs/comparing.md). The heat maps of both networks are of the "
-        f"{' or the '.join(maps)}."
-    )
+        f"{' or the '.join(maps)}. {before_centring(numbers)}"
+    ).rstrip()
 
 
 def _study(name: str, runs: Sequence[Run], remark: str) -> list[str]:

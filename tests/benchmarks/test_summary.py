@@ -45,6 +45,20 @@ def test_pages_of_the_benchmarks_are_linked_but_not_their_notes(tmp_path: Path) 
     assert "[box](bench/box.md), [growth-box](bench/growth-box.md)." in written(tmp_path)
 
 
+def test_what_was_measured_with_other_defaults_is_marked(tmp_path: Path) -> None:
+    took = {"whole_command_seconds": 9.0, "peak_memory_mib": 9.0}
+    one = run("loss-attention", 0, 0.5) | took
+    one |= {"command": "loss-attention train digits --seed 0"}
+    before = [one, one | {"head": "mean"}]
+    marked = "add `--no-centre` to `train`"
+    assert marked in written(tmp_path, digits={"runs": before})
+    assert marked not in written(
+        tmp_path, digits={"runs": [each | {"map": "margin"} for each in before]}
+    )
+    other = [each | {"command": "loss-attention train multi-digits"} for each in before]
+    assert marked not in written(tmp_path, digits={"runs": other})
+
+
 def test_a_study_is_linked_with_its_remark_and_its_main_figures(tmp_path: Path) -> None:
     runs = [run(head, seed, 0.5 + seed) for head in ("loss-attention", "mean") for seed in (0, 1)]
     numbers = {
