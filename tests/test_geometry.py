@@ -19,7 +19,7 @@ from loss_attention.geometry import (
     inside_fraction,
     intersection_area,
     paint_patches,
-    patch_shares,
+    painted_on,
 )
 
 NO_BOX = [math.nan] * 4
@@ -142,15 +142,15 @@ def test_painting_is_the_mean_over_the_windows_on_a_pixel(grid: PatchGrid) -> No
     ],
     ids=str,
 )
-def test_shares_are_what_is_painted_of_each_patch_on_some_pixels(grid: PatchGrid) -> None:
+def test_what_is_painted_of_each_patch_on_some_pixels(grid: PatchGrid) -> None:
     generator = torch.Generator().manual_seed(1)
     some = torch.rand(2, grid.height, grid.width, generator=generator) < 0.3
-    shares = patch_shares(some, grid)
+    painted = painted_on(some, grid)
     windows = grid.windows().numpy().astype(np.float64)
     for m in range(grid.patches):
         one = reference.painted(np.eye(grid.patches)[m], windows, grid.height, grid.width)
         for i in range(2):
-            assert shares[i, m].item() == pytest.approx(one[some[i].numpy()].sum(), rel=1e-6)
+            assert painted[i, m].item() == pytest.approx(one[some[i].numpy()].sum(), rel=1e-6)
 
 
 def test_a_patch_that_is_alone_keeps_its_value() -> None:

@@ -120,18 +120,18 @@ def paint_patches(values: Float[Tensor, "N M"], grid: PatchGrid) -> Float[Tensor
     return mean.index_select(1, row).index_select(2, column)
 
 
-def patch_shares(
+def painted_on(
     pixels: Bool[Tensor, "N {grid.height} {grid.width}"], grid: PatchGrid
 ) -> Float[Tensor, "N {grid.patches}"]:
     """Return how much of what is painted of each patch lies on some pixels.
 
     The transpose of `paint_patches`: whatever the patches' values, the sum of the painted map over
-    the pixels is the sum of values times shares. A pixel under n windows counts 1/n for each of
+    the pixels is the sum of values times these. A pixel under n windows counts 1/n for each of
     them, one under no window for none.
 
     Example:
         >>> grid = PatchGrid(1, 2, window=2, stride=1, height=1, width=3)
-        >>> patch_shares(torch.tensor([[[True, True, False]]]), grid)
+        >>> painted_on(torch.tensor([[[True, True, False]]]), grid)
         tensor([[1.5000, 0.5000]])
     """
     device = pixels.device
@@ -142,8 +142,8 @@ def patch_shares(
         for axis, group in ((down, row), (across, column))
     )
     with torch.autocast(device.type, enabled=False):
-        shares = of_rows.T @ pixels.float() @ of_columns
-    return shares.flatten(1)
+        painted = of_rows.T @ pixels.float() @ of_columns
+    return painted.flatten(1)
 
 
 def _coverings(

@@ -27,7 +27,7 @@ from torch.utils import _pytree as pytree
 
 from loss_attention.data.sample import ImageSet, LabelledImages, sent
 from loss_attention.errors import InputError
-from loss_attention.geometry import patch_shares
+from loss_attention.geometry import painted_on
 from loss_attention.heads import HEADS
 from loss_attention.metrics.localisation import pixels_in_boxes, relevant_boxes
 from loss_attention.prediction import PatchPrediction
@@ -88,7 +88,7 @@ def energy_loss(
 
     A map is painted from the positive values v_m of the M patches, each pixel the mean over the
     windows that cover it. That is linear: with s_m what is painted of patch m on B, and t_m what is
-    painted of it at all (`patch_shares` of B and of all pixels),
+    painted of it at all (`painted_on` of B and of all pixels),
 
         EPG_k = (sum over m of v_m s_m) / (sum over m of v_m t_m),
 
@@ -126,15 +126,15 @@ def energy_loss(
     with torch.no_grad():
         inside = objects.pixels(device)
         each = max(1, AT_ONCE // (grid.height * grid.width))
-        shares = torch.cat([patch_shares(some, grid) for some in torch.split(inside, each)])
-        whole = patch_shares(torch.ones_like(inside[:1]), grid)
+        painted = torch.cat([painted_on(some, grid) for some in torch.split(inside, each)])
+        whole = painted_on(torch.ones_like(inside[:1]), grid)
         positive = values.clamp(min=0)
         total = (positive * whole).sum(dim=1, keepdim=True)
-        energy = (positive * shares).sum(dim=1, keepdim=True) / total.where(total > 0, 1.0)
-        slope = (energy * whole - shares) / total.clamp(min=FULL * float(whole.mean()))
+        energy = (positive * painted).sum(dim=1, keepdim=True) / total.where(total > 0, 1.0)
+        slope = (energy * whole - painted) / total.clamp(min=FULL * float(whole.mean()))
         slope = slope.where((values > 0) | (slope < 0), 0.0)
         loss = 1 - energy.squeeze(1)
-        there = shares.sum(dim=1) > 0
+        there = painted.sum(dim=1) > 0
     # The value of the one, with the gradient of the other.
     carried = (slope * values).sum(dim=1)
     return (loss + carried - carried.detach()).where(there, 0.0)
