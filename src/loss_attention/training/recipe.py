@@ -656,7 +656,9 @@ def photos() -> Recipe:
 
     Features of each image and of one changed view of it are computed once; the head trains on them
     in seconds. The weights come from the hub, or from a file with --weights. All training images
-    are trained on, as few as they mostly are, and the weights are those of the last epoch.
+    are trained on, as few as they mostly are, and the weights are those of the last epoch. On 547
+    photos of magnetic tiles in 3 minutes, three seeds: accuracy 0.969, worst 0.966; PxAP of the
+    contrast 0.354, worst 0.332 (results/photos.json).
     """
     return Recipe(
         name="photos",
@@ -755,8 +757,8 @@ RECIPES: dict[str, RecipeEntry] = {
     "photos": RecipeEntry(
         photos,
         "your own photos on a frozen ImageNet backbone, set with --data",
-        "not measured",
-        "minutes on a CPU",
+        "accuracy 0.969, balanced 0.962 on 547 photos of magnetic tiles (results/photos.md)",
+        f"3 min for 547 photos on {TWO_CORES}",
     ),
     "photos-finetune": RecipeEntry(
         photos_finetune,
