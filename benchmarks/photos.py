@@ -21,6 +21,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -423,12 +424,18 @@ def measure(given: argparse.Namespace) -> list[Path]:
     ]
     if given.train_only:
         return [trained(*one)[0] for one in wanted]
-    runs = [measured(*one) for one in wanted]
+    # What they say of the data names folders of this machine.
+    found = json.dumps([measured(*one) for one in wanted])
+    for folder in (given.data_root, given.runs):
+        found = found.replace(json.dumps(f"{folder}{os.sep}")[1:-1], "")
+    runs = json.loads(found)
     numbers = {
         "command": "python benchmarks/photos.py"
         + (f" --limit {given.limit}" if given.limit else "")
-        + (f" --seeds {given.seeds}" if given.seeds != 3 else ""),
+        + (f" --seeds {given.seeds}" if given.seeds != 3 else "")
+        + (f" --only {' '.join(given.only)}" if {*given.only} < {*ROWS, "times"} else ""),
         "vector_units": torch.backends.cpu.get_cpu_capability(),
+        "backbone_versions": {name: version(name) for name in ("timm", "torchvision")},
         "runs": runs,
         "times": times() if "times" in given.only else [],
     }

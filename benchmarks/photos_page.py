@@ -44,7 +44,8 @@ def shown(values: Sequence[float | None], digits: int = 3, *, worst: bool = Fals
 
 def stood_on(numbers: Mapping[str, Any]) -> str:
     """Return what was run, when and on what, in a sentence."""
-    machine, versions = numbers["hardware"], numbers["versions"]
+    machine = numbers["hardware"]
+    versions = numbers["versions"] | numbers.get("backbone_versions", {})
     return (
         f"`{numbers['command']}`, {numbers['measured']}, on {machine['cpu']}, {machine['cores']} "
         f"cores, vector units {numbers['vector_units']}; "

@@ -156,6 +156,7 @@ def test_the_page_has_every_row_and_its_commands(place: photos.Place, commands) 
             "hardware": {"cpu": "a CPU", "cores": 2},
             "vector_units": "AVX2",
             "versions": {"torch": "2"},
+            "backbone_versions": {"timm": "1"},
             "runs": runs,
             "times": times,
         }
