@@ -50,6 +50,7 @@ def write_summary(folder: Path) -> None:
         ("interpreting", _interpreting),
         ("tiny-imagenet", _tiny_imagenet),
         ("coco", _interpreting),
+        ("photos", _photos),
         ("startup", _startup),
         ("explaining", _explaining),
         ("reliability", _reliability),
@@ -161,6 +162,14 @@ def _explaining(numbers: dict[str, Any]) -> list[str]:
         lines.append([row["model"], f"{1000 * row['forward_seconds']:.2f}", *cells])
     headings = ["model", "forward pass, ms an image", *heads]
     return [numbers["about"], markdown_table(headings, lines)]
+
+
+def _photos(numbers: dict[str, Any]) -> list[str]:
+    rows = dict.fromkeys(run["what"] for run in numbers["runs"])
+    return [
+        f"`{numbers['command']}`: what a folder of photos reaches in minutes, and in how many, see "
+        f"[photos.md](photos.md): {'; '.join(rows)}."
+    ]
 
 
 def _reliability(numbers: dict[str, Any]) -> list[str]:
