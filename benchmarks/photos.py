@@ -316,7 +316,7 @@ def measured(name: str, row: Row, seed: int, place: Place) -> dict[str, Any]:
         **took,
         "test_images": evaluation["images"],
         "map": evaluation.get("map", "evidence"),
-        "metrics": {one["name"]: one["value"] for one in evaluation["metrics"]},
+        "metrics": evaluation["metrics"],
         "comparison": _read(out / "compare" / "comparison.json") if row.methods else None,
     }
 

@@ -81,8 +81,9 @@ def page(numbers: Mapping[str, Any]) -> str:
 
 
 def _scores(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    def of(metrics: Mapping[str, float | None], names: Sequence[str]) -> float | None:
-        return next((metrics[name] for name in names if metrics.get(name) is not None), None)
+    def of(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> float | None:
+        values: dict[str, float | None] = {one["name"]: one["value"] for one in metrics}
+        return next((values[name] for name in names if values.get(name) is not None), None)
 
     rows = [
         (

@@ -61,7 +61,7 @@ def test_each_run_is_trained_and_compared_once(place: photos.Place, commands) ->
     assert commands[0][-2:] == ("--out", str(place.runs / "tiles-0"))
     assert str(place.weights) in commands[0]
     assert found["train_command_seconds"] == 3.0
-    assert found["metrics"] == {"accuracy": 0.95}
+    assert found["metrics"] == [{"name": "accuracy", "value": 0.95}]
     assert "runs" not in "".join(found["commands"])
     assert str(place.data_root) not in "".join(found["commands"])
     commands.clear()
