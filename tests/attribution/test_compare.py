@@ -94,12 +94,17 @@ def test_groups_of_metrics_are_measured_alone_and_as_with_all(compared) -> None:
     asked, found = ("grid-pointing", "localisation"), []
     for groups in (("insertion-deletion",), asked):
         comparison, subject = compare(
-            *(colour_model(), scenes(40), ["evidence"]), images=12, metrics=groups
+            *(colour_model(), scenes(40), ["evidence"]),
+            train=scenes(20, seed=1),
+            images=12,
+            metrics=groups,
         )
         assert subject.falls is None
         assert not subject.randomised
         found.append(comparison)
+        assert (subject.fitting is None) is ("localisation" not in groups)
     assert found[0].mosaics == {}
+    assert "fitted cuts" not in table_markdown(comparison_table(found[0]))
     assert "mosaics" not in table_markdown(comparison_table(found[0])).lower()
     assert all("insertion" in name or "deletion" in name for name in found[0].scores["random"])
     assert found[1].groups == asked[::-1]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from loss_attention.attribution.maps import METHODS, attribute, find_method, window_grid
 from loss_attention.attribution.measures import (
     GROUP_NAMES,
+    GROUPS,
     LOCALITY,
     MOSAIC_SIDES,
     RANDOMISED_FRACTIONS,
@@ -164,8 +165,9 @@ def compare(
         sample = data.take(drawn).to(model.mean.device)
         allowed, left_out = _allowed(model, sample.images[:2], methods)
         reference = _reference(model, allowed, left_out, against)
-        of_methods = [group for group in groups if group != LOCALITY]
-        done, total = itertools.count(1), len(allowed) * len(of_methods)
+        measured = [group for group in groups if group in GROUPS]
+        steps = len(measured) + (TIME in groups)
+        done, total = itertools.count(1), len(allowed) * steps
 
         def tell(count: int, what: str) -> None:
             if progress is not None:
@@ -184,8 +186,8 @@ def compare(
             locality, no_locality = _locality(model, data, len(sample), seed)
         tally = Tally()
         for number, method in enumerate(allowed):
-            tell(number * len(of_methods), method)
-            for values in measure_method(subject, method, [g for g in of_methods if g != TIME]):
+            tell(number * steps, method)
+            for values in measure_method(subject, method, measured):
                 tally.add(method, values)
                 tell(next(done), method)
             if TIME in groups:
@@ -297,6 +299,9 @@ def _subject(
     mosaics: dict[str, Mosaics] = {}
     if "grid-pointing" in groups:
         mosaics = _make_mosaics(model, data, len(sample), batch_size, seed)
+    fitting = None
+    if train is not None and "localisation" in groups:
+        fitting = _fitting(model, train, len(sample), batch_size, seed)
     return Subject(
         model=model,
         images=sample.images,
@@ -304,7 +309,7 @@ def _subject(
         boxes=_boxes_of(sample, target),
         grid=grid,
         falls=_falls(model, sample, target, grid, batch_size) if "sensitivity" in groups else None,
-        fitting=None if train is None else _fitting(model, train, len(sample), batch_size, seed),
+        fitting=fitting,
         mosaics=mosaics,
         randomised=shuffled,
         batch_size=batch_size,

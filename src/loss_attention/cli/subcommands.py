@@ -373,6 +373,11 @@ def explain(
     return 2 if summary.unreadable else 0
 
 
+def _listed(text: str | None) -> list[str] | None:
+    """Return the names that an option lists with commas between; None where it is not given."""
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
 def compare(
     console: Console,
     run: Run,
@@ -434,11 +439,9 @@ def compare(
     from loss_attention.training.environment import hardware as hardware_facts
     from loss_attention.training.run_folder import RunFolder
 
-    names = None if methods is None else [name.strip() for name in methods.split(",")]
+    names = _listed(methods)
     comparing.check_asked(names, against)
-    groups = groups_named(
-        None if metrics is None else [name.strip() for name in metrics.split(",")]
-    )
+    groups = groups_named(_listed(metrics))
     folder, goal = RunFolder.open(run), out or run / "compare"
     files = [goal / name for name in COMPARISON_FILES]
     with runs.written_to(folder, goal):

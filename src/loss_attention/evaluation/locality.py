@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from loss_attention.attention import centred
 from loss_attention.data.sample import LabelledImages
 from loss_attention.errors import InputError
 from loss_attention.evaluation.metric import LOCALITY, Metric
@@ -130,7 +131,6 @@ def plan_locality(
     data: LabelledImages,
     *,
     images: int | None = None,
-    competing: bool | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> LocalityTask:
@@ -141,7 +141,6 @@ def plan_locality(
         data: the images.
         images: how many at most; None: as many as cost no more than `FRACTION` of running the model
             over all of them, from `LEAST_IMAGES` to `MOST_IMAGES`.
-        competing: a softmax decides; None: as the model says.
         seed: which images and patches are drawn.
         device: where to compute; None: where the model is.
 
@@ -155,14 +154,13 @@ def plan_locality(
         probe: ImagePrediction = model(data.take(torch.arange(1)).to(device).images)
     if not isinstance(probe, WeightedPrediction):
         raise InputError("the model has no patches")
-    competing = model.competing if competing is None else competing
     if images is None:
         affordable = int(FRACTION * len(data) / _passes(probe.image_grid))
         images = min(MOST_IMAGES, max(LEAST_IMAGES, affordable))
     index, others = draw_pairs(data.labels.cpu(), images, seed)
     if not len(index):
         raise InputError("no image has one of another class beside it")
-    return LocalityTask(model, data, index, others, probe.image_grid, seed, competing, device)
+    return LocalityTask(model, data, index, others, probe.image_grid, seed, model.competing, device)
 
 
 def _passes(grid: PatchGrid) -> int:
@@ -182,7 +180,7 @@ def class_vectors(prediction: WeightedPrediction, *, competing: bool) -> Float[T
     """
     scores = prediction.patch_scores.float()
     if competing and isinstance(prediction, PatchPrediction):
-        return scores - scores.mean(dim=2, keepdim=True)
+        return centred(scores)
     return scores
 
 

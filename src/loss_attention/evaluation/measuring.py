@@ -115,7 +115,9 @@ def evaluate(
     if isinstance(model, PatchClassifier):
         has_evidence = HEADS[model.spec.head].has_evidence
         check_map(map, has_evidence=has_evidence, competing=model.competing)
-    competing = _competes(model, data)
+    known = _classifier(model)
+    # Of a model that does not say, a softmax decides where there is one label.
+    competing = not data.multi_label if known is None else known.competing
     measured_map = map or default_map(competing=competing)
     localised = partial(Localisation, map=measured_map, within=within, competing=competing)
     fast = for_inference(model) if isinstance(model, PatchClassifier) else model
@@ -180,7 +182,7 @@ def evaluate(
         held_out=on_held_out,
         confusion=confusions(per_image, data),
         map=measured_map,
-        guided_by=_guided_by(model),
+        guided_by="" if known is None else known.spec.guided_by,
         locality=seen,
         per_image=per_image,
     )
@@ -275,21 +277,16 @@ def _named_thresholds(chosen: Mapping[str, Chosen]) -> dict[str, float]:
     }
 
 
-def _inner(model: Model) -> Any:
-    """Return what Fabric wraps, or what is not wrapped."""
-    return getattr(model, "module", model)
-
-
-def _competes(model: Model, data: LabelledImages) -> bool:
-    """Whether a softmax decides; of a model that does not say, it does where there is one label."""
-    inner = _inner(model)
-    return inner.competing if isinstance(inner, PatchClassifier) else not data.multi_label
+def _classifier(model: Model) -> PatchClassifier | None:
+    """Return the classifier that a model is, or that Fabric wraps; None: another module."""
+    inner = getattr(model, "module", model)
+    return inner if isinstance(inner, PatchClassifier) else None
 
 
 def _check_classes(model: Model, data: LabelledImages) -> None:
     """Raise `InputError` where the data's classes are not those of the model."""
-    inner = _inner(model)
-    if not isinstance(inner, PatchClassifier):
+    inner = _classifier(model)
+    if inner is None:
         return
     count, named = inner.spec.num_classes, inner.spec.class_names
     if count != len(data.class_names):
@@ -306,11 +303,6 @@ def _check_classes(model: Model, data: LabelledImages) -> None:
             f"the model was made for {kinds[inner.multi_label]} an image and the data have "
             f"{kinds[data.multi_label]}"
         )
-
-
-def _guided_by(model: Model) -> str:
-    inner = _inner(model)
-    return inner.spec.guided_by if isinstance(inner, PatchClassifier) else ""
 
 
 T = TypeVar("T")

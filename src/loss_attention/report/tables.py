@@ -550,9 +550,8 @@ def _comparison_notes(comparison: Comparison, *, intervals: bool) -> list[str]:
             f"No {' and '.join(missing)}: too few classes have a rightly classified image of one "
             "label, or the model takes images of one size only."
         )
-    if comparison.boxed and not any(
-        "gt_known_loc_heat_map" in found for found in comparison.scores.values()
-    ):
+    fitted = any("gt_known_loc_heat_map" in found for found in comparison.scores.values())
+    if comparison.boxed and "localisation" in comparison.groups and not fitted:
         notes.append(
             "No boxes with fitted cuts: no held-out images with boxes (`validation_fraction`) to "
             "choose a cut on."
