@@ -29,7 +29,7 @@ import sys
 import time
 import tokenize
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,6 +175,15 @@ def class_folders(splits: Splits, folder: Path) -> None:
         done.touch()
 
 
+def as_in_folders(images: ImageSet) -> ImageSet:
+    """Return images with their classes in the order of their folders, as torchvision numbers."""
+    import torch
+
+    names = tuple(sorted(images.class_names))
+    numbers = torch.tensor([names.index(name) for name in images.class_names])
+    return replace(images, class_names=names, labels=numbers[images.labels])
+
+
 def named_as_timm(weights: Path, backbone: str, folder: Path) -> Path:
     """Return a file of weights in timm's names; those of another port in its order are renamed.
 
@@ -206,6 +215,18 @@ def named_as_timm(weights: Path, backbone: str, folder: Path) -> Path:
 
 def measured(peer: Peer, task: Task, seed: int) -> dict[str, Any]:
     """Train a peer and explain the test images by all of its ways."""
+    model, inputs, found = classified(peer, task, seed)
+    return found | {
+        "explained": {
+            named: {"lines": lines(peer.train, name)}
+            | explained(snippet(name), model, inputs, task)
+            for named, name in peer.explain.items()
+        }
+    }
+
+
+def classified(peer: Peer, task: Task, seed: int) -> tuple[Any, list[Tensor], dict[str, Any]]:
+    """Train a peer; return its model, the test images as it takes them, and what it reached."""
     import torch
     from sklearn.metrics import balanced_accuracy_score
 
@@ -216,22 +237,17 @@ def measured(peer: Peer, task: Task, seed: int) -> dict[str, Any]:
     begun = time.perf_counter()
     model, transform = trainer.train(*arguments)
     seconds = time.perf_counter() - begun
-    images = [picture.permute(1, 2, 0).numpy() for picture in task.test.images]
-    inputs = [transform(picture) for picture in images]
+    inputs = [transform(picture.permute(1, 2, 0).numpy()) for picture in task.test.images]
     with torch.inference_mode():
         logits = [of_images(model, part) for part in batches(inputs)]
     found = torch.cat(logits).argmax(dim=1)
     labels = task.test.labels
-    return {
+    reached = {
         "train_seconds": seconds,
         "accuracy": float((found == labels).double().mean()),
         "balanced_accuracy": float(balanced_accuracy_score(labels, found)),
-        "explained": {
-            named: {"lines": lines(peer.train, name)}
-            | explained(snippet(name), model, inputs, task)
-            for named, name in peer.explain.items()
-        },
     }
+    return model, inputs, reached
 
 
 def of_images(model: Any, images: Tensor) -> Tensor:
@@ -377,7 +393,7 @@ def measure(given: argparse.Namespace) -> list[Path]:
     )
     if given.limit:
         splits = limited(splits, given.limit, 0)
-    test = splits.test.decoded()
+    test = as_in_folders(splits.test.decoded())
     if test.masks is None or not test.masks.any():
         raise InputError(f"{given.data} has no masks of its test images")
     class_folders(splits, runs / "data")

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring import command, keep, same_settings, timed, write_and_list
-from peers import beside_torch
+from peers import PEERS, Task, as_in_folders, beside_torch, class_folders, classified, named_as_timm
 from photos_page import page
 
 from loss_attention.errors import InputError
@@ -43,6 +43,8 @@ DATA_SETS = {
 BY_TILE = "magnetic-tile-by-tile"
 """The tiles again, without their own split, which has photos of one tile on both sides; see
 `write_by_tile`."""
+BACKBONE = "tf_efficientnet_lite0"
+"""Timm's name of the recipes' backbone."""
 KNOWN = ("tiny-imagenet", "cifar10")
 """Those that are read by their name and where they lie."""
 SEEN = "The backbone was trained on ImageNet, of which these are images."
@@ -98,12 +100,6 @@ ROWS: dict[str, Row] = {
         "magnetic-tile",
         options=(*TILES, "--head", "mean"),
         images=237,
-    ),
-    "tiles-probe": Row(
-        "magnetic tiles, frozen, linear probe on pooled features of the same levels",
-        "magnetic-tile",
-        options=(*TILES, "--head", "baseline"),
-        methods="",
     ),
     "tiles-fine-tuned": Row(
         "magnetic tiles, fine-tuned from the frozen run",
@@ -173,12 +169,15 @@ ROWS: dict[str, Row] = {
         remark="Nearly every picture has red and white cells: platelets alone can be missing.",
     ),
 }
+PROBES = {"tiles-probe": "tiles", "by-tile-probe": "by-tile", "tiny-20-probe": "tiny-20"}
+"""Rows of a linear probe on the images of another row: the snippet that users of timm write."""
 TIMED = {
     "CNN": "timm/tf_efficientnet_lite0",
     "Swin": "timm/swin_tiny_patch4_window7_224",
     "ViT": "timm/vit_small_patch16_224",
 }
 """Backbones, with random weights, on which explaining is timed beside the forward pass."""
+ALL = [*ROWS, *PROBES, "times"]
 
 
 @dataclass(frozen=True)
@@ -321,6 +320,43 @@ def measured(name: str, row: Row, seed: int, place: Place) -> dict[str, Any]:
     }
 
 
+def probed(name: str, seed: int, place: Place) -> dict[str, Any]:
+    """Fit a linear probe to the training images of a row's run; return what it reached and took."""
+    row = ROWS[PROBES[name]]
+    out, _ = trained(PROBES[name], row, seed, place)
+    file = place.runs / f"{name}-{seed}.json"
+    if not file.exists():
+        from rich.console import Console
+
+        from loss_attention.runs import own_data
+        from loss_attention.training.run_folder import RunFolder
+
+        splits = own_data(RunFolder(out), Console(quiet=True))
+        folder = place.runs / "classes" / f"{PROBES[name]}-{seed}"
+        class_folders(splits, folder)
+        weights = place.weights and str(named_as_timm(place.weights, BACKBONE, place.runs))
+        test = as_in_folders(splits.test.decoded())
+        task = Task(folder, test, BACKBONE, weights, place.runs)
+        reached = classified(PEERS["probe"], task, seed)[2]
+        file.write_text(json.dumps(reached, indent=2) + "\n", encoding="utf-8")
+        print(f"probed: {file.stem}", flush=True)
+    found = _read(file)
+    seconds = found["train_seconds"]
+    return {
+        "row": name,
+        "what": f"{row.what.replace(', frozen', '')}, linear probe on pooled features",
+        "remark": "",
+        "seed": seed,
+        "commands": ["benchmarks/snippets/probe.py"],
+        "training_seconds": seconds,
+        "train_command_seconds": seconds if place.alone else None,
+        "metrics": [
+            {"name": metric, "value": found[metric]} for metric in ("accuracy", "balanced_accuracy")
+        ],
+        "comparison": None,
+    }
+
+
 def shown_command(words: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
     """Return a command, and its environment, without the folders of this machine."""
     kept, before = [f"{name}={value}" for name, value in (environment or {}).items()], ""
@@ -398,7 +434,7 @@ def options(subject: str, description: str | None) -> argparse.ArgumentParser:
 def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = options("photos", __doc__)
-    parser.add_argument("--only", nargs="+", choices=[*ROWS, "times"], default=[*ROWS, "times"])
+    parser.add_argument("--only", nargs="+", choices=ALL, default=ALL)
     return parser.parse_args(words)
 
 
@@ -416,16 +452,19 @@ def measure(given: argparse.Namespace) -> list[Path]:
     import torch
 
     place = prepared(given)
+    rows = [(name, ROWS[name]) for name in given.only if name in ROWS]
     wanted = [
-        (name, ROWS[name], seed, place)
-        for name in given.only
-        if name in ROWS
-        for seed in range(min(given.seeds, ROWS[name].seeds or given.seeds))
+        (name, row, seed, place)
+        for name, row in rows
+        for seed in range(min(given.seeds, row.seeds or given.seeds))
     ]
     if given.train_only:
         return [trained(*one)[0] for one in wanted]
+    probes = [
+        (name, seed, place) for name in given.only if name in PROBES for seed in range(given.seeds)
+    ]
     # What they say of the data names folders of this machine.
-    found = json.dumps([measured(*one) for one in wanted])
+    found = json.dumps([*(measured(*one) for one in wanted), *(probed(*one) for one in probes)])
     for folder in (given.data_root, given.runs):
         found = found.replace(json.dumps(f"{folder}{os.sep}")[1:-1], "")
     runs = json.loads(found)
@@ -433,7 +472,7 @@ def measure(given: argparse.Namespace) -> list[Path]:
         "command": "python benchmarks/photos.py"
         + (f" --limit {given.limit}" if given.limit else "")
         + (f" --seeds {given.seeds}" if given.seeds != 3 else "")
-        + (f" --only {' '.join(given.only)}" if {*given.only} < {*ROWS, "times"} else ""),
+        + (f" --only {' '.join(given.only)}" if {*given.only} < {*ALL} else ""),
         "vector_units": torch.backends.cpu.get_cpu_capability(),
         "backbone_versions": {name: version(name) for name in ("timm", "torchvision")},
         "runs": runs,

@@ -6,12 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import peers
 import photos
 import photos_page
 import pytest
+import torch
 from benchmarks.stand_ins import write_json
 from measuring import Finished
 
+from loss_attention import runs
+from loss_attention.data.sample import ImageSet, Splits
 from loss_attention.errors import InputError
 
 
@@ -166,3 +170,33 @@ def test_the_page_has_every_row_and_its_commands(place: photos.Place, commands) 
     assert "| margin | 0.300 (0.300 to 0.300) | 1.04 (1.04 to 1.04) |" in text
     assert "| ViT | timm/v | 1,020.0 (1,010.0 to 1,040.0) | 1.02 (1.01 to 1.04) |" in text
     assert runs[0]["commands"][0] in text
+
+
+def test_a_probe_is_fitted_to_the_images_of_a_row(
+    place: photos.Place, commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once; to all the images of its run that are not tests, however its classes are ordered."""
+    given = []
+
+    def classified(peer: peers.Peer, task: peers.Task, seed: int) -> tuple[None, None, Any]:
+        assert sorted(path.name for path in (task.folder / "train").iterdir()) == [
+            ".done",
+            "ant",
+            "bee",
+        ]
+        given.append((peer.train, seed, task.test.class_names, task.test.labels.tolist()))
+        return None, None, {"accuracy": 0.5, "balanced_accuracy": 0.4, "train_seconds": 7.0}
+
+    pictures = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    whole = ImageSet(pictures, torch.tensor([0, 1, 0, 1]), ("bee", "ant"))
+    splits = Splits(whole.subset(torch.arange(2)), whole.subset(torch.arange(2, 4)), "made up")
+    monkeypatch.setattr(photos, "classified", classified)
+    monkeypatch.setattr(photos, "named_as_timm", lambda weights, *_: weights)
+    monkeypatch.setattr(runs, "own_data", lambda *_: splits)
+    found = photos.probed("tiles-probe", 1, place)
+    assert photos.probed("tiles-probe", 1, place) == found
+    assert given == [("probe", 1, ("ant", "bee"), [1, 0])]
+    assert [words[0] for words in commands] == ["train"]
+    assert (found["row"], found["train_command_seconds"]) == ("tiles-probe", 7.0)
+    assert [one["value"] for one in found["metrics"]] == [0.5, 0.4]
+    assert found["what"] == "magnetic tiles, linear probe on pooled features"
