@@ -17,7 +17,7 @@ from loss_attention.data.loading import load_splits
 from loss_attention.errors import InputError
 from loss_attention.evaluation.metric import Evaluation, Metric
 from loss_attention.interruption import RunStopped
-from loss_attention.report.tables import seeds_table
+from loss_attention.report.scores import seeds_table
 from loss_attention.runs import FinishedRun
 from loss_attention.seeds import SeedRuns
 from loss_attention.training.recipe import RunOptions

@@ -36,7 +36,7 @@ from loss_attention.model import WEIGHTS_FILE, PatchClassifier, load
 from loss_attention.model_spec import ModelOptions
 from loss_attention.prediction import MapName
 from loss_attention.report.page import write_report
-from loss_attention.report.tables import show_evaluations
+from loss_attention.report.scores import show_evaluations
 from loss_attention.report.verdict import ending
 from loss_attention.saving import FACTS_FILE
 from loss_attention.terminal import counted, say, say_line

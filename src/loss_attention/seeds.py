@@ -14,7 +14,8 @@ from loss_attention.errors import InputError, guarded
 from loss_attention.evaluation.metric import Evaluation
 from loss_attention.explanation import default_map
 from loss_attention.interruption import Interrupted, RunStopped
-from loss_attention.report.tables import seeds_table, show_table, table_markdown
+from loss_attention.report.scores import seeds_table
+from loss_attention.report.tables import show_table, table_markdown
 from loss_attention.runs import finish, load_data, own_data
 from loss_attention.saving import make_folder, read_object, write_whole
 from loss_attention.terminal import json_text, markdown, say_line

@@ -24,7 +24,8 @@ from loss_attention.geometry import PatchGrid
 from loss_attention.metrics import faithfulness as curves
 from loss_attention.metrics.detection import REACHES
 from loss_attention.metrics.faithfulness import sensitivity_1
-from loss_attention.report.tables import comparison_table, table_markdown
+from loss_attention.report.compared import comparison_table
+from loss_attention.report.tables import table_markdown
 
 NEAR_AND_MASKS = {"pxap", "evidence_within_{within}_px", "pointing_within_{within}_px"}
 """Not measured on scenes of 12 x 12 pixels without masks."""

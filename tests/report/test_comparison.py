@@ -13,14 +13,9 @@ from rich.console import Console
 from loss_attention.attribution.compare import BASELINES
 from loss_attention.attribution.measures import COSTS, METRICS
 from loss_attention.attribution.scores import MeanScore
+from loss_attention.report.compared import comparison_json, comparison_table, differences_table
 from loss_attention.report.drawing import maps_picture
-from loss_attention.report.tables import (
-    comparison_json,
-    comparison_table,
-    differences_table,
-    show_table,
-    table_markdown,
-)
+from loss_attention.report.tables import show_table, table_markdown
 
 
 def test_json_and_markdown_say_the_same(compared) -> None:

@@ -6,14 +6,8 @@ import pytest
 from rich.console import Console
 
 from loss_attention.evaluation.metric import Evaluation, Metric
-from loss_attention.report.tables import (
-    Column,
-    Table,
-    evaluation_tables,
-    show_evaluations,
-    show_table,
-    table_markdown,
-)
+from loss_attention.report.scores import evaluation_tables, show_evaluations
+from loss_attention.report.tables import Column, Table, show_table, table_markdown
 
 BASELINES = (
     "whole image",

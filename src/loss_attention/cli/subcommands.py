@@ -168,7 +168,7 @@ def evaluate(
     """
     from loss_attention import runs
     from loss_attention.explanation import named_map
-    from loss_attention.report.tables import show_evaluations
+    from loss_attention.report.scores import show_evaluations
     from loss_attention.report.verdict import ending, nothing_learned
     from loss_attention.terminal import say_line
     from loss_attention.training.environment import choose_device
@@ -248,7 +248,7 @@ def demo(
         limit_images: Use at most this many training and this many test images, for a quick look.
     """
     from loss_attention import runs
-    from loss_attention.report.tables import show_evaluations
+    from loss_attention.report.scores import show_evaluations
     from loss_attention.terminal import say_line
     from loss_attention.training.environment import cluster_of
     from loss_attention.training.job import begin_run
@@ -425,14 +425,9 @@ def compare(
     from loss_attention.attribution import compare as comparing
     from loss_attention.attribution.measures import groups_named
     from loss_attention.attribution.scores import packed_values
+    from loss_attention.report.compared import comparison_json, comparison_table, differences_table
     from loss_attention.report.drawing import maps_picture
-    from loss_attention.report.tables import (
-        comparison_json,
-        comparison_table,
-        differences_table,
-        show_table,
-        table_markdown,
-    )
+    from loss_attention.report.tables import show_table, table_markdown
     from loss_attention.saving import make_folder, write_whole
     from loss_attention.terminal import counted, json_text, markdown, say_line
     from loss_attention.training.environment import choose_device, versions

@@ -53,7 +53,7 @@ from loss_attention.prediction import (
 )
 from loss_attention.report.confusion import readable_confusion
 from loss_attention.report.drawing import marks_of, number, panel, resized
-from loss_attention.report.tables import evaluation_tables, grouped
+from loss_attention.report.scores import evaluation_tables, grouped
 from loss_attention.report.verdict import ending
 from loss_attention.training.run_folder import RunFolder
 
