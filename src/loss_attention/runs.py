@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -25,6 +26,7 @@ from loss_attention.data.loading import (
     meant,
 )
 from loss_attention.data.outside import Outside, Wanted, load_outside
+from loss_attention.data.records import count
 from loss_attention.data.sample import LabelledImages, Splits, Storage, limited
 from loss_attention.data.stacking import Form
 from loss_attention.errors import InputError, guarded, quoted
@@ -36,7 +38,7 @@ from loss_attention.model import WEIGHTS_FILE, PatchClassifier, load
 from loss_attention.model_spec import ModelOptions
 from loss_attention.prediction import MapName
 from loss_attention.report.page import write_report
-from loss_attention.report.scores import show_evaluations
+from loss_attention.report.summary import show_scores
 from loss_attention.report.verdict import ending
 from loss_attention.saving import FACTS_FILE
 from loss_attention.terminal import counted, say, say_line
@@ -438,21 +440,55 @@ class FinishedRun:
     evaluation: Evaluation
     map: MapName | None = None
 
-    def report(self, console: Console) -> None:
-        """Print the scores and write the report."""
-        show_evaluations({self.folder.recipe().name: self.evaluation}, console)
-        self.write_report(console, {})
-        self.conclude(console)
+    def report(
+        self,
+        console: Console,
+        beside: Mapping[str, FinishedRun] | None = None,
+        *,
+        label: str = "",
+        verbose: bool = False,
+    ) -> None:
+        """Write the report; print the scores, what they mean, where the report is, what is next.
 
-    def conclude(self, console: Console) -> None:
-        """Say so where nothing was learned, and what to try next."""
+        Args:
+            console: where to.
+            beside: other runs on the same data, by what to call them.
+            label: what to call this one beside them.
+            verbose: print all scores, not only those that say most.
+        """
+        beside = beside or {}
+        scores = {name: run.evaluation for name, run in beside.items()}
+        path = self.write_report(beside)
+        say_line(console, self._what(), "bold")
+        show_scores({label or "score": self.evaluation, **scores}, console, verbose=verbose)
+        if not self.conclude(console):
+            folder = shlex.quote(str(self.folder.path))
+            say_line(console, f"next: loss-attention explain {folder} PHOTO --out explained")
+        say_line(console, f"report: {path}", "bold")
+
+    def _what(self) -> str:
+        """Say what was trained, on what, and for how long."""
+        recipe, facts = self.folder.recipe(), self.folder.facts()
+        with guarded(str(self.folder.path / FACTS_FILE)):
+            seconds = facts.get("train_seconds")
+            took = f" in {seconds:,.0f} s" if seconds is not None else ""
+            return (
+                f"{recipe.name}: {recipe.backbone}{', frozen,' if recipe.frozen else ''} with the "
+                f"{recipe.head} head, trained on {facts['train_images']:,} images of "
+                f"{count(len(self.model.class_names), 'class')}{took}"
+            )
+
+    def conclude(self, console: Console) -> bool:
+        """Say so where nothing was learned, and what to try next; return whether that is so."""
         folder = self.folder
-        if (said := ending(self.evaluation, folder.recipe(), folder.facts())) is not None:
+        said = ending(self.evaluation, folder.recipe(), folder.facts())
+        if said is not None:
             say_line(console, said, "bold")
+        return said is not None
 
-    def write_report(self, console: Console, beside: Mapping[str, FinishedRun]) -> None:
-        """Write the report, with other runs on the same data beside this one."""
-        path = write_report(
+    def write_report(self, beside: Mapping[str, FinishedRun]) -> Path:
+        """Write the report, with other runs on the same data beside this one; return its path."""
+        return write_report(
             self.folder.path,
             self.model,
             self.splits.test,
@@ -461,7 +497,6 @@ class FinishedRun:
             counterparts={label: run.model for label, run in beside.items()},
             map=self.map,
         )
-        say_line(console, f"report: {path}")
 
 
 def written_to(run: RunFolder | None, out: Path) -> AbstractContextManager[None]:

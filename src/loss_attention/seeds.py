@@ -15,6 +15,7 @@ from loss_attention.evaluation.metric import Evaluation
 from loss_attention.explanation import default_map
 from loss_attention.interruption import Interrupted, RunStopped
 from loss_attention.report.scores import seeds_table
+from loss_attention.report.summary import key_metrics
 from loss_attention.report.tables import show_table, table_markdown
 from loss_attention.runs import finish, load_data, own_data
 from loss_attention.saving import make_folder, read_object, write_whole
@@ -119,7 +120,7 @@ class SeedRuns:
         runs = {seed: str(Path(initial) / f"seed-{seed}") for seed in seeds}
         return [replace(self.recipe, seed=seed, initial=runs[seed]) for seed in seeds]
 
-    def train(self, console: Console, *, overwrite: bool = False) -> None:
+    def train(self, console: Console, *, overwrite: bool = False, verbose: bool = False) -> None:
         """Train and evaluate what is left, one after the other; show and write the table.
 
         Raises:
@@ -143,13 +144,13 @@ class SeedRuns:
                     splits = self._splits(run, recipe, splits, console)
                     model = begin_run(run, recipe, splits, self.options) if new else None
                     found = finish(run, splits, console, self.options.accelerator, model)
-                    found.write_report(console, {})
+                    say_line(console, f"report: {found.write_report({})}")
                     found.conclude(console)
                     evaluations[recipe.seed] = found.evaluation
             except (Interrupted, RunStopped) as stop:
                 how = f"continue with: loss-attention resume {self.path}"
                 raise RunStopped(f"stopped; {how}", stop.number) from stop
-        self._conclude(evaluations, console)
+        self._conclude(evaluations, console, verbose=verbose)
 
     def _check(self, run: RunFolder, recipe: Recipe) -> None:
         run.check()
@@ -169,13 +170,16 @@ class SeedRuns:
             return replace(before, seed=recipe.seed)
         return own_data(run, console) if run.begun else load_data(recipe, console, self.options)
 
-    def _conclude(self, evaluations: dict[int, Evaluation], console: Console) -> None:
+    def _conclude(
+        self, evaluations: dict[int, Evaluation], console: Console, *, verbose: bool
+    ) -> None:
         table = seeds_table(evaluations)
         self.write(_scores(evaluations))
         seeds = ", ".join(map(str, evaluations))
         title = f"# {markdown(self.recipe.name)}: seeds {seeds}\n\n"
         write_whole(self.path / TABLE_FILE, title + table_markdown(table))
-        show_table(table, console)
+        known = [metric.name for metric in key_metrics(next(iter(evaluations.values())))]
+        show_table(table if verbose else seeds_table(evaluations, known), console)
         say_line(console, f"written: {self.path / TABLE_FILE}, {self.path / SEEDS_FILE}")
 
 

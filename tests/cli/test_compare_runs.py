@@ -91,7 +91,7 @@ def test_a_table_its_json_and_a_picture(run: Path, tmp_path: Path, capsys, monke
 
 
 def test_which_map_and_which_distance_can_be_asked_for(run: Path, tmp_path: Path, capsys) -> None:
-    assert exit_code("evaluate", run, "--map", "margin", "--within", 1) == 0
+    assert exit_code("evaluate", run, "--map", "margin", "--within", 1, "--verbose") == 0
     printed = capsys.readouterr().out
     assert "Heat maps: of the margin." in printed
     assert "pointing within 1 px" in printed
@@ -99,7 +99,7 @@ def test_which_map_and_which_distance_can_be_asked_for(run: Path, tmp_path: Path
     assert found["map"] == "margin"
     assert any(one["name"] == "evidence_within_1_px" for one in found["metrics"])
     assert found["locality"]["images"] == 8
-    assert exit_code("evaluate", run, "--locality", 2) == 0
+    assert exit_code("evaluate", run, "--locality", 2, "--verbose") == 0
     assert "r90 / window, heaviest patch" in " ".join(capsys.readouterr().out.split())
     found = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     assert found["locality"]["images"] == 2

@@ -35,6 +35,7 @@ def test_json_round_trip(worked) -> None:
         "split",
         "images",
         "boxed_images",
+        "masked_images",
         "metrics",
         "per_class",
         "thresholds",

@@ -175,6 +175,7 @@ def test_masks_bring_the_average_precision_of_pixels(worked) -> None:
     masks[1, 4:, 4:] = True
     masked = dataclasses.replace(data, masks=masks)
     found = evaluate(model, masked, train=train)
+    assert found.masked_images == int(masks.any(dim=(1, 2)).sum())
     assert found.value("pxap") == pytest.approx(1.0)
     # 32 of the 128 pixels of the two images with a mask.
     assert found["pxap"].baselines["whole image"] == pytest.approx(1 / 4)

@@ -17,7 +17,7 @@ from loss_attention.evaluation.measuring import evaluate
 from loss_attention.evaluation.metric import Evaluation
 from loss_attention.prediction import ImagePrediction
 from loss_attention.report.page import write_report
-from loss_attention.report.verdict import _interval, ending, nothing_learned
+from loss_attention.report.verdict import ending, nothing_learned, wilson_interval
 from loss_attention.training.recipe import recipe
 
 FACTS = {"train_images": 547, "classes": ["a"] * 6}
@@ -63,7 +63,7 @@ def test_what_was_learned_is_not_put_down(labels: list[int], answers: list[int])
 
 def test_the_interval_is_wilsons() -> None:
     expected = binomtest(7, 30).proportion_ci(method="wilson")
-    assert _interval(7, 30) == pytest.approx((expected.low, expected.high), abs=1e-4)
+    assert wilson_interval(7, 30) == pytest.approx((expected.low, expected.high), abs=1e-4)
 
 
 @pytest.mark.parametrize(

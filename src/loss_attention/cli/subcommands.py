@@ -47,6 +47,7 @@ def train(
     out: Path | None = None,
     overwrite: bool = False,
     seeds: int | None = None,
+    verbose: bool = False,
 ) -> int:
     """Train, checkpoint, evaluate and report. Every field of the recipe is an option.
 
@@ -55,6 +56,7 @@ def train(
         seeds: Train so many runs, from --seed up, in seed-0 and so on of the folder, and show mean
             and spread of their scores; run again to continue, or with more. None: a single run.
         overwrite: Replace the run that is in the folder already.
+        verbose: Print all metrics, not only those that say most.
     """
     if not recipe.data:
         raise InputError(f"the recipe {recipe.name} needs --data: a folder of images, or a hub id")
@@ -69,7 +71,7 @@ def train(
         from loss_attention.seeds import SeedRuns
 
         SeedRuns.asked(path, recipe, hardware, seeds, overwrite=overwrite).train(
-            console, overwrite=overwrite
+            console, overwrite=overwrite, verbose=verbose
         )
         return 0
     if recipe.initial is not None:
@@ -84,12 +86,17 @@ def train(
         if loaded := getattr(model.backbone, "weights", {}):
             say_line(console, "backbone: " + ", ".join(f"{k} {v}" for k, v in loaded.items()))
         with runs.resumable(run):
-            runs.finish(run, splits, console, hardware.accelerator, model).report(console)
+            finished = runs.finish(run, splits, console, hardware.accelerator, model)
+            finished.report(console, verbose=verbose)
     return 0
 
 
 def resume(
-    console: Console, run: Run, data: str | None = None, learning_rate: float | None = None
+    console: Console,
+    run: Run,
+    data: str | None = None,
+    learning_rate: float | None = None,
+    verbose: bool = False,
 ) -> int:
     """Continue an interrupted run on the hardware it began on; evaluate and report.
 
@@ -100,6 +107,7 @@ def resume(
         data: Where the run's data is now, if it has moved.
         learning_rate: The schedule's highest learning rate for the rest of the training: a lower
             one, for example, after the loss became NaN. None: the recipe's.
+        verbose: Print all metrics, not only those that say most.
     """
     from loss_attention import runs
     from loss_attention.data.loading import recorded
@@ -112,7 +120,7 @@ def resume(
     if is_folder_of_seeds(run):
         if data is not None or learning_rate is not None:
             raise InputError(f"{run} holds several runs: `data` and `learning_rate` are of one")
-        SeedRuns.open(run).train(console)
+        SeedRuns.open(run).train(console, verbose=verbose)
         return 0
     writes = leads(RunFolder.open(run).options())
     console.quiet = not writes
@@ -132,7 +140,7 @@ def resume(
         splits = runs.own_data(folder, console, data=data)
         if data is not None:
             folder.note(data=recorded(data, run))
-        runs.finish(folder, splits, console, accelerator).report(console)
+        runs.finish(folder, splits, console, accelerator).report(console, verbose=verbose)
     return 0
 
 
@@ -147,6 +155,7 @@ def evaluate(
     within: int = NEAR,
     locality: int | None = None,
     accelerator: Device = "auto",
+    verbose: bool = False,
 ) -> int:
     """Measure accuracy and localisation on the test split, beside trivial baselines.
 
@@ -165,10 +174,11 @@ def evaluate(
         within: How many pixels from an object count as near it.
         locality: How many images to measure on what a patch sees, 0 for none. None: as many as take
             a quarter of the time that all images do, from 8 to 64.
+        verbose: Print all metrics, not only those that say most.
     """
     from loss_attention import runs
     from loss_attention.explanation import named_map
-    from loss_attention.report.scores import show_evaluations
+    from loss_attention.report.summary import show_scores
     from loss_attention.report.verdict import ending, nothing_learned
     from loss_attention.terminal import say_line
     from loss_attention.training.environment import choose_device
@@ -188,7 +198,7 @@ def evaluate(
         if not found.others:
             with folder.locked():
                 folder.write_json("evaluation.json", evaluation.to_json())
-        show_evaluations({folder.recipe().name: evaluation}, console)
+        show_scores({"score": evaluation}, console, verbose=verbose)
         said = nothing_learned(evaluation)
         if said is not None and not found.others:
             said = ending(evaluation, folder.recipe(), folder.facts())
@@ -205,6 +215,7 @@ def report(
     within: int = NEAR,
     locality: int | None = None,
     accelerator: Device = "auto",
+    verbose: bool = False,
 ) -> int:
     """Evaluate a run and write its report.html again.
 
@@ -216,6 +227,7 @@ def report(
         within: How many pixels from an object count as near it.
         locality: How many images to measure on what a patch sees, 0 for none. None: as many as take
             a quarter of the time that all images do, from 8 to 64.
+        verbose: Print all metrics, not only those that say most.
     """
     from loss_attention import runs
     from loss_attention.explanation import named_map
@@ -227,7 +239,8 @@ def report(
         splits = runs.own_data(folder, console, data=data)
         how = runs.MapOptions(named_map(map), within, locality)
         evaluation = runs.measure(model, splits.test, splits, console, how=how)
-        runs.FinishedRun(folder, model, splits, evaluation, how.map).report(console)
+        finished = runs.FinishedRun(folder, model, splits, evaluation, how.map)
+        finished.report(console, verbose=verbose)
     return 0
 
 
@@ -237,6 +250,7 @@ def demo(
     epochs: int | None = None,
     limit_images: int | None = None,
     hardware: Annotated[RunOptions, Flat] = RunOptions(),  # noqa: B008 (it is frozen)
+    verbose: bool = False,
 ) -> int:
     """Train the digits recipe and its mean-pooling counterpart, and compare them in one report.
 
@@ -246,9 +260,9 @@ def demo(
         out: The demo's folder.
         epochs: Train for fewer epochs than the recipe, for a quick look.
         limit_images: Use at most this many training and this many test images, for a quick look.
+        verbose: Print all metrics, not only those that say most.
     """
     from loss_attention import runs
-    from loss_attention.report.scores import show_evaluations
     from loss_attention.terminal import say_line
     from loss_attention.training.environment import cluster_of
     from loss_attention.training.job import begin_run
@@ -282,9 +296,8 @@ def demo(
             except (Interrupted, RunStopped) as stop:
                 how = f"continue with: loss-attention demo --out {out}"
                 raise RunStopped(f"stopped; {how}", stop.number) from stop
-        show_evaluations({label: run.evaluation for label, run in finished.items()}, console)
         counterpart = {MEAN_POOLING: finished[MEAN_POOLING]}
-        finished[recipe.head].write_report(console, counterpart)
+        finished[recipe.head].report(console, counterpart, label=recipe.head, verbose=verbose)
     return 0
 
 

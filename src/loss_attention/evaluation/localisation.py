@@ -116,6 +116,11 @@ class Localisation:
         """Whether the model has exact evidence, so that there are heat maps to measure."""
         return MODEL in self._totals and "pairs" in self._totals[MODEL].sums
 
+    @property
+    def masked(self) -> int:
+        """How many images have a mask that the model's maps were held against."""
+        return int(self._totals[MODEL].sums.get("masked", 0)) if MODEL in self._totals else 0
+
     def best_thresholds(self) -> dict[str, Chosen]:
         """Return the thresholds that are best on these images, for each answer."""
         found = {name: totals.best_thresholds() for name, totals in self._totals.items()}

@@ -181,6 +181,7 @@ def evaluate(
         thresholds=_named_thresholds(chosen),
         held_out=on_held_out,
         confusion=confusions(per_image, data),
+        masked_images=localisation.masked,
         map=measured_map,
         guided_by="" if known is None else known.spec.guided_by,
         locality=seen,

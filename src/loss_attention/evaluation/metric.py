@@ -256,6 +256,8 @@ class Evaluation:
             image. Pairs that never occur are left out.
         held_out: the model's localisation on the images that thresholds were chosen on, by the
             metric: what settings may be chosen by, as the reported images must not be looked at.
+        masked_images: how many have a mask, where maps were held against masks; files of before
+            have 0.
         map: what the heat maps that were measured show; a file that does not say so is of evidence.
         guided_by: what the model's training was guided by beside labels ("90 boxes"); "": nothing.
         locality: what the patches see, as curves; None where there are no patches, or no two images
@@ -271,6 +273,7 @@ class Evaluation:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     held_out: Mapping[str, float | None] = field(default_factory=dict)
     confusion: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    masked_images: int = 0
     map: str = "evidence"
     guided_by: str = ""
     locality: Locality | None = None

@@ -32,14 +32,19 @@ def show_evaluations(evaluations: Mapping[str, Evaluation], console: Console) ->
         show_table(table, console)
 
 
-def seeds_table(evaluations: Mapping[int, Evaluation]) -> Table:
+def seeds_table(
+    evaluations: Mapping[int, Evaluation], only: Collection[str] | None = None
+) -> Table:
     """Return the table of how the scores of runs spread that differ by their seed.
 
     Args:
         evaluations: by seed.
+        only: the names of the metrics that it has; None: all.
     """
     rows = []
     for name, metric in _first_of_each({str(k): one for k, one in evaluations.items()}).items():
+        if only is not None and name not in only:
+            continue
         found = [one.get(name) for one in evaluations.values()]
         values = [one.value for one in found if one is not None and one.value is not None]
         if not values:
@@ -48,11 +53,11 @@ def seeds_table(evaluations: Mapping[int, Evaluation]) -> Table:
         rows.append(
             [
                 metric.label + ("" if up else LOWER),
-                _number(statistics.fmean(values), metric.unit),
-                _number(statistics.stdev(values) if len(values) > 1 else None, metric.unit),
-                f"{_number(min(values), metric.unit)} to {_number(max(values), metric.unit)}",
-                _number(min(values) if up else max(values), metric.unit),
-                _best_baseline([one for one in found if one is not None]),
+                score_text(statistics.fmean(values), metric.unit),
+                score_text(statistics.stdev(values) if len(values) > 1 else None, metric.unit),
+                f"{score_text(min(values), metric.unit)} to {score_text(max(values), metric.unit)}",
+                score_text(min(values) if up else max(values), metric.unit),
+                best_baseline([one for one in found if one is not None]),
             ]
         )
     heads = [
@@ -79,18 +84,26 @@ def _maps(evaluations: Collection[Evaluation]) -> list[str]:
     return [f"Heat maps: of the {' or the '.join(sorted(set(shown)))}."] if shown else []
 
 
-def _best_baseline(metrics: Sequence[Metric]) -> str:
-    """Return the highest mean score of a trivial baseline, or the lowest, and its name."""
+def best_baseline(metrics: Sequence[Metric]) -> str:
+    """Return the best mean score of a trivial baseline, and its name, as a cell of a table."""
+    best = best_mean(metrics)
+    return ABSENT if best is None else f"{score_text(best[1], metrics[0].unit)} ({best[0]})"
+
+
+def best_mean(metrics: Sequence[Metric]) -> tuple[str, float] | None:
+    """Return the trivial baseline with the best mean score, and that; None without any.
+
+    Args:
+        metrics: one metric, of one model or of several.
+    """
     known: dict[str, list[float]] = {}
     for metric in metrics:
         for name, value in metric.baselines.items():
             if value is not None:
                 known.setdefault(name, []).append(value)
-    if not known:
-        return ABSENT
     means = {name: statistics.fmean(values) for name, values in known.items()}
-    best = (max if metrics[0].higher_is_better else min)(means, key=lambda name: means[name])
-    return f"{_number(means[best], metrics[0].unit)} ({best})"
+    best = max if metrics[0].higher_is_better else min
+    return best(means.items(), key=lambda one: one[1], default=None)
 
 
 def evaluation_tables(evaluations: Mapping[str, Evaluation]) -> list[Table]:
@@ -112,10 +125,14 @@ def grouped(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, Rows]]:
     """Return the title of each table and what its rows are about: a measure of a model.
 
     Measure by measure, and of each measure model by model: the measure, the name of the model, and
-    what this has; None where it does not have it.
+    what this has; None where it does not have it. What is undefined of every model has no row,
+    unless all is.
     """
     groups: dict[str, Rows] = {}
+    unknown = _undefined(evaluations.values())
     for metric in _first_of_each(evaluations).values():
+        if metric.label in unknown:
+            continue
         groups.setdefault(metric.group, []).extend(
             (metric, model, evaluation.get(metric.name))
             for model, evaluation in evaluations.items()
@@ -140,10 +157,10 @@ def _evaluation_table(title: str, rows: Rows, guided_by: Mapping[str, str]) -> T
     cells = []
     for metric, model, found in rows:
         label = metric.label + ("" if metric.higher_is_better else LOWER)
-        value = ABSENT if found is None else _number(found.value, metric.unit)
+        value = ABSENT if found is None else score_text(found.value, metric.unit)
         scores = {}
         if found is not None:
-            scores = {name: _number(v, metric.unit) for name, v in found.baselines.items()}
+            scores = {name: score_text(v, metric.unit) for name, v in found.baselines.items()}
         if alone:
             lines = [f"{score} ({name})" for name, score in scores.items()]
             beside = ["\n".join(lines) or ABSENT]
@@ -163,7 +180,14 @@ def _first_of_each(evaluations: Mapping[str, Evaluation]) -> dict[str, Metric]:
     return metrics
 
 
-def _number(value: float | None, unit: str = "") -> str:
+def _undefined(evaluations: Collection[Evaluation]) -> list[str]:
+    """Return the labels of the metrics that are defined of no model; none where no metric is."""
+    labels = {metric.label: None for one in evaluations for metric in one.metrics}
+    known = {m.label for one in evaluations for m in one.metrics if m.value is not None}
+    return [label for label in labels if label not in known] if known else []
+
+
+def score_text(value: float | None, unit: str = "") -> str:
     """Return a score in three decimals, or in one where it has a unit: pixels, that is."""
     if value is None:
         return UNDEFINED
@@ -213,8 +237,11 @@ def _evaluation_notes(evaluations: Mapping[str, Evaluation], tables: Sequence[Ta
             "threshold on."
         )
     cells = {text.split(" ")[0] for table in tables for row in table.rows for text in row[1:]}
+    why = "nothing to count, or nothing to choose or fit it by"
+    if unknown := _undefined(evaluations.values()):
+        notes.append(f"Not shown, as there is {why}: {', '.join(unknown)}.")
     if UNDEFINED in cells:
-        notes.append(f"{UNDEFINED}: nothing to count, or nothing to choose or fit it by.")
+        notes.append(f"{UNDEFINED}: {why}.")
     if ABSENT in cells:
         notes.append(
             f"{ABSENT}: the model has no patches or no exact evidence, or the data no boxes."

@@ -50,7 +50,7 @@ def nothing_learned(evaluation: Evaluation) -> str | None:
     if accuracy is None or accuracy.value is None:
         return None
     majority = accuracy.baselines.get("majority class")
-    low, high = _interval(round(accuracy.value * total), total)
+    low, high = wilson_interval(round(accuracy.value * total), total)
     if majority is None or low > majority or _balanced_low(counts) > 1 / len(counts):
         return None
     return (
@@ -60,7 +60,7 @@ def nothing_learned(evaluation: Evaluation) -> str | None:
     )
 
 
-def _interval(right: int, total: int) -> tuple[float, float]:
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
     """Return Wilson's 95 % interval of a fraction."""
     part, spread = right / total, _Z**2 / total
     middle = (part + spread / 2) / (1 + spread)

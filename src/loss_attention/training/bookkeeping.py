@@ -21,6 +21,7 @@ from loss_attention.interruption import StopRequest
 from loss_attention.losses import Loss
 from loss_attention.metrics.classification import class_accuracies
 from loss_attention.model import WEIGHTS_FILE, PatchClassifier
+from loss_attention.terminal import say
 from loss_attention.training.environment import from_first, sum_dtype, summed
 from loss_attention.training.frozen import Examples, FrozenModel
 from loss_attention.training.run_folder import METRICS_FILE, RunFolder, checked_epoch, metrics_text
@@ -337,4 +338,4 @@ class TrainingLog:
             if self._balanced and line["validation_balanced_accuracy"] is not None:
                 text += f" (balanced {line['validation_balanced_accuracy']:.1%})"
         text += f"  {line['images_per_second']:,.0f} img/s"
-        self._console.print(text + ("  best" if line["best"] else ""), highlight=False)
+        say(self._console, text + ("  best" if line["best"] else ""))
