@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loss_attention.report.page import SIDES, curve_chart
+from loss_attention.report.charts import SIDES, curve_chart
 
 
 def points(svg: str, colour: str) -> list[tuple[float, float]]:

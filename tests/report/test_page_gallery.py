@@ -15,8 +15,8 @@ import loss_attention as la
 from loss_attention.data.sample import ImageSet
 from loss_attention.geometry import PatchGrid
 from loss_attention.prediction import PatchPrediction
-from loss_attention.report import page
-from loss_attention.report.page import (
+from loss_attention.report import gallery
+from loss_attention.report.gallery import (
     BARS,
     Card,
     choose_mistakes,
@@ -209,7 +209,7 @@ def test_the_square_of_r90_is_outlined_around_the_heaviest_patch():
         # A window of 5 every 4 pixels, and a square of 9 around the same middle.
         y, x = (4 * cell - 2 for cell in divmod(heaviest[i], 5))
         square = [max(0, x), max(0, y), min(24, x + 9), min(24, y + 9)]
-        assert page._seen(explanation, i, 9).tolist() == [square]
+        assert gallery._seen(explanation, i, 9).tolist() == [square]
         changed = np.abs(
             np.asarray(decoded(after.pictures[1].uri)).astype(int)
             - np.asarray(decoded(before.pictures[1].uri))
@@ -218,8 +218,8 @@ def test_the_square_of_r90_is_outlined_around_the_heaviest_patch():
         edges = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 10
         np.testing.assert_allclose(edges, square, atol=0.5)  # in pixels of the model's input
     mean = make_model(head="mean").explain(data.images)
-    assert page._seen(mean, 0, 9).shape == (0, 4)  # no patch is heavier than the others
-    assert page._seen(explanation, 0, None).shape == (0, 4)
+    assert gallery._seen(mean, 0, 9).shape == (0, 4)  # no patch is heavier than the others
+    assert gallery._seen(explanation, 0, None).shape == (0, 4)
 
 
 def test_a_counterpart_is_asked_about_the_same_class():

@@ -35,7 +35,7 @@ from loss_attention.paper.reproduction import Reproduction, Target
 from loss_attention.paper.tables import BACKBONES, METRICS, Cell, Scale, table_cells, training_key
 from loss_attention.paper.trainings import Record, Trained, is_trained, run_path
 from loss_attention.prediction import probabilities_of
-from loss_attention.report.page import choose_right_answers
+from loss_attention.report.gallery import choose_right_answers
 from loss_attention.terminal import say
 from loss_attention.training.recipe import paper_recipe
 
