@@ -45,7 +45,7 @@ class Page(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if not {"style", "title"} & set(self.open):
+        if not {"script", "style", "title"} & set(self.open):
             self.words.append(data)
 
     def of(self, tag: str) -> list[dict[str, str | None]]:

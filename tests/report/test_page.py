@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import math
 import re
 from dataclasses import replace
@@ -12,7 +15,8 @@ import torch
 from report.pages import Page, epoch_line, make_model, make_run, make_set, report_of
 
 from loss_attention.evaluation.measuring import evaluate
-from loss_attention.report.page import MOST_EPOCHS, write_report
+from loss_attention.report.page import MOST_EPOCHS, SHOWN_FIRST, write_report
+from loss_attention.report.summary import key_metrics, sentences
 from loss_attention.saving import SaveError
 from loss_attention.training.run_folder import METRICS_FILE, RunFolder, metrics_text
 
@@ -26,18 +30,28 @@ def page(tmp_path_factory) -> Page:
 
 def test_the_page_needs_nothing_but_itself(page):
     for tag, attributes in page.elements:
-        assert tag not in {"script", "link", "iframe", "object", "base"}
+        assert tag not in {"link", "iframe", "object", "base"}
         for name in ("src", "href", "srcset", "action", "data", "poster"):
             value = attributes.get(name)
-            assert value is None or value.startswith("data:image/"), (tag, name, value)
+            within = value is None or value.startswith(("data:image/", "#"))
+            assert within, (tag, name, value)
     assert not re.search(r"https?://|@import|url\(", page.source)
     policy = next(a for a in page.of("meta") if a.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy["content"]
+    # Its own script, and no other.
+    assert page.of("script") == [{}]
+    script = page.source.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy["content"]
+    assert "innerHTML" not in script
+    assert not [name for _, attributes in page.elements for name in attributes if name[:2] == "on"]
 
 
 def test_every_picture_says_what_it_shows(page):
     pictures = page.of("img") + page.of("svg")
-    assert len(page.of("img")) == 3 * len(page.of("article"))
+    # The image, two maps, and of mistakes why not the label.
+    mistakes = [a["class"] for a in page.of("article")].count("card wrong")
+    assert len(page.of("img")) == 3 * len(page.of("article")) + mistakes
     assert len(page.of("svg")) == 3
     for attributes in pictures:
         assert (attributes.get("alt") or attributes.get("aria-label", "")).strip()
@@ -80,7 +94,8 @@ def test_bars_are_as_long_as_their_figures(page):
     data = make_set(("ant", "bee", "cow"))
     figures = evaluate(make_model("loss-attention", data.class_names), data, train=data)
     value, baseline = figures["accuracy"].value, figures["accuracy"].baselines["majority class"]
-    first = re.search(r'class="gauge".*?width:([\d.]+)%.*?left:([\d.]+)%', page.source, re.DOTALL)
+    tables = page.source.partition('id="scores"')[2]
+    first = re.search(r'class="gauge".*?width:([\d.]+)%.*?left:([\d.]+)%', tables, re.DOTALL)
     assert first
     assert float(first[1]) == pytest.approx(100 * value, abs=0.06)
     assert float(first[2]) == pytest.approx(100 * baseline, abs=0.06)
@@ -104,15 +119,70 @@ def test_what_was_trained_and_on_what_is_said(page):
     assert "not finished" not in page.text
 
 
-def test_mistakes_come_first_and_the_most_confident_of_them(page):
+def test_right_answers_and_scores_come_first_then_mistakes_by_confidence(page):
     marks = [a["class"].split()[-1] for a in page.of("article")]
-    assert marks == sorted(marks, reverse=True)  # wrong, ..., right
-    assert {"wrong", "right"} == set(marks)
-    wrong = page.source.split("<h3>Right answers</h3>")[0]
+    first, rest = marks[:SHOWN_FIRST], marks[SHOWN_FIRST:]
+    assert set(first) == {"right"}
+    assert rest == sorted(rest, reverse=True)  # wrong, ..., right
+    assert set(rest) == {"wrong", "right"}
+    wrong = page.source.partition("<h3>Mistakes")[2].partition("<h3>Right answers")[0]
     confidence = [float(found) for found in re.findall(r'<span class="quiet">([\d.]+) %', wrong)]
     assert len(confidence) == 12
     assert confidence == sorted(confidence, reverse=True)
     assert len(set(confidence)) > 6
+    headings = re.findall(r"<h2>([^<]*)", page.source)
+    assert headings == [
+        "What it looks at",
+        "How good it is",
+        "Its answers, one by one",
+        "Which classes are taken for which",
+        "How far a patch sees",
+        "How to read this page",
+        "All scores",
+        "How it was trained",
+    ]
+
+
+def test_the_scores_that_say_most_are_cards_with_their_best_baseline(page):
+    data = make_set(("ant", "bee", "cow"))
+    one = evaluate(make_model("loss-attention", data.class_names), data, train=data)
+    other = evaluate(make_model("mean", data.class_names), data, train=data)
+    cards = page.source.partition('class="metrics"')[2].partition("</section>")[0]
+    shown = re.findall(r'<p class="quiet">([^<]*)</p>\s*<p class="big">([\d.]+)</p>', cards)
+    assert shown == [(m.label, f"{m.value:.3f}") for m in key_metrics(one)]
+    assert f"a counterpart: {other.value('accuracy'):.3f}" in cards
+    best = max(one["pointing_game"].baselines.items(), key=lambda item: item[1])
+    assert f"best trivial baseline: {best[1]:.3f} ({best[0]})" in cards
+    assert all(sentence in page.text for sentence in sentences(one))
+
+
+def test_a_mistake_says_why_it_is_not_the_label(page):
+    mistakes = page.source.partition("<h3>Mistakes")[2].partition("<h3>Right answers")[0]
+    answers = re.findall(r'data-answer="(\w+)" data-labels="(\w+)"', mistakes)
+    whys = re.findall(r"<figcaption>why (\w+), not (\w+): in all [\d.]+</figcaption>", mistakes)
+    assert whys == answers
+    assert len(answers) == 12
+
+
+def test_what_each_patch_says_is_on_the_page(page):
+    data = make_set(("ant", "bee", "cow"))
+    explanation = make_model("loss-attention", data.class_names).explain(data.images)
+    card = next(a for a in page.of("article") if a["class"] == "card right")
+    number = int(re.search(r"test image (\d+)", page.text)[1])
+    patches = json.loads(card["data-patches"])
+    rows, columns = explanation.grid.rows, explanation.grid.columns
+    assert (len(patches["y"]), len(patches["x"])) == (rows, columns)
+    assert sorted(patches["values"]) == ["evidence", "margin", "weight"]
+    for name, found in (
+        ("evidence", explanation.target_evidence),
+        ("margin", explanation.target_margin),
+        ("weight", explanation.patch_weights),
+    ):
+        assert patches["values"][name] == pytest.approx(found[number].tolist(), rel=0.006, abs=1e-6)
+    assert sum(patches["values"]["weight"]) == pytest.approx(1, abs=0.01)
+    # The first window covers 5 of 16 pixels.
+    assert patches["window"] == pytest.approx([5 / 16, 5 / 16], abs=1e-3)
+    assert (patches["x"][0], patches["y"][0]) == pytest.approx((2.5 / 16, 2.5 / 16), abs=1e-3)
 
 
 def test_what_a_patch_sees_is_said_and_drawn(page, tmp_path):
@@ -152,7 +222,7 @@ def test_a_counterpart_is_drawn_beside_the_model(page):
 def test_hostile_names_are_text_and_nothing_else(tmp_path):
     facts = {"source": HOSTILE[0], "command": HOSTILE[1], "versions": {HOSTILE[1]: HOSTILE[0]}}
     page = report_of(tmp_path, classes=HOSTILE, facts=facts)
-    assert not page.of("script")
+    assert page.of("script") == [{}]
     assert all("onerror" not in attributes for _, attributes in page.elements)
     for name in HOSTILE:
         assert name in page.text
@@ -210,7 +280,8 @@ def test_heads_with_evidence_show_it(tmp_path, head):
     page = report_of(tmp_path, head)
     assert "exactly, a weighted sum" in page.text
     assert "evidence, summed over patches" in page.text
-    assert len(page.of("img")) == 2 * len(page.of("article"))
+    wrong = [a["class"] for a in page.of("article")].count("card wrong")
+    assert len(page.of("img")) == 2 * len(page.of("article")) + wrong
 
 
 def test_sets_without_boxes_promise_none(tmp_path):
@@ -262,7 +333,7 @@ def test_large_images_of_noise_stay_under_the_limit(tmp_path):
     written = write_report(
         make_run(tmp_path / "run"), model, data, figures, counterparts={"t": model}
     )
-    assert len(Page(written).of("img")) == 3 * 24
+    assert len(Page(written).of("img")) == 3 * 24 + 12
     assert 1_000_000 < written.stat().st_size < 5_000_000
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,7 +121,8 @@ def test_cards_say_what_the_model_says():
         assert card.probability == pytest.approx(
             float(explanation.probabilities[i, predicted]), abs=1e-5
         )
-        plain, evidence = card.pictures
+        plain, evidence, *why = card.pictures
+        assert len(why) == (not card.correct)
         assert decoded(plain.uri).size == decoded(evidence.uri).size == (240, 240)
         assert plain.limit == ""
         assert float(evidence.limit) == pytest.approx(
@@ -128,6 +130,33 @@ def test_cards_say_what_the_model_says():
         )
         selected = int(explanation.selected[i].sum())
         assert evidence.facts == f"{selected} of 25 patches"
+
+
+def test_why_it_is_not_the_label_adds_up_to_the_difference_of_the_logits():
+    model, data = make_model(), make_set(torch.tensor([0, 1, 2, 0]))
+    logits = model.explain(data.images).logits
+    predicted = logits.argmax(dim=1)
+    wrong = replace(data, labels=(predicted + 1) % 3)
+    for i, card in enumerate(make_cards(model, wrong, [0, 1, 2, 3])):
+        target, label = int(predicted[i]), int(wrong.labels[i])
+        why = card.pictures[2]
+        apart = float(logits[i, target] - logits[i, label])
+        assert why.caption == f"why {NAMES[target]}, not {NAMES[label]}"
+        assert float(why.facts.rpartition(" ")[2]) == pytest.approx(apart, rel=0.01, abs=1e-6)
+        found = model.explain(data.images[i : i + 1], target=target, versus=label).heat_maps
+        assert float(why.limit) == pytest.approx(float(found.abs().max()), rel=0.01)
+    # Neither where classes do not compete, nor without patches.
+    one_vs_rest = make_cards(make_model(one_vs_rest=True), wrong, [0, 1, 2, 3])
+    baseline = make_cards(make_model(head="baseline"), wrong, [0, 1, 2, 3])
+    assert {len(card.pictures) for card in one_vs_rest} == {2}
+    assert {len(card.pictures) for card in baseline} == {1}
+
+
+def test_a_grid_too_fine_is_not_read_off_patch_by_patch(monkeypatch):
+    model, data = make_model(), make_set(torch.tensor([0]))
+    assert make_cards(model, data, [0])[0].patches is not None
+    monkeypatch.setattr(gallery, "MOST_PATCHES", 24)  # of 5 x 5
+    assert make_cards(model, data, [0])[0].patches is None
 
 
 def test_cards_show_the_margin_unless_asked_for_another_map():
@@ -156,7 +185,7 @@ def test_a_card_whose_margin_is_empty_says_so_and_shows_contrast(monkeypatch):
     disputed[0, 2:, 1], disputed[0, 2:, 2] = -30.0, 10.0
     grid = PatchGrid(2, 2, window=12, stride=12, height=24, width=24)
     one = PatchPrediction(disputed.mean(dim=1), disputed, torch.full((1, 4), 0.25), grid, 0.0)
-    monkeypatch.setattr(page, "_predict", lambda *_: one)
+    monkeypatch.setattr(gallery, "_predict", lambda *_: one)
     (card,) = make_cards(make_model(), make_set(torch.tensor([0])), [0])
     assert card.target == NAMES[0]
     picture = card.pictures[1]
@@ -233,7 +262,7 @@ def test_a_counterpart_is_asked_about_the_same_class():
     limits = counterpart.explain(data.images, targets).heat_maps.abs().amax(dim=(1, 2))
     assert (targets != 2).any()
     for card, target, limit in zip(cards, targets, limits, strict=True):
-        assert [picture.caption for picture in card.pictures] == [
+        assert [picture.caption for picture in card.pictures[:3]] == [
             "image",
             "loss-attention",
             "counterpart",

@@ -35,6 +35,8 @@ from loss_attention.report.drawing import marks_of, number, panel, resized
 
 MISTAKES = RIGHT_ANSWERS = 12
 BARS = 5
+MOST_PATCHES = 1600
+"""Of a finer grid the page does not have what each patch says."""
 BATCH = 256
 SHORTEST, LONGEST = 240, 360
 QUALITIES = (88, 75, 60, 45, 30)
@@ -78,6 +80,22 @@ class Bar(NamedTuple):
     is_label: bool
 
 
+class PatchValues(NamedTuple):
+    """What the patches of an image say, to be read off under the pointer.
+
+    Attributes:
+        x: the middle of each column of patches, in fractions of the width.
+        y: of each row, in fractions of the height.
+        window: width and height of a patch's window, likewise.
+        values: by what they are, one number a patch, row by row.
+    """
+
+    x: list[float]
+    y: list[float]
+    window: tuple[float, float]
+    values: dict[str, list[float]]
+
+
 class Card(NamedTuple):
     """One image of the gallery.
 
@@ -90,8 +108,9 @@ class Card(NamedTuple):
             the class that is most wrong.
         probability: of that class.
         pictures: the image, and its heat map where the model has patches; then those of its
-            counterparts.
+            counterparts; of a mistake of one label, why the answer and not the label.
         bars: the classes of the highest logits, and the labels.
+        patches: what they say to `target`; None without patches, or of a grid too fine.
     """
 
     name: str
@@ -102,6 +121,7 @@ class Card(NamedTuple):
     probability: float
     pictures: tuple[Picture, ...]
     bars: tuple[Bar, ...]
+    patches: PatchValues | None
 
 
 def choose_mistakes(
@@ -219,9 +239,14 @@ def make_cards(
         for name, (one, competing) in predictions.items()
         if isinstance(one, WeightedPrediction)
     }
+    against = None
+    if isinstance(prediction, PatchPrediction) and model.competing and not part.multi_label:
+        against = explain_prediction(
+            prediction, target, versus=_rivals(logits, target, part.labels.cpu())
+        )
     probabilities = probabilities_of(logits, competing=model.competing)
     sure = probabilities.gather(1, target.unsqueeze(1)).squeeze(1).tolist()
-    room = most_bytes // (len(chosen) * (1 + len(explanations)))
+    room = most_bytes // (len(chosen) * (1 + len(explanations) + (against is not None)))
     names = part.names or [f"test image {index}" for index in chosen]
     return [
         _card(
@@ -233,6 +258,7 @@ def make_cards(
             sure[i],
             bool(correct[i]),
             explanations,
+            None if bool(correct[i]) else against,
             seen or {},
             room,
         )
@@ -272,6 +298,7 @@ def _card(
     probability: float,
     correct: bool,
     explanations: Mapping[str, Explanation],
+    against: Explanation | None,
     seen: Mapping[str, int | None],
     room: int,
 ) -> Card:
@@ -286,6 +313,9 @@ def _card(
         _heat_map(image, caption, one, i, names[target], truths, seen.get(caption), room)
         for caption, one in explanations.items()
     ]
+    if against is not None and against.versus is not None:
+        drawn.append(_why(image, against, i, names, room))
+    own = next(iter(explanations.values()), None)
     return Card(
         name=name,
         answer=_listed(names, answer),
@@ -295,6 +325,59 @@ def _card(
         probability=probability,
         pictures=(plain, *drawn),
         bars=_bars(logits, labels, names),
+        patches=None if own is None else _patch_values(own, i),
+    )
+
+
+def _rivals(
+    logits: Float[Tensor, "B K"], target: Int[Tensor, " B"], labels: Int[Tensor, " B"]
+) -> Int[Tensor, " B"]:
+    """Return the label of each image that is called otherwise, and of the others the runner-up."""
+    others = logits.scatter(1, target.unsqueeze(1), -torch.inf).argmax(dim=1)
+    return torch.where(labels == target, others, labels)
+
+
+def _why(
+    image: Image.Image, against: Explanation, i: int, names: Sequence[str], room: int
+) -> Picture:
+    """Draw why an image was called what it was called, and not what it is."""
+    assert against.versus is not None
+    target, rival = int(against.target[i]), int(against.versus[i])
+    marks = marks_of(against, i)
+    apart = float(against.logits[i, target] - against.logits[i, rival])
+    why = f"why {names[target]}, not {names[rival]}"
+    return Picture(
+        caption=why,
+        alt=f"evidence for {names[target]} against {names[rival]}",
+        uri=data_uri(panel(image, marks, shortest=SHORTEST, longest=LONGEST), room),
+        limit=number(marks.limit),
+        facts=f"{why}: in all {number(apart)}",
+        signed=True,
+    )
+
+
+def _patch_values(explanation: Explanation, i: int) -> PatchValues | None:
+    """Return what each patch of an image says to the explained class; None of a grid too fine."""
+    grid = explanation.grid
+    if grid.rows * grid.columns > MOST_PATCHES:
+        return None
+    windows = grid.windows().double() / torch.tensor([grid.width, grid.height] * 2)
+    middles = (windows[:, :2] + windows[:, 2:]) / 2
+    sides = (windows[:, 2:] - windows[:, :2]).amax(dim=0).tolist()
+    values = {
+        "evidence": explanation.target_evidence,
+        "margin": explanation.target_margin,
+        "weight": explanation.patch_weights,
+    }
+    return PatchValues(
+        x=[round(x, 4) for x in middles[: grid.columns, 0].tolist()],
+        y=[round(y, 4) for y in middles[:: grid.columns, 1].tolist()],
+        window=(round(sides[0], 4), round(sides[1], 4)),
+        values={
+            name: [float(f"{value:.3g}") for value in of_images[i].tolist()]
+            for name, of_images in values.items()
+            if of_images is not None
+        },
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,17 +22,21 @@ from loss_attention.report.charts import SIDES, curve_chart
 from loss_attention.report.confusion import readable_confusion
 from loss_attention.report.gallery import (
     MOST_BYTES,
+    Card,
     choose_mistakes,
     choose_right_answers,
     make_cards,
     mistake_confidence,
 )
-from loss_attention.report.scores import evaluation_tables, grouped
+from loss_attention.report.scores import best_mean, evaluation_tables, grouped
+from loss_attention.report.summary import key_metrics, key_table, sentences
 from loss_attention.report.verdict import ending
 from loss_attention.training.run_folder import RunFolder
 
 REPORT_FILE = "report.html"
-TEMPLATE, STYLE = "page.html.jinja", "page.css"
+TEMPLATE, STYLE, SCRIPT = "page.html.jinja", "page.css", "page.js"
+SHOWN_FIRST = 4
+"""Right answers at the top of the page."""
 MOST_EPOCHS = 300
 """Of longer runs, evenly spaced epochs are shown."""
 COLUMNS = (
@@ -99,8 +105,17 @@ def write_report(
     history = folder.metrics()
     history = history[::-1][:: -(-len(history) // MOST_EPOCHS) or 1][::-1]
     tables = evaluation_tables(evaluations)
+    script = _part(SCRIPT)
     page = _template().render(
-        style=resources.files("loss_attention.report").joinpath(STYLE).read_text("utf-8"),
+        style=_part(STYLE),
+        script=script,
+        # The browser runs this script and no other, whatever a name may hold.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        verdict=sentences(evaluation),
+        metric_cards=_metric_cards(evaluations),
+        shown_first=SHOWN_FIRST,
+        shown_classes=_shown_classes((*mistakes, *right), test.class_names),
+        why_not=head.has_evidence and model.competing and not test.multi_label,
         recipe=recipe,
         facts=facts,
         tables=[
@@ -121,7 +136,7 @@ def write_report(
         has_evidence=head.has_evidence,
         map=map or default_map(competing=model.competing),
         has_boxes=test.boxes is not None,
-        has_counterparts=any(len(card.pictures) > 2 for card in (*mistakes, *right)),
+        has_counterparts=bool(counterparts),
         multi_label=test.multi_label,
         one_vs_rest=model.spec.one_vs_rest,
         locality=evaluation.locality,
@@ -129,6 +144,11 @@ def write_report(
     )
     folder.write(REPORT_FILE, page)
     return run / REPORT_FILE
+
+
+def _part(name: str) -> str:
+    """Return a file of the page, which is within it."""
+    return resources.files("loss_attention.report").joinpath(name).read_text("utf-8")
 
 
 def _template() -> Any:
@@ -169,6 +189,52 @@ def _gauge(metric: Metric | None) -> Gauge | None:
     return Gauge(
         percent(metric.value), [percent(v) for v in metric.baselines.values() if v is not None]
     )
+
+
+class MetricCard(NamedTuple):
+    """A score that says much, as a card.
+
+    Attributes:
+        label: of the metric.
+        score: of the report's model.
+        gauge: the same, and the best baseline, as a bar.
+        baseline: the best trivial baseline; "": there is none.
+        others: names and scores of the models beside it.
+    """
+
+    label: str
+    score: str
+    gauge: Gauge | None
+    baseline: str
+    others: list[tuple[str, str]]
+
+
+def _metric_cards(evaluations: Mapping[str, Evaluation]) -> list[MetricCard]:
+    table, first = key_table(evaluations), next(iter(evaluations.values()))
+    cards = []
+    for metric, (label, score, *others, baseline) in zip(
+        key_metrics(first), table.rows, strict=True
+    ):
+        best = best_mean([metric])
+        known = {} if best is None else dict([best])
+        names = list(evaluations)[1:]
+        cards.append(
+            MetricCard(
+                label=label,
+                score=score,
+                gauge=_gauge(replace(metric, baselines=known)),
+                baseline=baseline if known else "",
+                others=list(zip(names, others, strict=True)),
+            )
+        )
+    return cards
+
+
+def _shown_classes(cards: Sequence[Card], names: Sequence[str]) -> list[str]:
+    """Return the classes that cards can be filtered by, in the order of the data."""
+    said = {card.answer for card in cards} | {card.labels for card in cards}
+    said |= {name for several in said for name in several.split(", ")}
+    return [name for name in names if name in said]
 
 
 def _charts(history: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[dict[str, Any]]:

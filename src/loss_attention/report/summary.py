@@ -104,8 +104,8 @@ def key_table(evaluations: Mapping[str, Evaluation]) -> Table:
     heads = [
         metric_column("metric", [one.guided_by for one in evaluations.values()]),
         *(
-            Column(name, style="bold" if not number else "")
-            for number, name in enumerate(evaluations)
+            Column(name, narrow="\n".join(name.replace("-", "- ").split()), style="bold")
+            for name in evaluations
         ),
         Column("best trivial baseline", narrow="best trivial\nbaseline", style="dim"),
     ]
