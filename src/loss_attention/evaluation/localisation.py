@@ -42,8 +42,9 @@ from loss_attention.metrics.localisation import (
     count_pixels,
     empty_maps,
     energy_pointing,
+    hits,
     pixel_average_precision,
-    pointing_hits,
+    pointed_pixels,
     scaled_maps,
     weight_inside,
 )
@@ -202,7 +203,7 @@ class Totals:
             self._sum("pixels", count_pixels(maps, scene.masks[some]))
             self._sum("masked", some.sum())
             self._sum("empty_masked", empty_maps(maps).sum())
-            self._add_near(maps, scene)
+            self._add_near(maps, pointed_pixels(maps), scene)
 
     def _add_maps(self, answer: Answer, scene: Scene) -> None:
         assert answer.values is not None
@@ -212,7 +213,8 @@ class Totals:
         spread = answer.framed_at_reaches(maps, truth)
         self._sum("pairs", torch.tensor(len(maps)))
         self._sum("energy", energy_pointing(maps, scene.pair_pixels).sum())
-        self._sum("pointed", pointing_hits(maps, scene.pair_pixels).sum())
+        pointed = pointed_pixels(maps)
+        self._sum("pointed", hits(pointed, scene.pair_pixels).sum())
         self._sum("empty", empty_maps(maps).sum())
         self._sum("best", enough)
         self._sum("largest", largest.sum(dim=0))
@@ -223,13 +225,15 @@ class Totals:
         self._sum("spread", spread.sum(dim=0))
         self._sum("spread_named", spread[named].sum(dim=0))
         if scene.masks is None:
-            self._add_near(maps, scene)
+            self._add_near(maps, pointed, scene)
 
-    def _add_near(self, maps: Float[Tensor, "R H W"], scene: Scene) -> None:
+    def _add_near(
+        self, maps: Float[Tensor, "R H W"], pointed: Int[Tensor, " R"], scene: Scene
+    ) -> None:
         if scene.near is not None:
             self._sum("near", torch.tensor(len(maps)))
             self._sum("energy_near", energy_pointing(maps, scene.near).sum())
-            self._sum("pointed_near", pointing_hits(maps, scene.near).sum())
+            self._sum("pointed_near", hits(pointed, scene.near).sum())
 
     def _sum(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums[name] + value if name in self.sums else value

@@ -85,16 +85,18 @@ def connected_groups(masks: Bool[Tensor, "N h w"], values: Shaped[Tensor, "#N h 
     within_a_mask = np.zeros((3, 3, 3), int)
     within_a_mask[1] = 1
     labels, count = ndimage.label(masks.cpu().numpy(), within_a_mask)
-    # It takes 0 groups for a number still to be counted, which fails where there is no cell.
-    slices = ndimage.find_objects(labels, count) if count else []
-    found = [
-        (mask.start, across.start, down.start, across.stop, down.stop)
-        for mask, down, across in slices
-    ]
-    cells = torch.tensor(found, dtype=torch.int64).reshape(-1, 5)
-    weights = values.cpu().double().expand(masks.shape).numpy()
-    total = np.bincount(labels.ravel(), weights=weights.ravel(), minlength=count + 1)[1:]
-    return Groups(cells[:, 0], cells[:, 1:], torch.from_numpy(total).double())
+    places = labels.nonzero()
+    group = torch.from_numpy(labels[places].astype(np.int64) - 1)
+    owner, y, x = (torch.from_numpy(along) for along in places)
+    none = torch.zeros(count, dtype=torch.int64)
+    first, last = (
+        [none.scatter_reduce(0, group, along, way, include_self=False) for along in (owner, x, y)]
+        for way in ("amin", "amax")
+    )
+    cells = torch.stack([*first[1:], *(along + 1 for along in last[1:])], dim=1)
+    weights = values.cpu().double().expand(masks.shape).numpy()[places]
+    total = np.bincount(group.numpy(), weights=weights, minlength=count)
+    return Groups(first[0], cells, torch.from_numpy(total).double())
 
 
 BOX_IOUS = (0.3, 0.5, 0.7)

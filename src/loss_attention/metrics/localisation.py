@@ -346,31 +346,45 @@ def energy_pointing(
     return torch.where(total > 0, (positive * inside).sum(dim=(1, 2)) / total, 0.0)
 
 
+def pointed_pixels(maps: Float[Tensor, "B H W"]) -> Int[Tensor, " B"]:
+    """Return the pixel of each map's maximum, counted row by row; -1 where nothing is positive.
+
+    Of several pixels with the greatest value, the one nearest to the middle of them all is taken
+    (where the middle is an edge between two, the later one), so a constant map points at the
+    middle of the image.
+    """
+    top = maps.flatten(1).amax(dim=1)
+    tied = maps == top[:, None, None]
+    # Of each pixel, how far it is from the middle of the tied ones, squared.
+    away = []
+    for axis, other in ((1, 2), (2, 1)):
+        pixel = torch.arange(maps.shape[axis], device=maps.device).double()
+        along = tied.sum(dim=other)
+        middle = (along * pixel).sum(dim=1, keepdim=True) / along.sum(dim=1, keepdim=True)
+        away.append((pixel - middle).square())
+    far = away[0].unsqueeze(2) + away[1].unsqueeze(1)
+    last = far.masked_fill(~tied, torch.inf).flatten(1).flip(1).argmin(dim=1)
+    return torch.where(top > 0, maps.shape[1] * maps.shape[2] - 1 - last, -1)
+
+
+def hits(pixels: Int[Tensor, " B"], inside: Bool[Tensor, "B H W"]) -> Bool[Tensor, " B"]:
+    """Return whether pixels, as `pointed_pixels` gives them, lie on the object."""
+    found = inside.flatten(1).gather(1, pixels.clamp(min=0).unsqueeze(1)).squeeze(1)
+    return found & (pixels >= 0)
+
+
 def pointing_hits(
     maps: Float[Tensor, "B H W"], inside: Bool[Tensor, "B H W"]
 ) -> Bool[Tensor, " B"]:
-    """Return whether the maximum of each map lies on the object.
+    """Return whether the maximum of each map lies on the object; see `pointed_pixels`.
 
-    False where nothing is positive: such a map points nowhere. Of several pixels with the greatest
-    value, the one nearest to the middle of them all is taken (where the middle is an edge between
-    two, the later one), so a constant map points at the middle of the image.
+    False where nothing is positive: such a map points nowhere.
 
     The pointing game of Zhang et al., Top-down Neural Attention by Excitation Backprop, IJCV 2018,
     without its tolerance of 15 pixels (`near_object` has one), over all (image, class) pairs alike.
     The trivial baseline is the middle of the image.
     """
-    flat = maps.flatten(1)
-    top = flat.amax(dim=1, keepdim=True)
-    tied = flat == top
-    # Of each pixel, how far it is from the middle of the tied ones, squared.
-    far = torch.zeros(flat.shape, dtype=torch.float64, device=maps.device)
-    for pixel in torch.meshgrid(*(torch.arange(n).double() for n in maps.shape[1:]), indexing="ij"):
-        along = pixel.flatten().to(maps.device)
-        middle = (tied * along).sum(dim=1, keepdim=True) / tied.sum(dim=1, keepdim=True)
-        far += (along - middle).square()
-    last = far.masked_fill(~tied, torch.inf).flip(1).argmin(dim=1, keepdim=True)
-    point = far.shape[1] - 1 - last
-    return inside.flatten(1).gather(1, point).squeeze(1) & (top.squeeze(1) > 0)
+    return hits(pointed_pixels(maps), inside)
 
 
 def count_pixels(
