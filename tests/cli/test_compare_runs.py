@@ -104,7 +104,7 @@ def test_which_map_and_which_distance_can_be_asked_for(run: Path, tmp_path: Path
     found = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     assert found["locality"]["images"] == 2
     assert exit_code("report", run, "--map", "contrast", "--locality", 0) == 0
-    assert "r90" not in (run / "report.html").read_text("utf-8")
+    assert "(r90)" not in (run / "report.html").read_text("utf-8")
     assert "the contrast of the predicted class" in (run / "report.html").read_text("utf-8")
     capsys.readouterr()
     for words, line in (
