@@ -44,7 +44,8 @@ def test_of_many_classes_the_most_confused_pairs_are_named() -> None:
 def test_the_report_has_a_matrix_of_few_classes_and_pairs_of_many(tmp_path: Path) -> None:
     few = report_of(tmp_path / "few", classes=("ant", "bee", "<b>cow"))
     assert "Which classes are taken for which" in few.text
-    assert [one["title"] for one in few.of("th") if "title" in one][:3] == ["ant", "bee", "<b>cow"]
+    columns = [one["title"] for one in few.of("th") if one.get("scope") == "col" and "title" in one]
+    assert columns == ["ant", "bee", "<b>cow"]
     assert not few.of("b")
     many = report_of(tmp_path / "many", classes=tuple(f"c{k}" for k in range(40)), count=60)
     assert "Of 4" in many.text or "classes, the" in many.text

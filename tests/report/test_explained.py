@@ -310,7 +310,7 @@ def test_results_inside_the_folder_are_not_explained_in_turn(model, tmp_path):
     out = tmp_path / "explained"
     for _ in range(2):
         assert len(explain_files(model, [tmp_path], out, overwrite=True).written) == 1
-    assert listing(out) == ["a.json", "a.png"]
+    assert listing(out) == ["a.json", "a.png", "contact-sheet.jpg", "index.html"]
     with pytest.raises(InputError, match="`out` folder itself"):
         explain_files(model, [tmp_path], tmp_path)
 

@@ -176,3 +176,28 @@ def test_what_is_folded_is_printed(page: Any) -> None:
     assert not found(page, "#scores details")[0].get_attribute("open")
     page.execute_script("dispatchEvent(new Event('beforeprint'))")
     assert all(one.get_attribute("open") for one in found(page, "details"))
+
+
+def test_the_overview_of_a_folder_shows_its_pictures(browser: Any, tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+    from report.pages import make_model
+
+    from loss_attention.report.explained import explain_files
+
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b #1.png"):
+        Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "in" / name)
+    found = explain_files(
+        make_model("loss-attention", ("cat", "dog")), [tmp_path / "in"], tmp_path / "out"
+    )
+    assert found.index is not None
+    browser.get(found.index.as_uri())
+    widths = "return [...document.images].map((image) => image.naturalWidth)"
+    browser.execute_script("for (const one of document.images) one.loading = 'eager'")
+    browser.execute_async_script(
+        "const done = arguments[0];"
+        "Promise.all([...document.images].map((image) => image.decode())).then(done, done)"
+    )
+    assert min(browser.execute_script(widths)) > 100
+    assert browser.get_log("browser") == []

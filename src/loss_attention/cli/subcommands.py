@@ -330,6 +330,8 @@ def explain(
 ) -> int:
     """Show where the evidence lies: write a picture and a JSON file for each image.
 
+    Of a folder of images, index.html and contact-sheet.jpg show all of them.
+
     Args:
         out: The folder for the pictures and JSON files.
         target: Explain this class instead of the predicted one.
@@ -386,7 +388,8 @@ def explain(
             overwrite=overwrite,
             progress=progress,
         )
-    print(printable(f"{len(summary.written)} images explained in {out}"))
+    page = "" if summary.index is None else f"; all of them: {summary.index}"
+    print(printable(f"{len(summary.written)} images explained in {out}{page}"))
     for line in (*summary.unread, *summary.unreadable):
         fail(line)
     return 2 if summary.unreadable else 0

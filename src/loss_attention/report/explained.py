@@ -47,6 +47,15 @@ from loss_attention.metrics.localisation import empty_maps
 from loss_attention.model import PatchClassifier
 from loss_attention.prediction import MapName, margins, probabilities_of
 from loss_attention.report.drawing import LONGEST, Marks, marks_of, overlay, resized
+from loss_attention.report.overview import (
+    INDEX_FILE,
+    MOST,
+    SHEET_FILE,
+    Entry,
+    contact_sheet,
+    index_page,
+    small,
+)
 from loss_attention.saving import make_folder, write_whole
 from loss_attention.terminal import json_text
 from loss_attention.tiling import RefusedPhoto, Tiles, tile_grid
@@ -114,12 +123,16 @@ class ExplainSummary:
 
     Attributes:
         written: the JSON files, one for each explained image.
+        entries: likewise what was explained, for an overview.
+        index: the page of all; None: no folder was explained.
         unreadable: a line for each file that is no image.
         unread: a line for each kind of file in the folders that may be meant as images and is not
             read.
     """
 
     written: list[Path] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    index: Path | None = None
     unreadable: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
 
@@ -147,7 +160,8 @@ def explain_files(
             unless there are `tiles`.
         paths: image files, and folders whose images are taken, sub-folders included.
         out: where NAME.png and NAME.json go; see `output_names` for NAME. What lies in it is not
-            explained, even where it is inside one of the folders.
+            explained, even where it is inside one of the folders. Where one of the paths is a
+            folder, index.html and contact-sheet.jpg show all of them.
         batch_size: images at a time, of large ones fewer.
         target: name of the class to explain; None: the predicted one of each image.
         method: one of `attribution.maps.METHODS`; None: what the model itself says of its patches.
@@ -200,7 +214,9 @@ def explain_files(
         _Job(source, out / f"{name}.png", out / f"{name}.json")
         for source, name in zip(sources, output_names(sources), strict=True)
     ]
-    _refuse_to_replace(jobs, overwrite=overwrite)
+    of_folder = any(path.is_dir() for path in paths)
+    whole = [out / INDEX_FILE, out / SHEET_FILE] if of_folder else []
+    _refuse_to_replace(jobs, whole, overwrite=overwrite)
     make_folder(out)
     size = model.image_size
     batch_size = 1 if tiles is not None or size is None else images_at_once(size, batch_size)
@@ -212,6 +228,10 @@ def explain_files(
         _explain_batch(model, some, explained, sight, told, summary)
         if progress is not None and tiles is None:
             progress(min(start + batch_size, len(jobs)), len(jobs))
+    if whole and summary.entries:
+        summary.index = out / INDEX_FILE
+        write_whole(summary.index, index_page(summary.entries))
+        write_whole(out / SHEET_FILE, contact_sheet(summary.entries))
     return summary
 
 
@@ -357,12 +377,15 @@ def _explain_batch(
         said = {key: described[key] for key in ("prediction", "probability", "target")}
         if described.get("versus"):
             said["target"] += f" against {described['versus']['class']}"
-        drawn = io.BytesIO()
-        overlay(image, marks, **said).save(drawn, "PNG")
+        picture, drawn = overlay(image, marks, **said), io.BytesIO()
+        picture.save(drawn, "PNG")
         write_whole(job.picture, drawn.getvalue())
         text = json_text({"file": str(job.source)} | described)
         write_whole(job.description, text + "\n")
         summary.written.append(job.description)
+        seen = small(picture) if len(summary.entries) < MOST else None
+        names = (str(job.source), job.picture.name, job.description.name)
+        summary.entries.append(Entry(*names, **said, small=seen))
 
 
 def _by_model(
@@ -488,10 +511,16 @@ def _no_images(path: Path, there: Listed, results: Path) -> str:
     return f"the folder {folder} holds no images" + (f" ({'; '.join(lines)})" if lines else "")
 
 
-def _refuse_to_replace(jobs: Sequence[_Job], *, overwrite: bool) -> None:
-    """Raise `InputError` for a file in the way: an image always, an explanation unless allowed."""
+def _refuse_to_replace(jobs: Sequence[_Job], whole: Sequence[Path], *, overwrite: bool) -> None:
+    """Raise `InputError` for a file in the way: an image always, an explanation unless allowed.
+
+    Args:
+        jobs: what is written for each image.
+        whole: what is written for all of them.
+        overwrite: explanations may be replaced.
+    """
     images = {job.source.resolve() for job in jobs}
-    for path in (path for job in jobs for path in (job.picture, job.description)):
+    for path in (*whole, *(path for job in jobs for path in (job.picture, job.description))):
         if path.resolve() in images:
             raise InputError(f"{path} is one of the images; name another `out`")
         if path.exists() and not overwrite:

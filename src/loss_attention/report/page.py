@@ -6,12 +6,10 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from loss_attention.data.sample import LabelledImages
-from loss_attention.errors import printable
 from loss_attention.evaluation.metric import Evaluation, Metric
 from loss_attention.explanation import check_map, default_map
 from loss_attention.heads import HEADS
@@ -30,6 +28,7 @@ from loss_attention.report.gallery import (
 )
 from loss_attention.report.scores import best_mean, evaluation_tables, grouped
 from loss_attention.report.summary import key_metrics, key_table, sentences
+from loss_attention.report.templates import part, template
 from loss_attention.report.verdict import ending
 from loss_attention.training.run_folder import RunFolder
 
@@ -105,9 +104,9 @@ def write_report(
     history = folder.metrics()
     history = history[::-1][:: -(-len(history) // MOST_EPOCHS) or 1][::-1]
     tables = evaluation_tables(evaluations)
-    script = _part(SCRIPT)
-    page = _template().render(
-        style=_part(STYLE),
+    script = part(SCRIPT)
+    page = template(TEMPLATE).render(
+        style=part(STYLE),
         script=script,
         # The browser runs this script and no other, whatever a name may hold.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -144,30 +143,6 @@ def write_report(
     )
     folder.write(REPORT_FILE, page)
     return run / REPORT_FILE
-
-
-def _part(name: str) -> str:
-    """Return a file of the page, which is within it."""
-    return resources.files("loss_attention.report").joinpath(name).read_text("utf-8")
-
-
-def _template() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("loss_attention", "report"),
-        autoescape=True,
-        finalize=_shown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE)
-
-
-def _shown(value: Any) -> Any:
-    """Escape control characters in texts of the page that are not its own markup."""
-    return printable(value) if type(value) is str else value
 
 
 class Gauge(NamedTuple):
