@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from loss_attention.attention import capsule_weights, patch_weights
     from loss_attention.explanation import Explanation
+    from loss_attention.fitting import TrainedRun, train
     from loss_attention.losses import (
         margin_loss,
         multi_label_loss,
@@ -43,6 +44,7 @@ _HOMES = {
     "PatchClassifier": "model",
     "PatchPrediction": "prediction",
     "RoutedPrediction": "prediction",
+    "TrainedRun": "fitting",
     "capsule_weights": "attention",
     "create_model": "model",
     "find_objects": "report.explained",
@@ -53,6 +55,7 @@ _HOMES = {
     "patch_weights": "attention",
     "ramp_up": "losses",
     "single_label_loss": "losses",
+    "train": "fitting",
 }
 
 __all__ = [
@@ -65,6 +68,7 @@ __all__ = [
     "PatchClassifier",
     "PatchPrediction",
     "RoutedPrediction",
+    "TrainedRun",
     "capsule_weights",
     "create_model",
     "find_objects",
@@ -75,6 +79,7 @@ __all__ = [
     "patch_weights",
     "ramp_up",
     "single_label_loss",
+    "train",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from loss_attention.errors import InputError, printable, quoted, unknown_name
@@ -89,6 +90,8 @@ class Explanation:
         boxes: the smallest rectangle around the selected patches' windows, in pixels of the input
             `(x0, y0, x1, y1)`, shape `(B, 4)`; NaN where nothing is selected.
         grid: where the patches lie.
+        images: what was explained, as it was given, shape `(B, C, H, W)`, and
+        class_names: of the model, for pictures; None and empty where only a prediction was given.
     """
 
     logits: Float[Tensor, "B K"]
@@ -105,6 +108,15 @@ class Explanation:
     target_margin: Float[Tensor, "B M"] | None = None
     no_margin: Bool[Tensor, " B"] | None = None
     versus: Int[Tensor, " B"] | None = None
+    images: Shaped[Tensor, "B C H W"] | None = None
+    class_names: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """Return pictures of the first images, for a notebook."""
+        # The one call upward of the layers: nothing but a notebook asks for it.
+        drawing = importlib.import_module("loss_attention.report.notebook")
+        shown: str = drawing.explanation_html(self)
+        return shown
 
     @property
     def margin(self) -> Float[Tensor, "B M K"] | None:

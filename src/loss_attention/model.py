@@ -240,9 +240,10 @@ class PatchClassifier(
                 if tiles is None
                 else predict_in_tiles(self, images, tiles, batch_size=batch_size, progress=progress)
             )
-            return explain_prediction(
+            found = explain_prediction(
                 prediction, target, competing=self.competing, map=map, versus=versus
             )
+            return replace(found, images=images, class_names=self.class_names)
         finally:
             for module in in_training:
                 module.training = True

@@ -62,14 +62,9 @@ def train(
         overwrite: Replace the run that is in the folder already.
         verbose: Print all metrics, not only those that say most.
     """
-    if not recipe.data:
-        raise InputError(f"the recipe {recipe.name} needs --data: a folder of images, or a hub id")
-    from loss_attention import runs
-    from loss_attention.terminal import say_line
-    from loss_attention.training.environment import leads
-    from loss_attention.training.job import begin_run
-    from loss_attention.training.run_folder import RunFolder
+    from loss_attention.fitting import check_data, fit
 
+    check_data(recipe)
     path = out or Path("runs") / recipe.name
     if seeds is not None:
         from loss_attention.seeds import SeedRuns
@@ -78,20 +73,7 @@ def train(
             console, overwrite=overwrite, verbose=verbose
         )
         return 0
-    if recipe.initial is not None:
-        RunFolder.open(Path(recipe.initial))  # an error there should not wait for the data
-    run = RunFolder(path, writes=leads(hardware))
-    console.quiet = not run.writes
-    with run.claimed(overwrite=overwrite):
-        splits = runs.load_data(recipe, console, hardware)
-        model = begin_run(run, recipe, splits, hardware)
-        if recipe.initial is not None:
-            say_line(console, f"begins with the best weights of the run {recipe.initial}")
-        if loaded := getattr(model.backbone, "weights", {}):
-            say_line(console, "backbone: " + ", ".join(f"{k} {v}" for k, v in loaded.items()))
-        with runs.resumable(run):
-            finished = runs.finish(run, splits, console, hardware.accelerator, model)
-            finished.report(console, verbose=verbose)
+    fit(recipe, path, console, hardware, overwrite=overwrite, verbose=verbose)
     return 0
 
 

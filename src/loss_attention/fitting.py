@@ -1,0 +1,168 @@
+"""Train a recipe from its data to its report: what `loss-attention train` and `la.train` do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from loss_attention.errors import InputError, printable, unknown_name
+from loss_attention.evaluation.metric import Evaluation
+from loss_attention.model import PatchClassifier
+from loss_attention.report.page import REPORT_FILE
+from loss_attention.report.summary import key_table, sentences
+from loss_attention.runs import FinishedRun, finish, load_data, resumable
+from loss_attention.terminal import say_line
+from loss_attention.training.environment import leads
+from loss_attention.training.job import begin_run
+from loss_attention.training.recipe import Recipe, RunOptions
+from loss_attention.training.recipe import recipe as find_recipe
+from loss_attention.training.run_folder import RunFolder
+
+
+def check_data(recipe: Recipe) -> None:
+    """Raise `InputError` for a recipe that does not say what to train on."""
+    if not recipe.data:
+        raise InputError(f"the recipe {recipe.name} needs `data`: a folder of images, or a hub id")
+
+
+def fit(
+    recipe: Recipe,
+    path: Path,
+    console: Console,
+    options: RunOptions,
+    *,
+    overwrite: bool = False,
+    verbose: bool = False,
+) -> FinishedRun:
+    """Train, checkpoint, evaluate and report, in a folder.
+
+    Args:
+        recipe: what to train, on which data.
+        path: the run's folder.
+        console: what is said meanwhile, and the scores.
+        options: what to train on.
+        overwrite: replace the run that is in the folder already.
+        verbose: print all scores, not only those that say most.
+
+    Raises:
+        InputError: the recipe or its data cannot be used, or a run is in the folder.
+        RunStopped: a signal came; everything is saved.
+    """
+    check_data(recipe)
+    if recipe.initial is not None:
+        RunFolder.open(Path(recipe.initial))  # an error there should not wait for the data
+    run = RunFolder(path, writes=leads(options))
+    console.quiet = console.quiet or not run.writes
+    with run.claimed(overwrite=overwrite):
+        splits = load_data(recipe, console, options)
+        model = begin_run(run, recipe, splits, options)
+        if recipe.initial is not None:
+            say_line(console, f"begins with the best weights of the run {recipe.initial}")
+        if loaded := getattr(model.backbone, "weights", {}):
+            say_line(console, "backbone: " + ", ".join(f"{k} {v}" for k, v in loaded.items()))
+        with resumable(run):
+            finished = finish(run, splits, console, options.accelerator, model)
+            finished.report(console, verbose=verbose)
+    return finished
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run that was trained and measured; a notebook shows its scores.
+
+    Attributes:
+        path: its folder, which the command takes too.
+        model: its best weights, in evaluation mode.
+        evaluation: on the test images, with all metrics and their trivial baselines.
+    """
+
+    path: Path
+    model: PatchClassifier
+    evaluation: Evaluation
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """The score of each metric by its name in evaluation.json; None: it is undefined."""
+        return {metric.name: metric.value for metric in self.evaluation.metrics}
+
+    @property
+    def report(self) -> Path:
+        """The page about the run, to be opened in a browser."""
+        return self.path / REPORT_FILE
+
+    def _repr_html_(self) -> str:
+        table = key_table({"score": self.evaluation})
+        heads = "".join(f"<th>{_text(column.heading)}</th>" for column in table.columns)
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>"
+            for row in table.rows
+        )
+        said = "".join(f"<p>{_text(sentence)}</p>" for sentence in sentences(self.evaluation))
+        where = f"<p>report: <code>{_text(str(self.report))}</code></p>"
+        return f"<table><tr>{heads}</tr>{rows}</table>{said}{where}"
+
+
+def _text(value: str) -> str:
+    return escape(printable(value), quote=True)
+
+
+def train(
+    recipe: str | Recipe = "photos",
+    *,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+    **changes: Any,
+) -> TrainedRun:
+    """Train a recipe and measure it: `loss-attention train` in Python.
+
+    Args:
+        recipe: its name, or a recipe of your own.
+        data: a folder of images with a sub-folder for each class, or anything that --data takes;
+            None: the recipe's own.
+        out: the run's folder; None: runs/NAME.
+        overwrite: replace the run that is in the folder already.
+        quiet: print nothing.
+        changes: fields of the recipe (`epochs=10`) or of `RunOptions` (`accelerator="cpu"`).
+
+    Returns:
+        The run, with `.model`, `.metrics` and `.report`.
+
+    Raises:
+        InputError: an unknown recipe or field, values or data that cannot be used, or a run that is
+            in the folder already.
+
+    Example:
+        >>> import loss_attention as la
+        >>> la.train("photos", data="my-images", epoch=3)
+        Traceback (most recent call last):
+        ...
+        loss_attention.errors.InputError: unknown field 'epoch'; did you mean 'epochs'? ...
+    """
+    base = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    of_recipe, of_options = ({one.name for one in fields(kind)} for kind in (Recipe, RunOptions))
+    for name in changes:
+        if name not in of_recipe | of_options:
+            raise unknown_name("field", name, sorted(of_recipe | of_options))
+    given = {name: _value(value) for name, value in changes.items()}
+    if data is not None:
+        given["data"] = str(data)
+    if ("steps" in given) != ("epochs" in given):  # each is a length of its own
+        given |= {"epochs": 0} if given.get("steps") else {"steps": None}
+    wanted = replace(base, **{name: v for name, v in given.items() if name in of_recipe})
+    options = replace(RunOptions(), **{name: v for name, v in given.items() if name in of_options})
+    path = Path("runs") / wanted.name if out is None else Path(out)
+    done = fit(wanted, path, Console(quiet=quiet, markup=False), options, overwrite=overwrite)
+    return TrainedRun(path, done.model.eval(), done.evaluation)
+
+
+def _value(value: Any) -> Any:
+    """Return a value as recipes have it: no lists, and paths as text."""
+    if isinstance(value, list):
+        return tuple(value)
+    return str(value) if isinstance(value, Path) else value
