@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -116,3 +117,26 @@ def test_links_between_documents_lead_somewhere(tracked: list[Path]) -> None:
             if link and "://" not in link and not (page.parent / link).exists():
                 broken.append(f"{page.name}: {link}")
     assert not broken
+
+
+def test_files_of_the_release_agree_with_the_package(
+    repository: Path, project: dict[str, Any]
+) -> None:
+    citation = yaml.safe_load((repository / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == project["project"]["version"]
+    assert citation["license"] == project["project"]["license"]
+    workflows = {
+        path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
+        for path in (repository / ".github" / "workflows").glob("*.yml")
+    }
+    assert sorted(workflows) == ["release", "test"]
+    tested = workflows["test"]["jobs"]["versions"]["strategy"]["matrix"]["python"]
+    words = "Programming Language :: Python :: 3."
+    named = [one for one in project["project"]["classifiers"] if one.startswith(words)]
+    assert [f"3.{one.removeprefix(words)}" for one in named] == tested
+    assert f">={tested[0]}" == project["project"]["requires-python"]
+    # A tag is compared with this very line.
+    line = f'version = "{project["project"]["version"]}"'
+    assert line in (repository / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    for job in (job for flow in workflows.values() for job in flow["jobs"].values()):
+        assert all("uses" in step or "run" in step for step in job["steps"])
