@@ -15,7 +15,7 @@ import torch
 from report.pages import Page, epoch_line, make_model, make_run, make_set, report_of
 
 from loss_attention.evaluation.measuring import evaluate
-from loss_attention.report.page import MOST_EPOCHS, SHOWN_FIRST, write_report
+from loss_attention.report.page import MOST_EPOCHS, SHOWN_FIRST, SHOWN_FIRST_WIDE, write_report
 from loss_attention.report.summary import key_metrics, sentences
 from loss_attention.saving import SaveError
 from loss_attention.training.run_folder import METRICS_FILE, RunFolder, metrics_text
@@ -121,7 +121,7 @@ def test_what_was_trained_and_on_what_is_said(page):
 
 def test_right_answers_and_scores_come_first_then_mistakes_by_confidence(page):
     marks = [a["class"].split()[-1] for a in page.of("article")]
-    first, rest = marks[:SHOWN_FIRST], marks[SHOWN_FIRST:]
+    first, rest = marks[:SHOWN_FIRST_WIDE], marks[SHOWN_FIRST_WIDE:]
     assert set(first) == {"right"}
     assert rest == sorted(rest, reverse=True)  # wrong, ..., right
     assert set(rest) == {"wrong", "right"}
@@ -141,6 +141,15 @@ def test_right_answers_and_scores_come_first_then_mistakes_by_confidence(page):
         "All scores",
         "How it was trained",
     ]
+
+
+def test_the_first_right_answers_are_of_a_class_each(tmp_path):
+    page = report_of(tmp_path)
+    right = [one for one in page.of("article") if one["class"] == "card right"]
+    first = page.of("article")[:SHOWN_FIRST]
+    assert first == right[:SHOWN_FIRST]
+    classes = {one["data-answer"] for one in right}
+    assert len({one["data-answer"] for one in first}) == min(SHOWN_FIRST, len(classes)) > 1
 
 
 def test_the_scores_that_say_most_are_cards_with_their_best_baseline(page):

@@ -34,8 +34,8 @@ from loss_attention.training.run_folder import RunFolder
 
 REPORT_FILE = "report.html"
 TEMPLATE, STYLE, SCRIPT = "page.html.jinja", "page.css", "page.js"
-SHOWN_FIRST = 4
-"""Right answers at the top of the page."""
+SHOWN_FIRST, SHOWN_FIRST_WIDE = 3, 2
+"""Right answers at the top of the page: a row of cards, which are wider beside counterparts."""
 MOST_EPOCHS = 300
 """Of longer runs, evenly spaced epochs are shown."""
 COLUMNS = (
@@ -92,9 +92,12 @@ def write_report(
     evaluations = {recipe["head"]: evaluation, **(comparisons or {})}
     correct = results.correct
     confidence = mistake_confidence(model, test, correct, results.probabilities)
+    shown_first = SHOWN_FIRST_WIDE if counterparts else SHOWN_FIRST
+    answers = choose_right_answers(correct, results.predictions)
+    first = choose_right_answers(correct, results.predictions, shown_first)
     chosen = (
         choose_mistakes(correct, confidence),
-        choose_right_answers(correct, results.predictions),
+        first + [index for index in answers if index not in first],
     )
     seen = {name: _r90(one.locality) for name, one in evaluations.items()}
     mistakes, right = (
@@ -112,7 +115,7 @@ def write_report(
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         verdict=sentences(evaluation),
         metric_cards=_metric_cards(evaluations),
-        shown_first=SHOWN_FIRST,
+        shown_first=shown_first,
         shown_classes=_shown_classes((*mistakes, *right), test.class_names),
         why_not=head.has_evidence and model.competing and not test.multi_label,
         recipe=recipe,
