@@ -18,6 +18,7 @@ from loss_attention.runs import FinishedRun, finish, load_data, resumable
 from loss_attention.terminal import say_line
 from loss_attention.training.environment import leads
 from loss_attention.training.job import begin_run
+from loss_attention.training.loggers import check_loggers
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.recipe import recipe as find_recipe
 from loss_attention.training.run_folder import RunFolder
@@ -53,8 +54,9 @@ def fit(
         RunStopped: a signal came; everything is saved.
     """
     check_data(recipe)
+    check_loggers(options.loggers)  # what is missing should not wait for the data
     if recipe.initial is not None:
-        RunFolder.open(Path(recipe.initial))  # an error there should not wait for the data
+        RunFolder.open(Path(recipe.initial))  # nor an error there
     run = RunFolder(path, writes=leads(options))
     console.quiet = console.quiet or not run.writes
     with run.claimed(overwrite=overwrite):
@@ -152,6 +154,8 @@ def train(
     given = {name: _value(value) for name, value in changes.items()}
     if data is not None:
         given["data"] = str(data)
+    if isinstance(given.get("loggers"), str):
+        given["loggers"] = (given["loggers"],)
     if ("steps" in given) != ("epochs" in given):  # each is a length of its own
         given |= {"epochs": 0} if given.get("steps") else {"steps": None}
     wanted = replace(base, **{name: v for name, v in given.items() if name in of_recipe})

@@ -19,7 +19,13 @@ import tyro
 from loss_attention import __version__
 from loss_attention.errors import InputError, printable
 from loss_attention.interruption import Interrupted, RunStopped
-from loss_attention.training.recipe import RECIPES, Accelerator, Recipe, RunOptions
+from loss_attention.training.recipe import (
+    RECIPES,
+    Accelerator,
+    LoggerName,
+    Recipe,
+    RunOptions,
+)
 from loss_attention.training.recipe import demo as demo_recipe
 
 if TYPE_CHECKING:
@@ -82,6 +88,7 @@ def resume(
     run: Run,
     data: str | None = None,
     learning_rate: float | None = None,
+    loggers: tuple[LoggerName, ...] | None = None,
     verbose: bool = False,
 ) -> int:
     """Continue an interrupted run on the hardware it began on; evaluate and report.
@@ -93,6 +100,7 @@ def resume(
         data: Where the run's data is now, if it has moved.
         learning_rate: The schedule's highest learning rate for the rest of the training: a lower
             one, for example, after the loss became NaN. None: the recipe's.
+        loggers: Where the curves of the rest go, as in train. None: where they went.
         verbose: Print all metrics, not only those that say most.
     """
     from loss_attention import runs
@@ -100,12 +108,14 @@ def resume(
     from loss_attention.seeds import SeedRuns, is_folder_of_seeds
     from loss_attention.terminal import say_line
     from loss_attention.training.environment import count_devices, leads
-    from loss_attention.training.job import change_learning_rate
+    from loss_attention.training.job import change_learning_rate, change_loggers
     from loss_attention.training.run_folder import RunFolder
 
     if is_folder_of_seeds(run):
-        if data is not None or learning_rate is not None:
-            raise InputError(f"{run} holds several runs: `data` and `learning_rate` are of one")
+        if any(given is not None for given in (data, learning_rate, loggers)):
+            raise InputError(
+                f"{run} holds several runs: `data`, `learning_rate` and `loggers` are of one"
+            )
         SeedRuns.open(run).train(console, verbose=verbose)
         return 0
     writes = leads(RunFolder.open(run).options())
@@ -116,6 +126,8 @@ def resume(
     ):
         if learning_rate is not None:
             change_learning_rate(folder, learning_rate, partial(say_line, console))
+        if loggers is not None:
+            change_loggers(folder, loggers)
         accelerator = folder.options().accelerator
         if not count_devices("cpu" if accelerator == "auto" else accelerator):
             if not folder.facts().get("finished"):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -24,21 +23,10 @@ from loss_attention.model import WEIGHTS_FILE, PatchClassifier
 from loss_attention.terminal import say
 from loss_attention.training.environment import from_first, sum_dtype, summed
 from loss_attention.training.frozen import Examples, FrozenModel
+from loss_attention.training.loggers import Loggers
 from loss_attention.training.run_folder import METRICS_FILE, RunFolder, checked_epoch, metrics_text
 
 REFRESH_SECONDS = 0.5
-
-CURVES = (
-    "loss",
-    "accuracy",
-    "gamma",
-    "learning_rate",
-    "images_per_second",
-    "validation_loss",
-    "validation_accuracy",
-    "validation_balanced_accuracy",
-)
-"""What TensorBoard is given of an epoch."""
 
 Choice = Literal["accuracy", "balanced-accuracy"]
 """What the best epoch is chosen by; the validation loss decides between equals."""
@@ -251,7 +239,7 @@ class TrainingLog:
         label: the run's name.
         epochs: epochs of the run.
         console: where to write; None shows nothing (every process but the first).
-        folder: where TensorBoard's events go; None writes none.
+        loggers: where its curves go; None: nowhere (every process but the first).
         balanced: tell the balanced accuracy of the validation too.
     """
 
@@ -260,14 +248,13 @@ class TrainingLog:
         label: str,
         epochs: int,
         console: Console | None = None,
-        folder: Path | None = None,
+        loggers: Loggers | None = None,
         *,
         balanced: bool = False,
     ) -> None:
         self._balanced = balanced
-        self._epochs, self._console, self._folder = epochs, console, folder
+        self._epochs, self._console, self._loggers = epochs, console, loggers
         self._next_refresh = 0.0
-        self._events: Any = None
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
@@ -281,27 +268,23 @@ class TrainingLog:
         self._task = self._bar.add_task(printable(label), total=None, scores="")
 
     @contextlib.contextmanager
-    def opened(self, total_steps: int, finished_steps: int) -> Iterator[None]:
-        """Show the bar and write events as long as the context lasts.
+    def opened(
+        self, total_steps: int, finished_steps: int, history: Sequence[Mapping[str, Any]] = ()
+    ) -> Iterator[None]:
+        """Show the bar and have the loggers as long as the context lasts.
 
         Args:
             total_steps: steps of the run.
-            finished_steps: of the checkpoint that it continues from: later events of an
-                interrupted part are marked as void.
+            finished_steps: of the checkpoint that it continues from.
+            history: a line of metrics.jsonl for each epoch that is finished there.
         """
         self._bar.update(self._task, total=total_steps, completed=finished_steps)
-        with self._bar:
-            if self._folder is None:
-                yield
-                return
-            from torch.utils.tensorboard import SummaryWriter  # a second's import
-
-            self._events = SummaryWriter(str(self._folder), purge_step=finished_steps + 1)
-            try:
-                yield
-            finally:
-                self._events.close()
-                self._events = None
+        loggers = self._loggers
+        with (
+            self._bar,
+            loggers.opened(finished_steps, history) if loggers else contextlib.nullcontext(),
+        ):
+            yield
 
     def due(self) -> bool:
         """Whether new scores would be seen; reading them may make the host wait for a GPU."""
@@ -322,11 +305,8 @@ class TrainingLog:
 
     def finish_epoch(self, line: Mapping[str, Any]) -> None:
         """Tell of a finished epoch, given as its line of metrics.jsonl."""
-        if self._events is not None:
-            for name in CURVES:
-                if line[name] is not None:
-                    self._events.add_scalar(name, line[name], line["step"])
-            self._events.flush()
+        if self._loggers is not None:
+            self._loggers.log(line)
         if self._console is None:
             return
         text = (

@@ -48,12 +48,12 @@ from loss_attention.training.features import FEATURES_FOLDER, FeatureSource, cac
 from loss_attention.training.frozen import Examples, FeatureSet
 from loss_attention.training.guidance import Guide, check_guide
 from loss_attention.training.initial import InitialWeights
+from loss_attention.training.loggers import Loggers, check_loggers
 from loss_attention.training.optimisation import begin_at_prior, keep_statistics, recipe_loss
 from loss_attention.training.rates import parameter_groups
-from loss_attention.training.recipe import Recipe, RunOptions
+from loss_attention.training.recipe import LoggerName, Recipe, RunOptions
 from loss_attention.training.run_folder import (
     RECIPE_FILE,
-    TENSORBOARD_FOLDER,
     RunFolder,
     require_utf8,
 )
@@ -165,6 +165,8 @@ def begin_run(
     Raises:
         InputError: see `build_model` and `choose_accelerator`.
     """
+    if run.writes:
+        check_loggers(options.loggers)
     asked, recipe = recipe, in_epochs(recipe, len(splits.train))
     accelerator = choose_accelerator(options.accelerator, options.devices)
     check_processes(accelerator, options)
@@ -278,6 +280,8 @@ def continue_run(
     """
     with run.locked():
         run.check()
+        if run.writes:
+            check_loggers(run.options().loggers)
         recipe, facts = run.recipe(), run.facts()
         if facts.get("data_fingerprint") != splits.trainval.fingerprint():
             raise InputError(
@@ -329,6 +333,17 @@ def change_learning_rate(run: RunFolder, rate: float, say: Callable[[str], None]
         f"learning rate {rate:g} in place of {recipe.learning_rate:g} from epoch "
         f"{change['epoch'] + 1} on"
     )
+
+
+def change_loggers(run: RunFolder, names: tuple[LoggerName, ...]) -> None:
+    """Have the rest of a run, which is `locked`, log its curves elsewhere.
+
+    Raises:
+        InputError: the run is finished, or a name is unknown.
+    """
+    if run.facts().get("finished"):
+        raise InputError(f"{run.path} is finished: `loggers` changes what is still to train")
+    run.note(options=asdict(replace(run.options(), loggers=names)))
 
 
 def _train(
@@ -487,7 +502,7 @@ def make_trainer(
         train: the training images of every process, without the validation slice.
         validation: the held-out slice; may be empty, then the last epoch is the best.
         run: where to save.
-        options: how often to save, and parts of a step; None: the usual ones.
+        options: how often to save, parts of a step, and loggers; None: the usual ones.
         guide: which training images guide, and by what; None: none.
         console: where the first process shows its progress.
         stop: hears of signals; None: one of its own.
@@ -505,7 +520,7 @@ def make_trainer(
             recipe.name,
             recipe.epochs,
             console if first else None,
-            run.path / TENSORBOARD_FOLDER if first else None,
+            Loggers(run, recipe, options.loggers) if first else None,
             balanced=are_uneven(train.labels),
         ),
         guide=guide,

@@ -23,6 +23,9 @@ Accelerator = Literal["auto", "cpu", "cuda", "mps", "xpu"]
 """What to compute on: a CPU, Nvidia's or AMD's GPUs (cuda), Apple's (mps), Intel's (xpu); auto: a
 GPU if there is one."""
 
+LoggerName = Literal["tensorboard", "csv", "wandb", "mlflow", "trackio", "none"]
+"""Where the curves of a training go; none: nowhere."""
+
 
 @dataclass(frozen=True)
 class Recipe(ModelOptions):
@@ -328,6 +331,9 @@ class RunOptions:
     they would take too much memory."""
     workers: int | None = None
     """Number of processes that decode streamed images ahead. None: as many as suit the machine."""
+    loggers: tuple[LoggerName, ...] = ("tensorboard",)
+    """Where the curves go: tensorboard and csv, in the run's folder, and the trackers wandb, mlflow
+    and trackio, if their libraries are installed. none: nowhere."""
 
     @property
     def processes(self) -> int:
@@ -345,6 +351,13 @@ class RunOptions:
             raise InputError(
                 f"`checkpoint_every_steps` must be at least 0, got {self.checkpoint_every_steps}"
             )
+        for name in self.loggers:
+            if name not in get_args(LoggerName):
+                raise unknown_name("logger", name, get_args(LoggerName))
+        if "none" in self.loggers:
+            if len(self.loggers) > 1:
+                raise InputError(f"`loggers` none does not go with others, got {self.loggers}")
+            object.__setattr__(self, "loggers", ())
 
 
 LARGEST_IMAGE = 10_000

@@ -40,7 +40,7 @@ from loss_attention.training.recipe import Recipe, RunOptions, from_file
 RECIPE_FILE = "recipe.yaml"
 STATE_FILE, PREVIOUS_STATE_FILE = "state.pt", "state.previous.pt"
 METRICS_FILE, EVALUATION_FILE, REPORT_FILE = "metrics.jsonl", "evaluation.json", "report.html"
-LOCK_FILE, TENSORBOARD_FOLDER = ".lock", "tensorboard"
+LOCK_FILE, TENSORBOARD_FOLDER, CSV_FOLDER, WANDB_FOLDER = ".lock", "tensorboard", "csv", "wandb"
 MEND = {
     RECIPE_FILE: "put it back as it was, or begin a new run with the changed settings "
     "(resume an unfinished one with another `learning_rate`)",
@@ -57,6 +57,8 @@ WRITTEN = (
     EVALUATION_FILE,
     REPORT_FILE,
     TENSORBOARD_FOLDER,
+    CSV_FOLDER,
+    WANDB_FOLDER,
 )
 """What a run writes beside its recipe and run.json."""
 
@@ -509,6 +511,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "best_epoch": int,
     "train_seconds": (int, float),
     "changes": list,
+    "trackers": dict,
 }
 """What the facts in run.json are; those that are there."""
 

@@ -147,7 +147,7 @@ class Trainer:
         with (
             self.stop.listening(),
             self.train_set.reading(processes_here(self.fabric)),
-            self.log.opened(self._total_steps, self._finished_steps),
+            self.log.opened(self._total_steps, self._finished_steps, self.position.history),
         ):
             self._clock = time.perf_counter()
             while self.position.epoch < self.recipe.epochs:
