@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loss_attention.attention import capsule_weights, patch_weights
+    from loss_attention.estimator import PatchClassifierEstimator
     from loss_attention.explanation import Explanation
     from loss_attention.fitting import TrainedRun, train
     from loss_attention.losses import (
@@ -42,6 +43,7 @@ _HOMES = {
     "ImagePrediction": "prediction",
     "ModelSpec": "model_spec",
     "PatchClassifier": "model",
+    "PatchClassifierEstimator": "estimator",
     "PatchPrediction": "prediction",
     "RoutedPrediction": "prediction",
     "TrainedRun": "fitting",
@@ -66,6 +68,7 @@ __all__ = [
     "ImagePrediction",
     "ModelSpec",
     "PatchClassifier",
+    "PatchClassifierEstimator",
     "PatchPrediction",
     "RoutedPrediction",
     "TrainedRun",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from html import escape
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 from rich.console import Console
 
+from loss_attention.data.sample import Splits
 from loss_attention.errors import InputError, printable, unknown_name
 from loss_attention.evaluation.metric import Evaluation
 from loss_attention.model import PatchClassifier
 from loss_attention.report.page import REPORT_FILE
 from loss_attention.report.summary import key_table, sentences
-from loss_attention.runs import FinishedRun, finish, load_data, resumable
+from loss_attention.runs import FinishedRun, finish, load_data, resumable, train_out
 from loss_attention.terminal import say_line
 from loss_attention.training.environment import leads
 from loss_attention.training.job import begin_run
@@ -61,15 +63,56 @@ def fit(
     console.quiet = console.quiet or not run.writes
     with run.claimed(overwrite=overwrite):
         splits = load_data(recipe, console, options)
-        model = begin_run(run, recipe, splits, options)
-        if recipe.initial is not None:
-            say_line(console, f"begins with the best weights of the run {recipe.initial}")
-        if loaded := getattr(model.backbone, "weights", {}):
-            say_line(console, "backbone: " + ", ".join(f"{k} {v}" for k, v in loaded.items()))
+        model = _begin(run, recipe, splits, console, options)
         with resumable(run):
             finished = finish(run, splits, console, options.accelerator, model)
             finished.report(console, verbose=verbose)
     return finished
+
+
+def fit_images(
+    recipe: Recipe,
+    splits: Splits,
+    path: Path,
+    console: Console,
+    options: RunOptions,
+    *,
+    overwrite: bool = False,
+) -> PatchClassifier:
+    """Train on images that are there already, and leave the test to the caller.
+
+    Args:
+        recipe: what to train; its `data` is not read.
+        splits: the images; those for the test are not looked at.
+        path: the run's folder.
+        console: what is said meanwhile.
+        options: what to train on.
+        overwrite: replace the run that is in the folder already.
+
+    Returns:
+        The best weights.
+
+    Raises:
+        InputError: the recipe or the images cannot be used, or a run is in the folder.
+        RunStopped: a signal came; everything is saved.
+    """
+    run = RunFolder(path, writes=leads(options))
+    with run.claimed(overwrite=overwrite):
+        model = _begin(run, recipe, splits, console, options)
+        with resumable(run):
+            return train_out(run, splits, console, options.accelerator, model)
+
+
+def _begin(
+    run: RunFolder, recipe: Recipe, splits: Splits, console: Console, options: RunOptions
+) -> PatchClassifier:
+    """Begin a run in a folder that is claimed, and say what it begins with."""
+    model = begin_run(run, recipe, splits, options)
+    if recipe.initial is not None:
+        say_line(console, f"begins with the best weights of the run {recipe.initial}")
+    if loaded := getattr(model.backbone, "weights", {}):
+        say_line(console, "backbone: " + ", ".join(f"{k} {v}" for k, v in loaded.items()))
+    return model
 
 
 @dataclass(frozen=True)
@@ -146,23 +189,36 @@ def train(
         ...
         loss_attention.errors.InputError: unknown field 'epoch'; did you mean 'epochs'? ...
     """
+    given = changes if data is None else {**changes, "data": data}
+    wanted, options = settings(recipe, given)
+    path = Path("runs") / wanted.name if out is None else Path(out)
+    done = fit(wanted, path, Console(quiet=quiet, markup=False), options, overwrite=overwrite)
+    return TrainedRun(path, done.model.eval(), done.evaluation)
+
+
+def settings(recipe: str | Recipe, changes: Mapping[str, Any]) -> tuple[Recipe, RunOptions]:
+    """Return a recipe with some of its fields changed, and what to run it on.
+
+    Args:
+        recipe: its name, or a recipe of your own.
+        changes: fields of the recipe or of `RunOptions`.
+
+    Raises:
+        InputError: an unknown recipe or field, or a value that it cannot have.
+    """
     base = find_recipe(recipe) if isinstance(recipe, str) else recipe
     of_recipe, of_options = ({one.name for one in fields(kind)} for kind in (Recipe, RunOptions))
     for name in changes:
         if name not in of_recipe | of_options:
             raise unknown_name("field", name, sorted(of_recipe | of_options))
     given = {name: _value(value) for name, value in changes.items()}
-    if data is not None:
-        given["data"] = str(data)
     if isinstance(given.get("loggers"), str):
         given["loggers"] = (given["loggers"],)
     if ("steps" in given) != ("epochs" in given):  # each is a length of its own
         given |= {"epochs": 0} if given.get("steps") else {"steps": None}
     wanted = replace(base, **{name: v for name, v in given.items() if name in of_recipe})
     options = replace(RunOptions(), **{name: v for name, v in given.items() if name in of_options})
-    path = Path("runs") / wanted.name if out is None else Path(out)
-    done = fit(wanted, path, Console(quiet=quiet, markup=False), options, overwrite=overwrite)
-    return TrainedRun(path, done.model.eval(), done.evaluation)
+    return wanted, options
 
 
 def _value(value: Any) -> Any:

@@ -600,14 +600,14 @@ def measure(
         )
 
 
-def finish(
+def train_out(
     run: RunFolder,
     splits: Splits,
     console: Console,
     accelerator: Accelerator,
     model: PatchClassifier | None = None,
-) -> FinishedRun:
-    """Train what is left of a run, and evaluate its best weights on the test split, once.
+) -> PatchClassifier:
+    """Train what is left of a run, and return its best weights, on a device of the accelerator.
 
     Of the processes that torchrun or srun started, the first one alone comes back.
     """
@@ -627,7 +627,18 @@ def finish(
             raise _stopped(run, stop.number)
     if not run.writes:
         raise SystemExit(0)
-    model = load_weights(run).to(choose_device(accelerator))
+    return load_weights(run).to(choose_device(accelerator))
+
+
+def finish(
+    run: RunFolder,
+    splits: Splits,
+    console: Console,
+    accelerator: Accelerator,
+    model: PatchClassifier | None = None,
+) -> FinishedRun:
+    """Train what is left of a run, and evaluate its best weights on the test split, once."""
+    model = train_out(run, splits, console, accelerator, model)
     evaluation = measure(model, splits.test, splits, console)
     run.write_json("evaluation.json", evaluation.to_json())
     return FinishedRun(run, model, splits, evaluation)
