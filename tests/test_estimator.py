@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 import loss_attention as la
 from loss_attention.errors import InputError
+from loss_attention.training.run_folder import RunFolder
 
 SMALL = {
     "backbone": "vgg11_bn",
@@ -200,6 +201,7 @@ def test_a_run_is_kept_where_out_says(tmp_path: Path) -> None:
     for name, value in kept.model_.state_dict().items():
         assert torch.equal(loaded[name], value)
     assert not (tmp_path / "run" / "evaluation.json").exists()
+    assert RunFolder(tmp_path / "run").recipe().image_size is None  # an array is taken as it is
     with pytest.raises(InputError, match="exists already"):
         kept.fit(images, sides)
     again = clone(kept).set_params(overwrite=True).fit(images, sides)
