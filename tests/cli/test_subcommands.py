@@ -17,7 +17,7 @@ from rich.console import Console
 from training.tiny import start_run, tiny_recipe, tiny_splits
 
 import loss_attention as la
-from loss_attention import runs
+from loss_attention import fitting, runs
 from loss_attention.cli import subcommands
 from loss_attention.errors import InputError
 from loss_attention.saving import sealed
@@ -59,7 +59,8 @@ def moves(monkeypatch) -> Moves:
 
     monkeypatch.setattr(environment, "choose_device", choose)
     monkeypatch.setattr(runs, "choose_device", choose)
-    monkeypatch.setattr(runs, "load_data", lambda *_: SPLITS)
+    for module in (fitting, runs):
+        monkeypatch.setattr(module, "load_data", lambda *_: SPLITS)
     monkeypatch.setattr(la.PatchClassifier, "to", to)
     return seen
 
