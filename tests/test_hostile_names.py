@@ -160,7 +160,7 @@ def test_a_report_shows_odd_names_as_text(run) -> None:
     assert not any(code in page for code in OBEYED)
     parser = Texts()
     parser.feed(page)
-    assert "script" not in parser.tags
+    assert list(parser.tags).count("script") == 1  # its own
     text = " ".join(parser.texts)
     assert "[b]x[red] $a_{" in text
     assert "<script>al|ert`1`" in text

@@ -48,6 +48,9 @@ def test_the_key_metrics_are_defined_and_at_most_six() -> None:
     names = ["accuracy", "balanced_accuracy", "pointing_within_16_px", "gt_known_loc_spread"]
     assert [one.name for one in key_metrics(found)] == names
     assert len(KEY_METRICS) == 6
+    # Thresholds chosen on the reported images are no score of theirs.
+    oracle = metric("gt_known_loc_heat_map_oracle", 0.9, "GT-known Loc (heat map)")
+    assert [one.name for one in key_metrics(evaluation(BOXES, oracle))] == []
     even = replace(ACCURACY, name="balanced_accuracy")
     assert [one.name for one in key_metrics(evaluation(ACCURACY, even))] == ["accuracy"]
     assert key_metrics(evaluation(BOXES)) == []

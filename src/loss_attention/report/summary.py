@@ -32,7 +32,8 @@ KEY_METRICS: tuple[tuple[str, ...], ...] = (
     ("gt_known_loc_heat_map", "gt_known_loc_spread", "gt_known_loc_patches"),
     ("pxap", "patch_f1"),
 )
-"""The beginnings of their names; of each line the first that is defined of the first model."""
+"""Of each line the first that is defined of the first model. Names that end with "_" are the
+beginnings of several, which go on with a number of pixels."""
 EVEN = 0.0005
 """Balanced accuracy that is so close to accuracy says nothing more."""
 SAID = {
@@ -74,7 +75,8 @@ def key_metrics(evaluation: Evaluation) -> list[Metric]:
             metric
             for name in names
             for metric in evaluation.metrics
-            if metric.name.startswith(name) and metric.value is not None
+            if metric.value is not None
+            and (metric.name == name or (name.endswith("_") and metric.name.startswith(name)))
         )
         metric = next(found, None)
         if metric is not None:
