@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +77,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_FIRST = (
     "tests/test_readme.py",
+    "tests/test_docs.py",
     "tests/paper/test_reproduce.py",
     "tests/fuzz/test_archives_and_images.py",
     "tests/fuzz/test_annotations.py",
@@ -145,3 +147,39 @@ def compared() -> Any:  # the comparison, and what it was measured on
     return compare(
         colour_model(), scenes(40), ["evidence"], train=scenes(20, seed=1), images=12, batch_size=5
     )
+
+
+@pytest.fixture
+def clone(repository: Path, tmp_path: Path) -> Path:
+    """A folder like a newcomer's: the repository and its `.venv`."""
+    from markdown_pages import make_clone
+
+    return make_clone(repository, tmp_path)
+
+
+@pytest.fixture
+def own_images(clone: Path) -> Path:
+    """A newcomer's images in that folder: `my-images/CLASS/*.jpg`, and beside it `photo.jpg`."""
+    from markdown_pages import make_own_images
+
+    return make_own_images(clone)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by selenium; skips where either is missing."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    program = shutil.which("chromium") or shutil.which("chrome")
+    if not (shutil.which("chromedriver") and program):
+        pytest.skip("no Chromium with its driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    # As the administrator, which containers mostly are, Chromium has no sandbox.
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options=options, service=service)
+    driver.set_window_size(1100, 900)
+    yield driver
+    driver.quit()

@@ -5,8 +5,6 @@ Chromium and its driver are needed: on Debian, `apt install chromium chromium-dr
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +12,6 @@ import pytest
 from report.pages import report_of
 
 webdriver = pytest.importorskip("selenium.webdriver")
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("chromedriver") and (shutil.which("chromium") or shutil.which("chrome"))),
-    reason="no Chromium with its driver",
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or shutil.which("chrome")
-    # As the administrator, which containers mostly are, Chromium has no sandbox.
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options=options, service=service)
-    driver.set_window_size(1100, 900)
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
