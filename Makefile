@@ -21,7 +21,7 @@ PACKAGE_DONE := $(VENV)/.package-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-devices bench results clean
+.PHONY: help install demo test test-devices bench results docs clean
 
 help:
 	@echo 'make demo     train on the digits that come along, then open runs/demo/report.html'
@@ -29,6 +29,7 @@ help:
 	@echo 'make test-devices  what runs on a GPU, tried without one (5 GB of a CUDA build of torch)'
 	@echo 'make bench    measure speed and memory here, to results/bench/ (15 minutes at most on two cores)'
 	@echo 'make results  train and measure the scores of results/README.md (takes long)'
+	@echo 'make docs     build the documentation site, to build/docs/index.html; it needs no network'
 	@echo 'make install  only make .venv, which the others do by themselves'
 	@echo 'make clean    remove .venv, caches and builds; runs/ stays'
 
@@ -63,6 +64,11 @@ bench: $(PACKAGE_DONE)
 
 results: $(PACKAGE_DONE)
 	@$(BIN)/python benchmarks/run.py
+
+# The notice that it turns off is about the future of the theme.
+docs: $(PACKAGE_DONE)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'site: build/docs/index.html'
 
 clean:
 	@rm -rf $(VENV) $(DEVICES) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info

@@ -1,0 +1,90 @@
+"""The documentation site: its own pages run, it builds without a warning, nothing is missing."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apart import until
+from markdown_pages import run_page
+
+import loss_attention as la
+
+PAGES = ("index.md", "paper.md", "tutorials/own-folder.md", "tutorials/is-my-map-right.md")
+"""Those whose blocks are for a reader to run from top to bottom."""
+LOADED = re.compile(r"<(?:script|img|iframe|source)[^>]* src=\"?([^\s\">]+)|<link([^>]*)>")
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.usefixtures("own_images")
+def test_pages_run_from_top_to_bottom(name: str, repository: Path, clone: Path) -> None:
+    page = (repository / "docs" / name).read_text(encoding="utf-8")
+    assert run_page(page, clone, name)
+
+
+def test_the_reference_has_every_public_name(repository: Path) -> None:
+    page = (repository / "docs" / "reference.md").read_text(encoding="utf-8")
+    named = re.findall(r"^::: loss_attention\.(\w+)$", page, re.MULTILINE)
+    assert sorted(named) == la.__all__
+
+
+@pytest.fixture(scope="module")
+def site(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` builds it."""
+    if find_spec("mkdocs") is None or find_spec("mkdocstrings") is None:
+        pytest.skip("mkdocs is not installed: pip install '.[docs]'")
+    folder = tmp_path_factory.mktemp("site")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        cwd=repository,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert not built.stdout + built.stderr
+    return folder
+
+
+def test_the_site_builds_without_a_warning(site: Path) -> None:
+    assert "Your own folder" in (site / "index.html").read_text(encoding="utf-8")
+    reference = (site / "reference.html").read_text(encoding="utf-8")
+    for name in la.__all__:
+        assert re.search(rf'id="loss_attention\.(\w+\.)*{name}"', reference), name
+
+
+def test_pages_outside_docs_are_linked_on_the_site(site: Path, repository: Path) -> None:
+    method = (site / "method.html").read_text(encoding="utf-8")
+    assert 'href="results/index.html"' in method
+    assert 'href="readme.html#the-paper"' in method
+    results = (site / "results" / "index.html").read_text(encoding="utf-8")
+    assert 'href="bench/amd-epyc-2-cores.html"' in results
+    comparing = (site / "results" / "cifar10-small.html").read_text(encoding="utf-8")
+    assert 'href="../comparing.html"' in comparing
+    license_ = (repository / "LICENSE").read_text(encoding="utf-8")
+    assert (site / "license.txt").read_text(encoding="utf-8") == license_
+
+
+def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 20
+    for page in pages:
+        for source, link in LOADED.findall(page.read_text(encoding="utf-8")):
+            assert "//" not in source, f"{page.name}: {source}"
+            assert "//" not in link, f"{page.name}: {link}"
+
+
+def test_search_works_from_the_file_system(site: Path, browser: Any) -> None:
+    browser.get(f"{(site / 'tutorials' / 'own-folder.html').as_uri()}?q=receptive")
+    found = ".md-search-result__link"
+    until(lambda: bool(browser.find_elements("css selector", found)))
+    links = [one.get_attribute("href") for one in browser.find_elements("css selector", found)]
+    assert any("/method.html" in link for link in links)
+    assert not browser.get_log("browser")
