@@ -65,9 +65,10 @@ bench: $(PACKAGE_DONE)
 results: $(PACKAGE_DONE)
 	@$(BIN)/python benchmarks/run.py
 
-# The notice that it turns off is about the future of the theme.
+# Not `--quiet`, with which `--strict` overlooks warnings. The notice that the variable turns off is
+# about the future of the theme.
 docs: $(PACKAGE_DONE)
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo 'site: build/docs/index.html'
 
 clean:
