@@ -338,18 +338,18 @@ def probed(name: str, seed: int, place: Place) -> dict[str, Any]:
         test = as_in_folders(splits.test.decoded())
         task = Task(folder, test, BACKBONE, weights, place.runs)
         reached = classified(PEERS["probe"], task, seed)[2]
+        reached["train_command_seconds"] = reached["train_seconds"] if place.alone else None
         file.write_text(json.dumps(reached, indent=2) + "\n", encoding="utf-8")
         print(f"probed: {file.stem}", flush=True)
     found = _read(file)
-    seconds = found["train_seconds"]
     return {
         "row": name,
         "what": f"{row.what.replace(', frozen', '')}, linear probe on pooled features",
         "remark": "",
         "seed": seed,
         "commands": ["benchmarks/snippets/probe.py"],
-        "training_seconds": seconds,
-        "train_command_seconds": seconds if place.alone else None,
+        "training_seconds": found["train_seconds"],
+        "train_command_seconds": found["train_command_seconds"],
         "metrics": [
             {"name": metric, "value": found[metric]} for metric in ("accuracy", "balanced_accuracy")
         ],

@@ -62,8 +62,8 @@ def page(numbers: Mapping[str, Any]) -> str:
         "# A good model from a folder of photos, in minutes",
         stood_on(numbers),
         "Means over seeds; in brackets the lowest, the highest and the worst seed. Seconds are "
-        "those of the whole command, from nothing to the report; frozen runs on the same data "
-        "share features: the longest of them computed these.",
+        "those of the whole command, from nothing to the report, where nothing else ran beside it; "
+        "frozen runs on the same data share features: the longest of them computed these.",
     ]
     if runs:
         parts.append(_scores(runs))

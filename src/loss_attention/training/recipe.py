@@ -724,7 +724,9 @@ def photos_finetune() -> Recipe:
     Best from the weights of a run with the same backbone frozen (--from), whose head is trained
     already; else the backbone's come from the hub, or from a file with --weights. The rates are
     those that published fine-tunings take: a tenth for the backbone, 0.75 from block to block.
-    Some 500 photos take a quarter of an hour on two cores. Not measured yet.
+    On the photos of magnetic tiles, begun from the frozen runs, 4.5 minutes more: three seeds,
+    accuracy 0.970 each, PxAP of the contrast 0.361, which are not told apart from the frozen
+    runs' 0.969 and 0.354 (results/photos.json).
     """
     return replace(
         photos(),
@@ -793,8 +795,8 @@ RECIPES: dict[str, RecipeEntry] = {
     "photos-finetune": RecipeEntry(
         photos_finetune,
         "your own photos, an ImageNet backbone trained too: --data, and --from a frozen run",
-        "not measured",
-        "a CPU, a quarter of an hour for 500 photos; or a GPU",
+        "on photos of magnetic tiles accuracy 0.970, as with the backbone frozen",
+        f"4.5 min for 547 photos on {TWO_CORES}; or a GPU",
     ),
 }
 
