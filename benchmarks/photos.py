@@ -30,6 +30,7 @@ from peers import PEERS, Task, as_in_folders, beside_torch, class_folders, class
 from photos_page import page
 
 from loss_attention.errors import InputError
+from loss_attention.evaluation.metric import CLASSES
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOK_FILE = "took.json"
@@ -351,7 +352,14 @@ def probed(name: str, seed: int, place: Place) -> dict[str, Any]:
         "training_seconds": found["train_seconds"],
         "train_command_seconds": found["train_command_seconds"],
         "metrics": [
-            {"name": metric, "value": found[metric]} for metric in ("accuracy", "balanced_accuracy")
+            {
+                "name": metric,
+                "label": metric.replace("_", " "),
+                "value": found[metric],
+                "baselines": {},
+                "group": CLASSES,
+            }
+            for metric in ("accuracy", "balanced_accuracy")
         ],
         "comparison": None,
     }
