@@ -154,6 +154,14 @@ def test_what_needs_a_threshold_and_has_none_says_why() -> None:
     assert why not in said({"boxless": evaluation(unfitted, boxed=0)})
 
 
+def test_what_is_undefined_has_no_row_though_another_metric_is_called_alike() -> None:
+    unfitted = Metric("gt_known_loc_heat_map", "GT-known Loc (heat map)", None, {}, group="boxes")
+    oracle = Metric("gt_known_loc_heat_map_oracle", unfitted.label, 0.5, {}, group="oracle")
+    lines = rendered({"digits": evaluation(ACCURACY, unfitted, oracle)})
+    assert cells(lines)[1:] == [["GT-known Loc (heat map)", "0.500"]]
+    assert "choose or fit it by: GT-known Loc (heat map)." in " ".join(" ".join(lines).split())
+
+
 HOSTILE = "a|[b]*c*\x1b[31m<i>"
 
 

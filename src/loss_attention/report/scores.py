@@ -131,7 +131,7 @@ def grouped(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, Rows]]:
     groups: dict[str, Rows] = {}
     unknown = _undefined(evaluations.values())
     for metric in _first_of_each(evaluations).values():
-        if metric.label in unknown:
+        if metric.name in unknown:
             continue
         groups.setdefault(metric.group, []).extend(
             (metric, model, evaluation.get(metric.name))
@@ -180,11 +180,11 @@ def _first_of_each(evaluations: Mapping[str, Evaluation]) -> dict[str, Metric]:
     return metrics
 
 
-def _undefined(evaluations: Collection[Evaluation]) -> list[str]:
-    """Return the labels of the metrics that are defined of no model; none where no metric is."""
-    labels = {metric.label: None for one in evaluations for metric in one.metrics}
-    known = {m.label for one in evaluations for m in one.metrics if m.value is not None}
-    return [label for label in labels if label not in known] if known else []
+def _undefined(evaluations: Collection[Evaluation]) -> dict[str, str]:
+    """Return the labels, by name, of the metrics defined of no model; none where no metric is."""
+    labels = {metric.name: metric.label for one in evaluations for metric in one.metrics}
+    known = {m.name for one in evaluations for m in one.metrics if m.value is not None}
+    return {n: label for n, label in labels.items() if n not in known} if known else {}
 
 
 def score_text(value: float | None, unit: str = "") -> str:
@@ -239,7 +239,7 @@ def _evaluation_notes(evaluations: Mapping[str, Evaluation], tables: Sequence[Ta
     cells = {text.split(" ")[0] for table in tables for row in table.rows for text in row[1:]}
     why = "nothing to count, or nothing to choose or fit it by"
     if unknown := _undefined(evaluations.values()):
-        notes.append(f"Not shown, as there is {why}: {', '.join(unknown)}.")
+        notes.append(f"Not shown, as there is {why}: {', '.join(unknown.values())}.")
     if UNDEFINED in cells:
         notes.append(f"{UNDEFINED}: {why}.")
     if ABSENT in cells:
