@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from loss_attention.data.sample import Splits
-from loss_attention.errors import InputError, printable, unknown_name
+from loss_attention.errors import InputError, unknown_name
 from loss_attention.evaluation.metric import Evaluation
 from loss_attention.model import PatchClassifier
+from loss_attention.report.notebook import run_html
 from loss_attention.report.page import REPORT_FILE
-from loss_attention.report.summary import key_table, sentences
 from loss_attention.runs import FinishedRun, finish, load_data, resumable, train_out
 from loss_attention.terminal import say_line
 from loss_attention.training.environment import leads
@@ -140,19 +139,7 @@ class TrainedRun:
         return self.path / REPORT_FILE
 
     def _repr_html_(self) -> str:
-        table = key_table({"score": self.evaluation})
-        heads = "".join(f"<th>{_text(column.heading)}</th>" for column in table.columns)
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>"
-            for row in table.rows
-        )
-        said = "".join(f"<p>{_text(sentence)}</p>" for sentence in sentences(self.evaluation))
-        where = f"<p>report: <code>{_text(str(self.report))}</code></p>"
-        return f"<table><tr>{heads}</tr>{rows}</table>{said}{where}"
-
-
-def _text(value: str) -> str:
-    return escape(printable(value), quote=True)
+        return run_html(self.evaluation, self.report)
 
 
 def train(

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from loss_attention.attribution.maps import METHODS
 from loss_attention.attribution.measures import Subject, maps_of
@@ -247,6 +248,12 @@ def _keys(marks: Marks, width: int, size: int) -> Image.Image | None:
         sheet.paste(sample, (x, y))
         draw.text((x + swatch + gap, y + middle), line.meaning, _INK, _font(size), anchor="lm")
     return sheet
+
+
+def as_picture(pixels: UInt8[Tensor, "C H W"]) -> Image.Image:
+    """Return an image of one channel or of three, on the CPU, as a picture."""
+    array = pixels.permute(1, 2, 0).numpy()
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
 def resized(image: Image.Image, shortest: int, longest: int) -> Image.Image:

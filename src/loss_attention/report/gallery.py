@@ -31,7 +31,7 @@ from loss_attention.prediction import (
     on_cpu,
     probabilities_of,
 )
-from loss_attention.report.drawing import marks_of, number, panel, resized
+from loss_attention.report.drawing import as_picture, marks_of, number, panel, resized
 
 MISTAKES = RIGHT_ANSWERS = 12
 BARS = 5
@@ -305,8 +305,7 @@ def _card(
     names = part.class_names
     labels = part.label_matrix()[i].bool()
     answer = (logits > 0) if part.multi_label else torch.arange(len(names)) == target
-    pixels = part.images[i].permute(1, 2, 0).numpy()
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    image = as_picture(part.images[i])
     plain = Picture("image", name, data_uri(resized(image, SHORTEST, LONGEST), room))
     truths = _true_boxes(part, i)
     drawn = [

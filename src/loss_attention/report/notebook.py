@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import io
 from html import escape
+from pathlib import Path
 
 import torch
 from PIL import Image
 
 from loss_attention.errors import printable
+from loss_attention.evaluation.metric import Evaluation
 from loss_attention.explanation import Explanation
-from loss_attention.report.drawing import marks_of, overlay
+from loss_attention.report.drawing import as_picture, marks_of, overlay
+from loss_attention.report.summary import key_table, sentences
 
 MOST = 4
 """So many images of a batch are drawn."""
@@ -41,7 +44,6 @@ def picture_of(explanation: Explanation, index: int) -> Image.Image:
     pixels = explanation.images[index].cpu()
     if pixels.dtype != torch.uint8:
         pixels = (pixels.float() * 255).round().clamp(0, 255).byte()
-    array = pixels.movedim(0, 2).numpy()
     names = explanation.class_names
     classes = names or tuple(map(str, range(explanation.logits.shape[1])))
     predicted = int(explanation.logits[index].argmax())
@@ -49,7 +51,7 @@ def picture_of(explanation: Explanation, index: int) -> Image.Image:
     if explanation.versus is not None:
         target += f" against {classes[int(explanation.versus[index])]}"
     return overlay(
-        Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array),
+        as_picture(pixels),
         marks_of(explanation, index),
         prediction=classes[predicted],
         probability=float(explanation.probabilities[index, predicted]),
@@ -64,5 +66,22 @@ def _picture(explanation: Explanation, index: int) -> str:
     names = explanation.class_names
     target = int(explanation.target[index])
     said = f"{explanation.shown_of(index).name} for {names[target] if names else target}"
-    alt = escape(printable(said), quote=True)
-    return f'<img width="{WIDTH}" alt="{alt}" src="data:image/png;base64,{data}">'
+    return f'<img width="{WIDTH}" alt="{_text(said)}" src="data:image/png;base64,{data}">'
+
+
+def run_html(evaluation: Evaluation, report: Path) -> str:
+    """Return the scores of a run that say most, what they mean, and where its report is."""
+    table = key_table({"score": evaluation})
+    heads = "".join(f"<th>{_text(column.heading)}</th>" for column in table.columns)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
+    )
+    said = "".join(f"<p>{_text(sentence)}</p>" for sentence in sentences(evaluation))
+    return (
+        f"<table><tr>{heads}</tr>{rows}</table>{said}"
+        f"<p>report: <code>{_text(str(report))}</code></p>"
+    )
+
+
+def _text(value: str) -> str:
+    return escape(printable(value), quote=True)

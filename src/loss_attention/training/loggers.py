@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import os
 import secrets
+from abc import abstractmethod
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -192,13 +193,13 @@ class _Tracker(Logger):
         self._title = title
         self._id = self._begin(title, folder, known)
 
+    @abstractmethod
     def _begin(self, title: str, folder: Path, known: str | None) -> str:
         """Begin the run, or go on with it; return what the tracker knows it by."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _note(self, params: dict[str, Any]) -> None:
         """Have the tracker know the recipe."""
-        raise NotImplementedError
 
     def log_hyperparams(
         self,
