@@ -165,6 +165,39 @@ def own_images(clone: Path) -> Path:
     return make_own_images(clone)
 
 
+@pytest.fixture
+def small_cifar10(clone: Path) -> Path:
+    """A folder in CIFAR-10's layout on the hub, with 60 training and 20 test images."""
+    import datasets
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    names = [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=names))
+    folder = clone / "small-cifar10"
+    folder.mkdir()
+    for split, count in (("train", 60), ("test", 20)):
+        pictures = [
+            Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)) for _ in range(count)
+        ]
+        columns = {"image": pictures, "label": [number % 10 for number in range(count)]}
+        made = datasets.Dataset.from_dict(columns, features=features)
+        made.to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium, driven by selenium; skips where either is missing."""

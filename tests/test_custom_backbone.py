@@ -224,7 +224,7 @@ def test_the_page_for_users_is_true(
 ) -> None:
     page = (repository / "docs" / "python.md").read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
     for block in blocks:

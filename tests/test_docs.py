@@ -16,13 +16,19 @@ from markdown_pages import run_page
 
 import loss_attention as la
 
-PAGES = ("index.md", "paper.md", "tutorials/own-folder.md", "tutorials/is-my-map-right.md")
+PAGES = (
+    "index.md",
+    "commands.md",
+    "paper.md",
+    "tutorials/own-folder.md",
+    "tutorials/is-my-map-right.md",
+)
 """Those whose blocks are for a reader to run from top to bottom."""
 LOADED = re.compile(r"<(?:script|img|iframe|source)[^>]* src=\"?([^\s\">]+)|<link([^>]*)>")
 
 
 @pytest.mark.parametrize("name", PAGES)
-@pytest.mark.usefixtures("own_images")
+@pytest.mark.usefixtures("own_images", "small_cifar10")
 def test_pages_run_from_top_to_bottom(name: str, repository: Path, clone: Path) -> None:
     page = (repository / "docs" / name).read_text(encoding="utf-8")
     assert run_page(page, clone, name)
