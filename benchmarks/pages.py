@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from measuring import read_numbers
+from measuring import read_numbers, shown
 
 from loss_attention.terminal import markdown_table
 from loss_attention.training.environment import shown_precision
@@ -94,9 +94,22 @@ def _demo(numbers: dict[str, Any]) -> list[str]:
         f"`{numbers['command']}`: {numbers['seconds']:.0f} seconds, report of "
         f"{numbers['report_mib']:.1f} MiB, peak memory of its largest process "
         f"{numbers['peak_memory_mib']:.0f} MiB. Seed 0, {numbers['runs'][0]['source']}.",
+        *_once_installed(numbers),
         _beside_mean_pooling(numbers["runs"], []),
         "The end of what it printed:",
         "```\n" + "\n".join(line.rstrip() for line in numbers["output"]) + "\n```",
+    ]
+
+
+def _once_installed(numbers: dict[str, Any]) -> list[str]:
+    if "warm_seconds" not in numbers:
+        return []
+    pointing = ", ".join(
+        f"{label} {value:.3f}" for label, value in numbers["grid_pointing"].items()
+    )
+    return [
+        f"`{numbers['warm_command']}`: {shown(numbers['warm_seconds'], 0)} seconds. The margin "
+        f"of its network (`{numbers['compare_command']}`): {pointing}."
     ]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from explaining import explaining
 from interpreting import SUBJECTS as INTERPRETED
 from interpreting import interpreting
-from measuring import Finished, command, keep, startup, timed
+from measuring import Finished, command, keep, spread, startup, timed
 from pages import write_page, write_summary
 
 SEEDS = (0, 1, 2)
@@ -68,16 +68,37 @@ def _run_numbers(out: Path) -> dict[str, Any]:
     }
 
 
+WARM_TURNS = 3
+MOSAICS = 500
+"""Images of which mosaics are made for grid pointing, of the demo's network."""
+
+
 def demo() -> dict[str, Any]:
-    """`make demo` in a fresh clone: installation, two trainings, two evaluations, the report."""
+    """`make demo` in a fresh clone, installation included, and what it takes once installed."""
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "clone"
         timed("git", "clone", "--quiet", str(ROOT), str(clone))
         done = timed("make", "demo", folder=clone)
         report = clone / "runs" / "demo" / "report.html"
+        installed = str(clone / ".venv" / "bin" / "loss-attention")
+        warm = [
+            timed(installed, "demo", "--out", f"runs/warm-{turn}", folder=clone).seconds
+            for turn in range(WARM_TURNS)
+        ]
+        pointing = ("--methods", "margin", "--metrics", "grid-pointing", "--images", str(MOSAICS))
+        timed(installed, "compare", "runs/demo", *pointing, folder=clone)
+        comparison = json.loads((report.parent / "compare" / "comparison.json").read_text())
         return {
             "command": "make demo, in a fresh clone without .venv",
             "seconds": done.seconds,
+            "warm_command": "loss-attention demo, installed",
+            "warm_seconds": spread(warm),
+            "compare_command": " ".join(("loss-attention", "compare", "runs/demo", *pointing)),
+            "grid_pointing": {
+                metric["label"]: comparison["methods"]["margin"]["scores"][name]["value"]
+                for name, metric in comparison["metrics"].items()
+                if name.startswith("grid_pointing")
+            },
             "peak_memory_mib": done.peak_memory_mib,
             "report_mib": report.stat().st_size / 2**20,
             "runs": [

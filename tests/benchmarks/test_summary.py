@@ -104,3 +104,24 @@ def test_cifar10_is_told_with_its_grid_pointing(tmp_path: Path) -> None:
         "| parameters, millions | 2.00 |",
         "| peak memory, MiB | - |",
     ]
+
+
+def test_the_demo_says_what_it_takes_once_installed(tmp_path: Path) -> None:
+    numbers = {
+        "command": "make demo",
+        "seconds": 114.2,
+        "report_mib": 1.25,
+        "peak_memory_mib": 700.0,
+        "runs": [{"source": "scenes"} | run(head, 0, 0.5) for head in ("loss-attention", "mean")],
+        "output": ["done"],
+    }
+    assert "grid pointing" not in written(tmp_path, demo=numbers)
+    numbers |= {
+        "warm_command": "loss-attention demo, again",
+        "warm_seconds": {"median": 41.6, "lowest": 40.9, "highest": 43.2, "turns": 3},
+        "compare_command": "loss-attention compare runs/demo",
+        "grid_pointing": {"grid pointing game, 2 x 2": 0.98765},
+    }
+    page = written(tmp_path, demo=numbers)
+    assert "`loss-attention demo, again`: 42 (41 to 43) seconds." in page
+    assert "(`loss-attention compare runs/demo`): grid pointing game, 2 x 2 0.988." in page
