@@ -54,6 +54,7 @@ class Picture(NamedTuple):
         limit: the value that the colour scale ends with; empty for the plain image.
         facts: what is shown where, as text.
         signed: the scale begins at minus the limit, not at 0.
+        titled: the caption is shown even where all heat maps are of one model.
     """
 
     caption: str
@@ -62,6 +63,7 @@ class Picture(NamedTuple):
     limit: str = ""
     facts: str = ""
     signed: bool = True
+    titled: bool = False
 
 
 class Bar(NamedTuple):
@@ -350,8 +352,8 @@ def _why(
         alt=f"evidence for {names[target]} against {names[rival]}",
         uri=data_uri(panel(image, marks, shortest=SHORTEST, longest=LONGEST), room),
         limit=number(marks.limit),
-        facts=f"{why}: in all {number(apart)}",
-        signed=True,
+        facts=f"in all {number(apart)}",
+        titled=True,
     )
 
 
