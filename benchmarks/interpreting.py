@@ -248,7 +248,7 @@ def _shown_command(flags: Sequence[str]) -> str:
 
 
 def _recipe(study: Study, head: str, seed: int, part: float) -> Recipe:
-    from loss_attention.training.recipe import recipe
+    from loss_attention.training.recipes import recipe
 
     whole = replace(recipe(study.recipe), head=head, seed=seed, **study.changes)
     if part == 1:

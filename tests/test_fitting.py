@@ -11,7 +11,7 @@ import torch
 
 import loss_attention as la
 from loss_attention.errors import InputError
-from loss_attention.training.recipe import recipe
+from loss_attention.training.recipes import recipe
 from loss_attention.training.run_folder import RunFolder
 
 SMALL = {"width": 0.05, "limit_images": 60, "accelerator": "cpu", "precision": "32"}

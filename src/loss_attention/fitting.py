@@ -21,7 +21,7 @@ from loss_attention.training.environment import leads
 from loss_attention.training.job import begin_run
 from loss_attention.training.loggers import check_loggers
 from loss_attention.training.recipe import Recipe, RunOptions
-from loss_attention.training.recipe import recipe as find_recipe
+from loss_attention.training.recipes import recipe as find_recipe
 from loss_attention.training.run_folder import RunFolder
 
 

@@ -13,7 +13,8 @@ from loss_attention.paper.numbers import PaperRow, PaperTable
 from loss_attention.paper.reproduction import Reproduction, write_table
 from loss_attention.paper.tables import SCALES, Cell, training_key
 from loss_attention.paper.trainings import LEDGER_FILE, Ledger, Record, located
-from loss_attention.training.recipe import Recipe, paper_recipe
+from loss_attention.training.recipe import Recipe
+from loss_attention.training.recipes import paper_recipe
 
 RECIPE = paper_recipe("tiny-imagenet")
 

@@ -21,7 +21,8 @@ from loss_attention.paper.tables import (
     training_key,
 )
 from loss_attention.paper.trainings import LEDGER_FILE, Ledger
-from loss_attention.training.recipe import PAPER_DATA, Recipe, paper_recipe
+from loss_attention.training.recipe import Recipe
+from loss_attention.training.recipes import PAPER_DATA, paper_recipe
 
 PAPER = SCALES["paper"]
 

@@ -18,7 +18,7 @@ from loss_attention.evaluation.metric import Evaluation
 from loss_attention.prediction import ImagePrediction
 from loss_attention.report.page import write_report
 from loss_attention.report.verdict import ending, nothing_learned, wilson_interval
-from loss_attention.training.recipe import recipe
+from loss_attention.training.recipes import recipe
 
 FACTS = {"train_images": 547, "classes": ["a"] * 6}
 

@@ -6,7 +6,8 @@ import pytest
 from loss_attention import cli
 from loss_attention.cli.subcommands import Flat
 from loss_attention.errors import InputError
-from loss_attention.training.recipe import RECIPES, Recipe, recipe
+from loss_attention.training.recipe import Recipe
+from loss_attention.training.recipes import RECIPES, recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -24,7 +24,8 @@ from loss_attention.cli import subcommands
 from loss_attention.cli.subcommands import fail
 from loss_attention.errors import InputError, ReportedError, unknown_name
 from loss_attention.interruption import KEYBOARD, ending_on_signals
-from loss_attention.training.recipe import RECIPES, Recipe, recipe
+from loss_attention.training.recipe import Recipe
+from loss_attention.training.recipes import RECIPES, recipe
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -19,14 +19,9 @@ import tyro
 from loss_attention import __version__
 from loss_attention.errors import InputError, printable
 from loss_attention.interruption import Interrupted, RunStopped
-from loss_attention.training.recipe import (
-    RECIPES,
-    Accelerator,
-    LoggerName,
-    Recipe,
-    RunOptions,
-)
-from loss_attention.training.recipe import demo as demo_recipe
+from loss_attention.training.recipe import Accelerator, LoggerName, Recipe, RunOptions
+from loss_attention.training.recipes import RECIPES
+from loss_attention.training.recipes import demo as demo_recipe
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -37,7 +37,7 @@ from loss_attention.paper.trainings import Record, Trained, is_trained, run_path
 from loss_attention.prediction import probabilities_of
 from loss_attention.report.gallery import choose_right_answers
 from loss_attention.terminal import say
-from loss_attention.training.recipe import paper_recipe
+from loss_attention.training.recipes import paper_recipe
 
 _WORDS = {
     "mean_average_precision": "mean average precision",

@@ -22,7 +22,8 @@ from loss_attention.paper.numbers import (
     PaperRow,
     PaperTable,
 )
-from loss_attention.training.recipe import STRIDED_AT_64, Recipe, paper_recipe, with_adam
+from loss_attention.training.recipe import Recipe
+from loss_attention.training.recipes import STRIDED_AT_64, paper_recipe, with_adam
 
 PARAMETERS = "parameters"
 """The measure that needs no training: millions of parameters at the paper's size."""
