@@ -31,6 +31,7 @@ from photos_page import page
 
 from loss_attention.errors import InputError
 from loss_attention.evaluation.metric import CLASSES
+from loss_attention.training.recipes import recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOK_FILE = "took.json"
@@ -217,7 +218,7 @@ class Place:
         words = [*row.options, "--seed", str(seed)]
         if row.starts_from:
             words += ["--from", str(self.runs / f"{row.starts_from}-{seed}")]
-        else:
+        elif recipe(row.recipe).pretrained:
             words += ["--weights", str(self.weights)] if self.weights else ["--pretrained"]
         if "--classes" in words:
             at = words.index("--classes") + 1

@@ -99,6 +99,8 @@ def test_a_fine_tuned_run_begins_with_the_frozen_one(place: photos.Place, comman
     words = commands[0]
     assert words[words.index("--from") + 1] == str(place.runs / "tiles-2")
     assert "--weights" not in words
+    scratch = place.options(photos.ROWS["tiles-scratch"], 0)
+    assert not {"--weights", "--pretrained"} & set(scratch)
 
 
 def test_seconds_beside_other_work_are_not_kept(place: photos.Place, commands) -> None:
