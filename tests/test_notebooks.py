@@ -139,7 +139,7 @@ def test_pictures_are_stored_small() -> None:
         found = Image.open(io.BytesIO(base64.b64decode(stored)))
         assert found.size == (30, 40)
         assert len(stored) < len(png) / 2
-        # Of noise, 64 colours are near enough.
+        # Of noise, so many colours are near enough.
         off = np.abs(np.asarray(found.convert("RGB"), dtype=int) - colours)
         assert off.mean() < 30
 

@@ -27,7 +27,7 @@ from PIL import Image
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 KEPT = "sources_sha256"
 """Where a notebook's metadata have the digest."""
-COLOURS = 64
+COLOURS = 256
 """Of a stored picture."""
 EMBEDDED = re.compile(r"(?<=data:image/png;base64,)[A-Za-z0-9+/=]+")
 Notebook = dict[str, Any]
@@ -135,7 +135,7 @@ def shown(value: object) -> dict[str, Any]:
 
 
 def _with_few_colours(png: str) -> str:
-    """Return a PNG, as base64 has it, in a quarter of the bytes."""
+    """Return a PNG, as base64 has it, in half the bytes or less."""
     picture = Image.open(io.BytesIO(base64.b64decode(png)))
     file = io.BytesIO()
     few = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
