@@ -21,7 +21,7 @@ PACKAGE_DONE := $(VENV)/.package-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-devices bench results docs clean
+.PHONY: help install demo test test-devices bench results docs notebooks clean
 
 help:
 	@echo 'make demo     train on the digits that come along, then open runs/demo/report.html'
@@ -30,6 +30,7 @@ help:
 	@echo 'make bench    measure speed and memory here, to results/bench/ (15 minutes at most on two cores)'
 	@echo 'make results  train and measure the scores of results/README.md (takes long)'
 	@echo 'make docs     build the documentation site, to build/docs/index.html; it needs no network'
+	@echo 'make notebooks  run the notebooks of docs/notebooks anew, and store what they show'
 	@echo 'make install  only make .venv, which the others do by themselves'
 	@echo 'make clean    remove .venv, caches and builds; runs/ stays'
 
@@ -70,6 +71,9 @@ results: $(PACKAGE_DONE)
 docs: $(PACKAGE_DONE)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo 'site: build/docs/index.html'
+
+notebooks: $(PACKAGE_DONE)
+	@$(BIN)/python docs/site/notebooks.py
 
 clean:
 	@rm -rf $(VENV) $(DEVICES) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info

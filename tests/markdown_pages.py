@@ -8,6 +8,9 @@ names that the pages use, and a comment above a block, unseen by readers, adds f
 
 `make TARGET` is looked up with `make -n`: the target has to exist, with every program that it
 calls, and its `loss-attention` commands run, with the flags that a comment adds.
+
+A page about Python alone runs as one program instead (`run_python`): a block knows what those
+before it have defined.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,6 +108,24 @@ def run_page(markdown: str, folder: Path, name: str = "README.md") -> list[str]:
                 done.append(line)
         assert not unused, f"{where}: no command here begins with {', '.join(unused)}"
     return done
+
+
+def run_python(markdown: str, name: str) -> int:
+    """Run the Python blocks of a page as one program, in the current folder.
+
+    Args:
+        markdown: the page; blocks may be indented, as those in lists are.
+        name: what the page is called where one fails.
+
+    Returns:
+        How many blocks there are.
+    """
+    blocks = list(re.finditer(r"^( *)```python\n(.*?)^\1```", markdown, re.DOTALL | re.MULTILINE))
+    names: dict[str, object] = {"__name__": "page"}
+    for block in blocks:
+        where = f"{name}, line {markdown.count(chr(10), 0, block.start()) + 1}"
+        exec(compile(textwrap.dedent(block[2]), where, "exec", dont_inherit=True), names)
+    return len(blocks)
 
 
 def _underlying(command: str, folder: Path, where: str) -> list[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-import re
 from pathlib import Path
 
 import pytest
 import torch
+from markdown_pages import run_python
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -223,9 +223,5 @@ def test_the_page_for_users_is_true(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (repository / "docs" / "python.md").read_text("utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 7
     monkeypatch.chdir(tmp_path)
-    names = {"__name__": "page"}
-    for block in blocks:
-        exec(compile(block, "docs/python.md", "exec"), names)
+    assert run_python(page, "docs/python.md") == 7

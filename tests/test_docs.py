@@ -10,9 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import notebooks
 import pytest
 from apart import until
-from markdown_pages import run_page
+from markdown_pages import run_page, run_python
 
 import loss_attention as la
 
@@ -22,6 +23,8 @@ PAGES = (
     "paper.md",
     "tutorials/own-folder.md",
     "tutorials/is-my-map-right.md",
+    "tutorials/defects.md",
+    "tutorials/multi-label.md",
 )
 """Those whose blocks are for a reader to run from top to bottom."""
 LOADED = re.compile(r"<(?:script|img|iframe|source)[^>]* src=\"?([^\s\">]+)|<link([^>]*)>")
@@ -32,6 +35,20 @@ LOADED = re.compile(r"<(?:script|img|iframe|source)[^>]* src=\"?([^\s\">]+)|<lin
 def test_pages_run_from_top_to_bottom(name: str, repository: Path, clone: Path) -> None:
     page = (repository / "docs" / name).read_text(encoding="utf-8")
     assert run_page(page, clone, name)
+
+
+def test_every_tutorial_runs(repository: Path) -> None:
+    pages = (repository / "docs" / "tutorials").glob("*.md")
+    run = {Path(name).name for name in PAGES if name.startswith("tutorials/")}
+    assert {page.name for page in pages} == run | {"bags.md"}
+
+
+def test_the_page_on_bags_runs(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (repository / "docs" / "tutorials" / "bags.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert run_python(page, "docs/tutorials/bags.md") > 3
 
 
 def test_the_reference_has_every_public_name(repository: Path) -> None:
@@ -78,11 +95,25 @@ def test_pages_outside_docs_are_linked_on_the_site(site: Path, repository: Path)
     assert (site / "license.txt").read_text(encoding="utf-8") == license_
 
 
+def test_notebooks_are_pages_and_files_of_the_site(site: Path) -> None:
+    for path in notebooks.paths():
+        page = (site / "notebooks" / f"{path.stem}.html").read_text(encoding="utf-8")
+        assert 'src="data:image/png;base64,' in page
+        assert f'href="{path.name}" download' in page
+        assert (site / "notebooks" / path.name).read_bytes() == path.read_bytes()
+    tutorial = (site / "tutorials" / "is-my-map-right.html").read_text(encoding="utf-8")
+    # Its text links to the notebook, which is a page here, as the navigation does.
+    assert tutorial.count('href="../notebooks/is-the-map-right.html"') > 1
+    assert ".ipynb" not in tutorial
+
+
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     pages = list(site.rglob("*.html"))
     assert len(pages) > 20
     for page in pages:
         for source, link in LOADED.findall(page.read_text(encoding="utf-8")):
+            if source.startswith("data:image/png;base64,"):  # in the page itself
+                continue
             assert "//" not in source, f"{page.name}: {source}"
             assert "//" not in link, f"{page.name}: {link}"
 

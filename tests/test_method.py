@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_pages import run_python
 
 import loss_attention as la
 from loss_attention.backbones import BACKBONES
@@ -35,11 +35,7 @@ def rows(page: str, heading: str) -> list[list[str]]:
 
 
 def test_the_examples_run(page: str) -> None:
-    blocks = re.findall(r"^( *)```python\n(.*?)^\1```", page, re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 8
-    names: dict[str, object] = {}
-    for _, block in blocks:
-        exec(textwrap.dedent(block), names)
+    assert run_python(page, "docs/method.md") == 8
 
 
 def test_receptive_fields_are_those_of_the_networks(page: str) -> None:

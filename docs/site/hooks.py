@@ -1,8 +1,8 @@
-"""What the build of the site adds to `mkdocs.yml`: pages that lie outside `docs/`.
+"""What the build of the site adds to `mkdocs.yml`: pages outside `docs/`, and notebooks as pages.
 
 Links in Markdown lead from file to file of the repository, so that they work there. On the site,
-the pages of `results/` and some of the root's lie beside those of `docs/`; links to them, and
-theirs, are turned accordingly, before MkDocs checks that each leads somewhere.
+the pages of `results/` and some of the root's lie beside those of `docs/`, and notebooks are pages.
+Links to them, and theirs, are turned accordingly, before MkDocs checks that each leads somewhere.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import notebooks
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -36,6 +37,11 @@ def pages_outside() -> dict[str, str]:
     return dict(zip(names, names, strict=True)) | AT_THE_ROOT
 
 
+def page_of(notebook: str) -> str:
+    """Return the path of a notebook's page, beside it on the site."""
+    return str(Path(notebook).with_suffix(".md"))
+
+
 def turn_links(markdown: str, page: str) -> str:
     """Return the text of a page (its path on the site) with links that work on the site."""
     outside = pages_outside()
@@ -46,6 +52,7 @@ def turn_links(markdown: str, page: str) -> str:
         there = outside.get(target)
         if there is None and target.startswith("docs/"):
             there = target.removeprefix("docs/")
+            there = page_of(there) if there.endswith(".ipynb") else there
         if there is None:  # left for MkDocs to complain about
             return link[0]
         return posixpath.relpath(there, posixpath.dirname(page) or ".") + (link["anchor"] or "")
@@ -54,9 +61,13 @@ def turn_links(markdown: str, page: str) -> str:
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the pages outside `docs/`."""
+    """Add the pages outside `docs/`, and those of notebooks, whose files are there already."""
     for path, there in pages_outside().items():
         files.append(File.generated(config, there, abs_src_path=str(ROOT / path)))
+    for notebook in notebooks.paths():
+        page = notebooks.as_markdown(notebooks.read(notebook), notebook.name)
+        there = page_of(notebook.relative_to(ROOT / "docs").as_posix())
+        files.append(File.generated(config, there, content=page))
     return files
 
 
