@@ -168,6 +168,7 @@ ROWS: dict[str, Row] = {
         "blood cells, presence of each kind, frozen",
         "blood-cells",
         options=("--image-size", "384"),
+        methods="evidence,grad-cam",
         remark="Nearly every picture has red and white cells: platelets alone can be missing.",
     ),
 }
