@@ -28,7 +28,7 @@ QUIET = Console(quiet=True)
 def evaluated(run: Path, data: str | None, console: Console) -> Evaluation:
     """What `evaluate` measures of a run, on its own data or others."""
     folder = RunFolder.open(run)
-    model, other = runs.load_weights(folder), runs.OtherData.asked(data, (), skip_broken=False)
+    model, other = load_weights(folder), runs.OtherData.asked(data, (), skip_broken=False)
     found = runs.measured(folder, model, other, console)
     return runs.measure(model, found.images, found.own, console, found.split)
 

@@ -177,7 +177,7 @@ def test_a_baseline_run_is_explained_by_name_only(tmp_path: Path, capsys) -> Non
     assert "--method cam or --method grad-cam" in capsys.readouterr().err
     assert exit_code(*words, "--method", "grad-cam") == 0
     assert json.loads((tmp_path / "out" / "a.json").read_text())["method"] == "grad-cam"
-    assert runs.load_weights(runs.RunFolder.open(path)).config["head"] == "baseline"
+    assert load_weights(runs.RunFolder.open(path)).config["head"] == "baseline"
 
 
 def test_cuts_are_chosen_on_the_images_that_were_not_trained_on(

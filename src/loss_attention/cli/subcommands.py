@@ -107,7 +107,8 @@ def resume(
     from loss_attention.data.loading import recorded
     from loss_attention.seeds import SeedRuns, is_folder_of_seeds
     from loss_attention.terminal import say_line
-    from loss_attention.training.environment import count_devices, leads
+    from loss_attention.training.devices import count_devices
+    from loss_attention.training.environment import leads
     from loss_attention.training.job import change_learning_rate, change_loggers
     from loss_attention.training.run_folder import RunFolder
 
@@ -179,7 +180,8 @@ def evaluate(
     from loss_attention.report.summary import show_scores
     from loss_attention.report.verdict import ending, nothing_learned
     from loss_attention.terminal import say_line
-    from loss_attention.training.environment import choose_device
+    from loss_attention.training.devices import choose_device
+    from loss_attention.training.finished import load_weights
     from loss_attention.training.run_folder import RunFolder
 
     device = choose_device(accelerator)
@@ -189,7 +191,7 @@ def evaluate(
             folder = held.enter_context(runs.opened_to_write(run, console))
         else:
             folder = RunFolder.open(run)
-        model = runs.load_weights(folder).to(device)
+        model = load_weights(folder).to(device)
         found = runs.measured(folder, model, other, console, masks=masks)
         how = runs.MapOptions(named_map(map), within, locality)
         evaluation = runs.measure(model, found.images, found.own, console, found.split, how)
@@ -229,11 +231,12 @@ def report(
     """
     from loss_attention import runs
     from loss_attention.explanation import named_map
-    from loss_attention.training.environment import choose_device
+    from loss_attention.training.devices import choose_device
+    from loss_attention.training.finished import load_weights
 
     device = choose_device(accelerator)
     with runs.opened_to_write(run, console) as folder:
-        model = runs.load_weights(folder).to(device)
+        model = load_weights(folder).to(device)
         splits = runs.own_data(folder, console, data=data)
         how = runs.MapOptions(named_map(map), within, locality)
         evaluation = runs.measure(model, splits.test, splits, console, how=how)
@@ -351,13 +354,14 @@ def explain(
     for name, value in (("overlap", overlap), ("scale", scale)):
         if tile is None and value is not None:
             raise InputError(f"`{name}` is of photos in tiles: it needs `tile`")
-    from loss_attention import runs
+    from loss_attention.explained.files import explain_files
+    from loss_attention.explained.objects import THRESHOLD
     from loss_attention.explanation import named_map
     from loss_attention.model import load
-    from loss_attention.report.explained import THRESHOLD, explain_files
     from loss_attention.terminal import counted
     from loss_attention.tiling import OVERLAP, Tiles
-    from loss_attention.training.environment import choose_device
+    from loss_attention.training.devices import choose_device
+    from loss_attention.training.finished import load_weights, object_threshold, written_to
     from loss_attention.training.run_folder import RunFolder
 
     tiles = None
@@ -365,9 +369,9 @@ def explain(
         tiles = Tiles(tile=tile, overlap=OVERLAP if overlap is None else overlap)
     device = choose_device(accelerator)
     folder = RunFolder.open(run) if (run / "recipe.yaml").is_file() else None
-    model = (load(run) if folder is None else runs.load_weights(folder)).to(device)
-    threshold = None if folder is None or method else runs.object_threshold(folder)
-    with runs.written_to(folder, out), counted("explaining", console) as progress:
+    model = (load(run) if folder is None else load_weights(folder)).to(device)
+    threshold = None if folder is None or method else object_threshold(folder)
+    with written_to(folder, out), counted("explaining", console) as progress:
         summary = explain_files(
             model,
             images,
@@ -442,12 +446,14 @@ def compare(
     from loss_attention.attribution.measures import groups_named
     from loss_attention.attribution.scores import packed_values
     from loss_attention.report.compared import comparison_json, comparison_table, differences_table
-    from loss_attention.report.drawing import maps_picture
+    from loss_attention.report.side_by_side import maps_picture
     from loss_attention.report.tables import show_table, table_markdown
     from loss_attention.saving import make_folder, write_whole
     from loss_attention.terminal import counted, json_text, markdown, say_line
-    from loss_attention.training.environment import choose_device, versions
+    from loss_attention.training.devices import choose_device
     from loss_attention.training.environment import hardware as hardware_facts
+    from loss_attention.training.environment import versions
+    from loss_attention.training.finished import load_weights, written_to
     from loss_attention.training.run_folder import RunFolder
 
     names = _listed(methods)
@@ -455,7 +461,7 @@ def compare(
     groups = groups_named(_listed(metrics))
     folder, goal = RunFolder.open(run), out or run / "compare"
     files = [goal / name for name in COMPARISON_FILES]
-    with runs.written_to(folder, goal):
+    with written_to(folder, goal):
         other = runs.OtherData.asked(data, classes, skip_broken=skip_broken)
         for file in files:
             if file.exists() and not overwrite:
@@ -463,7 +469,7 @@ def compare(
                     f"{file} exists already; name another --out, or replace it with --overwrite"
                 )
         device = choose_device(accelerator)
-        model, recipe = runs.load_weights(folder).to(device), folder.recipe()
+        model, recipe = load_weights(folder).to(device), folder.recipe()
         found = runs.measured(folder, model, other, console, masks=masks)
         held_out = None if found.own is None else found.own.validation
         with counted("comparing", console) as progress:

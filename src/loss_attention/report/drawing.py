@@ -6,14 +6,11 @@ no sign, the margin for example, there is the red half); the outline
 of the selected patches is solid white, the model's box dashed yellow, an object's box in long lilac
 dashes, what a patch sees in short green ones, a true box dotted cyan, and each line lies on a dark
 one, so that it shows on any picture.
-
-The heat maps of several methods side by side, a row for each image.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -27,8 +24,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from loss_attention.attribution.maps import METHODS
-from loss_attention.attribution.measures import Subject, maps_of
 from loss_attention.errors import printable
 from loss_attention.explanation import EVIDENCE, NO_MARGIN, Explanation, Quantity
 
@@ -37,11 +32,8 @@ SHORTEST, LONGEST = 384, 1280
 
 _STRONGEST = 0.8
 _DIMMEST = 40.0
-_PAPER, _INK, _DARK = (255, 255, 255), (26, 26, 26), (15, 15, 15)
+PAPER, INK, _DARK = (255, 255, 255), (26, 26, 26), (15, 15, 15)
 _GREY = 150
-SHOWN_IMAGES = 6
-_CELL, _LETTERS = 192, 13
-"""Of the picture of maps side by side: the side of a cell and the height of letters, in pixels."""
 
 
 class Line(NamedTuple):
@@ -59,7 +51,8 @@ SEEN = Line("what the heaviest patch sees (r90)", (140, 255, 120), (3, 2))
 TRUTH = Line("true box", (0, 229, 255), (1.5, 1.5))
 
 
-def _no_boxes() -> NDArray[np.float32]:
+def no_boxes() -> NDArray[np.float32]:
+    """Return boxes, of which there are none."""
     return np.empty((0, 4), np.float32)
 
 
@@ -79,13 +72,13 @@ class Marks:
     """
 
     heat_map: Float[np.ndarray, "H W"]
-    windows: Float[np.ndarray, "S 4"] = field(default_factory=_no_boxes)
-    boxes: Float[np.ndarray, "N 4"] = field(default_factory=_no_boxes)
-    truths: Float[np.ndarray, "G 4"] = field(default_factory=_no_boxes)
+    windows: Float[np.ndarray, "S 4"] = field(default_factory=no_boxes)
+    boxes: Float[np.ndarray, "N 4"] = field(default_factory=no_boxes)
+    truths: Float[np.ndarray, "G 4"] = field(default_factory=no_boxes)
     shown: Quantity = EVIDENCE
-    objects: Float[np.ndarray, "O 4"] = field(default_factory=_no_boxes)
+    objects: Float[np.ndarray, "O 4"] = field(default_factory=no_boxes)
     note: str = ""
-    seen: Float[np.ndarray, "P 4"] = field(default_factory=_no_boxes)
+    seen: Float[np.ndarray, "P 4"] = field(default_factory=no_boxes)
 
     @property
     def limit(self) -> float:
@@ -105,7 +98,7 @@ def marks_of(
     """
     windows = explanation.grid.windows().numpy()
     boxes = explanation.boxes[index : index + 1].cpu().numpy()
-    truths = _no_boxes() if truths is None else truths
+    truths = no_boxes() if truths is None else truths
     return Marks(
         heat_map=explanation.heat_maps[index].float().cpu().numpy(),
         windows=windows[explanation.selected[index].cpu().numpy()],
@@ -167,11 +160,11 @@ def overlay(
     pad = size
     foot = legend(marks, target, width - 2 * pad, size)
     top = 3 * pad
-    sheet = Image.new("RGB", (width, top + drawn.height + foot.height + 2 * pad), _PAPER)
+    sheet = Image.new("RGB", (width, top + drawn.height + foot.height + 2 * pad), PAPER)
     ending = f", {probability:.1%}"
-    room = width - 2 * pad - _font(size + 2).getlength(ending)
+    room = width - 2 * pad - font(size + 2).getlength(ending)
     title = fit(printable(prediction), size + 2, room) + ending
-    ImageDraw.Draw(sheet).text((pad, top // 2), title, _INK, _font(size + 2), anchor="lm")
+    ImageDraw.Draw(sheet).text((pad, top // 2), title, INK, font(size + 2), anchor="lm")
     sheet.paste(drawn, ((width - drawn.width) // 2, top))
     sheet.paste(foot, (pad, top + drawn.height + pad))
     return sheet
@@ -189,12 +182,12 @@ def legend(marks: Marks, target: str, width: int, size: int) -> Image.Image:
     keys = _keys(marks, width, size)
     top = 3 * size // 2 if marks.note else 0
     height = top + 4 * size + (keys.height + size if keys else 0)
-    sheet = Image.new("RGB", (width, height), _PAPER)
+    sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((0, 0), fit(marks.note, size, width), _INK, _font(size))
+    draw.text((0, 0), fit(marks.note, size, width), INK, font(size))
     before, after = f"{marks.shown.name} for ", f" ({marks.shown.unit})"
-    room = width - sum(_font(size).getlength(part) for part in (before, after))
-    draw.text((0, top), before + fit(printable(target), size, room) + after, _INK, _font(size))
+    room = width - sum(font(size).getlength(part) for part in (before, after))
+    draw.text((0, top), before + fit(printable(target), size, room) + after, INK, font(size))
     ramp = np.linspace(-1 if marks.shown.signed else 0, 1, width, dtype=np.float32)[None].repeat(
         size, axis=0
     )
@@ -202,7 +195,7 @@ def legend(marks: Marks, target: str, width: int, size: int) -> Image.Image:
         Image.fromarray(_tint(np.full((*ramp.shape, 3), _GREY), ramp)), (0, top + 3 * size // 2)
     )
     for text, x, anchor in _ticks(marks, width):
-        draw.text((x, top + 11 * size // 4), text, _INK, _font(size), anchor=anchor)
+        draw.text((x, top + 11 * size // 4), text, INK, font(size), anchor=anchor)
     if keys:
         sheet.paste(keys, (0, top + 5 * size))
     return sheet
@@ -233,11 +226,11 @@ def _keys(marks: Marks, width: int, size: int) -> Image.Image | None:
     if not used:
         return None
     swatch, gap = 3 * size, size // 2
-    widest = swatch + gap + max(_font(size).getlength(line.meaning) for line in used)
+    widest = swatch + gap + max(font(size).getlength(line.meaning) for line in used)
     columns = max(1, min(len(used), int((width + 2 * size) // (widest + 2 * size))))
     step = 3 * size // 2
     rows = -(-len(used) // columns)
-    sheet = Image.new("RGB", (width, rows * step - step + size), _PAPER)
+    sheet = Image.new("RGB", (width, rows * step - step + size), PAPER)
     draw = ImageDraw.Draw(sheet)
     for index, line in enumerate(used):
         x, y = round(index % columns * (widest + 2 * size)), index // columns * step
@@ -246,7 +239,7 @@ def _keys(marks: Marks, width: int, size: int) -> Image.Image | None:
         ends = (size / 2, middle, swatch - size / 2, middle)
         _draw_line(sample, line, np.array([ends]), max(2, size // 6))
         sheet.paste(sample, (x, y))
-        draw.text((x + swatch + gap, y + middle), line.meaning, _INK, _font(size), anchor="lm")
+        draw.text((x + swatch + gap, y + middle), line.meaning, INK, font(size), anchor="lm")
     return sheet
 
 
@@ -278,11 +271,11 @@ def number(value: float) -> str:
 def fit(text: str, size: int, room: float) -> str:
     """Shorten a text to so many pixels of letters of this size, with an ellipsis if it must be."""
     text = " ".join(text.split())
-    font = _font(size)
-    if font.getlength(text[:400]) <= room and len(text) <= 400:
+    letters = font(size)
+    if letters.getlength(text[:400]) <= room and len(text) <= 400:
         return text
     text = text[:400]
-    while text and font.getlength(text + "…") > room:
+    while text and letters.getlength(text + "…") > room:
         text = text[:-1]
     return text.rstrip() + "…"
 
@@ -371,46 +364,7 @@ def _colours() -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=16)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Return letters of a height in pixels."""
     # matplotlib brings the same letters to every machine.
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
-
-
-def maps_picture(subject: Subject, methods: Sequence[str], images: int = SHOWN_IMAGES) -> bytes:
-    """Draw the first images of a comparison, and beside each its map by every method, as a PNG.
-
-    Each map has a colour scale of its own, red for the class and blue against it: what is to be
-    compared is where, not how much. True boxes are dotted.
-    """
-    raw, target = subject.images[:images], subject.target[:images]
-    columns = {
-        method: maps_of(subject.model, raw, target, method, subject.batch_size).cpu().numpy()
-        for method in methods
-    }
-    size, head = _LETTERS, 2 * _LETTERS
-    sheet = Image.new("RGB", (_CELL * (1 + len(columns)), head + (_CELL + head) * len(raw)), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-
-    def put(text: str, column: int, top: int) -> None:
-        middle = (column * _CELL + _CELL // 2, top + head // 2)
-        draw.text(middle, fit(text, size, _CELL - size), _INK, _font(size), anchor="mm")
-
-    for column, title in enumerate(["image", *columns]):
-        put(title, column, 0)
-    for row, pixels in enumerate(raw.permute(0, 2, 3, 1).cpu().numpy()):
-        picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., :3])
-        truths = _no_boxes()
-        if subject.boxes is not None:
-            truths = subject.boxes[row].cpu().numpy()
-            truths = truths[~np.isnan(truths).any(axis=1)]
-        side, top = _CELL - size, head + row * (_CELL + head)
-        shown = [resized(picture.convert("RGB"), side, side)]
-        for method, maps in columns.items():
-            marks = Marks(maps[row], truths=truths, shown=METHODS[method].shown)
-            shown.append(panel(picture, marks, shortest=side, longest=side))
-        for column, one in enumerate(shown):
-            sheet.paste(one, (column * _CELL + (_CELL - one.width) // 2, top))
-        put(printable(subject.model.class_names[int(target[row])]), 0, top + side)
-    drawn = io.BytesIO()
-    sheet.save(drawn, "PNG")
-    return drawn.getvalue()
