@@ -19,6 +19,7 @@ from loss_attention.attribution import compare as comparing
 from loss_attention.data.sample import LabelledImages
 from loss_attention.errors import InputError
 from loss_attention.evaluation.metric import Evaluation
+from loss_attention.training.finished import load_weights
 from loss_attention.training.run_folder import RunFolder
 
 CLASSES = ("ash", "elm", "fir")

@@ -13,6 +13,7 @@ from typed import SMALL, complaint, run
 
 from loss_attention.data.loading import MADE, load_splits
 from loss_attention.data.sample import ImageSet, Splits
+from loss_attention.training.finished import load_weights
 from loss_attention.training.run_folder import RunFolder
 
 SIZE = (16, 28)  # height, width

@@ -21,7 +21,8 @@ from loss_attention.data.division import hold_out
 from loss_attention.data.outside import Outside
 from loss_attention.data.sample import ImageSet, Splits, Storage
 from loss_attention.metrics.localisation import NEAR
-from loss_attention.report import drawing
+from loss_attention.report import side_by_side
+from loss_attention.training.finished import load_weights
 from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
@@ -85,7 +86,7 @@ def test_a_table_its_json_and_a_picture(run: Path, tmp_path: Path, capsys, monke
     said = capsys.readouterr().err
     assert "comparison.json exists already" in said
     assert said.count("\n") == 1
-    monkeypatch.setattr(drawing, "maps_picture", lambda *_: b"new")
+    monkeypatch.setattr(side_by_side, "maps_picture", lambda *_: b"new")
     assert exit_code(*words, "--images", 2, "--methods", "evidence", "--overwrite") == 0
     assert (out / "maps.png").read_bytes() == b"new"
 

@@ -18,6 +18,7 @@ import tyro
 
 from loss_attention import __version__
 from loss_attention.errors import InputError, printable
+from loss_attention.explained.formats import ExplainedFormat, ImageFormat
 from loss_attention.interruption import Interrupted, RunStopped
 from loss_attention.training.recipe import (
     RECIPES,
@@ -322,10 +323,15 @@ def explain(
     tile: int | None = None,
     overlap: float | None = None,
     scale: float | None = None,
+    format: ExplainedFormat = "json",
+    shard: str | None = None,
+    pictures: Annotated[bool | None, tyro.conf.DisallowNone] = None,
+    image_format: ImageFormat = "png",
+    workers: int | None = None,
     accelerator: Device = "auto",
     overwrite: bool = False,
 ) -> int:
-    """Show where the evidence lies: write a picture and a JSON file for each image.
+    """Show where the evidence lies: write a picture and a JSON file for each image, or a table.
 
     Of a folder of images, index.html and contact-sheet.jpg show all of them.
 
@@ -347,6 +353,15 @@ def explain(
             None: 0.25.
         scale: With --tile: factor of a photo's sides before it is cut, such as 0.5, so that things
             are as large as they were in training. None: 1.
+        format: json: a file for each image. parquet: a table with a row for each, in one file or a
+            file for each shard. coco, label-studio, fiftyone, qupath: the objects that are found,
+            for these programs.
+        shard: With --format parquet: explain only a part of the images, NUMBER/OF from 1/OF to
+            OF/OF, to a file of its own. A shard that is there is skipped. None: all images.
+        pictures: Draw them. None: with --format json.
+        image_format: Of the pictures. png keeps every pixel; jpeg and webp are faster and smaller.
+        workers: Processes that draw and write pictures. None: one for each core, where there are
+            100 images or more.
         overwrite: Replace explanations that are already in the folder.
     """
     if not images:
@@ -354,8 +369,19 @@ def explain(
     for name, value in (("overlap", overlap), ("scale", scale)):
         if tile is None and value is not None:
             raise InputError(f"`{name}` is of photos in tiles: it needs `tile`")
+    if shard is not None and format != "parquet":
+        raise InputError("`shard` is of a table: it needs `format` parquet")
+    if format != "json" and method is not None:
+        raise InputError(
+            f"`format` {format} is of what the model's own patches say: it takes no `method`"
+        )
+    if format not in ("json", "parquet") and pictures:
+        raise InputError(f"`format` {format} has no `pictures`; json and parquet have")
+    if workers is not None and workers < 0:
+        raise InputError(f"`workers` must be at least 0, got {workers}")
     from loss_attention.explained.files import explain_files
     from loss_attention.explained.objects import THRESHOLD
+    from loss_attention.explained.questions import own_question
     from loss_attention.explanation import named_map
     from loss_attention.model import load
     from loss_attention.terminal import counted
@@ -364,33 +390,79 @@ def explain(
     from loss_attention.training.finished import load_weights, object_threshold, written_to
     from loss_attention.training.run_folder import RunFolder
 
+    part = None
+    if format == "parquet":
+        from loss_attention.explained.shards import Shard, explain_table
+
+        part = Shard() if shard is None else Shard.named(shard)
     tiles = None
     if tile is not None:
         tiles = Tiles(tile=tile, overlap=OVERLAP if overlap is None else overlap)
     device = choose_device(accelerator)
     folder = RunFolder.open(run) if (run / "recipe.yaml").is_file() else None
     model = (load(run) if folder is None else load_weights(folder)).to(device)
-    threshold = None if folder is None or method else object_threshold(folder)
+    found = None if folder is None or method else object_threshold(folder)
+    threshold, factor = THRESHOLD if found is None else found, 1.0 if scale is None else scale
     with written_to(folder, out), counted("explaining", console) as progress:
-        summary = explain_files(
-            model,
-            images,
-            out,
-            target=target,
-            versus=versus,
-            map=named_map(map),
-            method=method,
-            object_threshold=THRESHOLD if threshold is None else threshold,
-            tiles=tiles,
-            scale=1.0 if scale is None else scale,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    page = "" if summary.index is None else f"; all of them: {summary.index}"
-    print(printable(f"{len(summary.written)} images explained in {out}{page}"))
-    for line in (*summary.unread, *summary.unreadable):
+        if format != "json":
+            question = own_question(
+                model,
+                target=target,
+                versus=versus,
+                map=named_map(map),
+                threshold=threshold,
+                tiles=tiles,
+                scale=factor,
+            )
+        if part is not None:
+            rows = explain_table(
+                model,
+                question,
+                images,
+                out,
+                shard=part,
+                pictures=bool(pictures),
+                image_format=image_format,
+                workers=workers,
+                overwrite=overwrite,
+                progress=progress,
+            )
+            said = f"{rows.rows} images explained in {rows.path}"
+            said = f"{rows.path} is there already: skipped" if rows.skipped else said
+            problems = rows.unread, rows.unreadable
+        elif format != "json" and format != "parquet":
+            from loss_attention.explained.elsewhere import explain_elsewhere
+
+            summary = explain_elsewhere(
+                model, question, images, out, format, overwrite=overwrite, progress=progress
+            )
+            said = f"objects of {summary.count} images written to {out}"
+            problems = summary.unread, summary.unreadable
+        else:
+            summary = explain_files(
+                model,
+                images,
+                out,
+                target=target,
+                versus=versus,
+                map=named_map(map),
+                method=method,
+                object_threshold=threshold,
+                tiles=tiles,
+                scale=factor,
+                pictures=pictures is not False,
+                image_format=image_format,
+                workers=workers,
+                overwrite=overwrite,
+                progress=progress,
+            )
+            page = "" if summary.index is None else f"; all of them: {summary.index}"
+            said = f"{len(summary.written)} images explained in {out}{page}"
+            problems = summary.unread, summary.unreadable
+    print(printable(said))
+    for line in (*problems[0], *problems[1]):
         fail(line)
-    return 2 if summary.unreadable else 0
+    return 2 if problems[1] else 0
 
 
 def _listed(text: str | None) -> list[str] | None:

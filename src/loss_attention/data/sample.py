@@ -61,7 +61,7 @@ class LabelledImages(ABC):
     """
 
     images: Any
-    labels: Shaped[Tensor, "N *K"]
+    labels: Shaped[Tensor, N * K]
     class_names: tuple[str, ...]
     boxes: Float[Tensor, "N G 4"] | None = None
     box_labels: Int[Tensor, "N G"] | None = None
@@ -284,7 +284,7 @@ UNEVEN = 2
 to there, accuracy and balanced accuracy rank networks much alike."""
 
 
-def are_uneven(labels: Shaped[Tensor, "N *K"]) -> bool:
+def are_uneven(labels: Shaped[Tensor, N * K]) -> bool:
     """Return whether the classes that occur are uneven; never where an image may have several.
 
     Example:

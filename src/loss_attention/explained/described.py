@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor
 from loss_attention.data.sample import Resize, placement_of, to_original
 from loss_attention.errors import InputError
 from loss_attention.explained.objects import THRESHOLD, FoundObject
-from loss_attention.explanation import NO_MARGIN, Explanation, Quantity
+from loss_attention.explanation import Explanation
+from loss_attention.geometry import PatchGrid
 from loss_attention.prediction import margins
+from loss_attention.quantities import NO_MARGIN, Quantity
 
 MOST_NUMBERS = 1_000_000
 """Of all classes' evidence for the patches of a photo in tiles, which would make files of GBs."""
@@ -84,11 +87,7 @@ def describe(
         most_numbers: evidence of all classes is left out where it would be of more; None: never.
     """
     grid = explanation.grid
-    placement = torch.tensor([placement_of(original, (grid.height, grid.width), resize)]).float()
-
-    def originally(boxes: Float[Tensor, "N 4"]) -> list[Any]:
-        return _rounded(to_original(boxes.cpu().unsqueeze(0), placement)[0])
-
+    originally = partial(boxes_in_original, grid=grid, original=original, resize=resize)
     found = [
         {
             "class": class_names[one.class_index],
@@ -135,10 +134,31 @@ def describe(
         "grid": {
             "rows": grid.rows,
             "columns": grid.columns,
-            "windows": originally(grid.windows()),
+            "windows": _windows(grid, original, resize),
         },
         "units": " ".join(units),
     }
+
+
+def boxes_in_original(
+    boxes: Float[Tensor, "N 4"], grid: PatchGrid, original: tuple[int, int], resize: Resize
+) -> list[list[float]]:
+    """Return boxes in pixels of the original image, rounded to hundredths and clipped to it.
+
+    Args:
+        boxes: in pixels of the model's input.
+        grid: which has the size of that.
+        original: width and height of the upright original image, in pixels.
+        resize: how it was brought to the model's size.
+    """
+    placement = torch.tensor([placement_of(original, (grid.height, grid.width), resize)]).float()
+    return _rounded(to_original(boxes.cpu().unsqueeze(0), placement)[0])
+
+
+@lru_cache(maxsize=16)
+def _windows(grid: PatchGrid, original: tuple[int, int], resize: Resize) -> list[list[float]]:
+    """Return the windows of a grid in pixels of the original, once for all images of one size."""
+    return boxes_in_original(grid.windows(), grid, original, resize)
 
 
 def _versus(

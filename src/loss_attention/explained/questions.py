@@ -29,19 +29,22 @@ from loss_attention.explained.described import (
     describe,
     shown_json,
 )
-from loss_attention.explained.objects import find_objects
-from loss_attention.explanation import CONTRAST, MARGIN, NO_MARGIN, class_index
+from loss_attention.explained.objects import THRESHOLD, FoundObject, find_objects
+from loss_attention.explanation import Explanation, check_map, class_index
+from loss_attention.heads import HEADS
 from loss_attention.metrics.localisation import empty_maps
 from loss_attention.model import PatchClassifier
 from loss_attention.prediction import MapName, probabilities_of
-from loss_attention.report.drawing import Marks, marks_of
+from loss_attention.quantities import CONTRAST, MARGIN, NO_MARGIN
+from loss_attention.report.drawing import Marks
+from loss_attention.report.marks import marks_of
 from loss_attention.tiling import RefusedPhoto, Tiles, tile_grid
 
 LEAST_DRAWN = 0.1
 """Objects with a smaller fraction of the evidence are listed, not drawn."""
 
 Progress = Callable[[int, int], None]
-Explained = Callable[
+Question = Callable[
     [Tensor, Sequence[tuple[int, int]], Progress | None], Iterator[tuple[dict[str, Any], Marks]]
 ]
 
@@ -112,30 +115,94 @@ def rival_of(model: PatchClassifier, target: int | None, versus: str) -> int:
     return rival
 
 
+class OwnQuestion(NamedTuple):
+    """What is asked of what a model's own patches say.
+
+    Attributes:
+        target: the class to explain; None: the predicted one of each image.
+        versus: the class that the evidence is held against, if any.
+        map: what is shown; None: see `explanation.default_map`.
+        threshold: see `find_objects`.
+        sight: how the model sees images.
+    """
+
+    target: int | None
+    versus: int | None
+    map: MapName | None
+    threshold: float
+    sight: Sight
+
+    def answer(
+        self,
+        model: PatchClassifier,
+        images: UInt8[Tensor, "B C H W"],
+        progress: Progress | None = None,
+    ) -> tuple[Explanation, list[list[FoundObject]] | None]:
+        """Return the explanation of a batch, and the objects that are found in its images."""
+        explain = partial(model.explain, images, self.target, map=self.map, versus=self.versus)
+        tiles = self.sight.tiles
+        own = explain() if tiles is None else explain(progress=progress, **asdict(tiles))
+        return own, find_objects(own, self.threshold)
+
+
+def own_question(
+    model: PatchClassifier,
+    *,
+    target: str | None = None,
+    versus: str | None = None,
+    map: MapName | None = None,
+    threshold: float = THRESHOLD,
+    tiles: Tiles | None = None,
+    scale: float = 1.0,
+) -> OwnQuestion:
+    """Return what is asked of what the model's own patches say; see `explain_files`.
+
+    Raises:
+        InputError: a model without patches, an unknown class, a map that the model does not have;
+            see `sight_of`.
+    """
+    if HEADS[model.spec.head].pooled_backbone:
+        raise InputError(
+            f"a model with the head {model.spec.head} has no patches, so it has no evidence "
+            "to show; train with `head` loss-attention, or try `method` cam or `method` grad-cam"
+        )
+    sight = sight_of(model, tiles, scale)
+    index = None if target is None else class_index(target, model.class_names)
+    rival = None if versus is None else rival_of(model, index, versus)
+    check_map(
+        map,
+        has_evidence=HEADS[model.spec.head].has_evidence,
+        competing=model.competing,
+        versus=versus is not None,
+    )
+    return OwnQuestion(index, rival, map, threshold, sight)
+
+
+def own_marks(
+    own: Explanation, objects: Sequence[Sequence[FoundObject]] | None, index: int
+) -> Marks:
+    """Return what to draw for an image of a batch, its larger objects of the target included."""
+    boxes = [
+        one.box
+        for one in (() if objects is None else objects[index])
+        if one.class_index == int(own.target[index]) and one.share >= LEAST_DRAWN
+    ]
+    return replace(marks_of(own, index), objects=np.array(boxes, np.float32).reshape(-1, 4))
+
+
 def by_model(
     model: PatchClassifier,
-    target: int | None,
-    versus: int | None,
-    map: MapName | None,
-    threshold: float,
-    sight: Sight,
+    question: OwnQuestion,
     images: UInt8[Tensor, "B C H W"],
     sizes: Sequence[tuple[int, int]],
     progress: Progress | None,
 ) -> Iterator[tuple[dict[str, Any], Marks]]:
     """Yield the JSON of each image of a batch and what to draw for it, by the model itself."""
-    explained = partial(model.explain, images, target, map=map, versus=versus)
+    sight, threshold = question.sight, question.threshold
     tiles = sight.tiles
-    own = explained() if tiles is None else explained(progress=progress, **asdict(tiles))
-    objects = find_objects(own, threshold)
+    own, objects = question.answer(model, images, progress)
     for index, size in enumerate(sizes):
-        found = None if objects is None else objects[index]
-        boxes = [
-            one.box
-            for one in found or ()
-            if one.class_index == int(own.target[index]) and one.share >= LEAST_DRAWN
-        ]
-        marks = replace(marks_of(own, index), objects=np.array(boxes, np.float32).reshape(-1, 4))
+        found, marks = None if objects is None else objects[index], own_marks(own, objects, index)
         described = describe(
             own,
             index,

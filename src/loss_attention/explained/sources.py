@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from loss_attention.data.tree import Listed, list_images
 from loss_attention.errors import InputError, printable
+from loss_attention.explained.formats import SUFFIXES, ImageFormat
 
 LONGEST_NAME = 200
 
@@ -19,8 +20,29 @@ class Job(NamedTuple):
     """An image file and where what is written for it goes."""
 
     source: Path
-    picture: Path
-    description: Path
+    picture: Path | None
+    description: Path | None
+
+
+def jobs_of(
+    sources: Sequence[Path],
+    out: Path,
+    image_format: ImageFormat,
+    *,
+    pictures: bool = True,
+    descriptions: bool = True,
+) -> list[Job]:
+    """Return what is written for each image file: a picture and a JSON, or one of them, or none."""
+    # Names of millions of files take minutes, so none are made where nothing is called by them.
+    names = output_names(sources) if pictures or descriptions else [""] * len(sources)
+    return [
+        Job(
+            source,
+            out / f"{name}{SUFFIXES[image_format]}" if pictures else None,
+            out / f"{name}.json" if descriptions else None,
+        )
+        for source, name in zip(sources, names, strict=True)
+    ]
 
 
 def output_names(sources: Sequence[Path]) -> list[str]:
@@ -114,19 +136,28 @@ def _no_images(path: Path, there: Listed, results: Path) -> str:
     return f"the folder {folder} holds no images" + (f" ({'; '.join(lines)})" if lines else "")
 
 
-def refuse_to_replace(jobs: Sequence[Job], whole: Sequence[Path], *, overwrite: bool) -> None:
+def refuse_to_replace(
+    sources: Sequence[Path], files: Iterable[Path | None], *, overwrite: bool
+) -> None:
     """Raise `InputError` for a file in the way: an image always, an explanation unless allowed.
 
     Args:
-        jobs: what is written for each image.
-        whole: what is written for all of them.
+        sources: the images.
+        files: what is written.
         overwrite: explanations may be replaced.
     """
-    images = {job.source.resolve() for job in jobs}
-    for path in (*whole, *(path for job in jobs for path in (job.picture, job.description))):
+    images = {source.resolve() for source in sources}
+    for path in files:
+        if path is None:
+            continue
         if path.resolve() in images:
             raise InputError(f"{path} is one of the images; name another `out`")
         if path.exists() and not overwrite:
             raise InputError(
                 f"{path} exists already; name another `out`, or replace it with `overwrite`"
             )
+
+
+def files_of(jobs: Sequence[Job]) -> list[Path | None]:
+    """Return what is written for images, in order."""
+    return [path for job in jobs for path in (job.picture, job.description)]

@@ -22,10 +22,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from loss_attention.errors import printable
-from loss_attention.explanation import EVIDENCE, NO_MARGIN, Explanation, Quantity
+from loss_attention.quantities import EVIDENCE, Quantity
 
 SHORTEST, LONGEST = 384, 1280
 """A picture is enlarged until its shorter side has so many pixels, but its longer one no more."""
@@ -86,29 +85,6 @@ class Marks:
         return float(np.abs(_finite(self.heat_map)).max(initial=0.0))
 
 
-def marks_of(
-    explanation: Explanation, index: int, truths: Float[np.ndarray, "G 4"] | None = None
-) -> Marks:
-    """Return what to draw for one image of an explained batch.
-
-    Args:
-        explanation: of the batch.
-        index: which image of it.
-        truths: its true boxes in pixels of the model's input; rows of NaN are left out.
-    """
-    windows = explanation.grid.windows().numpy()
-    boxes = explanation.boxes[index : index + 1].cpu().numpy()
-    truths = no_boxes() if truths is None else truths
-    return Marks(
-        heat_map=explanation.heat_maps[index].float().cpu().numpy(),
-        windows=windows[explanation.selected[index].cpu().numpy()],
-        boxes=boxes[~np.isnan(boxes).any(axis=1)],
-        truths=truths[~np.isnan(truths).any(axis=1)],
-        shown=explanation.shown_of(index),
-        note=NO_MARGIN if explanation.is_empty(index) else "",
-    )
-
-
 def panel(
     image: Image.Image, marks: Marks, *, shortest: int = SHORTEST, longest: int = LONGEST
 ) -> Image.Image:
@@ -122,7 +98,7 @@ def panel(
     """
     picture = resized(image.convert("L"), shortest, longest)
     # Not as dark as it is: colours have to show on black too.
-    grey = _DIMMEST + np.asarray(picture.convert("RGB"), np.float32) * (1 - _DIMMEST / 255)
+    grey = _DIMMEST + np.asarray(picture, np.float32) * (1 - _DIMMEST / 255)
     heat = Image.fromarray(_finite(marks.heat_map)).resize(picture.size, Image.Resampling.BILINEAR)
     drawn = Image.fromarray(_tint(grey, np.asarray(heat) / (marks.limit or 1.0)))
     rows, columns = marks.heat_map.shape
@@ -179,26 +155,46 @@ def legend(marks: Marks, target: str, width: int, size: int) -> Image.Image:
         width: of the legend in pixels.
         size: of its letters in pixels.
     """
-    keys = _keys(marks, width, size)
-    top = 3 * size // 2 if marks.note else 0
+    lines = (
+        (OUTLINE, marks.windows),
+        (BOX, marks.boxes),
+        (OBJECT, marks.objects),
+        (SEEN, marks.seen),
+        (TRUTH, marks.truths),
+    )
+    used = tuple(line for line, drawn in lines if len(drawn))
+    sheet = _legend_of_all(marks.shown, marks.note, target, used, width, size).copy()
+    draw, top = ImageDraw.Draw(sheet), _note_height(marks.note, size)
+    for text, x, anchor in _ticks(marks, width):
+        draw.text((x, top + 11 * size // 4), text, INK, font(size), anchor=anchor)
+    return sheet
+
+
+@lru_cache(maxsize=16)
+def _legend_of_all(
+    shown: Quantity, note: str, target: str, used: tuple[Line, ...], width: int, size: int
+) -> Image.Image:
+    """Draw what the legends of many pictures have in common: all but the numbers of the scale."""
+    keys, top = _keys(used, width, size), _note_height(note, size)
     height = top + 4 * size + (keys.height + size if keys else 0)
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((0, 0), fit(marks.note, size, width), INK, font(size))
-    before, after = f"{marks.shown.name} for ", f" ({marks.shown.unit})"
+    draw.text((0, 0), fit(note, size, width), INK, font(size))
+    before, after = f"{shown.name} for ", f" ({shown.unit})"
     room = width - sum(font(size).getlength(part) for part in (before, after))
     draw.text((0, top), before + fit(printable(target), size, room) + after, INK, font(size))
-    ramp = np.linspace(-1 if marks.shown.signed else 0, 1, width, dtype=np.float32)[None].repeat(
+    ramp = np.linspace(-1 if shown.signed else 0, 1, width, dtype=np.float32)[None].repeat(
         size, axis=0
     )
-    sheet.paste(
-        Image.fromarray(_tint(np.full((*ramp.shape, 3), _GREY), ramp)), (0, top + 3 * size // 2)
-    )
-    for text, x, anchor in _ticks(marks, width):
-        draw.text((x, top + 11 * size // 4), text, INK, font(size), anchor=anchor)
+    colours = Image.fromarray(_tint(np.full(ramp.shape, _GREY, np.float32), ramp))
+    sheet.paste(colours, (0, top + 3 * size // 2))
     if keys:
         sheet.paste(keys, (0, top + 5 * size))
     return sheet
+
+
+def _note_height(note: str, size: int) -> int:
+    return 3 * size // 2 if note else 0
 
 
 def _ticks(marks: Marks, width: int) -> tuple[tuple[str, int, str], ...]:
@@ -213,16 +209,8 @@ def _ticks(marks: Marks, width: int) -> tuple[tuple[str, int, str], ...]:
     )
 
 
-def _keys(marks: Marks, width: int, size: int) -> Image.Image | None:
-    """Draw what the lines mean, as many side by side as fit."""
-    lines = (
-        (OUTLINE, marks.windows),
-        (BOX, marks.boxes),
-        (OBJECT, marks.objects),
-        (SEEN, marks.seen),
-        (TRUTH, marks.truths),
-    )
-    used = [line for line, drawn in lines if len(drawn)]
+def _keys(used: tuple[Line, ...], width: int, size: int) -> Image.Image | None:
+    """Draw what lines mean, as many side by side as fit."""
     if not used:
         return None
     swatch, gap = 3 * size, size // 2
@@ -241,12 +229,6 @@ def _keys(marks: Marks, width: int, size: int) -> Image.Image | None:
         sheet.paste(sample, (x, y))
         draw.text((x + swatch + gap, y + middle), line.meaning, INK, font(size), anchor="lm")
     return sheet
-
-
-def as_picture(pixels: UInt8[Tensor, "C H W"]) -> Image.Image:
-    """Return an image of one channel or of three, on the CPU, as a picture."""
-    array = pixels.permute(1, 2, 0).numpy()
-    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
 def resized(image: Image.Image, shortest: int, longest: int) -> Image.Image:
@@ -326,9 +308,7 @@ def _draw_line(
             draw.rectangle(corner, colour)
 
 
-def _dashes(
-    segment: Float[np.ndarray, "4"], line: Line, width: int
-) -> Float[np.ndarray, "dashes 4"]:
+def _dashes(segment: Float[np.ndarray, 4], line: Line, width: int) -> Float[np.ndarray, "dashes 4"]:
     """Cut a line into dashes, one at each end, the gaps stretched to fit."""
     way = segment[2:] - segment[:2]
     length = way.sum()
@@ -342,14 +322,21 @@ def _dashes(
 
 
 def _tint(
-    grey: Float[np.ndarray, "h w 3"], values: Float[np.ndarray, "h w"]
+    grey: Float[np.ndarray, "h w"], values: Float[np.ndarray, "h w"]
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Colour a grey picture by values in [-1, 1]; 0 leaves it as it is."""
-    table = _colours()
-    colour = table[((values.clip(-1, 1) + 1) / 2 * (len(table) - 1)).round().astype(np.intp)]
-    opacity = (_STRONGEST * np.abs(values).clip(0, 1) ** 0.6)[..., None]
-    mixed: UInt8[np.ndarray, "h w 3"] = (grey + (colour - grey) * opacity).round().astype(np.uint8)
-    return mixed
+    table, under = _colours(), grey.ravel()
+    values = values.ravel().clip(-1, 1)
+    opacity = _STRONGEST * np.abs(values) ** 0.6
+    step = ((values + 1) / 2 * (len(table) - 1)).round().astype(np.intp)
+    mixed = np.empty((grey.size, 3), np.uint8)
+    for channel in range(3):  # in place: most of the time would go into fetching memory
+        colour = table[:, channel].take(step)
+        colour -= under
+        colour *= opacity
+        colour += under
+        mixed[:, channel] = np.rint(colour, out=colour)
+    return mixed.reshape(*grey.shape, 3)
 
 
 def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
