@@ -143,11 +143,16 @@ def test_ctrl_c_leaves_whole_files_only(tmp_path: Path) -> None:
     words = ["explain", str(tmp_path / "model.safetensors"), str(tmp_path / "in"), "--out"]
     words = [sys.executable, "-c", program, *words, str(out), "--workers", "2"]
     with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_ctrl_c,
+        start_new_session=True,
     ) as job:
         while job.poll() is None and not (out / "5.json").exists():
             time.sleep(0.05)
-        job.send_signal(signal.SIGINT)
+        os.killpg(job.pid, signal.SIGINT)  # a terminal sends it to all processes of the group
         said = job.communicate()
     assert job.returncode == KEYBOARD, said
     assert said == ("", "loss-attention: interrupted by SIGINT\n")
