@@ -166,7 +166,7 @@ def _quantus() -> Any:
 def _network(images: int, out: Path) -> tuple[PatchClassifier, ImageSet, ImageSet]:
     """Return a trained network, scenes to explain, and all test scenes."""
     from loss_attention.data.digits import digits
-    from loss_attention.runs import load_weights
+    from loss_attention.training.finished import load_weights
     from loss_attention.training.run_folder import RunFolder
 
     same_settings(out, {"training": list(TRAINING)})

@@ -36,12 +36,8 @@ from workloads import (
 
 from loss_attention.attribution.measures import take_turns
 from loss_attention.data.decoding import read_image, to_tensor
-from loss_attention.training.environment import (
-    choose_accelerator,
-    choose_precision,
-    hardware,
-    versions,
-)
+from loss_attention.training.devices import choose_accelerator
+from loss_attention.training.environment import choose_precision, hardware, versions
 
 
 @dataclass(frozen=True)

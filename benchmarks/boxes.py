@@ -80,7 +80,8 @@ def held_out_images(path: Path) -> tuple[PatchClassifier, ImageSet]:
     from rich.console import Console
 
     from loss_attention.errors import InputError
-    from loss_attention.runs import load_data, load_weights
+    from loss_attention.runs import load_data
+    from loss_attention.training.finished import load_weights
     from loss_attention.training.run_folder import RunFolder
 
     run = RunFolder.open(path)

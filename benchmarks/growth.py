@@ -137,13 +137,8 @@ def grow(arguments: Arguments) -> list[Path]:
     from isolated import Point
 
     from loss_attention.saving import make_folder, write_whole
-    from loss_attention.training.environment import (
-        choose_accelerator,
-        choose_precision,
-        count_devices,
-        hardware,
-        versions,
-    )
+    from loss_attention.training.devices import choose_accelerator, count_devices
+    from loss_attention.training.environment import choose_precision, hardware, versions
 
     accelerator = choose_accelerator(arguments.accelerator, 1)
     machine = hardware(accelerator, 1, choose_precision("auto", accelerator))

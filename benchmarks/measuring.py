@@ -120,12 +120,8 @@ def same_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 def stand() -> dict[str, Any]:
     """Return what numbers measured now stand on: the date, the machine and the versions."""
-    from loss_attention.training.environment import (
-        choose_accelerator,
-        choose_precision,
-        hardware,
-        versions,
-    )
+    from loss_attention.training.devices import choose_accelerator
+    from loss_attention.training.environment import choose_precision, hardware, versions
 
     accelerator = choose_accelerator("auto", 1)
     return {

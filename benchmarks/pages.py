@@ -53,6 +53,7 @@ def write_summary(folder: Path) -> None:
         ("photos", _photos),
         ("startup", _startup),
         ("explaining", _explaining),
+        ("explain-rate", _explain_rate),
         ("reliability", _reliability),
     ):
         if name in found:
@@ -175,6 +176,15 @@ def _explaining(numbers: dict[str, Any]) -> list[str]:
         lines.append([row["model"], f"{1000 * row['forward_seconds']:.2f}", *cells])
     headings = ["model", "forward pass, ms an image", *heads]
     return [numbers["about"], markdown_table(headings, lines)]
+
+
+def _explain_rate(numbers: dict[str, Any]) -> list[str]:
+    table = numbers["rates"]["a table, no pictures"]["of_forward"]["median"]
+    return [
+        f"`{numbers['command']}`: a table of {numbers['images']:,} images takes place at "
+        f"{table:.2f} of the forward pass's rate; with pictures, and one photo, see "
+        "[explain-rate.md](explain-rate.md)."
+    ]
 
 
 def _photos(numbers: dict[str, Any]) -> list[str]:

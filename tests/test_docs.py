@@ -20,6 +20,7 @@ import loss_attention as la
 PAGES = (
     "index.md",
     "commands.md",
+    "many-images.md",
     "paper.md",
     "tutorials/own-folder.md",
     "tutorials/is-my-map-right.md",

@@ -19,6 +19,7 @@ from loss_attention.attribution import compare as comparing
 from loss_attention.data.sample import LabelledImages
 from loss_attention.errors import InputError
 from loss_attention.evaluation.metric import Evaluation
+from loss_attention.training.finished import load_weights
 from loss_attention.training.run_folder import RunFolder
 
 CLASSES = ("ash", "elm", "fir")
@@ -28,7 +29,7 @@ QUIET = Console(quiet=True)
 def evaluated(run: Path, data: str | None, console: Console) -> Evaluation:
     """What `evaluate` measures of a run, on its own data or others."""
     folder = RunFolder.open(run)
-    model, other = runs.load_weights(folder), runs.OtherData.asked(data, (), skip_broken=False)
+    model, other = load_weights(folder), runs.OtherData.asked(data, (), skip_broken=False)
     found = runs.measured(folder, model, other, console)
     return runs.measure(model, found.images, found.own, console, found.split)
 

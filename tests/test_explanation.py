@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from loss_attention.attention import pool_patches
-from loss_attention.explanation import MARGIN, ROUTING_WEIGHT, explain_prediction
+from loss_attention.explanation import explain_prediction
 from loss_attention.geometry import PatchGrid
 from loss_attention.prediction import (
     CapsulePrediction,
@@ -17,6 +17,7 @@ from loss_attention.prediction import (
     RoutedPrediction,
     on_cpu,
 )
+from loss_attention.quantities import MARGIN, ROUTING_WEIGHT
 
 # Two windows of 2 x 2 pixels, one column apart, on an image of 2 x 3.
 GRID = PatchGrid(rows=1, columns=2, window=2, stride=1, height=2, width=3)

@@ -21,7 +21,7 @@ from rich.console import Console
 import loss_attention as la
 from loss_attention.attribution import measures
 from loss_attention.cli import main
-from loss_attention.report import drawing
+from loss_attention.report import side_by_side
 from loss_attention.terminal import counted, json_text, markdown, say
 from loss_attention.training.bookkeeping import TrainingLog
 
@@ -198,7 +198,7 @@ def test_streams_escape_what_their_encoding_lacks(word, home, run, monkeypatch) 
 
 
 def test_a_picture_of_maps_takes_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawing, "maps_of", lambda *_: torch.zeros(4, 12, 12))
+    monkeypatch.setattr(side_by_side, "maps_of", lambda *_: torch.zeros(4, 12, 12))
     for names in (CLASSES, ("$x_{", "$\\alpha$" * 99, "\udcff", "字")):
         subject = SimpleNamespace(
             images=torch.zeros(4, 3, 12, 12, dtype=torch.uint8),
@@ -207,7 +207,7 @@ def test_a_picture_of_maps_takes_any_name(monkeypatch: pytest.MonkeyPatch) -> No
             model=SimpleNamespace(class_names=names),
             batch_size=4,
         )
-        drawn = drawing.maps_picture(subject, ["evidence"])  # type: ignore[arg-type]
+        drawn = side_by_side.maps_picture(subject, ["evidence"])  # type: ignore[arg-type]
         assert drawn.startswith(b"\x89PNG")
 
 

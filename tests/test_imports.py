@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from training.tiny import new_run
 
 import loss_attention
+from loss_attention.training.recipe import Recipe
 
 PACKAGE = "loss_attention"
 SOURCE = Path(loss_attention.__file__).parent
@@ -163,6 +166,42 @@ def test_creating_a_model_needs_neither_torchvision_nor_timm() -> None:
     assert "torch" in loaded
     unneeded = {"torchvision", "timm", "datasets", "sklearn", "matplotlib", "torchmetrics"}
     assert not loaded & unneeded
+
+
+EXPLAINING_DOES_WITHOUT = (
+    *("lightning_fabric", "torchmetrics", "sklearn", "datasets", "pandas", "tensorboard", "sympy"),
+    *("torch._dynamo", "torch._inductor", "matplotlib.pyplot", "matplotlib.figure", "pyarrow"),
+    *("torchvision", "timm", "transformers", "jinja2"),
+    *("loss_attention.training.trainer", "loss_attention.training.environment"),
+    *("loss_attention.evaluation.measuring", "loss_attention.attribution.maps"),
+    "loss_attention.runs",
+)
+"""What takes a second or several to import, and what would import it."""
+
+
+def test_explaining_a_photo_loads_no_more_than_it_needs(tmp_path: Path) -> None:
+    model = loss_attention.create_model(width=0.01, image_size=(32, 32))
+    run = new_run(tmp_path / "run", Recipe("trial", "somewhere", width=0.01))
+    run.write_facts({"format_version": 1, "finished": True})
+    run.write("model.safetensors", model.to_bytes())
+    Image.new("RGB", (32, 32)).save(tmp_path / "photo.png")
+    program = (
+        "import sys; from loss_attention.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print(*sys.modules)"
+    )
+    words = [str(tmp_path / "run"), str(tmp_path / "photo.png"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", program, "explain", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "photo.png").exists()
+    loaded = set(done.stdout.split())
+    assert {"torch", "loss_attention.explained.files"} <= loaded
+    assert not loaded & set(EXPLAINING_DOES_WITHOUT)
 
 
 @pytest.mark.parametrize("name", loss_attention.__all__)

@@ -10,16 +10,10 @@ from live_memory import LiveMemory
 
 from loss_attention import prediction as predictions
 from loss_attention.errors import InputError
-from loss_attention.explanation import (
-    CONTRAST,
-    DIFFERENCE,
-    EVIDENCE,
-    MARGIN,
-    check_map,
-    explain_prediction,
-)
+from loss_attention.explanation import check_map, explain_prediction
 from loss_attention.geometry import PatchGrid
 from loss_attention.prediction import CapsulePrediction, PatchPrediction, margins
+from loss_attention.quantities import CONTRAST, DIFFERENCE, EVIDENCE, MARGIN
 
 GRID = PatchGrid(rows=1, columns=5, window=2, stride=2, height=2, width=10)
 

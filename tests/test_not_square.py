@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from typed import SMALL, complaint, run
 
-from loss_attention import runs
 from loss_attention.data.loading import MADE, load_splits
 from loss_attention.data.sample import ImageSet, Splits
+from loss_attention.training.finished import load_weights
 from loss_attention.training.run_folder import RunFolder
 
 SIZE = (16, 28)  # height, width
@@ -51,7 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_a_run_is_of_that_shape_throughout(trained: tuple[Path, Path]) -> None:
     folder = RunFolder.open(trained[1])
     assert folder.recipe().image_size == SIZE
-    assert runs.load_weights(folder).image_size == SIZE
+    assert load_weights(folder).image_size == SIZE
     scores = json.loads((trained[1] / "evaluation.json").read_text())
     assert scores["boxed_images"] > 0
     assert "pxap" in json.dumps(scores).lower()

@@ -23,11 +23,11 @@ from loss_attention.attribution.maps import METHODS, attribute
 from loss_attention.attribution.measures import probability
 from loss_attention.errors import InputError
 from loss_attention.evaluation.measuring import evaluate
-from loss_attention.explanation import EVIDENCE
 from loss_attention.losses import loss_for, one_vs_rest_loss, prior_logits
 from loss_attention.metrics.classification import expected_calibration_error
 from loss_attention.model_spec import ModelSpec
 from loss_attention.prediction import ImagePrediction
+from loss_attention.quantities import EVIDENCE
 from loss_attention.training.job import RunOptions, build_model, continue_run
 
 CPU = RunOptions(accelerator="cpu")

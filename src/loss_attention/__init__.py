@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from loss_attention.attention import capsule_weights, patch_weights
     from loss_attention.estimator import PatchClassifierEstimator
+    from loss_attention.explained.objects import FoundObject, find_objects
     from loss_attention.explanation import Explanation
     from loss_attention.fitting import TrainedRun, train
     from loss_attention.losses import (
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
         PatchPrediction,
         RoutedPrediction,
     )
-    from loss_attention.report.explained import FoundObject, find_objects
 
 __version__ = "0.1.0"
 
@@ -39,7 +39,7 @@ _HOMES = {
     "CapsulePrediction": "prediction",
     "EvidencePrediction": "prediction",
     "Explanation": "explanation",
-    "FoundObject": "report.explained",
+    "FoundObject": "explained.objects",
     "ImagePrediction": "prediction",
     "ModelSpec": "model_spec",
     "PatchClassifier": "model",
@@ -49,7 +49,7 @@ _HOMES = {
     "TrainedRun": "fitting",
     "capsule_weights": "attention",
     "create_model": "model",
-    "find_objects": "report.explained",
+    "find_objects": "explained.objects",
     "load": "model",
     "margin_loss": "losses",
     "multi_label_loss": "losses",

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,14 @@ from loss_attention.prediction import (
     margins,
     probabilities_of,
 )
+from loss_attention.quantities import (
+    CONTRAST,
+    DIFFERENCE,
+    EVIDENCE,
+    MARGIN,
+    ROUTING_WEIGHT,
+    Quantity,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,27 +44,6 @@ else:  # what is none of these meets the message of `explained_class`
 
 MOST_NAMED = 10  # classes that an error lists
 
-
-class Quantity(NamedTuple):
-    """What a heat map shows, for people.
-
-    Attributes:
-        name: it reads on as "NAME for CLASS".
-        unit: of its values.
-        signed: values below 0 speak against the class; without a sign there are none.
-    """
-
-    name: str
-    unit: str
-    signed: bool
-
-
-EVIDENCE = Quantity("evidence", "logit units", signed=True)
-MARGIN = Quantity("margin", "logit units", signed=False)
-CONTRAST = Quantity("contrast", "logit units", signed=True)
-DIFFERENCE = Quantity("difference", "logit units", signed=True)
-ROUTING_WEIGHT = Quantity("routing weight", "fraction of 1", signed=False)
-NO_MARGIN = "no patch puts this class first"
 
 SHOWN: dict[MapName, Quantity] = {"margin": MARGIN, "contrast": CONTRAST, "evidence": EVIDENCE}
 

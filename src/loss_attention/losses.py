@@ -207,7 +207,7 @@ def prior_logits(
 
 
 def margin_loss(
-    prediction: ImagePrediction, labels: Shaped[Tensor, "B *K"], gamma: float = 0.0
+    prediction: ImagePrediction, labels: Shaped[Tensor, B * K], gamma: float = 0.0
 ) -> Float[Tensor, ""]:
     """Sabour et al.'s margin loss on the lengths of class capsules (their Eq. 4).
 
@@ -248,7 +248,7 @@ def margin_loss(
     return (present * short + ABSENT_WEIGHT * (1 - present) * long).sum(dim=1).mean()
 
 
-def balanced_weights(labels: Shaped[Tensor, "N *K"], classes: int) -> Float[Tensor, " {classes}"]:
+def balanced_weights(labels: Shaped[Tensor, N * K], classes: int) -> Float[Tensor, " {classes}"]:
     """Return a weight for each class, larger for rarer ones, from the labels of a training set.
 
     One label an image: `N / (K N_k)` of the K classes that occur, N_k images having class k, so

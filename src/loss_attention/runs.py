@@ -6,8 +6,7 @@ import contextlib
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,22 +30,19 @@ from loss_attention.data.sample import LabelledImages, Splits, Storage, limited
 from loss_attention.data.stacking import Form
 from loss_attention.errors import InputError, guarded, quoted
 from loss_attention.evaluation.measuring import evaluate
-from loss_attention.evaluation.metric import Evaluation, current_names
+from loss_attention.evaluation.metric import Evaluation
 from loss_attention.interruption import Interrupted, RunStopped, StopRequest
 from loss_attention.metrics.localisation import NEAR
-from loss_attention.model import WEIGHTS_FILE, PatchClassifier, load
-from loss_attention.model_spec import ModelOptions
+from loss_attention.model import PatchClassifier
 from loss_attention.prediction import MapName
 from loss_attention.report.page import write_report
 from loss_attention.report.summary import show_scores
 from loss_attention.report.verdict import ending
 from loss_attention.saving import FACTS_FILE
 from loss_attention.terminal import counted, say, say_line
-from loss_attention.training.environment import (
-    choose_device,
-    image_memory,
-    shown_precision,
-)
+from loss_attention.training.devices import choose_device
+from loss_attention.training.environment import image_memory, shown_precision
+from loss_attention.training.finished import load_weights
 from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import Accelerator, Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
@@ -499,16 +495,6 @@ class FinishedRun:
         )
 
 
-def written_to(run: RunFolder | None, out: Path) -> AbstractContextManager[None]:
-    """Keep others from a run while something is written into its folder; elsewhere, from nothing.
-
-    A run that is only read need not be in a folder that can be written to.
-    """
-    if run is None or run.path.resolve() not in (out.resolve(), *out.resolve().parents):
-        return nullcontext()
-    return run.locked()
-
-
 @contextlib.contextmanager
 def opened_to_write(path: Path, console: Console, *, writes: bool = True) -> Iterator[RunFolder]:
     """Open a run that is going to be written to, and say which of its pages are not as written."""
@@ -529,39 +515,6 @@ def resumable(run: RunFolder) -> Iterator[None]:
 
 def _stopped(run: RunFolder, number: int | None) -> RunStopped:
     return RunStopped(f"stopped; continue with: loss-attention resume {run.path}", number)
-
-
-def object_threshold(run: RunFolder) -> float | None:
-    """Return what `evaluate` found best on held-out images for several boxes, if it did."""
-    if not (run.path / "evaluation.json").is_file():
-        return None
-    thresholds = run.read_json("evaluation.json").get("thresholds")
-    found = (
-        current_names(thresholds).get("detection_ap50") if isinstance(thresholds, dict) else None
-    )
-    return found if isinstance(found, float) and 0 <= found < 1 else None
-
-
-def load_weights(run: RunFolder) -> PatchClassifier:
-    """Load a run's best weights, to the CPU.
-
-    Raises:
-        InputError: there are none yet, they are damaged, or not those of the run's recipe.
-    """
-    run.check_weights()
-    # The file itself, as a folder's would be compared with its digest once more.
-    model, recipe = load(run.path / WEIGHTS_FILE), run.recipe()
-    for field in fields(ModelOptions):
-        name = field.name
-        wanted, found = getattr(recipe, name), getattr(model.spec, name)
-        if name == "centre" and wanted is None:
-            continue  # what that came to, with the run's data, its weights say
-        if found != wanted:
-            raise InputError(
-                f"the weights in {run.path} are not those of its recipe.yaml: "
-                f"{name} is {found} in the weights and {wanted} in the recipe"
-            )
-    return model
 
 
 def measure(

@@ -47,12 +47,28 @@ def write_whole(path: Path, content: str | bytes, *, previous: Path | None = Non
     Raises:
         SaveError: it could not be written; the old one, if any, is still there.
     """
-    data = content.encode() if isinstance(content, str) else content
+    with whole_file(path, previous=previous) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, *, previous: Path | None = None) -> Iterator[IO[bytes]]:
+    """Open a file to be written bit by bit; it takes the old one's place at the context's end.
+
+    An exception leaves the old one as it was.
+
+    Args:
+        path: see `write_whole`.
+        previous: likewise.
+
+    Raises:
+        SaveError: it could not be written; the old one, if any, is still there.
+    """
     temporary: Path | None = None
     try:
         with _temporary_file(path.parent) as file:
             temporary = Path(file.name)
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
             if previous is not None and path.exists():

@@ -83,7 +83,16 @@ def json_text(value: Any, indent: int | None = None) -> str:
     Names of files that are no Unicode are written as lone surrogates, as Python has them, so that
     reading gives the same name.
     """
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return as_unicode(json.dumps(value, indent=indent, ensure_ascii=False))
+
+
+def as_unicode(text: str) -> str:
+    r"""Return a text whose lone surrogates, of names that are no Unicode, are written out.
+
+    Example:
+        >>> as_unicode("a\udcff")
+        'a\\udcff'
+    """
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from workloads import Ours, fabric_for
 
 from loss_attention.prediction import PatchPrediction
-from loss_attention.training import environment
+from loss_attention.training import devices, environment
 
 TINY = Point(width=0.03, side=16, batch=2, evaluated=2, steps=2)
 MIB = 2**20
@@ -59,7 +59,8 @@ def test_one_gpu_is_no_place_for_two_processes(tmp_path: Path, monkeypatch) -> N
         "hardware": machine,
         "count_devices": 1,
     }.items():
-        monkeypatch.setattr(environment, name, lambda *_, answer=answer: answer)
+        for module in (devices, environment):
+            monkeypatch.setattr(module, name, lambda *_, answer=answer: answer, raising=False)
     monkeypatch.setattr("bench_numbers.machine_slug", lambda _: "box")
     measurement = {"seconds": 0.5, "peak_bytes": 3.0 * MIB}
     monkeypatch.setattr(isolated, "measure_point", lambda _: measurement)

@@ -21,7 +21,8 @@ from loss_attention.data.division import hold_out
 from loss_attention.data.outside import Outside
 from loss_attention.data.sample import ImageSet, Splits, Storage
 from loss_attention.metrics.localisation import NEAR
-from loss_attention.report import drawing
+from loss_attention.report import side_by_side
+from loss_attention.training.finished import load_weights
 from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
@@ -85,7 +86,7 @@ def test_a_table_its_json_and_a_picture(run: Path, tmp_path: Path, capsys, monke
     said = capsys.readouterr().err
     assert "comparison.json exists already" in said
     assert said.count("\n") == 1
-    monkeypatch.setattr(drawing, "maps_picture", lambda *_: b"new")
+    monkeypatch.setattr(side_by_side, "maps_picture", lambda *_: b"new")
     assert exit_code(*words, "--images", 2, "--methods", "evidence", "--overwrite") == 0
     assert (out / "maps.png").read_bytes() == b"new"
 
@@ -177,7 +178,7 @@ def test_a_baseline_run_is_explained_by_name_only(tmp_path: Path, capsys) -> Non
     assert "--method cam or --method grad-cam" in capsys.readouterr().err
     assert exit_code(*words, "--method", "grad-cam") == 0
     assert json.loads((tmp_path / "out" / "a.json").read_text())["method"] == "grad-cam"
-    assert runs.load_weights(runs.RunFolder.open(path)).config["head"] == "baseline"
+    assert load_weights(runs.RunFolder.open(path)).config["head"] == "baseline"
 
 
 def test_cuts_are_chosen_on_the_images_that_were_not_trained_on(

@@ -21,8 +21,8 @@ from loss_attention import fitting, runs
 from loss_attention.cli import subcommands
 from loss_attention.errors import InputError
 from loss_attention.saving import sealed
-from loss_attention.training import environment
-from loss_attention.training.environment import choose_device
+from loss_attention.training import devices
+from loss_attention.training.devices import choose_device
 from loss_attention.training.job import build_model, continue_run
 from loss_attention.training.recipe import RunOptions
 
@@ -57,7 +57,7 @@ def moves(monkeypatch) -> Moves:
         seen.extend(("model to", str(device)) for device in where)
         return move(model, *where, **how)
 
-    monkeypatch.setattr(environment, "choose_device", choose)
+    monkeypatch.setattr(devices, "choose_device", choose)
     monkeypatch.setattr(runs, "choose_device", choose)
     for module in (fitting, runs):
         monkeypatch.setattr(module, "load_data", lambda *_: SPLITS)

@@ -12,7 +12,7 @@ from evaluation.canned import BASELINES, LOCAL
 from loss_attention.errors import InputError
 from loss_attention.evaluation.metric import OLD_NAMES, Evaluation
 from loss_attention.paper.trainings import Ledger
-from loss_attention.runs import object_threshold
+from loss_attention.training.finished import object_threshold
 from loss_attention.training.run_folder import RunFolder
 
 STORED = Path(__file__).parents[1] / "fixtures" / "0.1"

@@ -14,7 +14,7 @@ from loss_attention.attribution.compare import BASELINES
 from loss_attention.attribution.measures import COSTS, METRICS
 from loss_attention.attribution.scores import MeanScore
 from loss_attention.report.compared import comparison_json, comparison_table, differences_table
-from loss_attention.report.drawing import maps_picture
+from loss_attention.report.side_by_side import maps_picture
 from loss_attention.report.tables import show_table, table_markdown
 
 

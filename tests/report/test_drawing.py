@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from loss_attention.explanation import EVIDENCE, ROUTING_WEIGHT, explain_prediction
+from loss_attention.explanation import explain_prediction
 from loss_attention.geometry import PatchGrid
 from loss_attention.prediction import PatchPrediction
+from loss_attention.quantities import EVIDENCE, ROUTING_WEIGHT
 from loss_attention.report.drawing import (
     BOX,
     LONGEST,
@@ -21,13 +22,13 @@ from loss_attention.report.drawing import (
     Marks,
     fit,
     legend,
-    marks_of,
     number,
     outline_segments,
     overlay,
     panel,
     resized,
 )
+from loss_attention.report.marks import marks_of
 
 SIZE = 48
 NOTHING = np.zeros((SIZE, SIZE), np.float32)

@@ -168,7 +168,7 @@ def test_the_overview_of_a_folder_shows_its_pictures(browser: Any, tmp_path: Pat
     from PIL import Image
     from report.pages import make_model
 
-    from loss_attention.report.explained import explain_files
+    from loss_attention.explained.files import explain_files
 
     (tmp_path / "in").mkdir()
     for name in ("a.png", "b #1.png"):

@@ -12,7 +12,8 @@ from PIL import Image
 from report.pages import make_model
 
 from loss_attention.explanation import explain_prediction
-from loss_attention.report.drawing import marks_of, overlay
+from loss_attention.report.drawing import overlay
+from loss_attention.report.marks import marks_of
 from loss_attention.report.notebook import MOST, picture_of
 
 NAMES = ("ant", "bee", '"><b>cow')

@@ -12,8 +12,8 @@ from PIL import Image
 from report.pages import Page, make_model
 
 from loss_attention.errors import InputError
+from loss_attention.explained.files import explain_files
 from loss_attention.report import overview
-from loss_attention.report.explained import explain_files
 
 NAMES = ("a.png", "b #1.png", 'c"><img src=x onerror=y>.png', "d%41.png")
 

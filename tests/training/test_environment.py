@@ -13,9 +13,8 @@ from training.tiny import tiny_recipe, tiny_splits
 from loss_attention.data.sample import sent
 from loss_attention.errors import InputError
 from loss_attention.training import bookkeeping, environment, trainer
+from loss_attention.training.devices import choose_accelerator, choose_device
 from loss_attention.training.environment import (
-    choose_accelerator,
-    choose_device,
     choose_precision,
     image_memory,
     make_fabric,

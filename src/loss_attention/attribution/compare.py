@@ -91,7 +91,7 @@ class Comparison:
     locality: Locality | None = None
     no_locality: str = ""
     against: str = ""
-    values: Mapping[str, Mapping[str, Float[np.ndarray, "..."]]] = field(default_factory=dict)
+    values: Mapping[str, Mapping[str, Float[np.ndarray, ...]]] = field(default_factory=dict)
     drawn: Int[Tensor, " N"] = field(default_factory=lambda: torch.arange(0))
 
     @property

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from loss_attention.backbones import joined, joined_level
 from loss_attention.errors import InputError, unknown_name
 from loss_attention.evaluation.measuring import evaluation_mode
-from loss_attention.explanation import CONTRAST, EVIDENCE, MARGIN, Quantity, explained_class
+from loss_attention.explanation import explained_class
 from loss_attention.geometry import PatchGrid, paint_patches
 from loss_attention.heads.patches import BaselineHead
 from loss_attention.metrics.faithfulness import PIXELS_AT_ONCE
@@ -45,6 +45,7 @@ from loss_attention.prediction import (
     margins,
     of_class,
 )
+from loss_attention.quantities import CONTRAST, EVIDENCE, MARGIN, Quantity
 
 INTEGRATION_STEPS = 50
 """Of Integrated Gradients, along the straight line from the mean colour to the image."""

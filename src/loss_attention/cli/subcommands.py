@@ -18,6 +18,7 @@ import tyro
 
 from loss_attention import __version__
 from loss_attention.errors import InputError, printable
+from loss_attention.explained.formats import ExplainedFormat, ImageFormat
 from loss_attention.interruption import Interrupted, RunStopped
 from loss_attention.training.recipe import Accelerator, LoggerName, Recipe, RunOptions
 from loss_attention.training.recipes import RECIPES
@@ -102,7 +103,8 @@ def resume(
     from loss_attention.data.loading import recorded
     from loss_attention.seeds import SeedRuns, is_folder_of_seeds
     from loss_attention.terminal import say_line
-    from loss_attention.training.environment import count_devices, leads
+    from loss_attention.training.devices import count_devices
+    from loss_attention.training.environment import leads
     from loss_attention.training.job import change_learning_rate, change_loggers
     from loss_attention.training.run_folder import RunFolder
 
@@ -174,7 +176,8 @@ def evaluate(
     from loss_attention.report.summary import show_scores
     from loss_attention.report.verdict import ending, nothing_learned
     from loss_attention.terminal import say_line
-    from loss_attention.training.environment import choose_device
+    from loss_attention.training.devices import choose_device
+    from loss_attention.training.finished import load_weights
     from loss_attention.training.run_folder import RunFolder
 
     device = choose_device(accelerator)
@@ -184,7 +187,7 @@ def evaluate(
             folder = held.enter_context(runs.opened_to_write(run, console))
         else:
             folder = RunFolder.open(run)
-        model = runs.load_weights(folder).to(device)
+        model = load_weights(folder).to(device)
         found = runs.measured(folder, model, other, console, masks=masks)
         how = runs.MapOptions(named_map(map), within, locality)
         evaluation = runs.measure(model, found.images, found.own, console, found.split, how)
@@ -224,11 +227,12 @@ def report(
     """
     from loss_attention import runs
     from loss_attention.explanation import named_map
-    from loss_attention.training.environment import choose_device
+    from loss_attention.training.devices import choose_device
+    from loss_attention.training.finished import load_weights
 
     device = choose_device(accelerator)
     with runs.opened_to_write(run, console) as folder:
-        model = runs.load_weights(folder).to(device)
+        model = load_weights(folder).to(device)
         splits = runs.own_data(folder, console, data=data)
         how = runs.MapOptions(named_map(map), within, locality)
         evaluation = runs.measure(model, splits.test, splits, console, how=how)
@@ -314,10 +318,15 @@ def explain(
     tile: int | None = None,
     overlap: float | None = None,
     scale: float | None = None,
+    format: ExplainedFormat = "json",
+    shard: str | None = None,
+    pictures: Annotated[bool | None, tyro.conf.DisallowNone] = None,
+    image_format: ImageFormat = "png",
+    workers: int | None = None,
     accelerator: Device = "auto",
     overwrite: bool = False,
 ) -> int:
-    """Show where the evidence lies: write a picture and a JSON file for each image.
+    """Show where the evidence lies: write a picture and a JSON file for each image, or a table.
 
     Of a folder of images, index.html and contact-sheet.jpg show all of them.
 
@@ -339,6 +348,15 @@ def explain(
             None: 0.25.
         scale: With --tile: factor of a photo's sides before it is cut, such as 0.5, so that things
             are as large as they were in training. None: 1.
+        format: json: a file for each image. parquet: a table with a row for each, in one file or a
+            file for each shard. coco, label-studio, fiftyone, qupath: the objects that are found,
+            for these programs.
+        shard: With --format parquet: explain only a part of the images, NUMBER/OF from 1/OF to
+            OF/OF, to a file of its own. A shard that is there is skipped. None: all images.
+        pictures: Draw them. None: with --format json.
+        image_format: Of the pictures. png keeps every pixel; jpeg and webp are faster and smaller.
+        workers: Processes that draw and write pictures. None: one for each core, where there are
+            100 images or more.
         overwrite: Replace explanations that are already in the folder.
     """
     if not images:
@@ -346,42 +364,100 @@ def explain(
     for name, value in (("overlap", overlap), ("scale", scale)):
         if tile is None and value is not None:
             raise InputError(f"`{name}` is of photos in tiles: it needs `tile`")
-    from loss_attention import runs
+    if shard is not None and format != "parquet":
+        raise InputError("`shard` is of a table: it needs `format` parquet")
+    if format != "json" and method is not None:
+        raise InputError(
+            f"`format` {format} is of what the model's own patches say: it takes no `method`"
+        )
+    if format not in ("json", "parquet") and pictures:
+        raise InputError(f"`format` {format} has no `pictures`; json and parquet have")
+    if workers is not None and workers < 0:
+        raise InputError(f"`workers` must be at least 0, got {workers}")
+    from loss_attention.explained.files import explain_files
+    from loss_attention.explained.objects import THRESHOLD
+    from loss_attention.explained.questions import own_question
     from loss_attention.explanation import named_map
     from loss_attention.model import load
-    from loss_attention.report.explained import THRESHOLD, explain_files
     from loss_attention.terminal import counted
     from loss_attention.tiling import OVERLAP, Tiles
-    from loss_attention.training.environment import choose_device
+    from loss_attention.training.devices import choose_device
+    from loss_attention.training.finished import load_weights, object_threshold, written_to
     from loss_attention.training.run_folder import RunFolder
 
+    part = None
+    if format == "parquet":
+        from loss_attention.explained.shards import Shard, explain_table
+
+        part = Shard() if shard is None else Shard.named(shard)
     tiles = None
     if tile is not None:
         tiles = Tiles(tile=tile, overlap=OVERLAP if overlap is None else overlap)
     device = choose_device(accelerator)
     folder = RunFolder.open(run) if (run / "recipe.yaml").is_file() else None
-    model = (load(run) if folder is None else runs.load_weights(folder)).to(device)
-    threshold = None if folder is None or method else runs.object_threshold(folder)
-    with runs.written_to(folder, out), counted("explaining", console) as progress:
-        summary = explain_files(
-            model,
-            images,
-            out,
-            target=target,
-            versus=versus,
-            map=named_map(map),
-            method=method,
-            object_threshold=THRESHOLD if threshold is None else threshold,
-            tiles=tiles,
-            scale=1.0 if scale is None else scale,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    page = "" if summary.index is None else f"; all of them: {summary.index}"
-    print(printable(f"{len(summary.written)} images explained in {out}{page}"))
-    for line in (*summary.unread, *summary.unreadable):
+    model = (load(run) if folder is None else load_weights(folder)).to(device)
+    found = None if folder is None or method else object_threshold(folder)
+    threshold, factor = THRESHOLD if found is None else found, 1.0 if scale is None else scale
+    with written_to(folder, out), counted("explaining", console) as progress:
+        if format != "json":
+            question = own_question(
+                model,
+                target=target,
+                versus=versus,
+                map=named_map(map),
+                threshold=threshold,
+                tiles=tiles,
+                scale=factor,
+            )
+        if part is not None:
+            rows = explain_table(
+                model,
+                question,
+                images,
+                out,
+                shard=part,
+                pictures=bool(pictures),
+                image_format=image_format,
+                workers=workers,
+                overwrite=overwrite,
+                progress=progress,
+            )
+            said = f"{rows.rows} images explained in {rows.path}"
+            said = f"{rows.path} is there already: skipped" if rows.skipped else said
+            problems = rows.unread, rows.unreadable
+        elif format != "json" and format != "parquet":
+            from loss_attention.explained.elsewhere import explain_elsewhere
+
+            summary = explain_elsewhere(
+                model, question, images, out, format, overwrite=overwrite, progress=progress
+            )
+            said = f"objects of {summary.count} images written to {out}"
+            problems = summary.unread, summary.unreadable
+        else:
+            summary = explain_files(
+                model,
+                images,
+                out,
+                target=target,
+                versus=versus,
+                map=named_map(map),
+                method=method,
+                object_threshold=threshold,
+                tiles=tiles,
+                scale=factor,
+                pictures=pictures is not False,
+                image_format=image_format,
+                workers=workers,
+                overwrite=overwrite,
+                progress=progress,
+            )
+            page = "" if summary.index is None else f"; all of them: {summary.index}"
+            said = f"{len(summary.written)} images explained in {out}{page}"
+            problems = summary.unread, summary.unreadable
+    print(printable(said))
+    for line in (*problems[0], *problems[1]):
         fail(line)
-    return 2 if summary.unreadable else 0
+    return 2 if problems[1] else 0
 
 
 def _listed(text: str | None) -> list[str] | None:
@@ -437,12 +513,14 @@ def compare(
     from loss_attention.attribution.measures import groups_named
     from loss_attention.attribution.scores import packed_values
     from loss_attention.report.compared import comparison_json, comparison_table, differences_table
-    from loss_attention.report.drawing import maps_picture
+    from loss_attention.report.side_by_side import maps_picture
     from loss_attention.report.tables import show_table, table_markdown
     from loss_attention.saving import make_folder, write_whole
     from loss_attention.terminal import counted, json_text, markdown, say_line
-    from loss_attention.training.environment import choose_device, versions
+    from loss_attention.training.devices import choose_device
     from loss_attention.training.environment import hardware as hardware_facts
+    from loss_attention.training.environment import versions
+    from loss_attention.training.finished import load_weights, written_to
     from loss_attention.training.run_folder import RunFolder
 
     names = _listed(methods)
@@ -450,7 +528,7 @@ def compare(
     groups = groups_named(_listed(metrics))
     folder, goal = RunFolder.open(run), out or run / "compare"
     files = [goal / name for name in COMPARISON_FILES]
-    with runs.written_to(folder, goal):
+    with written_to(folder, goal):
         other = runs.OtherData.asked(data, classes, skip_broken=skip_broken)
         for file in files:
             if file.exists() and not overwrite:
@@ -458,7 +536,7 @@ def compare(
                     f"{file} exists already; name another --out, or replace it with --overwrite"
                 )
         device = choose_device(accelerator)
-        model, recipe = runs.load_weights(folder).to(device), folder.recipe()
+        model, recipe = load_weights(folder).to(device), folder.recipe()
         found = runs.measured(folder, model, other, console, masks=masks)
         held_out = None if found.own is None else found.own.validation
         with counted("comparing", console) as progress:

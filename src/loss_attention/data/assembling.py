@@ -171,7 +171,7 @@ class Labels:
     """
 
     class_names: tuple[str, ...]
-    splits: dict[str, Shaped[Tensor, "N *K"]]
+    splits: dict[str, Shaped[Tensor, N * K]]
     index: dict[Any, int]
 
 
@@ -212,7 +212,7 @@ def read_labels(source: Source) -> Labels:
     return Labels(names, tensors, index)
 
 
-def label_tensor(indices: Sequence[Sequence[int]], classes: int | None) -> Shaped[Tensor, "N *K"]:
+def label_tensor(indices: Sequence[Sequence[int]], classes: int | None) -> Shaped[Tensor, N * K]:
     """Return the classes of each image as `ImageSet` has them.
 
     Args:

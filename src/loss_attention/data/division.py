@@ -71,7 +71,7 @@ def by_split(
 
 
 def hold_out(
-    labels: Shaped[Tensor, "N *K"],
+    labels: Shaped[Tensor, N * K],
     fraction: float,
     seed: int,
     groups: Int[Tensor, " N"] | None = None,
@@ -103,7 +103,7 @@ def hold_out(
 
 
 def _held_out_images(
-    labels: Shaped[Tensor, "N *K"], fraction: float, seed: int
+    labels: Shaped[Tensor, N * K], fraction: float, seed: int
 ) -> Bool[Tensor, " N"]:
     """Return which images are held out, each by itself."""
     generator = torch.Generator().manual_seed(seed)
@@ -121,7 +121,7 @@ def _held_out_images(
 
 
 def _held_out_groups(
-    labels: Shaped[Tensor, "N *K"], fraction: float, seed: int, groups: Int[Tensor, " N"]
+    labels: Shaped[Tensor, N * K], fraction: float, seed: int, groups: Int[Tensor, " N"]
 ) -> Bool[Tensor, " N"]:
     """Return which images are held out, whole groups in the order that the seed draws.
 

@@ -61,7 +61,7 @@ class LabelledImages(ABC):
     """
 
     images: Any
-    labels: Shaped[Tensor, "N *K"]
+    labels: Shaped[Tensor, N * K]
     class_names: tuple[str, ...]
     boxes: Float[Tensor, "N G 4"] | None = None
     box_labels: Int[Tensor, "N G"] | None = None
@@ -284,7 +284,7 @@ UNEVEN = 2
 to there, accuracy and balanced accuracy rank networks much alike."""
 
 
-def are_uneven(labels: Shaped[Tensor, "N *K"]) -> bool:
+def are_uneven(labels: Shaped[Tensor, N * K]) -> bool:
     """Return whether the classes that occur are uneven; never where an image may have several.
 
     Example:
@@ -462,6 +462,22 @@ PARTS = 3
 once, and the network, its gradients and the results need memory too."""
 
 _UNKNOWN = 4 * 2**30  # where the system does not say
+
+
+PIXELS = 2**22
+"""So many at a time: 256 images of 128 x 128, or 4 of 1024 x 1024. A network's first maps take some
+hundred bytes for each."""
+
+
+def images_at_once(size: tuple[int, int], most: int) -> int:
+    """Return how many images of this height and width to run together.
+
+    Example:
+        >>> images_at_once((64, 64), most=256), images_at_once((320, 320), most=256)
+        (256, 40)
+    """
+    height, width = size
+    return min(most, max(1, PIXELS // (height * width)))
 
 
 def free_memory(root: Path = Path("/")) -> int:

@@ -185,7 +185,7 @@ def class_vectors(prediction: WeightedPrediction, *, competing: bool) -> Float[T
 
 
 def draw_pairs(
-    labels: Shaped[Tensor, "N *K"], count: int, seed: int
+    labels: Shaped[Tensor, N * K], count: int, seed: int
 ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
     """Draw images that have one of another class, and such a one for each.
 
@@ -212,7 +212,7 @@ def draw_pairs(
     return index, others
 
 
-def _of_other_classes(labels: Shaped[Tensor, "N *K"], i: int) -> Bool[Tensor, " N"]:
+def _of_other_classes(labels: Shaped[Tensor, N * K], i: int) -> Bool[Tensor, " N"]:
     """Return which images have none of the labels of one; of one without any, those with some."""
     if labels.ndim == 1:
         return labels != labels[i]

@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from loss_attention.backbones.layers import Conv2d, is_plain, neighbours
-from loss_attention.data.sample import AnyBatch, Batch, Batches, ImageSet, LabelledImages
+from loss_attention.data.sample import (
+    AnyBatch,
+    Batch,
+    Batches,
+    ImageSet,
+    LabelledImages,
+    images_at_once,
+)
 from loss_attention.errors import InputError
 from loss_attention.evaluation.baselines import ANSWERS, MODEL, fit_centred_boxes
 from loss_attention.evaluation.localisation import GROUP_THRESHOLDS, Chosen, Localisation
@@ -47,20 +54,6 @@ from loss_attention.prediction import ImagePrediction, MapName
 
 MOST_HELD_OUT = 2000
 """Held-out images that thresholds are chosen on, evenly taken from all there are."""
-PIXELS = 2**22
-"""So many at a time: 256 images of 128 x 128, or 4 of 1024 x 1024. A network's first maps take some
-hundred bytes for each."""
-
-
-def images_at_once(size: tuple[int, int], most: int) -> int:
-    """Return how many images of this height and width to run together.
-
-    Example:
-        >>> images_at_once((64, 64), most=256), images_at_once((320, 320), most=256)
-        (256, 40)
-    """
-    height, width = size
-    return min(most, max(1, PIXELS // (height * width)))
 
 
 def evaluate(

@@ -346,7 +346,7 @@ Kept = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def name_images(
-    logits: Float[Tensor, "B K"], labels: Shaped[Tensor, "B *K"], *, competing: bool
+    logits: Float[Tensor, "B K"], labels: Shaped[Tensor, B * K], *, competing: bool
 ) -> Kept:
     """Return what is kept of a batch: of each image what the metrics need, on its device.
 

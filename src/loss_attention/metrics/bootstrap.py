@@ -62,7 +62,7 @@ class Bootstrap:
             self._drawn[images] = drawn.astype(np.float64)
         return self._drawn[images]
 
-    def means(self, values: Float[np.ndarray, "N *K"]) -> Float[np.ndarray, "R *K"] | None:
+    def means(self, values: Float[np.ndarray, N * K]) -> Float[np.ndarray, R * K] | None:
         """Return the mean over the images of each resample; None of fewer than `LEAST`.
 
         Args:
@@ -70,7 +70,7 @@ class Bootstrap:
         """
         if len(values) < LEAST:
             return None
-        means: Float[np.ndarray, "R *K"] = self.counts(len(values)) @ values / len(values)
+        means: Float[np.ndarray, R * K] = self.counts(len(values)) @ values / len(values)
         return means
 
     def pixel_average_precisions(

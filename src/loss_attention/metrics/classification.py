@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def correct_images(
-    logits: Float[Tensor, "B K"], labels: Shaped[Tensor, "B *K"]
+    logits: Float[Tensor, "B K"], labels: Shaped[Tensor, B * K]
 ) -> Bool[Tensor, " B"]:
     """Return which images are classified rightly.
 
@@ -32,7 +32,7 @@ def correct_images(
 
 
 def commonest_answer(
-    train_labels: Shaped[Tensor, "N *K"], labels: Shaped[Tensor, "B *K"]
+    train_labels: Shaped[Tensor, N * K], labels: Shaped[Tensor, B * K]
 ) -> Bool[Tensor, " B"]:
     """Return which images a constant answer gets right: the commonest one of the training set.
 

@@ -54,7 +54,7 @@ CENTRED_STEPS = 32
 
 
 def relevant_boxes(
-    box_labels: Int[Tensor, "B G"], labels: Shaped[Tensor, "B *K"]
+    box_labels: Int[Tensor, "B G"], labels: Shaped[Tensor, B * K]
 ) -> Bool[Tensor, "B G"]:
     """Return which boxes are of one of their image's labels; -1 stands for "no box".
 
@@ -111,7 +111,7 @@ def are_small(boxes: Float[Tensor, "P G 4"], height: int, width: int) -> Bool[Te
     return ~(box_area(boxes) >= SMALL * height * width).any(dim=1)
 
 
-def centred_box(across: float, down: float, height: int, width: int) -> Float[Tensor, "4"]:
+def centred_box(across: float, down: float, height: int, width: int) -> Float[Tensor, 4]:
     """Return the box of `across * width` by `down * height` pixels in the middle of an image.
 
     Example:
@@ -169,7 +169,7 @@ def _shared_length(
 
 
 def right_patches(
-    patch_logits: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]
+    patch_logits: Float[Tensor, "B M K"], labels: Shaped[Tensor, B * K]
 ) -> Bool[Tensor, "B M"]:
     """Return the set A: patches whose own predicted class is one of the image's labels.
 

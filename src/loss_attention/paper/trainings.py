@@ -36,9 +36,10 @@ from loss_attention.interruption import (
 from loss_attention.model import PatchClassifier
 from loss_attention.paper.tables import EPOCH_SECONDS, training_key
 from loss_attention.prediction import MapName
-from loss_attention.runs import MapOptions, load_data, load_weights, measure
+from loss_attention.runs import MapOptions, load_data, measure
 from loss_attention.saving import make_folder, write_whole
-from loss_attention.training.environment import choose_accelerator, choose_device
+from loss_attention.training.devices import choose_accelerator, choose_device
+from loss_attention.training.finished import load_weights
 from loss_attention.training.job import begin_run, continue_run
 from loss_attention.training.recipe import Accelerator, Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder

@@ -6,14 +6,11 @@ no sign, the margin for example, there is the red half); the outline
 of the selected patches is solid white, the model's box dashed yellow, an object's box in long lilac
 dashes, what a patch sees in short green ones, a true box dotted cyan, and each line lies on a dark
 one, so that it shows on any picture.
-
-The heat maps of several methods side by side, a row for each image.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -25,23 +22,17 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
-from loss_attention.attribution.maps import METHODS
-from loss_attention.attribution.measures import Subject, maps_of
 from loss_attention.errors import printable
-from loss_attention.explanation import EVIDENCE, NO_MARGIN, Explanation, Quantity
+from loss_attention.quantities import EVIDENCE, Quantity
 
 SHORTEST, LONGEST = 384, 1280
 """A picture is enlarged until its shorter side has so many pixels, but its longer one no more."""
 
 _STRONGEST = 0.8
 _DIMMEST = 40.0
-_PAPER, _INK, _DARK = (255, 255, 255), (26, 26, 26), (15, 15, 15)
+PAPER, INK, _DARK = (255, 255, 255), (26, 26, 26), (15, 15, 15)
 _GREY = 150
-SHOWN_IMAGES = 6
-_CELL, _LETTERS = 192, 13
-"""Of the picture of maps side by side: the side of a cell and the height of letters, in pixels."""
 
 
 class Line(NamedTuple):
@@ -59,7 +50,8 @@ SEEN = Line("what the heaviest patch sees (r90)", (140, 255, 120), (3, 2))
 TRUTH = Line("true box", (0, 229, 255), (1.5, 1.5))
 
 
-def _no_boxes() -> NDArray[np.float32]:
+def no_boxes() -> NDArray[np.float32]:
+    """Return boxes, of which there are none."""
     return np.empty((0, 4), np.float32)
 
 
@@ -79,41 +71,18 @@ class Marks:
     """
 
     heat_map: Float[np.ndarray, "H W"]
-    windows: Float[np.ndarray, "S 4"] = field(default_factory=_no_boxes)
-    boxes: Float[np.ndarray, "N 4"] = field(default_factory=_no_boxes)
-    truths: Float[np.ndarray, "G 4"] = field(default_factory=_no_boxes)
+    windows: Float[np.ndarray, "S 4"] = field(default_factory=no_boxes)
+    boxes: Float[np.ndarray, "N 4"] = field(default_factory=no_boxes)
+    truths: Float[np.ndarray, "G 4"] = field(default_factory=no_boxes)
     shown: Quantity = EVIDENCE
-    objects: Float[np.ndarray, "O 4"] = field(default_factory=_no_boxes)
+    objects: Float[np.ndarray, "O 4"] = field(default_factory=no_boxes)
     note: str = ""
-    seen: Float[np.ndarray, "P 4"] = field(default_factory=_no_boxes)
+    seen: Float[np.ndarray, "P 4"] = field(default_factory=no_boxes)
 
     @property
     def limit(self) -> float:
         """The greatest magnitude, which the colour scale ends with."""
         return float(np.abs(_finite(self.heat_map)).max(initial=0.0))
-
-
-def marks_of(
-    explanation: Explanation, index: int, truths: Float[np.ndarray, "G 4"] | None = None
-) -> Marks:
-    """Return what to draw for one image of an explained batch.
-
-    Args:
-        explanation: of the batch.
-        index: which image of it.
-        truths: its true boxes in pixels of the model's input; rows of NaN are left out.
-    """
-    windows = explanation.grid.windows().numpy()
-    boxes = explanation.boxes[index : index + 1].cpu().numpy()
-    truths = _no_boxes() if truths is None else truths
-    return Marks(
-        heat_map=explanation.heat_maps[index].float().cpu().numpy(),
-        windows=windows[explanation.selected[index].cpu().numpy()],
-        boxes=boxes[~np.isnan(boxes).any(axis=1)],
-        truths=truths[~np.isnan(truths).any(axis=1)],
-        shown=explanation.shown_of(index),
-        note=NO_MARGIN if explanation.is_empty(index) else "",
-    )
 
 
 def panel(
@@ -129,7 +98,7 @@ def panel(
     """
     picture = resized(image.convert("L"), shortest, longest)
     # Not as dark as it is: colours have to show on black too.
-    grey = _DIMMEST + np.asarray(picture.convert("RGB"), np.float32) * (1 - _DIMMEST / 255)
+    grey = _DIMMEST + np.asarray(picture, np.float32) * (1 - _DIMMEST / 255)
     heat = Image.fromarray(_finite(marks.heat_map)).resize(picture.size, Image.Resampling.BILINEAR)
     drawn = Image.fromarray(_tint(grey, np.asarray(heat) / (marks.limit or 1.0)))
     rows, columns = marks.heat_map.shape
@@ -167,11 +136,11 @@ def overlay(
     pad = size
     foot = legend(marks, target, width - 2 * pad, size)
     top = 3 * pad
-    sheet = Image.new("RGB", (width, top + drawn.height + foot.height + 2 * pad), _PAPER)
+    sheet = Image.new("RGB", (width, top + drawn.height + foot.height + 2 * pad), PAPER)
     ending = f", {probability:.1%}"
-    room = width - 2 * pad - _font(size + 2).getlength(ending)
+    room = width - 2 * pad - font(size + 2).getlength(ending)
     title = fit(printable(prediction), size + 2, room) + ending
-    ImageDraw.Draw(sheet).text((pad, top // 2), title, _INK, _font(size + 2), anchor="lm")
+    ImageDraw.Draw(sheet).text((pad, top // 2), title, INK, font(size + 2), anchor="lm")
     sheet.paste(drawn, ((width - drawn.width) // 2, top))
     sheet.paste(foot, (pad, top + drawn.height + pad))
     return sheet
@@ -186,26 +155,46 @@ def legend(marks: Marks, target: str, width: int, size: int) -> Image.Image:
         width: of the legend in pixels.
         size: of its letters in pixels.
     """
-    keys = _keys(marks, width, size)
-    top = 3 * size // 2 if marks.note else 0
+    lines = (
+        (OUTLINE, marks.windows),
+        (BOX, marks.boxes),
+        (OBJECT, marks.objects),
+        (SEEN, marks.seen),
+        (TRUTH, marks.truths),
+    )
+    used = tuple(line for line, drawn in lines if len(drawn))
+    sheet = _legend_of_all(marks.shown, marks.note, target, used, width, size).copy()
+    draw, top = ImageDraw.Draw(sheet), _note_height(marks.note, size)
+    for text, x, anchor in _ticks(marks, width):
+        draw.text((x, top + 11 * size // 4), text, INK, font(size), anchor=anchor)
+    return sheet
+
+
+@lru_cache(maxsize=16)
+def _legend_of_all(
+    shown: Quantity, note: str, target: str, used: tuple[Line, ...], width: int, size: int
+) -> Image.Image:
+    """Draw what the legends of many pictures have in common: all but the numbers of the scale."""
+    keys, top = _keys(used, width, size), _note_height(note, size)
     height = top + 4 * size + (keys.height + size if keys else 0)
-    sheet = Image.new("RGB", (width, height), _PAPER)
+    sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((0, 0), fit(marks.note, size, width), _INK, _font(size))
-    before, after = f"{marks.shown.name} for ", f" ({marks.shown.unit})"
-    room = width - sum(_font(size).getlength(part) for part in (before, after))
-    draw.text((0, top), before + fit(printable(target), size, room) + after, _INK, _font(size))
-    ramp = np.linspace(-1 if marks.shown.signed else 0, 1, width, dtype=np.float32)[None].repeat(
+    draw.text((0, 0), fit(note, size, width), INK, font(size))
+    before, after = f"{shown.name} for ", f" ({shown.unit})"
+    room = width - sum(font(size).getlength(part) for part in (before, after))
+    draw.text((0, top), before + fit(printable(target), size, room) + after, INK, font(size))
+    ramp = np.linspace(-1 if shown.signed else 0, 1, width, dtype=np.float32)[None].repeat(
         size, axis=0
     )
-    sheet.paste(
-        Image.fromarray(_tint(np.full((*ramp.shape, 3), _GREY), ramp)), (0, top + 3 * size // 2)
-    )
-    for text, x, anchor in _ticks(marks, width):
-        draw.text((x, top + 11 * size // 4), text, _INK, _font(size), anchor=anchor)
+    colours = Image.fromarray(_tint(np.full(ramp.shape, _GREY, np.float32), ramp))
+    sheet.paste(colours, (0, top + 3 * size // 2))
     if keys:
         sheet.paste(keys, (0, top + 5 * size))
     return sheet
+
+
+def _note_height(note: str, size: int) -> int:
+    return 3 * size // 2 if note else 0
 
 
 def _ticks(marks: Marks, width: int) -> tuple[tuple[str, int, str], ...]:
@@ -220,24 +209,16 @@ def _ticks(marks: Marks, width: int) -> tuple[tuple[str, int, str], ...]:
     )
 
 
-def _keys(marks: Marks, width: int, size: int) -> Image.Image | None:
-    """Draw what the lines mean, as many side by side as fit."""
-    lines = (
-        (OUTLINE, marks.windows),
-        (BOX, marks.boxes),
-        (OBJECT, marks.objects),
-        (SEEN, marks.seen),
-        (TRUTH, marks.truths),
-    )
-    used = [line for line, drawn in lines if len(drawn)]
+def _keys(used: tuple[Line, ...], width: int, size: int) -> Image.Image | None:
+    """Draw what lines mean, as many side by side as fit."""
     if not used:
         return None
     swatch, gap = 3 * size, size // 2
-    widest = swatch + gap + max(_font(size).getlength(line.meaning) for line in used)
+    widest = swatch + gap + max(font(size).getlength(line.meaning) for line in used)
     columns = max(1, min(len(used), int((width + 2 * size) // (widest + 2 * size))))
     step = 3 * size // 2
     rows = -(-len(used) // columns)
-    sheet = Image.new("RGB", (width, rows * step - step + size), _PAPER)
+    sheet = Image.new("RGB", (width, rows * step - step + size), PAPER)
     draw = ImageDraw.Draw(sheet)
     for index, line in enumerate(used):
         x, y = round(index % columns * (widest + 2 * size)), index // columns * step
@@ -246,14 +227,8 @@ def _keys(marks: Marks, width: int, size: int) -> Image.Image | None:
         ends = (size / 2, middle, swatch - size / 2, middle)
         _draw_line(sample, line, np.array([ends]), max(2, size // 6))
         sheet.paste(sample, (x, y))
-        draw.text((x + swatch + gap, y + middle), line.meaning, _INK, _font(size), anchor="lm")
+        draw.text((x + swatch + gap, y + middle), line.meaning, INK, font(size), anchor="lm")
     return sheet
-
-
-def as_picture(pixels: UInt8[Tensor, "C H W"]) -> Image.Image:
-    """Return an image of one channel or of three, on the CPU, as a picture."""
-    array = pixels.permute(1, 2, 0).numpy()
-    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
 def resized(image: Image.Image, shortest: int, longest: int) -> Image.Image:
@@ -278,11 +253,11 @@ def number(value: float) -> str:
 def fit(text: str, size: int, room: float) -> str:
     """Shorten a text to so many pixels of letters of this size, with an ellipsis if it must be."""
     text = " ".join(text.split())
-    font = _font(size)
-    if font.getlength(text[:400]) <= room and len(text) <= 400:
+    letters = font(size)
+    if letters.getlength(text[:400]) <= room and len(text) <= 400:
         return text
     text = text[:400]
-    while text and font.getlength(text + "…") > room:
+    while text and letters.getlength(text + "…") > room:
         text = text[:-1]
     return text.rstrip() + "…"
 
@@ -333,9 +308,7 @@ def _draw_line(
             draw.rectangle(corner, colour)
 
 
-def _dashes(
-    segment: Float[np.ndarray, "4"], line: Line, width: int
-) -> Float[np.ndarray, "dashes 4"]:
+def _dashes(segment: Float[np.ndarray, 4], line: Line, width: int) -> Float[np.ndarray, "dashes 4"]:
     """Cut a line into dashes, one at each end, the gaps stretched to fit."""
     way = segment[2:] - segment[:2]
     length = way.sum()
@@ -349,14 +322,21 @@ def _dashes(
 
 
 def _tint(
-    grey: Float[np.ndarray, "h w 3"], values: Float[np.ndarray, "h w"]
+    grey: Float[np.ndarray, "h w"], values: Float[np.ndarray, "h w"]
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Colour a grey picture by values in [-1, 1]; 0 leaves it as it is."""
-    table = _colours()
-    colour = table[((values.clip(-1, 1) + 1) / 2 * (len(table) - 1)).round().astype(np.intp)]
-    opacity = (_STRONGEST * np.abs(values).clip(0, 1) ** 0.6)[..., None]
-    mixed: UInt8[np.ndarray, "h w 3"] = (grey + (colour - grey) * opacity).round().astype(np.uint8)
-    return mixed
+    table, under = _colours(), grey.ravel()
+    values = values.ravel().clip(-1, 1)
+    opacity = _STRONGEST * np.abs(values) ** 0.6
+    step = ((values + 1) / 2 * (len(table) - 1)).round().astype(np.intp)
+    mixed = np.empty((grey.size, 3), np.uint8)
+    for channel in range(3):  # in place: most of the time would go into fetching memory
+        colour = table[:, channel].take(step)
+        colour -= under
+        colour *= opacity
+        colour += under
+        mixed[:, channel] = np.rint(colour, out=colour)
+    return mixed.reshape(*grey.shape, 3)
 
 
 def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -371,46 +351,7 @@ def _colours() -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=16)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Return letters of a height in pixels."""
     # matplotlib brings the same letters to every machine.
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
-
-
-def maps_picture(subject: Subject, methods: Sequence[str], images: int = SHOWN_IMAGES) -> bytes:
-    """Draw the first images of a comparison, and beside each its map by every method, as a PNG.
-
-    Each map has a colour scale of its own, red for the class and blue against it: what is to be
-    compared is where, not how much. True boxes are dotted.
-    """
-    raw, target = subject.images[:images], subject.target[:images]
-    columns = {
-        method: maps_of(subject.model, raw, target, method, subject.batch_size).cpu().numpy()
-        for method in methods
-    }
-    size, head = _LETTERS, 2 * _LETTERS
-    sheet = Image.new("RGB", (_CELL * (1 + len(columns)), head + (_CELL + head) * len(raw)), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-
-    def put(text: str, column: int, top: int) -> None:
-        middle = (column * _CELL + _CELL // 2, top + head // 2)
-        draw.text(middle, fit(text, size, _CELL - size), _INK, _font(size), anchor="mm")
-
-    for column, title in enumerate(["image", *columns]):
-        put(title, column, 0)
-    for row, pixels in enumerate(raw.permute(0, 2, 3, 1).cpu().numpy()):
-        picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., :3])
-        truths = _no_boxes()
-        if subject.boxes is not None:
-            truths = subject.boxes[row].cpu().numpy()
-            truths = truths[~np.isnan(truths).any(axis=1)]
-        side, top = _CELL - size, head + row * (_CELL + head)
-        shown = [resized(picture.convert("RGB"), side, side)]
-        for method, maps in columns.items():
-            marks = Marks(maps[row], truths=truths, shown=METHODS[method].shown)
-            shown.append(panel(picture, marks, shortest=side, longest=side))
-        for column, one in enumerate(shown):
-            sheet.paste(one, (column * _CELL + (_CELL - one.width) // 2, top))
-        put(printable(subject.model.class_names[int(target[row])]), 0, top + side)
-    drawn = io.BytesIO()
-    sheet.save(drawn, "PNG")
-    return drawn.getvalue()

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int, Shaped
 from PIL import Image
 from torch import Tensor
 
-from loss_attention.data.sample import ImageSet, LabelledImages
-from loss_attention.evaluation.measuring import images_at_once, run_batches
-from loss_attention.explanation import CONTRAST, Explanation, explain_prediction
+from loss_attention.data.sample import ImageSet, LabelledImages, images_at_once
+from loss_attention.evaluation.measuring import run_batches
+from loss_attention.explanation import Explanation, explain_prediction
 from loss_attention.geometry import box_iou
 from loss_attention.metrics.localisation import relevant_boxes
 from loss_attention.metrics.locality import kept_squares
@@ -31,7 +31,9 @@ from loss_attention.prediction import (
     on_cpu,
     probabilities_of,
 )
-from loss_attention.report.drawing import as_picture, marks_of, number, panel, resized
+from loss_attention.quantities import CONTRAST
+from loss_attention.report.drawing import number, panel, resized
+from loss_attention.report.marks import as_picture, marks_of
 
 MISTAKES = RIGHT_ANSWERS = 12
 BARS = 5

@@ -13,7 +13,8 @@ from PIL import Image
 from loss_attention.errors import printable
 from loss_attention.evaluation.metric import Evaluation
 from loss_attention.explanation import Explanation
-from loss_attention.report.drawing import as_picture, marks_of, overlay
+from loss_attention.report.drawing import overlay
+from loss_attention.report.marks import as_picture, marks_of
 from loss_attention.report.summary import key_table, sentences
 
 MOST = 4

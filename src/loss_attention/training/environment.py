@@ -38,17 +38,12 @@ from loss_attention.interruption import (
     shared_byte,
     unblock_signals,
 )
-from loss_attention.training.recipe import Accelerator, RunOptions
+from loss_attention.training.devices import ALONE, DEVICES, choose_accelerator, count_devices
+from loss_attention.training.recipe import RunOptions
 
 PACKAGES = ("torch", "numpy", "lightning-fabric", "datasets", "pillow", "scikit-learn")
 
 Precision = Literal["32", "bf16"]
-
-DEVICES = {"cuda": "GPU", "xpu": "Intel GPU", "mps": "Apple GPU", "cpu": "CPU"}
-"""What there is to compute on, best first, and what it is called."""
-
-ALONE = ("xpu", "mps")
-"""Where Fabric has one process train, and not several."""
 
 MANY_PARAMETERS = 10_000_000
 """From which a network computes long enough for each byte to ask the system for it each time."""
@@ -56,54 +51,6 @@ MANY_PARAMETERS = 10_000_000
 # Names of glibc's malloc.h. 32 MB is the most that it takes for the first.
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 _LARGEST_KEPT, _LARGEST_KEPT_SPARING, _ALL = 32 << 20, 2 << 20, 2**31 - 1
-
-
-def count_devices(accelerator: str) -> int:
-    """Return how many devices of a kind torch can compute on here; of a CPU, its cores."""
-    if accelerator == "cuda":
-        return torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if accelerator == "xpu":
-        return torch.xpu.device_count() if torch.xpu.is_available() else 0
-    if accelerator == "mps":
-        return int(torch.backends.mps.is_available())
-    return os.cpu_count() or 1
-
-
-def choose_accelerator(wanted: str, devices: int) -> str:
-    """Return "cuda", "xpu", "mps" or "cpu" for what was asked for; auto: the first that is here.
-
-    Raises:
-        InputError: what is asked for is not here, or fewer of it, or it is not for several
-            processes.
-    """
-    if devices < 1:
-        raise InputError(f"`devices` must be at least 1, got {devices}")
-    accelerator = next(one for one in DEVICES if count_devices(one)) if wanted == "auto" else wanted
-    count = count_devices(accelerator)
-    if not count:
-        raise InputError(
-            f"`accelerator` {wanted}: torch finds no {DEVICES[wanted]} here; use `accelerator` cpu"
-        )
-    if accelerator in ALONE and devices > 1:
-        raise InputError(
-            f"`devices` {devices}: one process trains on {accelerator}; "
-            "several do on `accelerator` cuda or cpu"
-        )
-    if devices > count:
-        there = f"this CPU has {count} cores"
-        if accelerator != "cpu":
-            there = f"there are {count} GPUs here"
-        raise InputError(f"`devices` {devices}: {there}")
-    return accelerator
-
-
-def choose_device(wanted: Accelerator) -> torch.device:
-    """Return where one process computes that trains nothing, by the same rule as training.
-
-    Raises:
-        InputError: what is asked for is not here.
-    """
-    return torch.device(choose_accelerator(wanted, 1))
 
 
 def image_memory(options: RunOptions) -> int:

@@ -65,7 +65,7 @@ class FeatureBatch:
     """
 
     images: Features
-    labels: Shaped[Tensor, "N *K"]
+    labels: Shaped[Tensor, N * K]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -149,7 +149,7 @@ class FeatureSet:
 
     features: FeatureMaps
     numbers: Int[Tensor, " N"]
-    labels: Shaped[Tensor, "N *K"]
+    labels: Shaped[Tensor, N * K]
     views: int
     shown: Int[Tensor, " N"]
     movable: bool = True

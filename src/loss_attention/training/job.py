@@ -29,10 +29,10 @@ from loss_attention.saving import FACTS_FILE
 from loss_attention.terminal import counted, say_line
 from loss_attention.training.augmentation import Scenes, check_augmentation
 from loss_attention.training.bookkeeping import Checkpoints, TrainingLog, Validation
+from loss_attention.training.devices import choose_accelerator
 from loss_attention.training.environment import (
     alike,
     check_processes,
-    choose_accelerator,
     choose_precision,
     cluster_of,
     from_first,

@@ -70,7 +70,7 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     )
 
 
-def recipe_loss(recipe: Recipe, labels: Shaped[Tensor, "N *K"], classes: int) -> Loss:
+def recipe_loss(recipe: Recipe, labels: Shaped[Tensor, N * K], classes: int) -> Loss:
     """Return what the recipe minimises.
 
     Args:
@@ -289,7 +289,7 @@ def _bring_back(weight: Tensor) -> None:
     weight.mul_(factor.where(factor.isfinite(), 1.0))
 
 
-def orthogonalised(update: Float[Tensor, "D *rest"]) -> Float[Tensor, "D *rest"]:
+def orthogonalised(update: Float[Tensor, D * rest]) -> Float[Tensor, D * rest]:
     """Return nearly the orthogonal matrix U V^T of an update U S V^T, of D rows.
 
     Jordan's Newton-Schulz iteration `X <- a X + b (X X^T) X + c (X X^T)^2 X`, which brings singular

@@ -454,7 +454,7 @@ class Trainer:
         )
 
 
-def chosen_by(recipe: Recipe, labels: Shaped[Tensor, "N *K"]) -> Choice:
+def chosen_by(recipe: Recipe, labels: Shaped[Tensor, N * K]) -> Choice:
     """Return what a run's best epoch is chosen by, from the recipe and the training labels."""
     if recipe.choose_by == "auto":
         return "balanced-accuracy" if are_uneven(labels) else "accuracy"

@@ -9,18 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from explained.test_files import CLASSES, make_model, read, save_image
 from PIL import Image
-from report.test_explained import CLASSES, make_model, read, save_image
 
 import loss_attention as la
 from loss_attention.data.decoding import read_image, to_tensor
 from loss_attention.errors import InputError
+from loss_attention.explained.described import describe
+from loss_attention.explained.files import explain_files
+from loss_attention.explained.objects import FoundObject
 from loss_attention.explanation import explain_prediction
 from loss_attention.geometry import PatchGrid
 from loss_attention.prediction import PatchPrediction
 from loss_attention.report.drawing import OBJECT
-from loss_attention.report.explained import FoundObject, describe, explain_files
-from loss_attention.runs import object_threshold
+from loss_attention.training.finished import object_threshold
 from loss_attention.training.run_folder import RunFolder
 
 GRID = PatchGrid(2, 4, window=4, stride=2, height=6, width=10)

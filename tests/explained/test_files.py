@@ -14,7 +14,8 @@ from PIL import ExifTags, Image
 import loss_attention as la
 from loss_attention.data.decoding import read_image, to_tensor
 from loss_attention.errors import InputError
-from loss_attention.report.explained import LONGEST_NAME, explain_files, output_names
+from loss_attention.explained.files import explain_files
+from loss_attention.explained.sources import LONGEST_NAME, output_names
 
 CLASSES = ("cat", "dog", "ewe")
 

@@ -16,8 +16,8 @@ import loss_attention as la
 from loss_attention.cli import main
 from loss_attention.data.decoding import read_image, to_tensor
 from loss_attention.errors import InputError
-from loss_attention.report import explained
-from loss_attention.report.explained import explain_files
+from loss_attention.explained import questions
+from loss_attention.explained.files import explain_files
 from loss_attention.tiling import Tiles
 
 TILES = Tiles(tile=32)
@@ -74,7 +74,7 @@ def test_an_empty_margin_and_one_class_against_another(tmp_path: Path) -> None:
 def test_evidence_for_all_classes_is_left_out_where_it_would_make_a_huge_file(
     model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(explained, "MOST_NUMBERS", 100)
+    monkeypatch.setattr(questions, "MOST_NUMBERS", 100)
     photo = save_photo(tmp_path / "a.png", 60, 50)
     explain_files(model, [photo], tmp_path / "out", tiles=TILES, target="3")
     found = read(tmp_path / "out" / "a.json")

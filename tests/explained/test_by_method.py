@@ -14,7 +14,7 @@ import loss_attention as la
 from loss_attention.attribution.maps import attribute
 from loss_attention.data.decoding import read_image, to_tensor
 from loss_attention.errors import InputError
-from loss_attention.report.explained import explain_files
+from loss_attention.explained.files import explain_files
 
 CLASSES = ("cat", "dog", "ewe")
 

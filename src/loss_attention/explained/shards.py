@@ -1,0 +1,336 @@
+"""Image files explained to a Parquet table, whole or a shard of it: a row an image.
+
+A shard is a part of the images, one after the other, in a file of its own; shard 1/1 is all of
+them. It is there once it is whole, so a run that was cut short goes on with the shards that are
+missing. Each is locked while it is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, NamedTuple, TypeVar
+
+from filelock import FileLock, Timeout
+
+from loss_attention import __version__
+from loss_attention.data.sample import images_at_once
+from loss_attention.errors import InputError, printable, quoted, reason
+from loss_attention.explained.answers import Answered, answered
+from loss_attention.explained.columns import UNITS, Columns
+from loss_attention.explained.formats import ImageFormat
+from loss_attention.explained.pictures import Drawing, Explained, write_explained
+from loss_attention.explained.pipeline import in_order, processes, suitable_processes
+from loss_attention.explained.questions import OwnQuestion, own_marks
+from loss_attention.explained.reading import read_batches
+from loss_attention.explained.sources import Job, files_of, jobs_of, refuse_to_replace, sources_of
+from loss_attention.model import PatchClassifier
+from loss_attention.saving import SaveError, make_folder, whole_file
+from loss_attention.terminal import as_unicode
+
+METADATA_KEY = "loss-attention"
+ROWS, NUMBERS = 4096, 2**22
+"""Of a row group: the most rows, and numbers of patches, that are held before they are written."""
+
+Item = TypeVar("Item")
+
+
+class Shard(NamedTuple):
+    """A part of the images: the `number`th, from 1, of `of` parts that differ by one at most."""
+
+    number: int = 1
+    of: int = 1
+
+    @classmethod
+    def named(cls, text: str) -> Shard:
+        """Return the shard that a text such as "2/8" means.
+
+        Raises:
+            InputError: it means none.
+
+        Example:
+            >>> Shard.named("2/8")
+            Shard(number=2, of=8)
+            >>> Shard.named("0/8")
+            Traceback (most recent call last):
+            ...
+            loss_attention.errors.InputError: `shard` counts from 1: 1/8 to 8/8, got '0/8'
+        """
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+        if match is None:
+            raise InputError(f"`shard` is NUMBER/OF, such as 2/8, got {quoted(text)}")
+        number, of = int(match[1]), int(match[2])
+        if not 1 <= number <= of:
+            first = f"1/{max(1, of)} to {max(1, of)}/{max(1, of)}"
+            raise InputError(f"`shard` counts from 1: {first}, got {quoted(text)}")
+        return cls(number, of)
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"part-{self.number:05}-of-{self.of:05}.parquet"
+
+    def part(self, items: Sequence[Item]) -> range:
+        """Return which of some items are its own, by their numbers from 0.
+
+        Example:
+            >>> [list(Shard(number, 3).part("abcde")) for number in (1, 2, 3)]
+            [[0], [1, 2], [3, 4]]
+        """
+        count = len(items)
+        return range((self.number - 1) * count // self.of, self.number * count // self.of)
+
+
+@dataclass
+class TableSummary:
+    """What became of a shard.
+
+    Attributes:
+        path: its file.
+        rows: how many it has, one for each image.
+        skipped: it was there already, whole.
+        unreadable: a line for each image that could not be read or explained: those of its rows.
+        unread: see `ExplainSummary`.
+    """
+
+    path: Path
+    rows: int = 0
+    skipped: bool = False
+    unreadable: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+
+def explain_table(
+    model: PatchClassifier,
+    question: OwnQuestion,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    shard: Shard = Shard(),  # noqa: B008 (a tuple)
+    batch_size: int = 64,
+    pictures: bool = False,
+    image_format: ImageFormat = "png",
+    workers: int | None = 0,
+    overwrite: bool = False,
+    progress: Callable[..., None] | None = None,
+) -> TableSummary:
+    """Explain image files, or a shard of them, to a Parquet file with a row for each.
+
+    Args:
+        model: a trained model with patches.
+        question: what is asked of it; see `own_question`.
+        paths: image files, and folders whose images are taken. All shards are given the same.
+        out: the folder of the shards, and of the pictures.
+        shard: which of the images.
+        batch_size: images at a time, of large ones fewer.
+        pictures: draw them too.
+        image_format: of the pictures.
+        workers: see `explain_files`.
+        overwrite: write the shard anew though it is there.
+        progress: called with the number of images done and of all of the shard.
+
+    Raises:
+        InputError: paths as for `explain_files`; more shards than images; a shard of other images,
+            of another model or question or of another number of shards that is there already; one
+            that another process writes. Later: weights that give no finite logits.
+        SaveError: a full disk, for instance.
+    """
+    found = sources_of(paths, out)
+    if shard.of > len(found.images):
+        raise InputError(
+            f"`shard` {shard.number}/{shard.of}: there are {len(found.images)} images, so at most "
+            f"{len(found.images)} shards"
+        )
+    own = shard.part(found.images)
+    # Of all images, so that no two shards call their pictures alike.
+    jobs = jobs_of(found.images, out, image_format, pictures=pictures, descriptions=False)
+    jobs = [jobs[number] for number in own]
+    refuse_to_replace(found.images, files_of(jobs), overwrite=True)
+    summary = TableSummary(out / shard.file, len(jobs), unread=found.unread)
+    _refuse_other_shards(out, shard)
+    make_folder(out)
+    with _locked(out, shard):
+        digest = _digest(model, question, [job.source for job in jobs])
+        if summary.path.exists() and not overwrite:
+            _require_same(summary.path, digest)
+            summary.skipped = True
+            return summary
+        summary.unreadable += found.unreadable
+        told = {"version": __version__, "classes": list(model.class_names), "units": UNITS}
+        size, tiles = model.image_size, question.sight.tiles
+        most = 1 if tiles is not None or size is None else images_at_once(size, batch_size)
+        sources, channels = [job.source for job in jobs], model.spec.in_channels
+        batches = read_batches(sources, question.sight, channels, most, pictures=pictures)
+        answers = answered(model, question, batches, len(jobs), summary.unreadable, progress)
+        count = suitable_processes(len(jobs)) if workers is None else workers
+        count = count if pictures else 0
+        with whole_file(summary.path) as file, closing(batches), processes(count) as submit:
+            tasks = (
+                drawing
+                for answer in _written(file, model, question, answers, told | {"digest": digest})
+                for drawing in _drawings(model, answer, jobs, image_format)
+            )
+            for _ in in_order(submit, write_explained, tasks, most + 2 * count):
+                pass
+    return summary
+
+
+def _written(
+    file: IO[bytes],
+    model: PatchClassifier,
+    question: OwnQuestion,
+    answers: Iterable[Answered],
+    told: dict[str, Any],
+) -> Iterator[Answered]:
+    """Write answers as rows, and yield them on."""
+    from pyarrow import parquet
+
+    schema = table_schema().with_metadata({METADATA_KEY: json.dumps(told)})
+    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        held: list[Columns] = []
+        rows = numbers = 0
+        for answer in answers:
+            columns = answer.columns(model, question)
+            held.append(columns)
+            rows += len(columns["path"])
+            numbers += sum(len(row) for row in columns["patch_weights"] if row is not None)
+            if rows >= ROWS or numbers >= NUMBERS:
+                _write(writer, held)
+                held, rows, numbers = [], 0, 0
+            yield answer
+        _write(writer, held)
+
+
+def _drawings(
+    model: PatchClassifier, answer: Answered, jobs: Sequence[Job], image_format: ImageFormat
+) -> Iterator[Explained]:
+    """Yield what is to be drawn of a batch."""
+    own, names = answer.own, model.class_names
+    if own is None:
+        return
+    predicted = own.logits.argmax(dim=1).tolist()
+    readable = [image for image in answer.batch if image.pixels is not None]
+    for index, image in enumerate(readable):
+        job = jobs[image.number]
+        if job.picture is None or image.picture is None:
+            return
+        marks = own_marks(own, answer.objects, index)
+        drawing = Drawing(job.picture, image_format, image.picture, marks, small=False)
+        said: dict[str, Any] = {
+            "prediction": names[predicted[index]],
+            "probability": float(own.probabilities[index, predicted[index]]),
+            "target": names[int(own.target[index])],
+        }
+        if own.versus is not None:
+            said["versus"] = {"class": names[int(own.versus[index])]}
+        yield Explained(image.number, str(job.source), None, said, drawing)
+
+
+def table_schema() -> Any:
+    """Return the Arrow schema of the table, for whoever writes its columns elsewhere."""
+    import pyarrow as pa
+
+    halves, floats = pa.list_(pa.float16()), pa.list_(pa.float32())
+    lengths = ("x", "y", "step_x", "step_y", "window_width", "window_height")
+    grid = [("rows", pa.int32()), ("columns", pa.int32())]
+    objects = [("class", pa.string()), ("score", pa.float32()), ("share", pa.float32())]
+    return pa.schema(
+        [
+            ("path", pa.string()),
+            ("error", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("class", pa.string()),
+            ("probability", pa.float32()),
+            ("target", pa.string()),
+            ("logits", floats),
+            ("grid", pa.struct([*grid, *((name, pa.float32()) for name in lengths)])),
+            ("patch_weights", halves),
+            ("evidence", halves),
+            ("margin", halves),
+            ("margin_is_empty", pa.bool_()),
+            ("box", floats),
+            ("objects", pa.list_(pa.struct([*objects, ("box", floats)]))),
+        ]
+    )
+
+
+def _write(writer: Any, batches: Sequence[Columns]) -> None:
+    """Write the rows of some batches as one row group."""
+    import pyarrow as pa
+
+    if batches:
+        schema = writer.schema
+        parts = [
+            pa.RecordBatch.from_arrays(
+                [pa.array(columns[name], schema.field(name).type) for name in schema.names],
+                schema=schema,
+            )
+            for columns in batches
+        ]
+        table = pa.Table.from_batches(parts)
+        writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+
+def _digest(model: PatchClassifier, question: OwnQuestion, sources: Sequence[Path]) -> str:
+    """Return what tells shards apart that are not of the same images, model and question."""
+    tiles = question.sight.tiles
+    asked = (*question[:4], question.sight.resize, tiles, question.sight.scale, model.image_size)
+    text = repr((asked, [as_unicode(str(path)) for path in sources]))
+    digest = hashlib.sha256(text.encode() + model.to_bytes())
+    return digest.hexdigest()
+
+
+def _require_same(path: Path, digest: str) -> None:
+    """Raise `InputError` unless a file is the shard that would be written."""
+    from pyarrow import parquet
+
+    try:
+        told = json.loads((parquet.read_schema(path).metadata or {})[METADATA_KEY.encode()])
+        known = told["digest"]
+    except Exception as error:  # whatever the file holds
+        raise InputError(
+            f"{path} is no shard of this command ({reason(error)}); name another `out`, or replace "
+            "it with `overwrite`"
+        ) from error
+    if known != digest:
+        raise InputError(
+            f"{path} is a shard of other images, of another model or of other options; name "
+            "another `out`, or replace it with `overwrite`"
+        )
+
+
+def _refuse_other_shards(out: Path, shard: Shard) -> None:
+    """Raise `InputError` where shards of another number lie, which have the same rows."""
+    for path in sorted(out.glob("part-*-of-*.parquet")):
+        match = re.fullmatch(r"part-[0-9]{5,}-of-([0-9]{5,})\.parquet", path.name)
+        if match is not None and int(match[1]) != shard.of:
+            raise InputError(
+                f"{printable(str(path))} is one of {int(match[1])} shards, and `shard` "
+                f"{shard.number}/{shard.of} one of {shard.of}: name another `out`"
+            )
+
+
+@contextlib.contextmanager
+def _locked(out: Path, shard: Shard) -> Iterator[None]:
+    """Keep other processes from writing a shard; the system frees a dead one's lock."""
+    lock = FileLock(out / f".{shard.file}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(
+            f"another process is writing shard {shard.number}/{shard.of} in {out}; wait for it, "
+            "or take another shard"
+        ) from error
+    except OSError as error:
+        raise SaveError(f"cannot write to {out}: {reason(error)}") from error
+    try:
+        yield
+    finally:
+        lock.release()
