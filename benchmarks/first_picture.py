@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import loss_attention as la
-from loss_attention.report.drawing import marks_of, panel
+from loss_attention.report.drawing import panel
+from loss_attention.report.marks import marks_of
 
 SIDE, GAP, LETTERS = 240, 8, 20
 ROOT = Path(__file__).resolve().parent.parent
