@@ -28,8 +28,9 @@ from torch import Tensor
 
 from loss_attention.attribution.maps import METHODS, attribute
 from loss_attention.data.decoding import MOST_PIXELS, UnreadableImage, fitted, read_image, to_tensor
-from loss_attention.data.sample import Resize, placement_of, to_original
-from loss_attention.data.tree import Listed, list_images
+from loss_attention.data.placement import Resize, placement_of
+from loss_attention.data.sample import to_original
+from loss_attention.data.tree import given_images
 from loss_attention.errors import InputError, printable, quoted
 from loss_attention.evaluation.measuring import images_at_once
 from loss_attention.explanation import (
@@ -209,7 +210,10 @@ def explain_files(
         attribute(model, model.mean.expand(1, -1, *model.image_size), method, 0)
         explained = partial(_by_method, model, index, method)
     summary = ExplainSummary()
-    sources = _sources(paths, out, summary)
+    given = given_images(paths, out)
+    summary.unreadable += given.odd
+    summary.unread += given.unread
+    sources = given.images
     jobs = [
         _Job(source, out / f"{name}.png", out / f"{name}.json")
         for source, name in zip(sources, output_names(sources), strict=True)
@@ -478,37 +482,6 @@ def _as_seen(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image
         return image
     scale = max(image.height / size[0], image.width / size[1])
     return fitted(image, (round(size[0] * scale), round(size[1] * scale)), resize)
-
-
-def _sources(paths: Sequence[Path], out: Path, summary: ExplainSummary) -> list[Path]:
-    """Return the image files that the paths name, each once, in order; note what is none."""
-    sources: dict[Path, Path] = {}
-    results = out.resolve()
-    for path in paths:
-        if path.is_dir():
-            there = list_images(path)
-            summary.unreadable += there.odd
-            summary.unread += there.unread
-            found = [file for file in there.images if results not in file.resolve().parents]
-            if not found:
-                raise InputError(_no_images(path, there, results))
-        elif path.is_file():
-            found = [path]
-        elif path.exists():
-            raise InputError(f"{printable(str(path))} is neither a file nor a folder")
-        else:
-            raise InputError(f"there is no file or folder {printable(str(path))}")
-        for file in found:
-            sources.setdefault(file.resolve(), file)
-    return list(sources.values())
-
-
-def _no_images(path: Path, there: Listed, results: Path) -> str:
-    folder = printable(str(path))
-    if there.images and results in (path.resolve(), *path.resolve().parents):
-        return f"the images of {folder} are in the `out` folder itself; name another"
-    lines = [*there.odd, *there.unread]
-    return f"the folder {folder} holds no images" + (f" ({'; '.join(lines)})" if lines else "")
 
 
 def _refuse_to_replace(jobs: Sequence[_Job], whole: Sequence[Path], *, overwrite: bool) -> None:
