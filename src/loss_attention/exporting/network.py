@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 from torch.nn import functional as F
 
 from loss_attention.backbones.foreign import ForeignBackbone
@@ -138,8 +139,8 @@ class TakenSizes(NamedTuple):
         """Return another height and width to try the file with; None: there is none."""
         if self.fixed:
             return None
-        step = max(self.multiple, 5 if self.multiple == 1 else 0)
-        return self.height + step, self.width + 2 * step
+        # The least height, and a width that has cells and patches cut off where they may be.
+        return self.least, self.width + max(2 * self.multiple, 5)
 
     def __str__(self) -> str:
         if self.fixed:
@@ -190,8 +191,12 @@ def sizes_for(
             f"`sizes` any needs an `image_size` whose sides are multiples of {multiple} here, "
             f"got {height} x {width}"
         )
-    # Programs are for two cells at least, as a size of 1 is never taken for one of many.
-    least = -(-max(least, 2 * multiple if multiple > 1 else least + 1) // multiple) * multiple
+    # Two patches along each side: a program that was traced with several may not be for one.
+    layout: Any = getattr(model.head, "layout", None)
+    if layout is not None:
+        least += layout.stride * layout.feature_stride
+    least = max(least, 2 * multiple if multiple > 1 else 2)
+    least = -(-least // multiple) * multiple
     return TakenSizes(height, width, fixed=False, multiple=multiple, least=least)
 
 
@@ -232,8 +237,10 @@ def traced(network: ExportedNetwork, sizes: TakenSizes, kind: InputType) -> Expo
     if not free[0] or (not sizes.fixed and not all(free[2:])):
         fixed = "the batch" if not free[0] else "height and width"
         raise InputError(f"this network fixes {fixed} when it is traced; `sizes` fixed may work")
-    for node in program.graph.nodes:  # names of files of this machine, which are nobody's business
-        node.meta.pop("stack_trace", None)
+    # Names of files of this machine, which are nobody's business.
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, GraphModule) else ():
+            node.meta.pop("stack_trace", None)
     return program
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -136,6 +137,11 @@ class ExportedModel:
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
         except Exception as error:  # whatever a runtime raises at a file that it cannot take
+            if opset := re.search(r"Opset (\d+) is under development", str(error)):
+                raise InputError(
+                    f"{name} is of opset {opset[1]}, which the installed onnxruntime does not "
+                    "know: upgrade it"
+                ) from error
             raise InputError(f"{name} cannot be opened as {kind}: {reason(error)}") from error
 
     def __call__(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
