@@ -16,7 +16,13 @@ from markdown_pages import run_page
 
 import loss_attention as la
 
-PAGES = ("index.md", "paper.md", "tutorials/own-folder.md", "tutorials/is-my-map-right.md")
+PAGES = (
+    "index.md",
+    "paper.md",
+    "exporting.md",
+    "tutorials/own-folder.md",
+    "tutorials/is-my-map-right.md",
+)
 """Those whose blocks are for a reader to run from top to bottom."""
 LOADED = re.compile(r"<(?:script|img|iframe|source)[^>]* src=\"?([^\s\">]+)|<link([^>]*)>")
 

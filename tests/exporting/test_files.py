@@ -47,7 +47,8 @@ def margins_of(evidence: Any) -> Any:
 # Each head once, and each option with one of them.
 WRITTEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mean": ({"one_vs_rest": True}, {}),
-    "gated-attention": ({}, {"upsample": True, "input_type": "float32"}),
+    "attention": ({}, {"sizes": "fixed"}),
+    "gated-attention": ({}, {"upsample": True, "input_type": "float32", "sizes": "fixed"}),
 }
 
 
@@ -69,7 +70,7 @@ def test_every_head_with_evidence(head: str, folder: Path, plain: Any) -> None:
         return
     powers = np.exp(logits)
     near(found["probabilities"], powers / powers.sum(axis=1, keepdims=True))
-    if how:  # the map is painted on the pixels, as `explain` shows it
+    if "upsample" in how:  # the map is painted on the pixels, as `explain` shows it
         shown = np.where(said["no_margin"][:, None, None], 0, said["heat_maps"])
         near(found["margin_map"], shown)
         assert model.metadata.input["type"] == "float32"

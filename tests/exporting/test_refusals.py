@@ -177,6 +177,9 @@ def test_sizes_that_networks_take() -> None:
         32, 40, fixed=False, least=13
     )  # patches of 9, every 4 pixels
     assert sizes_for(own, (48, 48), "fixed") == TakenSizes(48, 48, fixed=True)
+    assert sizes_for(own, (12, 32), None) == TakenSizes(12, 32, fixed=True)  # a row of patches
+    with pytest.raises(InputError, match="two patches along each side, 13 x 13 pixels and more"):
+        sizes_for(own, (12, 32), "any")
     routed = used_model(head="capsule-dynamic-routing", image_size=(40, 40))
     assert sizes_for(routed, None, None).fixed
     with pytest.raises(InputError, match="parameters for each position"):

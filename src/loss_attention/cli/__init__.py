@@ -260,7 +260,7 @@ def as_options(message: str, options: Mapping[str, str]) -> str:
     def option(match: re.Match[str]) -> str:
         return options.get(match[1], match[0])
 
-    return re.sub(r"`([a-z_]+)`", option, message)
+    return re.sub(r"`([a-z0-9_]+)`", option, message)
 
 
 def make_console(options: Mapping[str, str]) -> Console:

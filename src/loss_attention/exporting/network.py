@@ -197,6 +197,13 @@ def sizes_for(
         least += layout.stride * layout.feature_stride
     least = max(least, 2 * multiple if multiple > 1 else 2)
     least = -(-least // multiple) * multiple
+    if min(height, width) < least:
+        if sizes == "any":
+            raise InputError(
+                f"`sizes` any needs an `image_size` of two patches along each side, {least} x "
+                f"{least} pixels and more, got {height} x {width}"
+            )
+        return TakenSizes(height, width, fixed=True)
     return TakenSizes(height, width, fixed=False, multiple=multiple, least=least)
 
 
