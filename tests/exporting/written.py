@@ -112,7 +112,7 @@ def write_model_and_file(folder: Path) -> None:
     """A model and its file that both read photos."""
     options = {"backbone": "vgg11_bn", "image_size": (24, 20), "patch_kernel": 3, "resize": "pad"}
     model = used_model(**options, class_names=CLASSES)
-    with torch.no_grad():  # or all photos of noise are of one class
+    with torch.no_grad():  # or one class is certain whatever is shown
         biases = model.head.classifier.bias
         biases -= model(torch.rand(8, 3, 24, 20)).logits.mean(dim=0)
     (folder / "model.safetensors").write_bytes(model.to_bytes())
