@@ -216,3 +216,24 @@ def browser() -> Iterator[Any]:
     driver.set_window_size(1100, 900)
     yield driver
     driver.quit()
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[Any]:
+    """Have a function of a helper module run in a process that does not check annotations.
+
+    What checks them cannot be traced.
+    """
+    import tracing
+    from apart import apart, ended, heard
+
+    process, connection = apart(tracing.serve)
+
+    def ask(function: Any, *arguments: Any) -> None:
+        connection.send((function, arguments))
+        if wrong := heard(connection):
+            pytest.fail(wrong, pytrace=False)
+
+    yield ask
+    connection.send(None)
+    assert ended(process) == 0

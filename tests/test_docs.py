@@ -20,6 +20,7 @@ import loss_attention as la
 PAGES = (
     "index.md",
     "commands.md",
+    "exporting.md",
     "many-images.md",
     "paper.md",
     "tutorials/own-folder.md",

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import exporting
 import pytest
 import torch
-from apart import apart, ended, heard
-from exporting import ONE_SIZE, pictures, same, tiny
+import tracing
 from torch.utils import _pytree as pytree
+from tracing import ONE_SIZE, pictures, same, tiny
 
 from loss_attention.heads import HEADS
 
@@ -21,21 +19,6 @@ from loss_attention.heads import HEADS
 ANY_SIZE = [name for name in HEADS if name not in ONE_SIZE]
 
 Ask = Callable[..., None]
-
-
-@pytest.fixture(scope="module")
-def plain() -> Iterator[Ask]:
-    """Have a function of `exporting` run in a process that does not check annotations."""
-    process, connection = apart(exporting.serve)
-
-    def ask(function: Callable[..., None], *arguments: Any) -> None:
-        connection.send((function, arguments))
-        if wrong := heard(connection):
-            pytest.fail(wrong, pytrace=False)
-
-    yield ask
-    connection.send(None)
-    assert ended(process) == 0
 
 
 @pytest.mark.parametrize(
@@ -51,31 +34,31 @@ def plain() -> Iterator[Ask]:
 def test_predictions_and_explanations_export_for_any_size(
     heads: list[str], strict: bool, plain: Ask
 ) -> None:
-    plain(exporting.export_heads, heads, strict)
+    plain(tracing.export_heads, heads, strict)
 
 
 @pytest.mark.parametrize(
     "backbone", ["resnet18", pytest.param("googlenet", marks=pytest.mark.slow)]
 )
 def test_a_whole_network_exports(backbone: str, plain: Ask) -> None:
-    plain(exporting.export_backbone, backbone)
+    plain(tracing.export_backbone, backbone)
 
 
 def test_a_network_of_timm_exports(plain: Ask) -> None:
-    plain(exporting.export_other_libraries)
+    plain(tracing.export_other_libraries)
 
 
 @pytest.mark.parametrize("heads", [ANY_SIZE, ONE_SIZE], ids=["any size", "one size"])
 def test_predictions_and_explanations_compile_to_one_graph(heads: list[str], plain: Ask) -> None:
-    plain(exporting.compile_whole, heads)
+    plain(tracing.compile_whole, heads)
 
 
 def test_centred_models_export_and_compile(plain: Ask) -> None:
-    plain(exporting.export_and_compile_centred, ["loss-attention", "capsule-loss-attention"])
+    plain(tracing.export_and_compile_centred, ["loss-attention", "capsule-loss-attention"])
 
 
 def test_ddp_returns_the_prediction_whole(plain: Ask, tmp_path: Path) -> None:
-    plain(exporting.train_with_ddp, list(HEADS), tmp_path / "store")
+    plain(tracing.train_with_ddp, list(HEADS), tmp_path / "store")
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from loss_attention.estimator import PatchClassifierEstimator
     from loss_attention.explained.objects import FoundObject, find_objects
     from loss_attention.explanation import Explanation
+    from loss_attention.exporting.reading import ExportedModel
+    from loss_attention.exporting.writing import Exported, export
     from loss_attention.fitting import TrainedRun, train
     from loss_attention.losses import (
         margin_loss,
@@ -39,6 +41,8 @@ _HOMES = {
     "CapsulePrediction": "prediction",
     "EvidencePrediction": "prediction",
     "Explanation": "explanation",
+    "Exported": "exporting.writing",
+    "ExportedModel": "exporting.reading",
     "FoundObject": "explained.objects",
     "ImagePrediction": "prediction",
     "ModelSpec": "model_spec",
@@ -49,6 +53,7 @@ _HOMES = {
     "TrainedRun": "fitting",
     "capsule_weights": "attention",
     "create_model": "model",
+    "export": "exporting.writing",
     "find_objects": "explained.objects",
     "load": "model",
     "margin_loss": "losses",
@@ -64,6 +69,8 @@ __all__ = [
     "CapsulePrediction",
     "EvidencePrediction",
     "Explanation",
+    "Exported",
+    "ExportedModel",
     "FoundObject",
     "ImagePrediction",
     "ModelSpec",
@@ -74,6 +81,7 @@ __all__ = [
     "TrainedRun",
     "capsule_weights",
     "create_model",
+    "export",
     "find_objects",
     "load",
     "margin_loss",

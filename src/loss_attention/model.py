@@ -31,7 +31,6 @@ from loss_attention.backbones.foreign import ForeignBackbone, WantedWeights
 from loss_attention.backbones.layers import Layered
 from loss_attention.backbones.receptive_field import ReceptiveField
 from loss_attention.backbones.weights import check_finite
-from loss_attention.data.sample import free_memory
 from loss_attention.errors import InputError, guarded, printable, quoted, reason
 from loss_attention.explanation import (
     Explanation,
@@ -42,6 +41,7 @@ from loss_attention.explanation import (
 from loss_attention.heads import centres, check_patch_fits, head_entry, smallest_image
 from loss_attention.heads.capsules import RoutingHead
 from loss_attention.heads.patches import PatchLayout
+from loss_attention.memory import free_memory
 from loss_attention.model_spec import CUSTOM, ModelSpec
 from loss_attention.prediction import ImagePrediction, MapName
 from loss_attention.saving import check_file

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from loss_attention.backbones.foreign import ForeignBackbone, ImageSizes
 from loss_attention.backbones.levels import Features
-from loss_attention.data.sample import free_memory
 from loss_attention.errors import InputError, quoted
 from loss_attention.heads import HEADS
 from loss_attention.heads.patches import PatchLayout
+from loss_attention.memory import free_memory
 from loss_attention.prediction import ImagePrediction
 
 OVERLAP = 0.25

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loss_attention.data.sample import placement_of, to_image, to_original
+from loss_attention.data.placement import placement_of
+from loss_attention.data.sample import to_image, to_original
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,11 @@ from training.stored import load_stored, store_tiny
 from loss_attention.data import streaming
 from loss_attention.data.archives import Member
 from loss_attention.data.loading import load_splits
-from loss_attention.data.sample import ImageSet, LabelledImages, Storage, choose_stream, free_memory
+from loss_attention.data.sample import ImageSet, LabelledImages, Storage, choose_stream
 from loss_attention.data.streaming import Reader, StreamedSet
 from loss_attention.data.tree import open_tree
 from loss_attention.errors import InputError, KilledError
+from loss_attention.memory import free_memory
 
 
 def mixed(folder: Path) -> Path:

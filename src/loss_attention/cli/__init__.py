@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import tyro
 
 from loss_attention import __version__
-from loss_attention.cli import subcommands
+from loss_attention.cli import elsewhere, subcommands
 from loss_attention.cli.subcommands import fail
 from loss_attention.errors import InputError, ReportedError, unknown_name
 from loss_attention.interruption import KEYBOARD, ending_on_signals
@@ -58,6 +58,16 @@ SUBCOMMANDS: dict[str, Subcommand] = {
         subcommands.explain,
         "explain RUN IMAGE|FOLDER ... --out DIR",
         "show where the evidence lies",
+    ),
+    "predict": Subcommand(
+        elsewhere.predict,
+        "predict RUN|FILE IMAGE|FOLDER ...",
+        "name the class of images; exported files need no torch",
+    ),
+    "export": Subcommand(
+        elsewhere.export,
+        "export RUN --out FILE.onnx",
+        "write a model as ONNX, torch.export or OpenVINO, its evidence included",
     ),
     "compare": Subcommand(
         subcommands.compare,
@@ -251,7 +261,7 @@ def as_options(message: str, options: Mapping[str, str]) -> str:
     def option(match: re.Match[str]) -> str:
         return options.get(match[1], match[0])
 
-    return re.sub(r"`([a-z_]+)`", option, message)
+    return re.sub(r"`([a-z0-9_]+)`", option, message)
 
 
 def make_console(options: Mapping[str, str]) -> Console:

@@ -25,8 +25,8 @@ from typing import IO, BinaryIO, cast
 
 from loss_attention.data.decoding import is_hidden
 from loss_attention.data.records import Content
-from loss_attention.data.sample import free_memory
 from loss_attention.errors import InputError, ReportedError, quoted, reason
+from loss_attention.memory import free_memory
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 MOST_BYTES = 8 * 2**30

@@ -18,6 +18,7 @@ from loss_attention.data.decoding import UnreadableImage, fitted
 from loss_attention.data.groups import group_sizes, shared_groups, with_groups
 from loss_attention.data.loading import KNOWN, MADE, Known, open_source, understood
 from loss_attention.data.pixels import DEEP
+from loss_attention.data.placement import placement_of
 from loss_attention.data.records import (
     Encoded,
     Part,
@@ -29,7 +30,6 @@ from loss_attention.data.records import (
     labels_of,
     outside,
 )
-from loss_attention.data.sample import placement_of
 from loss_attention.data.stacking import Progress, read_encoded
 from loss_attention.errors import InputError, printable
 

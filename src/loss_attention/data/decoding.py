@@ -1,4 +1,4 @@
-"""From image files to uint8 tensors, one image at a time; and which files are images.
+"""From image files to uint8 arrays and tensors, one image at a time; and which files are images.
 
 What files hold is brought to one form: upright (EXIF orientation applied), 8 bits, grey or colour.
 Transparent parts show white, as most viewers and web pages have it. Deeper pixels are scaled by the
@@ -22,18 +22,20 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageStat, TiffImagePlugin, UnidentifiedImageError
-from torch import Tensor
 
 from loss_attention.data.pixels import in_8_bits, picture_alone, unread_tiff
-from loss_attention.data.sample import Resize, free_memory, placement_of
+from loss_attention.data.placement import Resize, placement_of
 from loss_attention.errors import InputError, printable
 from loss_attention.errors import reason as reason_of
+from loss_attention.memory import free_memory
+
+if TYPE_CHECKING:  # exported files are run where there is no torch
+    from torch import Tensor
 
 MOST_PIXELS = 89_478_485
 """A larger image is refused: it would take over 256 MB decoded (Pillow's own limit)."""
@@ -148,10 +150,10 @@ def read_size(source: Path | bytes, name: str) -> tuple[int, int]:
         return size if _orientation(image) < _SIDEWAYS else size[::-1]
 
 
-def to_tensor(
+def to_array(
     image: Image.Image, size: tuple[int, int] | None = None, resize: Resize = "squash"
-) -> UInt8[Tensor, "C H W"]:
-    """Return an image of mode L or RGB as a tensor.
+) -> UInt8[np.ndarray, "C H W"]:
+    """Return an image of mode L or RGB as an array.
 
     Args:
         image: what `read_image` returns.
@@ -162,15 +164,22 @@ def to_tensor(
             training and in explaining.
 
     Example:
-        >>> to_tensor(Image.new("RGB", (6, 4)), size=(2, 3)).shape
-        torch.Size([3, 2, 3])
+        >>> to_array(Image.new("RGB", (6, 4)), size=(2, 3)).shape
+        (3, 2, 3)
     """
     if size is not None:
         image = fitted(image, size, resize)
     pixels = np.array(image, np.uint8)  # a copy: Pillow's own buffer is read-only
-    if pixels.ndim == 2:
-        return torch.from_numpy(pixels).unsqueeze(0)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    return pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def to_tensor(
+    image: Image.Image, size: tuple[int, int] | None = None, resize: Resize = "squash"
+) -> UInt8[Tensor, "C H W"]:
+    """Return an image as `to_array` does, as a tensor."""
+    import torch
+
+    return torch.from_numpy(to_array(image, size, resize))
 
 
 def fitted(
@@ -184,7 +193,7 @@ def fitted(
     Args:
         image: of any size.
         size: height and width in pixels.
-        resize: see `to_tensor`.
+        resize: see `to_array`.
         border: the border's colour, a level for each band; None: the image's mean.
     """
     _, _, left, top, right, bottom = placement_of(image.size, size, resize)

@@ -7,13 +7,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePath
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
 from jaxtyping import Bool, Int, Shaped
-from torch import Tensor
 
 from loss_attention.errors import InputError
+
+if TYPE_CHECKING:  # names of splits are read where there is no torch
+    from torch import Tensor
 
 SPLITS = {
     name: split
@@ -90,6 +91,7 @@ def hold_out(
             image stands alone.
 
     Example:
+        >>> import torch
         >>> kept, held_out = hold_out(torch.tensor([0, 0, 0, 0, 1, 1]), 0.25, seed=0)
         >>> len(kept), len(held_out)
         (4, 2)
@@ -106,6 +108,8 @@ def _held_out_images(
     labels: Shaped[Tensor, N * K], fraction: float, seed: int
 ) -> Bool[Tensor, " N"]:
     """Return which images are held out, each by itself."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
     strata = [order]
@@ -130,6 +134,8 @@ def _held_out_groups(
     group are of one class, no class is further from its part than by half of its largest group,
     but where one is held out, or kept, for there to be one at all.
     """
+    import torch
+
     if fraction == 0 or not len(labels):
         return torch.zeros(len(labels), dtype=torch.bool)
     _, member = torch.unique(groups, return_inverse=True)

@@ -35,15 +35,13 @@ from loss_attention.data.formats.tables import find_tables
 from loss_attention.data.formats.voc import open_voc
 from loss_attention.data.formats.yolo import open_data_yaml, open_yolo
 from loss_attention.data.groups import shared_groups, with_groups
+from loss_attention.data.placement import ImageSize, Resize, placement_of
 from loss_attention.data.records import Source, count, refuse, stored_classes
 from loss_attention.data.sample import (
     IN_REACH,
     ImageSet,
-    ImageSize,
-    Resize,
     Splits,
     Storage,
-    placement_of,
     to_image,
 )
 from loss_attention.data.stacking import Form, Progress

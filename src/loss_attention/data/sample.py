@@ -4,10 +4,7 @@
 demand; what both can is `LabelledImages`. `Splits` are the sets to train on, to choose by and to
 report on, and which split of a source is which is told by its name.
 
-Where a picture lies in an image of another size is its placement, six numbers: width and height of
-the upright original in pixels, and the box `(x0, y0, x1, y1)` in pixels of the image that the
-picture fills. Squashed, it fills the whole image; padded, it keeps its aspect and lies in the
-middle.
+Where a picture lies in an image of another size is its placement (`data/placement.py`).
 
 `choose_stream` decides whether a set of images fits in memory.
 """
@@ -15,13 +12,11 @@ middle.
 from __future__ import annotations
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -30,6 +25,7 @@ from torch import Tensor
 
 from loss_attention.data.division import SPLITS, hold_out
 from loss_attention.errors import InputError
+from loss_attention.memory import free_memory
 
 PINNED = ("cuda", "xpu")
 """Kinds of devices that take copies from pinned memory while the host goes on."""
@@ -54,7 +50,7 @@ class LabelledImages(ABC):
             image without any has no mask. None where the set has no masks, or they come with the
             decoded images.
         placements: size of each original image and the box that its picture fills in `images`,
-            shape `(N, 6)`, as `data/sample.py` has it; None: the images are the originals, or
+            shape `(N, 6)`, as `data/placement.py` has it; None: the images are the originals, or
             they come with the decoded images.
         groups: which images belong together, the same number for those, shape `(N,)`, int64; None:
             each stands alone.
@@ -349,42 +345,6 @@ def _called(split: str, parts: Mapping[str, object]) -> str | None:
     return next((name for name in parts if SPLITS.get(name.lower()) == split), None)
 
 
-ImageSize = int | tuple[int, int] | None
-"""Height and width in pixels, one number where they are equal; None: what the images have."""
-Resize = Literal["squash", "pad"]
-"""How a picture is brought to another shape: out of its aspect, or with a border."""
-
-
-def placement_of(
-    original: tuple[int, int], size: tuple[int, int] | None, resize: Resize
-) -> tuple[int, int, int, int, int, int]:
-    """Return the placement of a picture in an image.
-
-    Args:
-        original: width and height of the picture.
-        size: height and width of the image; None: those of the picture.
-        resize: squash, or keep the aspect and pad.
-
-    Example:
-        >>> placement_of((200, 100), size=(50, 50), resize="pad")
-        (200, 100, 0, 12, 50, 37)
-        >>> placement_of((200, 100), size=(50, 50), resize="squash")
-        (200, 100, 0, 0, 50, 50)
-    """
-    width, height = original
-    if size is None:
-        return width, height, 0, 0, width, height
-    image_height, image_width = size
-    if resize == "squash":
-        return width, height, 0, 0, image_width, image_height
-    scale = min(image_width / width, image_height / height)
-    # A picture of extreme aspect still gets a pixel.
-    inner_width = min(image_width, max(1, round(width * scale)))
-    inner_height = min(image_height, max(1, round(height * scale)))
-    left, top = (image_width - inner_width) // 2, (image_height - inner_height) // 2
-    return width, height, left, top, left + inner_width, top + inner_height
-
-
 def to_image(
     boxes: Float[Tensor, "N G 4"], placements: Float[Tensor, "N 6"]
 ) -> Float[Tensor, "N G 4"]:
@@ -401,6 +361,7 @@ def to_original(
     A box that lies on the border alone ends up empty, at the original's edge.
 
     Example:
+        >>> from loss_attention.data.placement import placement_of
         >>> placed = torch.tensor([placement_of((200, 100), (50, 50), "pad")]).float()
         >>> to_original(torch.tensor([[[0.0, 0.0, 25.0, 37.0]]]), placed)
         tensor([[[  0.,   0., 100., 100.]]])
@@ -461,9 +422,6 @@ PARTS = 3
 """A set may take one part in so many of the free memory: its training part is copied out of it
 once, and the network, its gradients and the results need memory too."""
 
-_UNKNOWN = 4 * 2**30  # where the system does not say
-
-
 PIXELS = 2**22
 """So many at a time: 256 images of 128 x 128, or 4 of 1024 x 1024. A network's first maps take some
 hundred bytes for each."""
@@ -478,11 +436,6 @@ def images_at_once(size: tuple[int, int], most: int) -> int:
     """
     height, width = size
     return min(most, max(1, PIXELS // (height * width)))
-
-
-def free_memory(root: Path = Path("/")) -> int:
-    """Return the bytes that this process may still take: of the machine, or of its container."""
-    return min([_machine_memory(root), *_group_limits(root)])
 
 
 def choose_stream(storage: Storage, needed: int) -> tuple[bool, str]:
@@ -512,63 +465,3 @@ def choose_stream(storage: Storage, needed: int) -> tuple[bool, str]:
 
 def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.3g} GB"
-
-
-def _machine_memory(root: Path) -> int:
-    """Return what the machine can still give without swapping, caches of files included."""
-    try:
-        for line in (root / "proc/meminfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    names = getattr(os, "sysconf_names", {})
-    if "SC_AVPHYS_PAGES" in names:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if "SC_PHYS_PAGES" in names:  # macOS says how much there is, not how much is free
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return _UNKNOWN
-
-
-def _group_limits(root: Path) -> list[int]:
-    """Return what each control group around this process still allows; both versions of them."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    limits = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            top, files = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            top = root / "sys/fs/cgroup/memory"
-            files = (
-                "memory.limit_in_bytes",
-                "memory.usage_in_bytes",
-                "total_inactive_file",
-            )
-        else:
-            continue
-        group = top / path.lstrip("/")
-        for folder in (group, *group.parents):
-            if folder == top.parent:
-                break
-            limits += _allowed(folder, *files)
-    return limits
-
-
-def _allowed(folder: Path, limit: str, usage: str, reclaimable: str) -> list[int]:
-    """Return what a group still allows, caches of files included; nothing where it has no limit."""
-    try:
-        most = (folder / limit).read_text(encoding="utf-8").strip()
-        if most == "max":
-            return []
-        used = int((folder / usage).read_text(encoding="utf-8"))
-        for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines():
-            name, _, number = line.partition(" ")
-            if name == reclaimable:
-                used -= int(number)
-        return [max(0, int(most) - used)]
-    except (OSError, ValueError):
-        return []

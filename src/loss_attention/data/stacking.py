@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from loss_attention.data.decoding import UnreadableImage, fitted, read_image, read_size, to_tensor
+from loss_attention.data.placement import ImageSize, Resize, placement_of
 from loss_attention.data.records import Encoded, count, few
-from loss_attention.data.sample import ImageSize, Resize, placement_of
 from loss_attention.errors import InputError
 
 Progress = Callable[[int, int], None]

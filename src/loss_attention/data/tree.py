@@ -536,3 +536,44 @@ def list_images(folder: Path) -> Listed:
         [problem.what for problem in tree.problems if problem.image not in tree.links],
         tree.unread(),
     )
+
+
+def given_images(paths: Sequence[Path], out: Path | None = None) -> Listed:
+    """Return the image files that paths of files and folders name, each once, in their order.
+
+    Args:
+        paths: files, which are taken whatever their names, and folders, whose images are.
+        out: a folder whose images are left out, as it is where results go.
+
+    Raises:
+        InputError: a path that is not there, or a folder without images.
+    """
+    sources: dict[Path, Path] = {}
+    results = None if out is None else out.resolve()
+    odd: list[str] = []
+    unread: list[str] = []
+    for path in paths:
+        if path.is_dir():
+            there = list_images(path)
+            odd += there.odd
+            unread += there.unread
+            found = [file for file in there.images if results not in file.resolve().parents]
+            if not found:
+                raise InputError(_no_images(path, there, results))
+        elif path.is_file():
+            found = [path]
+        elif path.exists():
+            raise InputError(f"{printable(str(path))} is neither a file nor a folder")
+        else:
+            raise InputError(f"there is no file or folder {printable(str(path))}")
+        for file in found:
+            sources.setdefault(file.resolve(), file)
+    return Listed(list(sources.values()), odd, unread)
+
+
+def _no_images(path: Path, there: Listed, results: Path | None) -> str:
+    folder = printable(str(path))
+    if there.images and results in (path.resolve(), *path.resolve().parents):
+        return f"the images of {folder} are in the `out` folder itself; name another"
+    lines = [*there.odd, *there.unread]
+    return f"the folder {folder} holds no images" + (f" ({'; '.join(lines)})" if lines else "")

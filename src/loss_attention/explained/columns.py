@@ -15,7 +15,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loss_attention.data.sample import Resize, placement_of, to_original
+from loss_attention.data.placement import Resize, placement_of
+from loss_attention.data.sample import to_original
 from loss_attention.errors import InputError
 from loss_attention.explained.objects import FoundObject
 from loss_attention.explained.reading import ReadImage

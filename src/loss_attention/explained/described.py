@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from loss_attention.data.sample import Resize, placement_of, to_original
+from loss_attention.data.placement import Resize, placement_of
+from loss_attention.data.sample import to_original
 from loss_attention.errors import InputError
 from loss_attention.explained.objects import THRESHOLD, FoundObject
 from loss_attention.explanation import Explanation

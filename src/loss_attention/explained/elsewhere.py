@@ -15,13 +15,14 @@ from urllib.parse import quote
 
 from loss_attention import __version__
 from loss_attention.data.sample import images_at_once
+from loss_attention.data.tree import given_images
 from loss_attention.errors import InputError
 from loss_attention.explained.answers import answered
 from loss_attention.explained.files import ExplainSummary
 from loss_attention.explained.formats import ElsewhereFormat
 from loss_attention.explained.questions import OwnQuestion
 from loss_attention.explained.reading import read_batches
-from loss_attention.explained.sources import output_names, refuse_to_replace, sources_of
+from loss_attention.explained.sources import output_names, refuse_to_replace
 from loss_attention.heads import HEADS
 from loss_attention.model import PatchClassifier
 from loss_attention.saving import make_folder, write_whole
@@ -217,8 +218,8 @@ def explain_elsewhere(
             f"`format` {wanted} needs a head with exact evidence, such as loss-attention or mean; "
             "this model finds no objects"
         )
-    found = sources_of(paths, out)
-    summary = ExplainSummary(unreadable=found.unreadable, unread=found.unread)
+    found = given_images(paths, out)
+    summary = ExplainSummary(unreadable=found.odd, unread=found.unread)
     names = output_names(found.images)
     whole = [out / name for name in FORMS.get(wanted, {})]
     each = [out / f"{name}.geojson" for name in names] if not whole else []

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from loss_attention.data.sample import images_at_once
+from loss_attention.data.tree import given_images
 from loss_attention.errors import InputError
 from loss_attention.explained.formats import ImageFormat
 from loss_attention.explained.objects import THRESHOLD
@@ -24,7 +25,7 @@ from loss_attention.explained.questions import (
     sight_of,
 )
 from loss_attention.explained.reading import ReadImage, read_batches, refused
-from loss_attention.explained.sources import Job, files_of, jobs_of, refuse_to_replace, sources_of
+from loss_attention.explained.sources import Job, files_of, jobs_of, refuse_to_replace
 from loss_attention.explanation import class_index
 from loss_attention.model import PatchClassifier
 from loss_attention.prediction import MapName
@@ -132,8 +133,8 @@ def explain_files(
             if given is not None:
                 raise InputError(f"`{name}` is of the model's own patches; leave it or `method`")
         sight, question = sight_of(model, None, scale), _method_question(model, target, method)
-    found = sources_of(paths, out)
-    summary = ExplainSummary(unreadable=found.unreadable, unread=found.unread)
+    found = given_images(paths, out)
+    summary = ExplainSummary(unreadable=found.odd, unread=found.unread)
     jobs = jobs_of(found.images, out, image_format, pictures=pictures)
     of_folder = pictures and any(path.is_dir() for path in paths)
     whole = [out / INDEX_FILE, out / SHEET_FILE] if of_folder else []

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from loss_attention.data.decoding import MOST_PIXELS, fitted
-from loss_attention.data.sample import Resize
+from loss_attention.data.placement import Resize
 from loss_attention.errors import InputError, quoted
 from loss_attention.explained.described import (
     METHOD_UNITS,

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from loss_attention import __version__
 from loss_attention.data.sample import images_at_once
+from loss_attention.data.tree import given_images
 from loss_attention.errors import InputError, printable, quoted, reason
 from loss_attention.explained.answers import Answered, answered
 from loss_attention.explained.columns import UNITS, Columns
@@ -29,7 +30,7 @@ from loss_attention.explained.pictures import Drawing, Explained, write_explaine
 from loss_attention.explained.pipeline import in_order, processes, suitable_processes
 from loss_attention.explained.questions import OwnQuestion, own_marks
 from loss_attention.explained.reading import read_batches
-from loss_attention.explained.sources import Job, files_of, jobs_of, refuse_to_replace, sources_of
+from loss_attention.explained.sources import Job, files_of, jobs_of, refuse_to_replace
 from loss_attention.model import PatchClassifier
 from loss_attention.saving import SaveError, make_folder, whole_file
 from loss_attention.terminal import as_unicode
@@ -141,7 +142,7 @@ def explain_table(
             that another process writes. Later: weights that give no finite logits.
         SaveError: a full disk, for instance.
     """
-    found = sources_of(paths, out)
+    found = given_images(paths, out)
     if shard.of > len(found.images):
         raise InputError(
             f"`shard` {shard.number}/{shard.of}: there are {len(found.images)} images, so at most "
@@ -161,7 +162,7 @@ def explain_table(
             _require_same(summary.path, digest)
             summary.skipped = True
             return summary
-        summary.unreadable += found.unreadable
+        summary.unreadable += found.odd
         told = {"version": __version__, "classes": list(model.class_names), "units": UNITS}
         size, tiles = model.image_size, question.sight.tiles
         most = 1 if tiles is not None or size is None else images_at_once(size, batch_size)

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from loss_attention.data.tree import Listed, list_images
-from loss_attention.errors import InputError, printable
+from loss_attention.errors import InputError
 from loss_attention.explained.formats import SUFFIXES, ImageFormat
 
 LONGEST_NAME = 200
@@ -79,61 +78,6 @@ def _cut(name: str) -> str:
     """Cut a name: file systems take up to 255 bytes; an ending and a number come on top."""
     coded = os.fsencode(name)
     return name if len(coded) <= LONGEST_NAME else coded[:LONGEST_NAME].decode(errors="ignore")
-
-
-class Sources(NamedTuple):
-    """What paths name.
-
-    Attributes:
-        images: the image files, each once, in order.
-        unreadable: a line for each file of the folders that is named like an image and is none.
-        unread: a line for each kind of file there that may be meant as images and is not read.
-    """
-
-    images: list[Path]
-    unreadable: list[str]
-    unread: list[str]
-
-
-def sources_of(paths: Sequence[Path], out: Path) -> Sources:
-    """Return the image files that paths name, those of folders included.
-
-    Args:
-        paths: files and folders.
-        out: a folder whose files are left out, as results lie in it.
-
-    Raises:
-        InputError: a path that is not there, or is neither; a folder without images.
-    """
-    sources: dict[Path, Path] = {}
-    unreadable: list[str] = []
-    unread: list[str] = []
-    results = out.resolve()
-    for path in paths:
-        if path.is_dir():
-            there = list_images(path)
-            unreadable += there.odd
-            unread += there.unread
-            found = [file for file in there.images if results not in file.resolve().parents]
-            if not found:
-                raise InputError(_no_images(path, there, results))
-        elif path.is_file():
-            found = [path]
-        elif path.exists():
-            raise InputError(f"{printable(str(path))} is neither a file nor a folder")
-        else:
-            raise InputError(f"there is no file or folder {printable(str(path))}")
-        for file in found:
-            sources.setdefault(file.resolve(), file)
-    return Sources(list(sources.values()), unreadable, unread)
-
-
-def _no_images(path: Path, there: Listed, results: Path) -> str:
-    folder = printable(str(path))
-    if there.images and results in (path.resolve(), *path.resolve().parents):
-        return f"the images of {folder} are in the `out` folder itself; name another"
-    lines = [*there.odd, *there.unread]
-    return f"the folder {folder} holds no images" + (f" ({'; '.join(lines)})" if lines else "")
 
 
 def refuse_to_replace(

@@ -29,7 +29,6 @@ from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from loss_attention.data.sample import free_memory
 from loss_attention.errors import InputError, KilledError, ReportedError
 from loss_attention.interruption import (
     StopRequest,
@@ -38,6 +37,7 @@ from loss_attention.interruption import (
     shared_byte,
     unblock_signals,
 )
+from loss_attention.memory import free_memory
 from loss_attention.training.devices import ALONE, DEVICES, choose_accelerator, count_devices
 from loss_attention.training.recipe import RunOptions
 

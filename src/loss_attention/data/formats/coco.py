@@ -19,9 +19,9 @@ from typing import Any
 from loss_attention.data.decoding import is_image
 from loss_attention.data.division import by_split, split_of
 from loss_attention.data.records import Box, Findings, Part, Record, Source, count, stated_size
-from loss_attention.data.sample import free_memory
 from loss_attention.data.tree import Tree
 from loss_attention.errors import InputError, guarded, quoted
+from loss_attention.memory import free_memory
 
 _OFFICIAL = re.compile(r"(.*/)?instances_(?P<images>(train|val)(?P<year>\d{4})).*\.json")
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')

@@ -1,0 +1,1 @@
+"""Models as files that other programs run: written, checked, quantised, and run without torch."""
