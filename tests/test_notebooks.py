@@ -129,16 +129,17 @@ def test_what_is_better_than_text_is_shown() -> None:
 
 
 def test_pictures_are_stored_small() -> None:
-    colours = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    colours = np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8)
     picture = Image.fromarray(colours)
     png = picture._repr_png_()
     by_itself = notebooks.shown(picture)["image/png"]
     within = re.fullmatch('<img src="data:image/png;base64,(.*)">', *html_of(Pictures(png)))
     assert within is not None
     for stored in (by_itself, within[1]):
-        found = Image.open(io.BytesIO(base64.b64decode(stored)))
-        assert found.size == (30, 40)
-        assert len(stored) < len(png) / 2
+        file = base64.b64decode(stored)
+        found = Image.open(io.BytesIO(file))
+        assert found.size == (60, 80)
+        assert len(file) < len(png) / 2
         # Of noise, so many colours are near enough.
         off = np.abs(np.asarray(found.convert("RGB"), dtype=int) - colours)
         assert off.mean() < 30
