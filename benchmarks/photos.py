@@ -169,7 +169,9 @@ ROWS: dict[str, Row] = {
         "blood-cells",
         options=("--image-size", "384"),
         methods="evidence,grad-cam",
-        remark="Nearly every picture has red and white cells: platelets alone can be missing.",
+        remark="An image has several labels: under accuracy stands exact match, under balanced "
+        "accuracy mAP. Nearly every picture has red and white cells: platelets alone can be "
+        "missing.",
     ),
 }
 PROBES = {"tiles-probe": "tiles", "by-tile-probe": "by-tile", "tiny-20-probe": "tiny-20"}

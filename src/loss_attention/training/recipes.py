@@ -373,7 +373,10 @@ RECIPES: dict[str, RecipeEntry] = {
         "24.5 min of training on two cores with AVX2 alone",
     ),
     "folder": RecipeEntry(
-        folder, "your own images, set with --data", "what your images allow", "a CPU or a GPU"
+        folder,
+        "your own images, set with --data, from scratch",
+        "on photos of magnetic tiles accuracy 0.878, but a map below an edge detector's",
+        "minutes on a CPU for 547 photos; a GPU",
     ),
     "photos": RecipeEntry(
         photos,
