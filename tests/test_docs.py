@@ -13,6 +13,7 @@ from typing import Any
 import notebooks
 import pytest
 from apart import until
+from browsing import open_page
 from markdown_pages import run_page, run_python
 
 import loss_attention as la
@@ -121,7 +122,7 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
 
 
 def test_search_works_from_the_file_system(site: Path, browser: Any) -> None:
-    browser.get(f"{(site / 'tutorials' / 'own-folder.html').as_uri()}?q=receptive")
+    open_page(browser, f"{(site / 'tutorials' / 'own-folder.html').as_uri()}?q=receptive")
     found = ".md-search-result__link"
     until(lambda: bool(browser.find_elements("css selector", found)))
     links = [one.get_attribute("href") for one in browser.find_elements("css selector", found)]

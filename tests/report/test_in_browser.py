@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from apart import until
+from browsing import open_page
 from report.pages import report_of
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -23,7 +25,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(browser: Any, written: Path) -> Any:
-    browser.get(written.as_uri())
+    open_page(browser, written.as_uri())
     return browser
 
 
@@ -142,16 +144,14 @@ def test_it_fits_a_telephone_and_the_dark(page: Any) -> None:
 
 
 def test_without_its_script_everything_is_there(browser: Any, written: Path) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
+    browser.get("about:blank")
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         browser.get(written.as_uri())
-        # A page whose scripts are off can be handed over before its end was read.
         every = written.read_text().count('<article class="card')
         assert every > 0
-        wait = WebDriverWait(browser, 10)
-        wait.until(lambda page: len(visible(page)) == every, f"{every} cards should be seen")
+        # Without scripts nothing tells when its end was read.
+        until(lambda: len(visible(browser)) == every)
         assert not visible(browser, ".filter")
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
@@ -177,7 +177,7 @@ def test_the_overview_of_a_folder_shows_its_pictures(browser: Any, tmp_path: Pat
         make_model("loss-attention", ("cat", "dog")), [tmp_path / "in"], tmp_path / "out"
     )
     assert found.index is not None
-    browser.get(found.index.as_uri())
+    open_page(browser, found.index.as_uri())
     widths = "return [...document.images].map((image) => image.naturalWidth)"
     browser.execute_script("for (const one of document.images) one.loading = 'eager'")
     browser.execute_async_script(
