@@ -1,4 +1,4 @@
-"""How much memory there is: of the machine, or of the container that this process is in."""
+"""How much memory there is, and how many images are run together in a part of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,20 @@ import os
 from pathlib import Path
 
 _UNKNOWN = 4 * 2**30  # where the system does not say
+PIXELS = 2**22
+"""So many at a time: 256 images of 128 x 128, or 4 of 1024 x 1024. A network's first maps take some
+hundred bytes for each."""
+
+
+def images_at_once(size: tuple[int, int], most: int) -> int:
+    """Return how many images of this height and width to run together.
+
+    Example:
+        >>> images_at_once((64, 64), most=256), images_at_once((320, 320), most=256)
+        (256, 40)
+    """
+    height, width = size
+    return min(most, max(1, PIXELS // (height * width)))
 
 
 def free_memory(root: Path = Path("/")) -> int:

@@ -20,6 +20,7 @@ from loss_attention.data.placement import Resize
 from loss_attention.data.tree import given_images
 from loss_attention.errors import InputError, printable
 from loss_attention.exporting.reading import ExportedModel
+from loss_attention.memory import images_at_once
 from loss_attention.terminal import json_text
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from loss_attention.model import PatchClassifier
 
 PredictionFormat = Literal["table", "csv", "jsonl"]
-PIXELS_AT_ONCE = 2**22
 MOST_AT_ONCE = 64
 LEAST_PROBABILITY = 0.5
 """With several labels an image, those that are as probable as this are said."""
@@ -136,8 +136,7 @@ def predict_files(
     """
     given = given_images(paths)
     summary = PredictSummary(unreadable=list(given.odd), unread=list(given.unread))
-    height, width = classifier.image_size
-    at_once = max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (height * width)))
+    at_once = images_at_once(classifier.image_size, MOST_AT_ONCE)
     for start in range(0, len(given.images), at_once):
         some = given.images[start : start + at_once]
         names, images = [], []

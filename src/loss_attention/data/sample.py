@@ -422,21 +422,6 @@ PARTS = 3
 """A set may take one part in so many of the free memory: its training part is copied out of it
 once, and the network, its gradients and the results need memory too."""
 
-PIXELS = 2**22
-"""So many at a time: 256 images of 128 x 128, or 4 of 1024 x 1024. A network's first maps take some
-hundred bytes for each."""
-
-
-def images_at_once(size: tuple[int, int], most: int) -> int:
-    """Return how many images of this height and width to run together.
-
-    Example:
-        >>> images_at_once((64, 64), most=256), images_at_once((320, 320), most=256)
-        (256, 40)
-    """
-    height, width = size
-    return min(most, max(1, PIXELS // (height * width)))
-
 
 def choose_stream(storage: Storage, needed: int) -> tuple[bool, str]:
     """Return whether to stream, and a line that says what was chosen and why.

@@ -27,7 +27,6 @@ from loss_attention.data.sample import (
     Batches,
     ImageSet,
     LabelledImages,
-    images_at_once,
 )
 from loss_attention.errors import InputError
 from loss_attention.evaluation.baselines import ANSWERS, MODEL, fit_centred_boxes
@@ -44,6 +43,7 @@ from loss_attention.evaluation.metric import (
 from loss_attention.explanation import check_map, default_map
 from loss_attention.heads import HEADS
 from loss_attention.losses import Loss, loss_for
+from loss_attention.memory import images_at_once
 from loss_attention.metrics.classification import (
     correct_images,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -59,7 +58,7 @@ def answered(
     for read in batches:
         told = None
         if progress is not None and in_tiles:
-            told = partial(_told, progress, read[0].source.name)
+            told = named(progress, read[0])
         answer = _answer(model, question, read, told)
         unreadable += [image.error for image in answer.batch if image.error]
         yield answer
@@ -88,5 +87,7 @@ def _unexplained(batch: Sequence[ReadImage], error: RefusedPhoto) -> list[ReadIm
     return [image._replace(pixels=None, error=refused(image.source, error)) for image in batch]
 
 
-def _told(progress: Callable[..., None], name: str, done: int, total: int) -> None:
-    progress(done, total, name)
+def named(progress: Callable[..., None], image: ReadImage) -> Callable[[int, int], None]:
+    """Return a function of done and total that tells a progress bar whose tiles those are."""
+    name = image.source.name
+    return lambda done, total: progress(done, total, name)

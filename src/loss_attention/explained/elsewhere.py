@@ -14,13 +14,12 @@ from typing import Any
 from urllib.parse import quote
 
 from loss_attention import __version__
-from loss_attention.data.sample import images_at_once
 from loss_attention.data.tree import given_images
 from loss_attention.errors import InputError
 from loss_attention.explained.answers import answered
 from loss_attention.explained.files import ExplainSummary
 from loss_attention.explained.formats import ElsewhereFormat
-from loss_attention.explained.questions import OwnQuestion
+from loss_attention.explained.questions import OwnQuestion, images_together
 from loss_attention.explained.reading import read_batches
 from loss_attention.explained.sources import output_names, refuse_to_replace
 from loss_attention.heads import HEADS
@@ -225,8 +224,8 @@ def explain_elsewhere(
     each = [out / f"{name}.geojson" for name in names] if not whole else []
     refuse_to_replace(found.images, [*whole, *each], overwrite=overwrite)
     make_folder(out)
-    size, tiles, classes = model.image_size, question.sight.tiles, model.class_names
-    most = 1 if tiles is not None or size is None else images_at_once(size, batch_size)
+    classes = model.class_names
+    most = images_together(model, question.sight, batch_size)
     batches = read_batches(
         found.images, question.sight, model.spec.in_channels, most, pictures=False
     )

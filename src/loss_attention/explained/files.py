@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from loss_attention.data.sample import images_at_once
 from loss_attention.data.tree import given_images
 from loss_attention.errors import InputError
+from loss_attention.explained.answers import named
 from loss_attention.explained.formats import ImageFormat
 from loss_attention.explained.objects import THRESHOLD
 from loss_attention.explained.pictures import Drawing, Explained, write_explained
@@ -21,6 +21,7 @@ from loss_attention.explained.questions import (
     Question,
     by_method,
     by_model,
+    images_together,
     own_question,
     sight_of,
 )
@@ -140,8 +141,7 @@ def explain_files(
     whole = [out / INDEX_FILE, out / SHEET_FILE] if of_folder else []
     refuse_to_replace(found.images, [*whole, *files_of(jobs)], overwrite=overwrite)
     make_folder(out)
-    size = model.image_size
-    batch_size = 1 if tiles is not None or size is None else images_at_once(size, batch_size)
+    batch_size = images_together(model, sight, batch_size)
     batches = read_batches(
         found.images, sight, model.spec.in_channels, batch_size, pictures=pictures
     )
@@ -192,7 +192,7 @@ def _answers(
     if not readable:
         return
     pixels = torch.stack([image.pixels for image in readable if image.pixels is not None])
-    told = None if progress is None else partial(_told, progress, readable[0].source.name)
+    told = None if progress is None else named(progress, readable[0])
     try:
         # All of them, before any is written: the model may turn out to be damaged.
         sizes = [image.size for image in readable]
@@ -206,7 +206,3 @@ def _answers(
             wanted = image.number < MOST
             drawing = Drawing(job.picture, image_format, image.picture, marks, wanted)
         yield Explained(image.number, str(job.source), job.description, described, drawing)
-
-
-def _told(progress: Callable[..., None], name: str, done: int, total: int) -> None:
-    progress(done, total, name)

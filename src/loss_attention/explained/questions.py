@@ -32,6 +32,7 @@ from loss_attention.explained.described import (
 from loss_attention.explained.objects import THRESHOLD, FoundObject, find_objects
 from loss_attention.explanation import Explanation, check_map, class_index
 from loss_attention.heads import HEADS
+from loss_attention.memory import images_at_once
 from loss_attention.metrics.localisation import empty_maps
 from loss_attention.model import PatchClassifier
 from loss_attention.prediction import MapName, probabilities_of
@@ -97,6 +98,12 @@ def sight_of(model: PatchClassifier, tiles: Tiles | None, scale: float) -> Sight
         return seen
 
     return Sight(size, "squash", tiles, scale)
+
+
+def images_together(model: PatchClassifier, sight: Sight, most: int) -> int:
+    """Return how many images are answered together: in tiles one, else as memory allows."""
+    size = model.image_size
+    return 1 if sight.tiles is not None or size is None else images_at_once(size, most)
 
 
 def rival_of(model: PatchClassifier, target: int | None, versus: str) -> int:

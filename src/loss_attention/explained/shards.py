@@ -20,7 +20,6 @@ from typing import IO, Any, NamedTuple, TypeVar
 from filelock import FileLock, Timeout
 
 from loss_attention import __version__
-from loss_attention.data.sample import images_at_once
 from loss_attention.data.tree import given_images
 from loss_attention.errors import InputError, printable, quoted, reason
 from loss_attention.explained.answers import Answered, answered
@@ -28,7 +27,7 @@ from loss_attention.explained.columns import UNITS, Columns
 from loss_attention.explained.formats import ImageFormat
 from loss_attention.explained.pictures import Drawing, Explained, write_explained
 from loss_attention.explained.pipeline import in_order, processes, suitable_processes
-from loss_attention.explained.questions import OwnQuestion, own_marks
+from loss_attention.explained.questions import OwnQuestion, images_together, own_marks
 from loss_attention.explained.reading import read_batches
 from loss_attention.explained.sources import Job, files_of, jobs_of, refuse_to_replace
 from loss_attention.model import PatchClassifier
@@ -164,8 +163,7 @@ def explain_table(
             return summary
         summary.unreadable += found.odd
         told = {"version": __version__, "classes": list(model.class_names), "units": UNITS}
-        size, tiles = model.image_size, question.sight.tiles
-        most = 1 if tiles is not None or size is None else images_at_once(size, batch_size)
+        most = images_together(model, question.sight, batch_size)
         sources, channels = [job.source for job in jobs], model.spec.in_channels
         batches = read_batches(sources, question.sight, channels, most, pictures=pictures)
         answers = answered(model, question, batches, len(jobs), summary.unreadable, progress)

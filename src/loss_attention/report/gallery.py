@@ -16,10 +16,11 @@ from jaxtyping import Bool, Float, Int, Shaped
 from PIL import Image
 from torch import Tensor
 
-from loss_attention.data.sample import ImageSet, LabelledImages, images_at_once
+from loss_attention.data.sample import ImageSet, LabelledImages
 from loss_attention.evaluation.measuring import run_batches
 from loss_attention.explanation import Explanation, explain_prediction
 from loss_attention.geometry import box_iou
+from loss_attention.memory import images_at_once
 from loss_attention.metrics.localisation import relevant_boxes
 from loss_attention.metrics.locality import kept_squares
 from loss_attention.model import PatchClassifier
