@@ -47,6 +47,7 @@ def write_summary(folder: Path) -> None:
         ("digits", _digits),
         ("cifar10-small", _cifar10),
         ("demo", _demo),
+        ("demo-avx2", _demo_avx2),
         ("interpreting", _interpreting),
         ("tiny-imagenet", _tiny_imagenet),
         ("coco", _interpreting),
@@ -111,6 +112,16 @@ def _once_installed(numbers: dict[str, Any]) -> list[str]:
     return [
         f"`{numbers['warm_command']}`: {shown(numbers['warm_seconds'], 0)} seconds. The margin "
         f"of its network (`{numbers['compare_command']}`): {pointing}."
+    ]
+
+
+def _demo_avx2(numbers: dict[str, Any]) -> list[str]:
+    took = ("the whole command, seconds", "whole_command_seconds")
+    return [
+        "The demo's trainings, which `make demo` begins in turn, where there is AVX2 alone "
+        f"(`{numbers['environment']}`).",
+        _commands(numbers["runs"]),
+        _beside_mean_pooling(numbers["runs"], [took]),
     ]
 
 

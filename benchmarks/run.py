@@ -73,6 +73,25 @@ MOSAICS = 500
 """Images of which mosaics are made for grid pointing, of the demo's network."""
 
 
+NO_BF16 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+"""What limits torch and oneDNN to AVX2, on a machine that has more."""
+
+
+def demo_avx2() -> dict[str, Any]:
+    """The demo's two trainings with AVX2 alone, in float32 as a machine without bf16 trains."""
+    settings = ("--width", "0.125", "--limit-images", "3000", "--gamma-max", "1")
+    settings += ("--optimizer", "muon", "--learning-rate", "0.1", "--precision", "32")
+    runs = []
+    for head in ("loss-attention", "mean"):
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "run"
+            words = ("train", "digits", "--head", head, *settings)
+            done = timed(command(), *words, "--out", str(out), environment=NO_BF16)
+            runs.append({"head": head, "seed": 0} | _numbers(out, done, words))
+    limits = " ".join(f"{name}={value}" for name, value in NO_BF16.items())
+    return {"environment": limits, "runs": runs}
+
+
 def demo() -> dict[str, Any]:
     """`make demo` in a fresh clone, installation included, and what it takes once installed."""
     with tempfile.TemporaryDirectory() as folder:
@@ -117,6 +136,7 @@ SUBJECTS: dict[str, Callable[[], dict[str, Any]]] = {
     "explaining": explaining,
     "digits": digits,
     "demo": demo,
+    "demo-avx2": demo_avx2,
     **{subject: partial(interpreting, subject) for subject in INTERPRETED},
 }
 
