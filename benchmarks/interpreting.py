@@ -3,7 +3,7 @@
     python benchmarks/run.py interpreting            # digits and multi-digits
     python benchmarks/run.py tiny-imagenet           # 20 classes of it
     python benchmarks/run.py coco                    # a few images of it
-    python benchmarks/run.py cifar10-small           # loss-attention alone
+    python benchmarks/run.py cifar10-small
     python benchmarks/interpreting.py tiny-imagenet --part 0.01    # the same, tiny, to try it
 
 Trains the networks of a subject's studies, and compares every method of explanation on each of
@@ -130,7 +130,6 @@ SUBJECTS: dict[str, tuple[Study, ...]] = {
         Study(
             "cifar10-small",
             (0, 1, 2),
-            heads=("loss-attention",),
             changes={"data": CIFAR10},
             methods="evidence,contrast,margin,cam,grad-cam,grad-cam-competition",
             images=200,
@@ -150,10 +149,15 @@ class Arguments:
     """Of the images, epochs, explained images and seeds; below 1 no number counts."""
     out: Path | None = None
     """Where runs and, of a part, the page go; None: runs/SUBJECT or runs/SUBJECT-PART."""
+    alone: bool = True
+    """Nothing else runs on the machine, so seconds are worth keeping."""
 
 
 def interpreting(
-    subject: str = "interpreting", part: float = 1.0, folder: Path | None = None
+    subject: str = "interpreting",
+    part: float = 1.0,
+    folder: Path | None = None,
+    alone: bool = True,
 ) -> dict[str, Any]:
     """Measure what has not been measured yet, and return all of it.
 
@@ -161,11 +165,12 @@ def interpreting(
         subject: a key of `SUBJECTS`.
         part: of the whole, in (0, 1].
         folder: where the runs are.
+        alone: keep the seconds of what is measured now.
     """
     folder = folder or ROOT / "runs" / subject
     studies = SUBJECTS[subject]
     runs = [
-        _measured(study, head, seed, part, folder)
+        _measured(study, head, seed, part, folder, alone)
         for study in studies
         for seed in study.seeds[: SEEDS if part == 1 else 1]
         for head in study.heads
@@ -182,7 +187,9 @@ def _named(study: Study) -> str:
     return str(study.changes.get("name", study.recipe))
 
 
-def _measured(study: Study, head: str, seed: int, part: float, folder: Path) -> dict[str, Any]:
+def _measured(
+    study: Study, head: str, seed: int, part: float, folder: Path, alone: bool
+) -> dict[str, Any]:
     """Train and compare what is missing of a run, and return its scores."""
     wanted = _recipe(study, head, seed, part)
     out = folder / f"{wanted.name}-{head}-{seed}"
@@ -197,15 +204,16 @@ def _measured(study: Study, head: str, seed: int, part: float, folder: Path) -> 
         anew = [*words, "--out", str(out), *(["--overwrite"] if out.exists() else [])]
         done = timed(command(), *(["resume", str(out)] if begun else anew))
         # A continued run took longer than what is left of it.
-        took["train_command_seconds"] = None if begun else done.seconds
+        took["train_command_seconds"] = done.seconds if alone and not begun else None
+        took["alone"] = alone and took.get("alone", True)
         took["peak_memory_mib"] = done.peak_memory_mib
         _keep(out, took)
         print(f"trained: {out.name}", flush=True)
     _check(out, wanted, begun=True)
-    explained = _compared(out, "compare", study.methods, study.images, part, took)
+    explained = _compared(out, "compare", study.methods, study.images, part, took, alone)
     slow = None
     if study.slow_methods:
-        slow = _compared(out, SLOW, study.slow_methods, study.slow_images, part, took)
+        slow = _compared(out, SLOW, study.slow_methods, study.slow_images, part, took, alone)
     facts, evaluation = _read(out / "run.json"), _read(out / "evaluation.json")
     return {
         "recipe": wanted.name,
@@ -217,8 +225,8 @@ def _measured(study: Study, head: str, seed: int, part: float, folder: Path) -> 
         ],
         "source": facts["source"],
         "parameters": facts["parameters"],
-        "training_seconds": facts["train_seconds"],
-        **took,
+        "training_seconds": facts["train_seconds"] if took.get("alone", True) else None,
+        **{name: value for name, value in took.items() if name != "alone"},
         "test_images": evaluation["images"],
         "thresholds": evaluation.get("thresholds", {}),
         "map": evaluation.get("map", "evidence"),
@@ -229,7 +237,13 @@ def _measured(study: Study, head: str, seed: int, part: float, folder: Path) -> 
 
 
 def _compared(
-    out: Path, name: str, methods: str | None, images: int, part: float, took: dict[str, Any]
+    out: Path,
+    name: str,
+    methods: str | None,
+    images: int,
+    part: float,
+    took: dict[str, Any],
+    alone: bool,
 ) -> list[str]:
     """Compare methods on a run, into a folder of it, unless that was done; return the flags."""
     flags = ["--images", str(max(2, round(part * images)))]
@@ -237,7 +251,8 @@ def _compared(
         flags += ["--methods", methods]
     if not (out / name / "comparison.json").exists():
         words = ["compare", str(out), *flags, "--out", str(out / name), "--overwrite"]
-        took[f"{name.replace('-', '_')}_command_seconds"] = timed(command(), *words).seconds
+        seconds = timed(command(), *words).seconds
+        took[f"{name.replace('-', '_')}_command_seconds"] = seconds if alone else None
         _keep(out, took)
         print(f"{name}: {out.name}", flush=True)
     return flags
@@ -266,11 +281,11 @@ def _check(out: Path, wanted: Recipe, begun: bool) -> None:
         raise InputError(f"{out} holds a run with other settings; delete it to measure anew")
 
 
-def _took(out: Path) -> dict[str, float | None]:
+def _took(out: Path) -> dict[str, Any]:
     return _read(out / TOOK_FILE) if (out / TOOK_FILE).exists() else {}
 
 
-def _keep(out: Path, took: dict[str, float | None]) -> None:
+def _keep(out: Path, took: dict[str, Any]) -> None:
     (out / TOOK_FILE).write_text(json.dumps(took, indent=2) + "\n", encoding="utf-8")
 
 
@@ -298,7 +313,7 @@ def main() -> None:
         whole = arguments.part == 1
         name = subject if whole else f"{subject}-{arguments.part:g}"
         folder = arguments.out or ROOT / "runs" / name
-        numbers = interpreting(subject, arguments.part, folder)
+        numbers = interpreting(subject, arguments.part, folder, arguments.alone)
         results = ROOT / "results" if whole else folder
         keep(subject, numbers, results)
         print(write_page(subject, results))

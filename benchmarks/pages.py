@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,14 @@ SHOWN = (
 
 
 ABSENT = "-"
+OWN_PAGES = {
+    "peers": "the same folder, trained and explained as people do it today, and by loss-attention",
+    "centring": "what centred patch logits change, over five seeds",
+    "deletion": "deletion and insertion against Grad-CAM, image by image",
+    "trade-off": "how local a patch can be, and what that costs",
+    "guiding": "what a few boxes in training change",
+}
+"""What stands on a page of its own, in this order."""
 
 
 def write_summary(folder: Path) -> None:
@@ -56,6 +65,7 @@ def write_summary(folder: Path) -> None:
         ("explaining", _explaining),
         ("explain-rate", _explain_rate),
         ("reliability", _reliability),
+        *((name, partial(_on_its_page, name, about)) for name, about in OWN_PAGES.items()),
     ):
         if name in found:
             parts += [f"## {name}", *describe(found[name]), _stand(found[name])]
@@ -149,27 +159,49 @@ def _interpreting(numbers: dict[str, Any]) -> list[str]:
 
 
 def _cifar10(numbers: dict[str, Any]) -> list[str]:
-    runs = numbers["runs"]
-    rows = [
-        ("accuracy", [value_of(run, "accuracy") for run in runs], 4),
-        *(
-            (f"{metric['label']}, {method}", [_compared(run, method, name) for run in runs], 3)
-            for name, metric in runs[0]["comparison"]["metrics"].items()
-            if name in runs[0]["comparison"]["mosaics"]
-            for method in runs[0]["comparison"]["methods"]
-        ),
-        ("training, minutes", [run["training_seconds"] / 60 for run in runs], 1),
-        ("parameters, millions", [run["parameters"] / 1e6 for run in runs], 2),
-        ("peak memory, MiB", [run.get("peak_memory_mib") for run in runs], 0),
+    by_head = _by_head(numbers["runs"])
+    pointed = [
+        (f"{metric['label']}, {method}", name, method)
+        for name, metric in numbers["runs"][0]["comparison"]["metrics"].items()
+        if name in numbers["runs"][0]["comparison"]["mosaics"]
+        for method in numbers["runs"][0]["comparison"]["methods"]
     ]
-    shown = [(label, spread(values, digits)) for label, values, digits in rows]
-    return [*_interpreting(numbers), markdown_table(["metric", "loss-attention"], shown)]
+    rows: list[tuple[str, Callable[[dict[str, Any]], float | None], int]] = [
+        ("accuracy", lambda run: value_of(run, "accuracy"), 4),
+        *(
+            (label, lambda run, name=name, method=method: _compared(run, method, name), 3)
+            for label, name, method in pointed
+        ),
+        ("training, minutes", lambda run: _minutes(run["training_seconds"]), 1),
+        ("parameters, millions", lambda run: run["parameters"] / 1e6, 2),
+        ("peak memory, MiB", lambda run: run.get("peak_memory_mib"), 0),
+    ]
+    shown = [
+        (label, *(spread([read(run) for run in runs], digits) for runs in by_head.values()))
+        for label, read, digits in rows
+    ]
+    headings = ["metric", *(SHOWN_HEADS[head] for head in by_head)]
+    return [*_interpreting(numbers), markdown_table(headings, shown)]
+
+
+def _minutes(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds / 60
+
+
+def _by_head(runs: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the runs of each head."""
+    heads = dict.fromkeys(run["head"] for run in runs)
+    return {head: [run for run in runs if run["head"] == head] for head in heads}
 
 
 def _compared(run: dict[str, Any], method: str, name: str) -> float | None:
     measurement = run["comparison"]["methods"][method]["scores"].get(name)
     value: float | None = measurement and measurement["value"]
     return value
+
+
+def _on_its_page(name: str, about: str, numbers: dict[str, Any]) -> list[str]:
+    return [f"`{numbers['command']}`: {about}: [{name}.md]({name}.md)."]
 
 
 def _tiny_imagenet(numbers: dict[str, Any]) -> list[str]:
@@ -282,8 +314,10 @@ def spread(values: Sequence[float | None], digits: int = 3) -> str:
 ARROWS = {True: "\N{UPWARDS ARROW}", False: "\N{DOWNWARDS ARROW}"}
 SHOWN_HEADS = {"loss-attention": "loss-attention", "mean": "mean pooling"}
 COSTS = ("seconds", "time_ratio")
-BESIDE = ("evidence", "contrast", "grad-cam")
+BESIDE = ("evidence", "contrast", "margin", "grad-cam", "grad-cam-competition")
 """The methods of both networks that stand side by side."""
+POINTING = ("margin", "grad-cam-competition")
+"""The methods whose grid pointing is given for each network."""
 
 Run = dict[str, Any]
 
@@ -330,10 +364,7 @@ def _about(numbers: dict[str, Any]) -> str:
 
 
 def _study(name: str, runs: Sequence[Run], remark: str) -> list[str]:
-    by_head = {
-        head: [run for run in runs if run["head"] == head]
-        for head in dict.fromkeys(run["head"] for run in runs)
-    }
+    by_head = _by_head(runs)
     seeds = sorted({run["seed"] for run in runs})
     listed = dict.fromkeys(command for run in runs for command in run["commands"])
     parts = [
@@ -361,6 +392,7 @@ def _study(name: str, runs: Sequence[Run], remark: str) -> list[str]:
                 *_baseline_columns(next(iter(by_head.values()))),
             ]
         ),
+        *_seed_by_seed(by_head, seeds),
     ]
     for head, found in by_head.items():
         parts += [
@@ -376,6 +408,28 @@ def _study(name: str, runs: Sequence[Run], remark: str) -> list[str]:
                 _counts(slow),
             ]
     return parts
+
+
+def _seed_by_seed(by_head: dict[str, list[Run]], seeds: Sequence[int]) -> list[str]:
+    """Return the grid pointing of each network of several: a mean hides the worst of them."""
+    first = next(iter(by_head.values()))[0]["comparison"]
+    pointed = [
+        (f"{SHOWN_HEADS[head]}: {method}, {first['metrics'][name]['label']}", runs, method, name)
+        for name in first["mosaics"]
+        for head, runs in by_head.items()
+        for method in POINTING
+        if method in runs[0]["comparison"]["methods"]
+    ]
+    if len(seeds) < 2 or not pointed:
+        return []
+    lines = []
+    for title, runs, method, name in pointed:
+        values = {run["seed"]: _compared(run, method, name) for run in runs}
+        known = [value for value in values.values() if value is not None]
+        cells = [ABSENT if values.get(s) is None else f"{values[s]:.3f}" for s in seeds]
+        lines.append([title, *cells, f"{min(known):.3f}" if known else ABSENT])
+    headings = ["grid pointing game", *(f"seed {seed}" for seed in seeds), "worst"]
+    return ["### Grid pointing, seed by seed", markdown_table(headings, lines)]
 
 
 def _has_slow(run: Run) -> bool:

@@ -77,6 +77,15 @@ def test_an_interrupted_network_is_continued(tmp_path: Path, commands) -> None:
     assert numbers["runs"][1]["train_command_seconds"] is None
 
 
+def test_seconds_beside_other_work_are_not_kept(tmp_path: Path, commands) -> None:
+    numbers = interpreting.interpreting("interpreting", PART, tmp_path, alone=False)
+    assert all(run["training_seconds"] is None for run in numbers["runs"])
+    assert all(run["train_command_seconds"] is None for run in numbers["runs"])
+    assert all(run["compare_command_seconds"] is None for run in numbers["runs"])
+    # Nor are they later, by one who had the machine for the rest.
+    assert interpreting.interpreting("interpreting", PART, tmp_path) == numbers
+
+
 def test_a_run_of_other_settings_is_not_taken(tmp_path: Path, commands) -> None:
     interpreting.interpreting("interpreting", PART, tmp_path)
     other = replace(ONE, head="mean", gamma_max=0.3)

@@ -140,3 +140,29 @@ def test_what_it_stands_on_is_told() -> None:
     assert "a CPU, 2 cores" in text
     assert "no number here says anything" not in text
     assert "**Tried with 1% of the whole: no number here says anything.**" in page(part=0.01)
+
+
+def test_the_worst_seed_of_grid_pointing_is_told() -> None:
+    def pointed(head: str, seed: int, margin: float, competing: float | None) -> dict:
+        one = run(head, seed, 0.5)
+        name, label = "grid_pointing_2x2", "grid pointing game, 2 x 2"
+        one["comparison"]["mosaics"] = {name: 5}
+        one["comparison"]["metrics"] = METRICS | {name: {"label": label, "higher_is_better": True}}
+        for told, value in (("margin", margin), ("grad-cam-competition", competing)):
+            scores = {} if value is None else {name: {"value": value, "standard_error": 0.01}}
+            one["comparison"]["methods"][told] = {"trivial_baseline": False, "scores": scores}
+        return one
+
+    runs = [
+        pointed("loss-attention", 0, 0.99, 0.5),
+        pointed("mean", 0, 0.9, 0.25),
+        pointed("loss-attention", 1, 0.97, 0.75),
+        pointed("mean", 1, 0.8, None),
+    ]
+    text = page(runs=runs)
+    assert "### Grid pointing, seed by seed" in text
+    mosaic = "grid pointing game, 2 x 2"
+    assert f"| loss-attention: margin, {mosaic} | 0.990 | 0.970 | 0.970 |" in text
+    assert f"| loss-attention: grad-cam-competition, {mosaic} | 0.500 | 0.750 | 0.500 |" in text
+    assert f"| mean pooling: grad-cam-competition, {mosaic} | 0.250 | - | 0.250 |" in text
+    assert "seed by seed" not in page(runs=runs[:2])

@@ -78,6 +78,13 @@ def test_a_study_is_linked_with_its_remark_and_its_main_figures(tmp_path: Path) 
     assert text.index("## tiny-imagenet") < text.index("## coco")
 
 
+def test_what_has_a_page_of_its_own_is_linked(tmp_path: Path) -> None:
+    numbers = {"command": "python benchmarks/trade_off.py", "runs": []}
+    text = written(tmp_path, trade_off=numbers)
+    assert "## trade-off" in text
+    assert "that costs: [trade-off.md](trade-off.md)." in text
+
+
 def test_cifar10_is_told_with_its_grid_pointing(tmp_path: Path) -> None:
     comparison = {
         "mosaics": {"grid_pointing_2x2": 3},

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from backbones.kinds import model_on
 from heads.used import used_baseline, used_model
 from torch import nn
 from tracing import ONE_SIZE, tiny
 
+import loss_attention as la
 from loss_attention.exporting import writing
 from loss_attention.exporting.network import ExportedNetwork
 from loss_attention.exporting.quantising import quantisation_loss
@@ -27,7 +29,10 @@ BATCH = 5
 
 def images_for(model: PatchClassifier, *, fixed: bool) -> torch.Tensor:
     """Images of a size that was not traced, where the model takes other sizes."""
-    size = (9, 12) if fixed or model.spec.head in ONE_SIZE else (15, 19)
+    if "/" in model.spec.backbone:
+        size = (64, 64) if fixed else (96, 128)
+    else:
+        size = (9, 12) if fixed or model.spec.head in ONE_SIZE else (15, 19)
     shape = (BATCH, model.spec.in_channels, *size)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.manual_seed(3))
 
@@ -35,7 +40,8 @@ def images_for(model: PatchClassifier, *, fixed: bool) -> torch.Tensor:
 def write(model: PatchClassifier, path: Path, **options: Any) -> None:
     """Export a model; beside the file goes what it says itself of some images."""
     export(model, path, **options)
-    images = images_for(model, fixed=options.get("sizes") == "fixed")
+    others = "/" in model.spec.backbone
+    images = images_for(model, fixed=options.get("sizes", "fixed" if others else "") == "fixed")
     with torch.inference_mode():
         prediction = model(images)
     said = {"images": images, "logits": prediction.logits}
@@ -53,6 +59,17 @@ def write(model: PatchClassifier, path: Path, **options: Any) -> None:
 
 def write_head(folder: Path, head: str, file: str, model: Any, options: Any) -> None:
     write(tiny(head, class_names=CLASSES, **model), folder / file, **options)
+
+
+def write_on_backbone(path: Path, backbone: str, model: Any, options: Any) -> None:
+    """A model on a backbone of another library, and its file."""
+    library, kind = backbone.split("/")
+    given = {"num_classes": 5, "class_names": CLASSES, "image_size": (64, 64)} | model
+    if library == "hf":
+        made = model_on(kind, **given)
+    else:
+        made = la.create_model(backbone, patch_kernel=1, patch_stride=1, **given)
+    write(made.eval(), path, **options)
 
 
 def write_baseline(folder: Path) -> None:
