@@ -94,6 +94,7 @@ class Task:
         backbone: a name of timm's.
         weights: the file of its weights, in timm's names; None: timm's own.
         runs: where what is trained here may lie.
+        alone: nothing else runs on the machine, so seconds are worth keeping.
     """
 
     folder: Path
@@ -101,6 +102,7 @@ class Task:
     backbone: str
     weights: str | None
     runs: Path
+    alone: bool = True
 
 
 def beside_torch() -> None:
@@ -243,7 +245,7 @@ def classified(peer: Peer, task: Task, seed: int) -> tuple[Any, list[Tensor], di
     found = torch.cat(logits).argmax(dim=1)
     labels = task.test.labels
     reached = {
-        "train_seconds": seconds,
+        "train_seconds": seconds if task.alone else None,
         "accuracy": float((found == labels).double().mean()),
         "balanced_accuracy": float(balanced_accuracy_score(labels, found)),
     }
@@ -264,7 +266,7 @@ def batches(inputs: Sequence[Tensor]) -> list[Tensor]:
     return [torch.stack(list(inputs[i : i + BATCH])) for i in range(0, len(inputs), BATCH)]
 
 
-def explained(module: Any, model: Any, inputs: Sequence[Tensor], task: Task) -> dict[str, float]:
+def explained(module: Any, model: Any, inputs: Sequence[Tensor], task: Task) -> dict[str, Any]:
     """Explain the images that have a mask, and score the maps."""
     import torch
 
@@ -275,7 +277,8 @@ def explained(module: Any, model: Any, inputs: Sequence[Tensor], task: Task) -> 
     for part, index in zip(batches([inputs[i] for i in some]), some.split(BATCH), strict=True):
         maps.append(torch.as_tensor(module.explain(model, part, task.test.labels[index])))
     seconds = (time.perf_counter() - begun) / len(some)
-    return {"explain_seconds": seconds} | scores(torch.cat(maps).float(), masks[some])
+    kept = seconds if task.alone else None
+    return {"explain_seconds": kept} | scores(torch.cat(maps).float(), masks[some])
 
 
 def scores(maps: Tensor, masks: Tensor) -> dict[str, float]:
@@ -323,13 +326,13 @@ def page(numbers: Mapping[str, Any]) -> str:
     for run in numbers["runs"]:
         for method, values in run["explained"].items():
             grouped.setdefault((run["peer"], method), []).append(run | values)
-    columns: list[tuple[str, Callable[[dict[str, Any]], float], int]] = [
+    columns: list[tuple[str, Callable[[dict[str, Any]], float | None], int]] = [
         ("accuracy", lambda run: run["accuracy"], 3),
         ("balanced accuracy", lambda run: run["balanced_accuracy"], 3),
         ("PxAP", lambda run: run["pxap"], 3),
         (f"pointing within {NEAR} px", lambda run: run["pointing"], 3),
         ("seconds to train", lambda run: run["train_seconds"], 0),
-        ("ms an explanation", lambda run: 1000 * run["explain_seconds"], 1),
+        ("ms an explanation", lambda run: _milliseconds(run["explain_seconds"]), 1),
         ("lines of code", lambda run: run["lines"], 0),
     ]
     rows = [
@@ -346,7 +349,8 @@ def page(numbers: Mapping[str, Any]) -> str:
         f"train on, {numbers['test_images']:,} to test, {numbers['masked_images']:,} of them with "
         f"a mask, padded to {size} x {size} pixels. {machine['cpu']}, {machine['cores']} cores, "
         f"vector units {numbers['vector_units']}; {versions}.",
-        "Means over seeds, lowest and highest in brackets. Equal values everywhere reach a PxAP of "
+        "Means over seeds, lowest and highest in brackets; times of those that had the machine for "
+        "themselves. Equal values everywhere reach a PxAP of "
         f"{numbers['uniform_pxap']:.3f}. An explanation's time includes its forward pass. What a "
         "user writes for each is in [snippets](../benchmarks/snippets).",
         markdown_table(headings, rows, "ll" + "r" * len(columns)),
@@ -354,9 +358,16 @@ def page(numbers: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _spread(values: Sequence[float], digits: int) -> str:
-    mean = f"{sum(values) / len(values):,.{digits}f}"
-    low, high = f"{min(values):,.{digits}f}", f"{max(values):,.{digits}f}"
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else 1000 * seconds
+
+
+def _spread(values: Sequence[float | None], digits: int) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    mean = f"{sum(known) / len(known):,.{digits}f}"
+    low, high = f"{min(known):,.{digits}f}", f"{max(known):,.{digits}f}"
     return mean if low == high else f"{mean} ({low} to {high})"
 
 
@@ -371,6 +382,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=sorted(PEERS), default=list(PEERS))
     parser.add_argument("--limit", type=int, help="of training and of test images, for a try")
+    parser.add_argument(
+        "--not-alone", action="store_true", help="other work runs beside it: keep no seconds"
+    )
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "peers")
     parser.add_argument("--out", type=Path, default=ROOT / "results")
     return parser.parse_args()
@@ -398,7 +412,8 @@ def measure(given: argparse.Namespace) -> list[Path]:
         raise InputError(f"{given.data} has no masks of its test images")
     class_folders(splits, runs / "data")
     weights = given.weights and named_as_timm(given.weights, given.backbone, runs)
-    task = Task(runs / "data", test, given.backbone, str(weights) if weights else None, runs)
+    file = str(weights) if weights else None
+    task = Task(runs / "data", test, given.backbone, file, runs, not given.not_alone)
     some = test.masks.any(dim=(1, 2))
     flat = scores(torch.ones(int(some.sum()), *test.size), test.masks[some])
     numbers = {

@@ -87,7 +87,9 @@ def test_the_page_shows_means_and_ranges() -> None:
     run = {"peer": "probe", "accuracy": 0.9, "balanced_accuracy": 0.8, "train_seconds": 61.2}
     of_map = {"lines": 30, "pxap": 0.25, "pointing": 0.5, "explain_seconds": 0.01}
     runs = [
-        run | {"seed": seed, "explained": {"Grad-CAM": of_map | {"pxap": 0.25 + seed / 10}}}
+        run
+        | {"seed": seed, "train_seconds": None if seed else 61.2}  # seed 1 beside other work
+        | {"explained": {"Grad-CAM": of_map | {"pxap": 0.25 + seed / 10}}}
         for seed in (0, 1)
     ]
     text = peers.page(
