@@ -63,7 +63,7 @@ def test_the_range_over_seeds_is_told_of_each_map(tmp_path: Path, commands) -> N
     text = pages[1].read_text(encoding="utf-8")
     assert "| centred logits | evidence | 0.625 (0.500 to 0.750; 0.250) |" in text
     assert "| Eq. 5 as printed | margin | 0.500 (0.250 to 0.750; 0.500) |" in text
-    assert "| Eq. 5 as printed | 0.9910 | `loss-attention train digits --no-centre" in text
+    assert "| Eq. 5 as printed | 0.9910 (0.9910 to 0.9910) | `loss-attention" in text
     assert str(tmp_path) not in text
 
 
