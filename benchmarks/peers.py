@@ -30,10 +30,12 @@ import time
 import tokenize
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from measuring import keep, same_settings, write_and_list
+from photos_page import stood_on
 
 from loss_attention.errors import InputError, quoted
 from loss_attention.terminal import markdown_table
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 SNIPPETS = Path(__file__).resolve().parent / "snippets"
+STOOD_ON = ("timm", "torchvision", "grad-cam", "captum")
 NEAR = 16
 """Pixels around an object within which a map's maximum still points at it."""
 BATCH = 16
@@ -340,18 +343,15 @@ def page(numbers: Mapping[str, Any]) -> str:
         for (peer, method), runs in grouped.items()
     ]
     headings = ["trained", "explained", *(name for name, _, _ in columns)]
-    machine = numbers["hardware"]
-    versions = ", ".join(f"{name} {number}" for name, number in numbers["versions"].items())
     size = numbers["image_size"]
     parts = [
         "# The same folder, as people do it today and by loss-attention",
-        f"`{numbers['command']}`, {numbers['measured']}: {numbers['training_images']:,} images to "
-        f"train on, {numbers['test_images']:,} to test, {numbers['masked_images']:,} of them with "
-        f"a mask, padded to {size} x {size} pixels. {machine['cpu']}, {machine['cores']} cores, "
-        f"vector units {numbers['vector_units']}; {versions}.",
+        stood_on(numbers),
+        f"{numbers['training_images']:,} images to train on, {numbers['test_images']:,} to test, "
+        f"{numbers['masked_images']:,} of them with a mask, padded to {size} x {size} pixels.",
         "Means over seeds, lowest and highest in brackets; times of those that had the machine for "
-        "themselves. Equal values everywhere reach a PxAP of "
-        f"{numbers['uniform_pxap']:.3f}. An explanation's time includes its forward pass. What a "
+        "themselves. Our seeds share the features, which the slowest of them computed. Equal "
+        f"values everywhere reach a PxAP of {numbers['uniform_pxap']:.3f}. An explanation's time includes its forward pass. What a "
         "user writes for each is in [snippets](../benchmarks/snippets).",
         markdown_table(headings, rows, "ll" + "r" * len(columns)),
     ]
@@ -424,6 +424,7 @@ def measure(given: argparse.Namespace) -> list[Path]:
         "masked_images": int(some.sum()),
         "uniform_pxap": flat["pxap"],
         "vector_units": torch.backends.cpu.get_cpu_capability(),
+        "backbone_versions": {name: version(name) for name in STOOD_ON},
         "runs": compared(task, given.only, given.seeds),
     }
     keep("peers", numbers, given.out)
@@ -437,6 +438,7 @@ def _told(given: argparse.Namespace) -> list[str]:
     weights = ["--weights", given.weights.name] if given.weights else ["--pretrained"]
     told = ["--data", Path(given.data).name, *weights, "--backbone", given.backbone]
     told += ["--image-size", str(given.image_size), "--seeds", str(given.seeds)]
+    told += ["--only", *given.only] if len(given.only) < len(PEERS) else []
     return told + (["--limit", str(given.limit)] if given.limit else [])
 
 

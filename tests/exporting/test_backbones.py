@@ -19,7 +19,7 @@ LITE = {"levels": (8, 16, 32), "feature_stride": 16}
 SLOW = pytest.mark.slow
 FILES = [
     # backbone, options of the model, of the export, ending
-    pytest.param("timm/test_vit", {}, {}, "onnx", id="a small ViT"),
+    pytest.param("timm/test_vit", {}, {}, "onnx", id="a small ViT", marks=SLOW),
     pytest.param("hf/dinov2_with_registers", {}, {}, "onnx", id="a small DINOv2"),
     pytest.param("timm/tf_efficientnet_lite0", LITE, {}, "onnx", id="lite0", marks=SLOW),
     pytest.param(
