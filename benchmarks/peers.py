@@ -351,8 +351,9 @@ def page(numbers: Mapping[str, Any]) -> str:
         f"{numbers['masked_images']:,} of them with a mask, padded to {size} x {size} pixels.",
         "Means over seeds, lowest and highest in brackets; times of those that had the machine for "
         "themselves. Our seeds share the features, which the slowest of them computed. Equal "
-        f"values everywhere reach a PxAP of {numbers['uniform_pxap']:.3f}. An explanation's time includes its forward pass. What a "
-        "user writes for each is in [snippets](../benchmarks/snippets).",
+        f"values everywhere reach a PxAP of {numbers['uniform_pxap']:.3f}. An explanation's time "
+        "includes its forward pass. What a user writes for each is in "
+        "[snippets](../benchmarks/snippets).",
         markdown_table(headings, rows, "ll" + "r" * len(columns)),
     ]
     return "\n\n".join(parts) + "\n"
