@@ -7,6 +7,7 @@ A part of the images, to try it: `--images 100 --turns 1 --results elsewhere`.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -36,7 +37,7 @@ class Arguments:
 
     images: int = 2000
     """Images that are explained, of 48 x 48 pixels."""
-    turns: int = 5
+    turns: int = 3
     """How often each way is timed, in turns."""
     results: Annotated[Path, tyro.conf.arg(help="Folder of the JSON file and the page.")] = (
         ROOT / "results"
@@ -83,6 +84,9 @@ def rates(images: int, turns: int) -> dict[str, Any]:
 
     The forward pass has its images in memory; the command's ways read files and write files.
     """
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "passive"
+    )  # as the command does, before torch is there
     import torch
     from measuring import ratio, spread
 

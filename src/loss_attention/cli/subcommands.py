@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 from dataclasses import replace
 from functools import partial
@@ -374,6 +375,9 @@ def explain(
         raise InputError(f"`format` {format} has no `pictures`; json and parquet have")
     if workers is not None and workers < 0:
         raise InputError(f"`workers` must be at least 0, got {workers}")
+    # Before torch is there: its threads wait for one another in a loop that keeps a core busy, of
+    # which the processes that draw have a better use.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from loss_attention.explained.files import explain_files
     from loss_attention.explained.objects import THRESHOLD
     from loss_attention.explained.questions import own_question
