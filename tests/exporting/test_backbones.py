@@ -31,8 +31,16 @@ FILES = [
         pytest.param(f"timm/{name}", {}, {}, "onnx", id=name, marks=SLOW)
         for name in (
             *("convnext_atto", "resnet18", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"),
-            *("vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3"),
+            "vit_small_patch16_dinov3",
         )
+    ),
+    pytest.param(
+        "timm/vit_small_patch14_reg4_dinov2",
+        {"image_size": (56, 70)},
+        {},
+        "onnx",
+        id="vit_small_patch14_reg4_dinov2",
+        marks=SLOW,
     ),
     *(
         pytest.param(f"hf/{kind}", {}, {}, "onnx", id=kind, marks=SLOW)

@@ -30,7 +30,8 @@ BATCH = 5
 def images_for(model: PatchClassifier, *, fixed: bool) -> torch.Tensor:
     """Images of a size that was not traced, where the model takes other sizes."""
     if "/" in model.spec.backbone:
-        size = (64, 64) if fixed else (96, 128)
+        assert model.image_size is not None
+        size = model.image_size if fixed else (96, 128)
     else:
         size = (9, 12) if fixed or model.spec.head in ONE_SIZE else (15, 19)
     shape = (BATCH, model.spec.in_channels, *size)
