@@ -119,7 +119,10 @@ def test_other_settings_and_odd_folders_are_refused(folder, capsys):
     said = complaint(capsys, "train", "folder", *data, "--out", folder / "new", "--seeds", 0)
     assert "--seeds must be between 1 and 1,000, got 0" in said
     said = complaint(capsys, "resume", path, "--learning-rate", 0.1)
-    assert "holds several runs: --data, --learning-rate and --loggers are of one" in said
+    assert (
+        "holds several runs: --data, --learning-rate, --loggers, --devices and --num-nodes are"
+        in said
+    )
 
 
 def test_a_signal_between_them_says_how_to_go_on(tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from loss_attention.training.job import begin_run
 from loss_attention.training.loggers import check_loggers
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.recipes import recipe as find_recipe
+from loss_attention.training.restarting import goes_on, going_on
 from loss_attention.training.run_folder import RunFolder
 
 
@@ -56,13 +57,14 @@ def fit(
     """
     check_data(recipe)
     check_loggers(options.loggers)  # what is missing should not wait for the data
-    if recipe.initial is not None:
-        RunFolder.open(Path(recipe.initial))  # nor an error there
     run = RunFolder(path, writes=leads(options))
     console.quiet = console.quiet or not run.writes
-    with run.claimed(overwrite=overwrite):
+    again = goes_on(run)
+    if recipe.initial is not None and not again:
+        RunFolder.open(Path(recipe.initial))  # nor an error there
+    with going_on(run, recipe, options) if again else run.claimed(overwrite=overwrite):
         splits = load_data(recipe, console, options)
-        model = _begin(run, recipe, splits, console, options)
+        model = _begin(run, recipe, splits, console, options, again=again)
         with resumable(run):
             finished = finish(run, splits, console, options.accelerator, model)
             finished.report(console, verbose=verbose)
@@ -96,16 +98,29 @@ def fit_images(
         RunStopped: a signal came; everything is saved.
     """
     run = RunFolder(path, writes=leads(options))
-    with run.claimed(overwrite=overwrite):
-        model = _begin(run, recipe, splits, console, options)
+    again = goes_on(run)
+    with going_on(run, recipe, options) if again else run.claimed(overwrite=overwrite):
+        model = _begin(run, recipe, splits, console, options, again=again)
         with resumable(run):
             return train_out(run, splits, console, options.accelerator, model)
 
 
 def _begin(
-    run: RunFolder, recipe: Recipe, splits: Splits, console: Console, options: RunOptions
-) -> PatchClassifier:
-    """Begin a run in a folder that is claimed, and say what it begins with."""
+    run: RunFolder,
+    recipe: Recipe,
+    splits: Splits,
+    console: Console,
+    options: RunOptions,
+    *,
+    again: bool,
+) -> PatchClassifier | None:
+    """Begin a run in a folder that is claimed, and say what it begins with.
+
+    Where it is started `again` there is nothing to begin: its last checkpoint has the model.
+    """
+    if again:
+        say_line(console, f"started again by torchrun: going on with {run.path}")
+        return None
     model = begin_run(run, recipe, splits, options)
     if recipe.initial is not None:
         say_line(console, f"begins with the best weights of the run {recipe.initial}")

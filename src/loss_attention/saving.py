@@ -85,6 +85,13 @@ def whole_file(path: Path, *, previous: Path | None = None) -> Iterator[IO[bytes
         raise SaveError(f"cannot write {path}: {reason(error)}{kept}") from error
 
 
+def placed(temporary: Path, folder: Path) -> None:
+    """Give a folder, whose files are on the disk, its name, so that it is whole or not there."""
+    _sync_folder(temporary)
+    temporary.rename(folder)
+    _sync_folder(folder.parent)
+
+
 def make_folder(path: Path) -> None:
     """Make a folder to write into, and those above it; remove what killed writes left in it.
 

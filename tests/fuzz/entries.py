@@ -17,8 +17,9 @@ from loss_attention.cli.subcommands import explain
 from loss_attention.data.decoding import read_image, read_numbers, read_size
 from loss_attention.data.loading import load_splits
 from loss_attention.data.sample import Splits, Storage
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, guarded
 from loss_attention.model import load
+from loss_attention.training import sharded
 from loss_attention.training.job import continue_run
 from loss_attention.training.run_folder import RunFolder
 from loss_attention.training.trainer import Trainer
@@ -128,6 +129,19 @@ def opened(path: Path) -> None:
     run.metrics()
     run.load_state()
     run.read_json("evaluation.json")
+
+
+def restored(path: Path) -> None:
+    """Read a checkpoint and its shards."""
+    RunFolder(path).load_state()
+
+
+def filled(path: Path) -> None:
+    """Read shards whose digests are not looked at, as they may be of changed ones too."""
+    with guarded("state.pt"):
+        state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    (folder,) = path.glob("*.shards")
+    sharded.filled(state, folder)
 
 
 def resumed(path: Path) -> None:

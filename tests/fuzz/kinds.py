@@ -207,6 +207,7 @@ RUNS: dict[str, Kind] = {
     "metrics-jsonl": _run(("metrics.jsonl",), *[entries.opened] * 5, entries.resumed),
     "evaluation-json": _run(("evaluation.json",), *[entries.opened] * 3, entries.explained),
     "state-pt": _run(("state.pt",), *[entries.opened] * 2, entries.resumed),
+    "shards": Kind(runs.sharded_seeds, (entries.restored, entries.filled)),
     "recipe": _run(("recipe.yaml",), entries.opened, entries.resumed),
     "weights": Kind(runs.weights_seeds, (entries.weighed,)),
     "backbone-weights": Kind(runs.backbone_seeds, (entries.begun,)),

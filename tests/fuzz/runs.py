@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from fuzz.documents import json_lines, json_value, yaml_value
 from fuzz.hostile import Mutator, one_of, recoded
 from fuzz.layouts import Seed
-from fuzz.stores import checkpoint, safetensors
+from fuzz.stores import checkpoint, safetensors, shard
 from safetensors.torch import save
 from torch import nn
 from training.tiny import start_run
@@ -23,7 +24,19 @@ from loss_attention.data.sample import ImageSet, Splits
 from loss_attention.model import WEIGHTS_FILE, create_model
 from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import Recipe, RunOptions
-from loss_attention.training.run_folder import METRICS_FILE, STATE_FILE, RunFolder, metrics_text
+from loss_attention.training.run_folder import (
+    METRICS_FILE,
+    SHARDS,
+    STATE_FILE,
+    RunFolder,
+    metrics_text,
+)
+from loss_attention.training.sharded import (
+    expect_one_process,
+    outlined,
+    staged,
+    write_shards,
+)
 
 RECIPE = Recipe(
     name="small",
@@ -101,6 +114,25 @@ def run_seeds(*changed: str) -> list[Seed]:
     before = {**now, "run.json": json.dumps(old | {"format_version": 1}, indent=2).encode()}
     targets = {name: _KNOWN[name] for name in changed}
     return [Seed(now, targets), Seed(before, targets)]
+
+
+def sharded_seeds() -> list[Seed]:
+    """Return a checkpoint whose tensors lie in a shard; its run.json is another matter."""
+    state = torch.load(io.BytesIO(run_files()[STATE_FILE]), weights_only=True)
+    outline, tensors = outlined(state)
+    with tempfile.TemporaryDirectory() as name:
+        run = RunFolder(Path(name))
+
+        def commit(shards: dict[str, Any]) -> None:
+            run.save_state(outline | {SHARDS: shards})
+
+        folder = run.path / f"state.{'0' * 16}.shards"
+        expect_one_process()
+        write_shards(staged(tensors, sorted(tensors)), folder, None, commit)
+        (one,) = folder.iterdir()
+        path = f"{folder.name}/{one.name}"
+        files = {STATE_FILE: (run.path / STATE_FILE).read_bytes(), path: one.read_bytes()}
+    return [Seed(files, {STATE_FILE: checkpoint}), Seed(files, {path: shard})]
 
 
 def weights_seeds() -> list[Seed]:

@@ -68,6 +68,27 @@ def safetensors(rng: Random, content: bytes) -> tuple[bytes, str]:
     return struct.pack("<Q", len(header)) + header + tensors, what
 
 
+def shard(rng: Random, content: bytes) -> tuple[bytes, str]:
+    """Change the header of a shard of a checkpoint, or where its tensors belong."""
+    (size,) = struct.unpack("<Q", content[:8].ljust(8, b"\0"))
+    header, tensors = content[8 : 8 + size], content[8 + size :]
+    how = rng.choice(("header", "length", "places", "places"))
+    if how == "length":
+        size = rng.choice((*_SIZES, size - 1, size + 1, 2 * size)) % 2**64
+        return struct.pack("<Q", size) + content[8:], f"header said to be {size} bytes"
+    if how == "header":
+        header, what = json_value(rng, header)
+    else:
+        try:
+            parsed = json.loads(header)
+            text, what = json_value(rng, parsed["__metadata__"]["DCP_SHARDING_INFO"].encode())
+            parsed["__metadata__"]["DCP_SHARDING_INFO"] = text.decode("utf-8", "surrogatepass")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return content, "no header any more"
+        header, what = json.dumps(parsed).encode(), f"places {what}"
+    return struct.pack("<Q", len(header)) + header + tensors, what
+
+
 class _Call:
     """Runs something where it is unpickled."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from training.tiny import tiny_recipe, tiny_splits
 from loss_attention.errors import InputError
 from loss_attention.interruption import StopRequest
 from loss_attention.training import environment, job
+from loss_attention.training.changing import change_processes
 from loss_attention.training.environment import leads
 from loss_attention.training.job import begin_run, continue_run
-from loss_attention.training.recipe import RunOptions
+from loss_attention.training.recipe import CheckpointForm, RunOptions
 from loss_attention.training.run_folder import RunFolder
 from loss_attention.training.sampling import process_part
 from loss_attention.training.trainer import Trainer
@@ -77,9 +79,9 @@ def on_a_machine(
         told.send(str(error))
 
 
-def on_one_machine(told: Connection, folder: Path) -> None:
+def on_one_machine(told: Connection, folder: Path, **changes: Any) -> None:
     """Likewise, alone."""
-    told.send(train(folder, RunOptions(accelerator="cpu")))
+    told.send(train(folder, RunOptions(accelerator="cpu"), **changes))
 
 
 def train(
@@ -89,6 +91,7 @@ def train(
     begins: bool = True,
     stop_at: int | None = None,
     seed: int = 0,
+    checkpoint: CheckpointForm = "plain",
 ) -> tuple[bool, int | None]:
     """Train a run, new or as it stands, with frozen batch norm; save what this process saw."""
     torch.set_num_threads(1)
@@ -110,8 +113,11 @@ def train(
 
     Trainer.train_step = watched  # type: ignore[method-assign]
     splits, model = tiny_splits(images=33, seed=seed), None
+    options = replace(options, checkpoint=checkpoint)
     run = RunFolder(folder, writes=leads(options))
-    if begins:
+    if not begins:  # in as many processes as there are now
+        change_processes(run, replace(run.options(), num_nodes=options.num_nodes), print)
+    else:
         with run.claimed():
             recipe = tiny_recipe(epochs=2, learning_rate=0.05)
             model = begin_run(run, recipe, splits, options)

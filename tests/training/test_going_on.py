@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +18,9 @@ from loss_attention.errors import InputError, KilledError, ReportedError
 from loss_attention.interruption import StopRequest
 from loss_attention.saving import SaveError
 from loss_attention.training import job
+from loss_attention.training.changing import change_learning_rate, change_processes
 from loss_attention.training.environment import launch_processes
-from loss_attention.training.job import change_learning_rate, continue_run
+from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
 from loss_attention.training.trainer import DivergedError, Trainer
@@ -59,6 +62,43 @@ def test_after_a_divergence_a_lower_rate_goes_on_from_the_last_checkpoint(
     for rate in (0.001, 0.005):
         assert exit_code("resume", out, "--learning-rate", rate) == 2
         assert "is finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--devices", 0), "`--devices` must be at least 1, got 0"),
+        (("--devices", 100_000), "`--devices` 100000: "),
+        (("--num-nodes", 0), "`--num-nodes` must be at least 1, got 0"),
+        (("--num-nodes", 2), "torchrun or srun has to start a process for each device"),
+    ],
+)
+def test_processes_that_no_run_can_have(
+    words: tuple[Any, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = start_run(tmp_path / "run", tiny_recipe(), tiny_splits(), CPU)
+    before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    assert exit_code("resume", run.path, *words) == 2
+    said = capsys.readouterr().err
+    assert message.replace("`", "") in said.replace("`", "")
+    assert said.count("\n") == 1
+    after = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    assert before == after
+
+
+def test_fewer_images_than_processes_is_one_line(tmp_path: Path) -> None:
+    run = start_run(tmp_path / "run", tiny_recipe(), tiny_splits(), CPU)
+    many = replace(run.options(), num_nodes=9)
+    with pytest.raises(InputError, match="9 processes: with `batch_size` 8, a step"):
+        change_processes(run, many, print)
+
+
+def test_a_finished_run_changes_no_processes(tmp_path: Path) -> None:
+    run = start_run(tmp_path / "run", tiny_recipe(epochs=1), tiny_splits(), CPU)
+    assert continue_run(run, tiny_splits())
+    with pytest.raises(InputError, match="is finished: `devices` and `num_nodes` change what"):
+        change_processes(run, replace(run.options(), devices=2), print)
+    change_processes(run, run.options(), print)
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
@@ -159,6 +199,11 @@ def test_statistics_of_each_process_are_its_own_after_resuming(tmp_path: Path) -
     trainer = job.make_trainer(fabric, tiny_recipe(), model, splits.trainval, splits.trainval, run)
     flat = torch.cat([one.flatten() for one in trainer.statistics.tensors])
     mine = torch.arange(len(flat)).to(flat)
-    trainer.restore(state | {"statistics": torch.stack([mine, -mine])})
-    assert torch.equal(torch.cat([one.flatten() for one in trainer.statistics.tensors]), mine)
+    rows = state | {"statistics": torch.stack([mine, 3 * mine])}
+    for rank, processes, expected in ((1, 2, 3 * mine), (0, 2, mine), (0, 1, 2 * mine)):
+        place = SimpleNamespace(global_rank=rank, world_size=processes, device=fabric.device)
+        trainer.statistics._fabric = place  # of another number of processes: their mean
+        trainer.restore(rows)
+        found = torch.cat([one.flatten() for one in trainer.statistics.tensors])
+        assert torch.equal(found, expected)
     assert json.loads(json.dumps(trainer.position.best_epoch)) == 1

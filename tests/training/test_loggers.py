@@ -21,7 +21,8 @@ from training.tiny import start_run, tiny_recipe, tiny_splits
 import loss_attention as la
 from loss_attention.cli import main
 from loss_attention.errors import InputError
-from loss_attention.training.job import change_learning_rate, change_loggers, continue_run
+from loss_attention.training.changing import change_learning_rate, change_loggers
+from loss_attention.training.job import continue_run
 from loss_attention.training.loggers import CURVES, TRACKERS
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder

@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,16 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def on_two(folder: Path, said: Said, **of_second: Any) -> list[Any]:
+def on_two(
+    folder: Path, said: Said, of_all: Mapping[str, Any] | None = None, **of_second: Any
+) -> list[Any]:
     """Train on two machines, the second of which is another; what each says of its end."""
     port = free_port()
     # Not asked by the second: by then the first may have begun.
     begins = not (folder / "run.json").exists()
     begun = [
         apart(
-            partial(on_a_machine, begins=begins, **(of_second if rank else {})),
+            partial(on_a_machine, begins=begins, **(of_second if rank else {}) | (of_all or {})),
             folder,
             said(rank, port),
         )
@@ -104,6 +107,37 @@ def test_a_signal_on_the_second_machine_stops_both_and_resuming_ends_alike(
         found["seen"] = before[rank] + found["seen"]
         torch.save(found, tmp_path / f"run-rank{rank}of2.pt")
     assert_one_run(tmp_path / "run", alone)
+
+
+@pytest.mark.parametrize("checkpoint", ["plain", "sharded"])
+@pytest.mark.parametrize("first", [1, 2])
+def test_a_run_goes_on_in_another_number_of_processes(
+    first: int, checkpoint: str, alone: Path, tmp_path: Path
+) -> None:
+    """Each image once an epoch, and the weights of one process to rounding, all the same."""
+    folder, second = tmp_path / "run", 3 - first
+
+    def trained(processes: int, **changes: Any) -> list[Any]:
+        if processes == 2:
+            return on_two(folder, of_torchrun, of_all=changes)
+        process, told = apart(partial(on_one_machine, **changes), folder)
+        heard_of = heard(told)
+        assert ended(process) == 0
+        return [heard_of]
+
+    stopped = trained(first, checkpoint=checkpoint, stop_at=5)
+    assert [finished for finished, _ in stopped] == [False] * first
+    seen = [saved(folder, rank, first)["seen"] for rank in range(first)]
+    begins = {} if second == 2 else {"begins": False}
+    assert trained(second, **begins) == [(True, None)] * second
+    seen += [saved(folder, rank, second)["seen"] for rank in range(second)]
+    assert sorted(chain(*seen)) == sorted(saved(alone, 0, 1)["seen"])
+    for rank in range(second):
+        for name, tensor in saved(folder, rank, second)["state"].items():
+            other = saved(alone, 0, 1)["state"][name]
+            torch.testing.assert_close(tensor, other, rtol=1e-4, atol=1e-5)
+    change = {"processes": [first, second], "epoch": 1, "step": 2}
+    assert RunFolder.open(folder).facts()["changes"] == [change]
 
 
 def test_machines_with_different_data_train_nothing(tmp_path: Path) -> None:

@@ -75,10 +75,15 @@ def start_run(
 
 
 def run_stopped_at(
-    path: Path, recipe: Recipe, splits: Splits, steps: Sequence[int], patch: pytest.MonkeyPatch
+    path: Path,
+    recipe: Recipe,
+    splits: Splits,
+    steps: Sequence[int],
+    patch: pytest.MonkeyPatch,
+    options: RunOptions | None = None,
 ) -> RunFolder:
     """Train to the end, but stopped after each of these steps and resumed."""
-    run = start_run(path, recipe, splits, RunOptions())
+    run = start_run(path, recipe, splits, options or RunOptions())
     train_step = Trainer.train_step
     for stop_at in steps:
 

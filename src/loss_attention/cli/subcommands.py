@@ -86,6 +86,8 @@ def resume(
     data: str | None = None,
     learning_rate: float | None = None,
     loggers: tuple[LoggerName, ...] | None = None,
+    devices: int | None = None,
+    num_nodes: int | None = None,
     verbose: bool = False,
 ) -> int:
     """Continue an interrupted run on the hardware it began on; evaluate and report.
@@ -98,30 +100,44 @@ def resume(
         learning_rate: The schedule's highest learning rate for the rest of the training: a lower
             one, for example, after the loss became NaN. None: the recipe's.
         loggers: Where the curves of the rest go, as in train. None: where they went.
+        devices: Number of processes on each machine for the rest. None: as many as before.
+        num_nodes: Number of machines for the rest. None: as many as before.
         verbose: Print all metrics, not only those that say most.
     """
     from loss_attention import runs
     from loss_attention.data.loading import recorded
     from loss_attention.seeds import SeedRuns, is_folder_of_seeds
     from loss_attention.terminal import say_line
+    from loss_attention.training.changing import (
+        change_learning_rate,
+        change_loggers,
+        change_processes,
+    )
     from loss_attention.training.devices import count_devices
     from loss_attention.training.environment import leads
-    from loss_attention.training.job import change_learning_rate, change_loggers
     from loss_attention.training.run_folder import RunFolder
 
     if is_folder_of_seeds(run):
-        if any(given is not None for given in (data, learning_rate, loggers)):
+        if any(one is not None for one in (data, learning_rate, loggers, devices, num_nodes)):
             raise InputError(
-                f"{run} holds several runs: `data`, `learning_rate` and `loggers` are of one"
+                f"{run} holds several runs: `data`, `learning_rate`, `loggers`, `devices` and "
+                "`num_nodes` are of one"
             )
         SeedRuns.open(run).train(console, verbose=verbose)
         return 0
-    writes = leads(RunFolder.open(run).options())
+    options = RunFolder.open(run).options()
+    options = replace(
+        options,
+        devices=options.devices if devices is None else devices,
+        num_nodes=options.num_nodes if num_nodes is None else num_nodes,
+    )
+    writes = leads(options)
     console.quiet = not writes
     with (
         runs.opened_to_write(run, console, writes=writes) as folder,
         runs.resumable(folder),
     ):
+        change_processes(folder, options, partial(say_line, console))
         if learning_rate is not None:
             change_learning_rate(folder, learning_rate, partial(say_line, console))
         if loggers is not None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -24,7 +26,14 @@ from loss_attention.terminal import say
 from loss_attention.training.environment import from_first, sum_dtype, summed
 from loss_attention.training.frozen import Examples, FrozenModel
 from loss_attention.training.loggers import Loggers
-from loss_attention.training.run_folder import METRICS_FILE, RunFolder, checked_epoch, metrics_text
+from loss_attention.training.recipe import CheckpointForm
+from loss_attention.training.run_folder import (
+    METRICS_FILE,
+    SHARDS,
+    RunFolder,
+    checked_epoch,
+    metrics_text,
+)
 
 REFRESH_SECONDS = 0.5
 
@@ -103,16 +112,25 @@ class Position:
 
 
 class Checkpoints:
-    """Keeps where a run stands in its folder; the first of its processes writes, for all.
+    """Keeps where a run stands in its folder.
 
     Args:
         fabric: has the processes.
         run: the folder.
         every: also save each so many steps; 0: at the ends of epochs only.
+        form: whether the first process writes all of it, or each its shard, and whether the
+            training goes on meanwhile; then at most one checkpoint is being written.
     """
 
-    def __init__(self, fabric: Fabric, run: RunFolder, every: int = 0) -> None:
-        self.run, self._fabric, self._every = run, fabric, every
+    def __init__(
+        self, fabric: Fabric, run: RunFolder, every: int = 0, form: CheckpointForm = "plain"
+    ) -> None:
+        self.run, self._fabric, self._every, self._form = run, fabric, every, form
+        # Of its own, so that what is written in the background does not meet the training's.
+        several = form != "plain" and fabric.world_size > 1
+        self._group = torch.distributed.new_group(backend="gloo") if several else None
+        self._background = ThreadPoolExecutor(1) if form == "async" else None
+        self._writing: Future[None] | None = None
 
     def due(self, step: int, epoch_steps: int) -> bool:
         """Whether to save after a step of an epoch; not at its end, which saves anyway."""
@@ -128,18 +146,71 @@ class Checkpoints:
             history: lines of metrics.jsonl; none: the epoch is under way.
             best: the network to keep; None: the one that is kept already.
         """
+        beside: dict[str, str | bytes] = {}
         if self._fabric.is_global_zero:
-            beside: dict[str, str | bytes] = {}
             if best is not None:
                 beside[WEIGHTS_FILE] = best.to_bytes()
             if history:
                 beside[METRICS_FILE] = metrics_text(history)
+        if self._form != "plain":
+            self._save_shards(state, beside)
+            return
+        if self._fabric.is_global_zero:
             self.run.save_state(state, beside)
         self._fabric.barrier()
 
+    def _save_shards(self, state: dict[str, Any], beside: Mapping[str, str | bytes]) -> None:
+        from loss_attention.training import sharded
+
+        self.finish()
+        sharded.expect_one_process()
+        folder = from_first(self._fabric, self.run.new_shards)
+        outline, tensors = sharded.outlined(state)
+        own = sharded.shares(tensors, self._fabric.world_size)[self._fabric.global_rank]
+
+        def commit(shards: dict[str, Any]) -> None:
+            self.run.save_state(outline | {SHARDS: shards}, beside)
+
+        share = sharded.staged(tensors, own)
+        write = partial(sharded.write_shards, share, folder, self._group, commit)
+        if self._background is None:
+            write()
+        else:
+            self._writing = self._background.submit(write)
+
+    def check(self) -> None:
+        """Raise what went wrong in the background, if anything; all processes ask together."""
+        if self._writing is None:
+            return
+        failed = self._writing.done() and self._writing.exception() is not None
+        if summed(self._fabric, torch.tensor(float(failed), device=self._fabric.device)) > 0:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for what is written in the background.
+
+        Raises:
+            SaveError: it could not be written; the checkpoint before it stays.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    @contextlib.contextmanager
+    def written(self) -> Iterator[None]:
+        """Have all checkpoints of this context written at its end, whatever ends it."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(Exception):  # what ended the training is told
+                self.finish()
+            raise
+        self.finish()
+
     def load(self) -> dict[str, Any] | None:
         """Return the last sound checkpoint; None where the run ended before its first."""
-        return from_first(self._fabric, self.run.load_state)
+        state = from_first(self._fabric, self.run.find_state)
+        return None if state is None else self.run.whole_state(state)
 
     def restored(self, position: Position) -> None:
         """Have metrics.jsonl end where the run goes on."""

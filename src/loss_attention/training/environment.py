@@ -40,6 +40,7 @@ from loss_attention.interruption import (
 from loss_attention.memory import free_memory
 from loss_attention.training.devices import ALONE, DEVICES, choose_accelerator, count_devices
 from loss_attention.training.recipe import RunOptions
+from loss_attention.training.restarting import meet
 
 PACKAGES = ("torch", "numpy", "lightning-fabric", "datasets", "pillow", "scikit-learn")
 
@@ -349,6 +350,8 @@ def join_processes(fabric: Fabric, work: Work, stop: StopRequest) -> dict[str, A
     """Do the work in this process, beside those that torchrun or srun started, or alone."""
     with stop.listening():
         try:
+            if fabric.world_size > 1:
+                meet(fabric.device)
             fabric.launch()
             outcome = work(fabric, stop)
             leave_together(fabric)

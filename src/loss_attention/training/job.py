@@ -6,7 +6,7 @@ import copy
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,9 @@ from loss_attention.training.initial import InitialWeights
 from loss_attention.training.loggers import Loggers, check_loggers
 from loss_attention.training.optimisation import begin_at_prior, keep_statistics, recipe_loss
 from loss_attention.training.rates import parameter_groups
-from loss_attention.training.recipe import LoggerName, Recipe, RunOptions
+from loss_attention.training.recipe import Recipe, RunOptions
+from loss_attention.training.restarting import attempt
 from loss_attention.training.run_folder import (
-    RECIPE_FILE,
     RunFolder,
     require_utf8,
 )
@@ -202,6 +202,7 @@ def begin_run(
         },
         **({} if initial is None else {"initial": initial.record()}),
         **({} if asked.steps is None else {"steps": asked.steps}),
+        **({} if (torchrun := attempt()) is None else {"torchrun": torchrun}),
         "parameters": sum(p.numel() for p in model.parameters()),
         "backbone_weights": getattr(model.backbone, "weights", {}),
         "backbone_config": model.spec.backbone_config,
@@ -304,48 +305,6 @@ def continue_run(
     return bool(outcome["finished"])
 
 
-def change_learning_rate(run: RunFolder, rate: float, say: Callable[[str], None]) -> None:
-    """Have the rest of a run take another learning rate, and write down from where on.
-
-    Args:
-        run: an unfinished run that is `locked`.
-        rate: the schedule's highest learning rate from now on.
-        say: told what is done, in a line.
-
-    Raises:
-        InputError: the run is finished, or no run can have that rate.
-    """
-    facts, recipe = run.facts(), run.recipe()
-    if facts.get("finished"):
-        raise InputError(f"{run.path} is finished: `learning_rate` changes what is still to train")
-    changed = replace(recipe, learning_rate=rate)
-    if changed == recipe:
-        return
-    position = (run.load_state() or {}).get("position", {})
-    change = {
-        "learning_rate": [recipe.learning_rate, rate],
-        "epoch": position.get("epoch", 0),
-        "step": position.get("step", 0),
-    }
-    changes = [*facts.get("changes", []), change]
-    run.write_all({RECIPE_FILE: changed.to_yaml()}, changes=changes)
-    say(
-        f"learning rate {rate:g} in place of {recipe.learning_rate:g} from epoch "
-        f"{change['epoch'] + 1} on"
-    )
-
-
-def change_loggers(run: RunFolder, names: tuple[LoggerName, ...]) -> None:
-    """Have the rest of a run, which is `locked`, log its curves elsewhere.
-
-    Raises:
-        InputError: the run is finished, or a name is unknown.
-    """
-    if run.facts().get("finished"):
-        raise InputError(f"{run.path} is finished: `loggers` changes what is still to train")
-    run.note(options=asdict(replace(run.options(), loggers=names)))
-
-
 def _train(
     run: RunFolder,
     facts: dict[str, Any],
@@ -372,6 +331,7 @@ def _train(
         model = build_model(recipe, splits, statistics, begun=begun, initial=initial)
         if recipe.frozen and begun is not None:
             _restore_backbone(run, model)
+        _check_steps(recipe, options, model, len(splits.train))  # of a changed number of processes
     model.backbone.checkpoint_activations = options.checkpoint_activations
     train: Examples = splits.train.images_and_labels()
     validation: Examples = splits.validation.images_and_labels()
@@ -515,7 +475,7 @@ def make_trainer(
         model,
         train,
         validation=Validation(fabric, validation, recipe.batch_size, stop),
-        checkpoints=Checkpoints(fabric, run, options.checkpoint_every_steps),
+        checkpoints=Checkpoints(fabric, run, options.checkpoint_every_steps, options.checkpoint),
         log=TrainingLog(
             recipe.name,
             recipe.epochs,

@@ -402,9 +402,11 @@ class RunningStatistics:
         return summed(self._fabric, rows)
 
     def restore(self, rows: Tensor) -> None:
-        """Take this process's row of what `gathered` returned."""
+        """Take this process's row of what `gathered` returned; of other processes, their mean."""
         statistics = self.tensors
-        mine = rows[self._fabric.global_rank].to(self._fabric.device)
+        same = len(rows) == self._fabric.world_size
+        mine = rows[self._fabric.global_rank] if same else rows.double().mean(dim=0)
+        mine = mine.to(rows.dtype).to(self._fabric.device)
         parts = torch.split(mine, [one.numel() for one in statistics])
         for statistic, part in zip(statistics, parts, strict=True):
             statistic.copy_(part.view_as(statistic))

@@ -24,6 +24,9 @@ GPU if there is one."""
 LoggerName = Literal["tensorboard", "csv", "wandb", "mlflow", "trackio", "none"]
 """Where the curves of a training go; none: nowhere."""
 
+CheckpointForm = Literal["plain", "sharded", "async"]
+"""Who writes a checkpoint, and when: the first process, all of them, or all in the background."""
+
 
 @dataclass(frozen=True)
 class Recipe(ModelOptions):
@@ -315,6 +318,10 @@ class RunOptions:
     """auto: a GPU if there is one."""
     checkpoint_every_steps: int = 0
     """Also save a checkpoint each time this many steps are done, not only after each epoch."""
+    checkpoint: CheckpointForm = "plain"
+    """plain: the first process writes all of it into one file. sharded: each process writes its
+    share of the weights and of the optimiser's state. async: likewise, while the training goes on,
+    for which each keeps a copy of its share. The last two are for large networks."""
     checkpoint_activations: bool = False
     """Use less memory and up to a third more time: the backward pass computes most of the network's
     activations again instead of keeping them."""
@@ -349,6 +356,8 @@ class RunOptions:
             raise InputError(
                 f"`checkpoint_every_steps` must be at least 0, got {self.checkpoint_every_steps}"
             )
+        if self.checkpoint not in get_args(CheckpointForm):
+            raise unknown_name("checkpoint", self.checkpoint, get_args(CheckpointForm))
         for name in self.loggers:
             if name not in get_args(LoggerName):
                 raise unknown_name("logger", name, get_args(LoggerName))

@@ -6,6 +6,8 @@ import contextlib
 import io
 import json
 import math
+import re
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -40,6 +42,9 @@ from loss_attention.training.recipe import Recipe, RunOptions, from_file
 RECIPE_FILE = "recipe.yaml"
 STATE_FILE, PREVIOUS_STATE_FILE = "state.pt", "state.previous.pt"
 METRICS_FILE, EVALUATION_FILE, REPORT_FILE = "metrics.jsonl", "evaluation.json", "report.html"
+SHARDS = "shards"
+"""The field of a checkpoint whose tensors lie in shards: their folder, and digests by file."""
+SHARDS_FOLDER = re.compile(r"state\.[0-9a-f]{16}\.shards(\.tmp)?")
 LOCK_FILE, TENSORBOARD_FOLDER, CSV_FOLDER, WANDB_FOLDER = ".lock", "tensorboard", "csv", "wandb"
 MEND = {
     RECIPE_FILE: "put it back as it was, or begin a new run with the changed settings "
@@ -78,6 +83,7 @@ class RunFolder:
     def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path, self.writes = path, writes
         self._begun: tuple[Recipe, dict[str, Any]] | None = None
+        self._options: RunOptions | None = None
         self._lock: FileLock | None = None
         self._sound = True  # the last checkpoint, as far as it was looked at
 
@@ -199,6 +205,7 @@ class RunFolder:
         remove_leftovers(self.path)
         for name in (FACTS_FILE, *WRITTEN):
             _remove(self.path / name)
+        self._remove_shards()
         text = recipe.to_yaml()
         write_whole(self.path / RECIPE_FILE, text)
         if facts:
@@ -243,8 +250,14 @@ class RunFolder:
 
     def options(self) -> RunOptions:
         """Return what the run runs on, as it was chosen when it began."""
+        if self._options is not None:
+            return self._options
         values = self.facts().get("options", {})
         return from_file(RunOptions, values, self.path / FACTS_FILE)
+
+    def take_options(self, options: RunOptions) -> None:
+        """Use these from now on, in a process that does not write and may read older ones."""
+        self._options = options
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a file so that it is either the old one or the new one, whole, at every moment.
@@ -354,13 +367,32 @@ class RunFolder:
         The one before it is kept too.
 
         Args:
-            state: the checkpoint.
+            state: the checkpoint; its tensors may lie in shards, which are there already.
             beside: files to write just before it.
         """
         buffer = io.BytesIO()
         torch.save(state, buffer)
         self.write_all({**(beside or {}), STATE_FILE: buffer.getvalue()})
         self._sound = True
+        self._remove_shards()
+
+    def new_shards(self) -> Path:
+        """Return a folder for the shards of the next checkpoint, which is not there yet."""
+        return self.path / f"state.{secrets.token_hex(8)}.shards"
+
+    def _remove_shards(self) -> None:
+        """Remove shards that belong to no checkpoint, half written ones among them."""
+        folders = [one for one in self.path.iterdir() if SHARDS_FOLDER.fullmatch(one.name)]
+        if not folders:
+            return
+        files = [self.path / name for name in (STATE_FILE, PREVIOUS_STATE_FILE)]
+        try:
+            kept = {_shards_of(file) for file in files if file.exists()}
+        except Exception:  # whatever a damaged one leads to: nobody knows what it needs
+            return
+        for folder in folders:
+            if folder.name not in kept:
+                _remove(folder)
 
     @property
     def has_state(self) -> bool:
@@ -368,7 +400,22 @@ class RunFolder:
         return any((self.path / name).exists() for name in (STATE_FILE, PREVIOUS_STATE_FILE))
 
     def load_state(self, say: Callable[[str], None] | None = None) -> dict[str, Any] | None:
+        """Return the last sound checkpoint, whole; see `find_state`."""
+        state = self.find_state(say)
+        return None if state is None else self.whole_state(state)
+
+    def whole_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return a checkpoint with the tensors that lie in shards, read by this process."""
+        if SHARDS not in state:
+            return state
+        from loss_attention.training.sharded import filled
+
+        return filled(state, self.path / state[SHARDS]["folder"])
+
+    def find_state(self, say: Callable[[str], None] | None = None) -> dict[str, Any] | None:
         """Return the last sound checkpoint, or None where the run ended before its first.
+
+        Of tensors that lie in shards it has the outline; `whole_state` reads them.
 
         Args:
             say: told in one line when it is not the last; None: the standard error output.
@@ -401,6 +448,7 @@ class RunFolder:
             return
         for name in (PREVIOUS_STATE_FILE,) if previous_only else (PREVIOUS_STATE_FILE, STATE_FILE):
             (self.path / name).unlink(missing_ok=True)
+        self._remove_shards()
 
     def settle(self) -> None:
         """Before training goes on: remove what a kill left, and forget digests of files that never
@@ -411,6 +459,7 @@ class RunFolder:
         if not self.writes:
             return
         remove_leftovers(self.path)
+        self._remove_shards()
         facts = self.facts()
         files = dict(facts.get(FILES, {}))
         for name in (RECIPE_FILE, WEIGHTS_FILE, STATE_FILE, METRICS_FILE):
@@ -440,7 +489,39 @@ def _read_state(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is truncated or damaged") from error
     if not isinstance(state, dict):
         raise InputError(f"{path} is damaged: it holds no checkpoint")
+    if SHARDS in state:
+        _check_shards(path, state[SHARDS])
     return state
+
+
+def _check_shards(path: Path, record: Any) -> None:
+    """Raise `InputError` unless the shards that a checkpoint names are there, as it has them."""
+    values = record if isinstance(record, dict) else {}
+    folder, files = values.get("folder"), values.get("files")
+    named = isinstance(folder, str) and SHARDS_FOLDER.fullmatch(folder)
+    if not named or not isinstance(folder, str) or not isinstance(files, dict):
+        raise InputError(f"{path} is damaged: its shards cannot be {quoted(record)}")
+    with guarded(str(path.parent / folder)):
+        there = {one.name for one in (path.parent / folder).glob("*.safetensors")}
+    if there != set(files):
+        one = sorted(there ^ set(files), key=str)[0]
+        said = "has no" if one in files else "has another"
+        raise InputError(f"{path.parent / folder} is not whole: it {said} {quoted(one)}")
+    for name, digest in files.items():
+        shard = path.parent / folder / name
+        with guarded(str(shard)):
+            found = file_digest(shard)
+        if found != digest:
+            raise InputError(
+                f"{shard} is truncated or damaged: its SHA-256 is not the one in {path.name}; "
+                "resume needs it whole"
+            )
+
+
+def _shards_of(path: Path) -> str | None:
+    """Return the folder of a checkpoint's shards; None: it has none. Its tensors are not read."""
+    state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return state[SHARDS]["folder"] if SHARDS in state else None
 
 
 def _say(line: str) -> None:
@@ -511,6 +592,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "best_epoch": int,
     "train_seconds": (int, float),
     "changes": list,
+    "torchrun": dict,
     "trackers": dict,
 }
 """What the facts in run.json are; those that are there."""

@@ -147,6 +147,7 @@ class Trainer:
         with (
             self.stop.listening(),
             self.train_set.reading(processes_here(self.fabric)),
+            self.checkpoints.written(),
             self.log.opened(self._total_steps, self._finished_steps, self.position.history),
         ):
             self._clock = time.perf_counter()
@@ -185,6 +186,7 @@ class Trainer:
             if self._check_due():
                 self._check_finite()
             if self.agreement.due(self._finished_steps):
+                self.checkpoints.check()
                 seconds = (time.perf_counter() - started) / (position.step - first_step)
                 if self.agreement.to_stop(self._finished_steps, seconds):
                     self._check_finite()
