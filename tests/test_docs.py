@@ -19,6 +19,7 @@ from markdown_pages import run_page, run_python
 import loss_attention as la
 
 PAGES = (
+    "cluster.md",
     "index.md",
     "commands.md",
     "exporting.md",
