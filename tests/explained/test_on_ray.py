@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from explained.test_files import listing, make_model, save_image
 from explained.test_pipeline import hear_ctrl_c
 from pyarrow import parquet
 
 from loss_attention.cli import main
+from loss_attention.errors import InputError, KilledError
+from loss_attention.explained import on_ray
+from loss_attention.explained.actors import TRIES, TRIES_FILE, VERSIONS, Order, ShardWriter
 from loss_attention.explained.questions import own_question
-from loss_attention.explained.shards import Shard, TableSummary, explain_table
+from loss_attention.explained.shards import Shard, TableSummary, digest_of, explain_table
 from loss_attention.interruption import KEYBOARD
 
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 IMAGES, SHARDS = 150, 2
 """More than a batch a shard, so that it matters which images are computed together."""
 PROGRAM = "import sys; from loss_attention.cli import main; main(sys.argv[1:])"
@@ -59,17 +67,37 @@ main(sys.argv[1:])
 """
 
 
+def make_folder(path: Path, images: int, broken: int) -> Path:
+    """Make a model and a folder of images, one of which is none."""
+    (path / "model.safetensors").write_bytes(make_model().to_bytes())
+    for number in range(images):
+        save_image(path / "in" / f"{number:03}.png", (20 + number % 7, 30), number)
+    (path / "in" / f"{broken:03}.png").write_bytes(b"no image")
+    return path
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model and a folder of images, one of which is none; their paths begin here."""
-    pytest.importorskip("ray")
+    """Where the paths of many images begin."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    (tmp_path / "model.safetensors").write_bytes(make_model().to_bytes())
-    for number in range(IMAGES):
-        save_image(tmp_path / "in" / f"{number:03}.png", (20 + number % 7, 30), number)
-    (tmp_path / "in" / "100.png").write_bytes(b"no image")
-    return tmp_path
+    return make_folder(tmp_path, IMAGES, 100)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six images, and the first of two shards of them."""
+    path = make_folder(tmp_path_factory.mktemp("small"), 6, 5)
+    with contextlib.chdir(path):
+        local("there", 1)
+    return path
+
+
+@pytest.fixture
+def small(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the paths of these images begin."""
+    monkeypatch.chdir(made)
+    return made
 
 
 def local(out: str, number: int, of: int = SHARDS) -> TableSummary:
@@ -99,6 +127,72 @@ def require_same(ours: Path, theirs: Path) -> None:
         assert (ours / name).read_bytes() == (theirs / name).read_bytes()
 
 
+def order(out: Path) -> Order:
+    """What an actor would be sent."""
+    model = make_model()
+    return Order(
+        model=model,
+        question=own_question(model),
+        out=out,
+        of=SHARDS,
+        batch_size=64,
+        overwrite=False,
+        device="cpu",
+        threads=1,
+        folder=Path.cwd(),
+        versions=VERSIONS,
+    )
+
+
+def rows(out: Path, told: Order) -> list[pa.Table]:
+    """What is handed out."""
+    images = sorted(Path("in").iterdir())
+    digest = digest_of(told.model, told.question)
+    found = on_ray._missing(images, out, SHARDS, digest, overwrite=False)
+    return [pa.Table.from_pylist([row]) for row in found]
+
+
+def test_an_actor_writes_what_the_local_engine_does(folder: Path) -> None:
+    summaries = [local("local", number) for number in (1, 2)]
+    out = folder / "table"
+    out.mkdir()
+    # As it comes out of a pickle, in which it travels.
+    actor = ShardWriter(pickle.loads(pickle.dumps(order(Path("table")))))
+    first, second = rows(out, order(out))
+    [said] = actor(first).to_pylist()
+    assert said == {"number": 1, "unreadable": [], "error": None}
+    [left] = rows(out, order(out))
+    assert left == second
+    [said] = actor(second).to_pylist()
+    assert said["unreadable"] == summaries[1].unreadable
+    for file in out.glob("*.tries"):  # the command's to remove
+        file.unlink()
+    require_same(out, folder / "local")
+
+
+def test_what_an_actor_cannot_do_it_says(small: Path, tmp_path: Path) -> None:
+    def said(told: Order) -> Exception:
+        [row] = ShardWriter(told)(rows(tmp_path, told)[0]).to_pylist()
+        return pickle.loads(row["error"])
+
+    versions = {**VERSIONS, "torch": "1.0"}
+    for changes, message in (
+        ({"versions": versions}, "and torch 1.0: install the same on all"),
+        ({"folder": Path("/nowhere")}, "cannot enter /nowhere"),
+        ({"out": tmp_path / "none"}, f"has no folder {tmp_path / 'none'}"),
+        ({"device": "cuda"}, "`accelerator` cuda: torch finds no GPU here"),
+    ):
+        error = said(order(tmp_path)._replace(**changes))
+        assert isinstance(error, InputError)
+        assert message in str(error)
+    (tmp_path / TRIES_FILE.format(1)).write_bytes(b"." * TRIES)
+    error = said(order(tmp_path))
+    assert isinstance(error, KilledError)
+    assert "actors died with shard 1/2" in str(error)
+    assert not list(tmp_path.glob("*.parquet"))
+
+
+@pytest.mark.slow
 def test_the_files_are_those_of_the_local_engine(folder: Path) -> None:
     summaries = [local("local", number) for number in (1, 2)]
     done = subprocess.run(
@@ -185,26 +279,25 @@ def until_none_has(mark: str) -> None:
         (["--format", "parquet", "--shard", "1/2"], "--shard is of --engine local"),
         (["--format", "parquet", "--workers", "0"], "--workers must be at least 1, got 0"),
         (["--format", "parquet", "--shards", "0"], "--shards must be at least 1, got 0"),
-        (["--format", "parquet", "--shards", "151"], "there are 150 images, so at most 150 shards"),
+        (["--format", "parquet", "--shards", "7"], "there are 6 images, so at most 6 shards"),
         (["--format", "parquet", "--shards", "3"], "is one of 2 shards, and --shards is 3"),
         (["--format", "parquet", "--shards", "2", "--target", "dog"], "is a shard of other images"),
         (["--format", "parquet", "--engine", "local", "--shards", "2"], "--shards is of --engine"),
     ],
 )
 def test_what_actors_do_not_do_is_one_line(
-    options: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], message: str, small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    local("there", 1)
     with pytest.raises(SystemExit) as caught:
         main(["explain", "model.safetensors", "in", "--out", "there", "--engine", "ray", *options])
     said = capsys.readouterr().err
     assert (caught.value.code, said.count("\n")) == (2, 1), said
     assert message in said
-    assert len(listing(folder / "there")) == 2
+    assert len(listing(small / "there")) == 2
 
 
 def test_without_ray_the_line_says_how_to_install_it(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SystemExit) as caught:
@@ -212,16 +305,16 @@ def test_without_ray_the_line_says_how_to_install_it(
     said = capsys.readouterr().err
     assert (caught.value.code, said.count("\n")) == (2, 1)
     assert 'pip install "loss-attention[scale]"' in said
-    assert not (folder / "out").exists()
+    assert not (small / "out").exists()
 
 
 def test_all_that_is_there_needs_no_cluster(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in (1, 2):
-        local("there", number)
+        local("all", number)
     monkeypatch.setenv("RAY_ADDRESS", "nobody:1")
     with pytest.raises(SystemExit) as caught:
-        main(words("there", "--shards", "2")[3:])
+        main(words("all", "--shards", "2")[3:])
     assert caught.value.code == 0
     assert capsys.readouterr().out.endswith("2 of 2 shards were there already\n")
