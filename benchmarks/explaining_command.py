@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -28,6 +28,7 @@ NAME = "explain-rate"
 SIDE, BATCH, WIDTH, CLASSES = 48, 64, 0.25, 10
 """Of the images in pixels; of the network: images at a time, width, classes."""
 TABLE, TABLE_GOAL, PICTURES_GOAL, START_GOAL = "a table, no pictures", 0.8, 150.0, 1.3
+ON_RAY = "a table by Ray's actors, their start included"
 FORMS = ("png", "webp", "jpeg")
 
 
@@ -39,6 +40,8 @@ class Arguments:
     """Images that are explained, of 48 x 48 pixels."""
     turns: int = 3
     """How often each way is timed, in turns."""
+    engine: Literal["local", "ray"] = "local"
+    """ray: time a table by an actor for each core too, in a shard each."""
     results: Annotated[Path, tyro.conf.arg(help="Folder of the JSON file and the page.")] = (
         ROOT / "results"
     )
@@ -79,7 +82,7 @@ def make_images(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def rates(images: int, turns: int) -> dict[str, Any]:
+def rates(images: int, turns: int, engine: str = "local") -> dict[str, Any]:
     """Return images a second, each way in turn with the others, and what of the forward pass it is.
 
     The forward pass has its images in memory; the command's ways read files and write files.
@@ -121,6 +124,17 @@ def rates(images: int, turns: int) -> dict[str, Any]:
         for form in FORMS:
             ways[f"JSON and {form}"] = lambda form=form: explain_files(
                 model, paths, out, batch_size=BATCH, image_format=form, workers=None
+            )
+        if engine == "ray":
+            import ray
+
+            from loss_attention.explained.on_ray import explain_on_ray
+            from loss_attention.explained.pipeline import cores
+
+            ray.init("local", include_dashboard=False, log_to_driver=False)
+            count = max(1, cores() // torch.get_num_threads())
+            ways[ON_RAY] = lambda: explain_on_ray(
+                model, question, paths, out, shards=count, workers=count, batch_size=BATCH
             )
         jobs = [forward, *map(anew, ways.values())]
         seconds = dict(
@@ -214,9 +228,10 @@ def measure(arguments: Arguments) -> list[Path]:
     from measuring import keep, read_numbers
 
     numbers = {
-        "command": "python benchmarks/explaining_command.py",
+        "command": "python benchmarks/explaining_command.py"
+        + (" --engine ray" if arguments.engine == "ray" else ""),
         "images": arguments.images,
-        "rates": rates(arguments.images, arguments.turns),
+        "rates": rates(arguments.images, arguments.turns, arguments.engine),
         "one_photo": one_photo(arguments.turns),
     }
     keep(NAME, numbers, arguments.results)

@@ -33,7 +33,7 @@ PAGES = (
 LOADED = re.compile(r"<(?:script|img|iframe|source)[^>]* src=\"?([^\s\">]+)|<link([^>]*)>")
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [*PAGES, pytest.param("cluster.md", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("own_images", "small_cifar10")
 def test_pages_run_from_top_to_bottom(name: str, repository: Path, clone: Path) -> None:
     page = (repository / "docs" / name).read_text(encoding="utf-8")

@@ -19,11 +19,11 @@ from pyarrow import parquet
 import loss_attention as la
 from loss_attention.errors import InputError
 from loss_attention.explained import answers
-from loss_attention.explained.columns import NAMES, columns_of
+from loss_attention.explained.columns import NAMES, columns_of, table_schema
 from loss_attention.explained.files import explain_files
 from loss_attention.explained.questions import OwnQuestion, own_question
 from loss_attention.explained.reading import ReadImage
-from loss_attention.explained.shards import Shard, explain_table, table_schema
+from loss_attention.explained.shards import Shard, explain_table
 from loss_attention.tiling import Tiles
 
 

@@ -19,7 +19,7 @@ import tyro
 
 from loss_attention import __version__
 from loss_attention.errors import InputError, printable
-from loss_attention.explained.formats import ExplainedFormat, ImageFormat
+from loss_attention.explained.formats import Engine, ExplainedFormat, ImageFormat
 from loss_attention.interruption import Interrupted, RunStopped
 from loss_attention.training.recipe import Accelerator, LoggerName, Recipe, RunOptions
 from loss_attention.training.recipes import RECIPES
@@ -337,6 +337,8 @@ def explain(
     scale: float | None = None,
     format: ExplainedFormat = "json",
     shard: str | None = None,
+    engine: Engine = "local",
+    shards: int | None = None,
     pictures: Annotated[bool | None, tyro.conf.DisallowNone] = None,
     image_format: ImageFormat = "png",
     workers: int | None = None,
@@ -370,10 +372,15 @@ def explain(
             for these programs.
         shard: With --format parquet: explain only a part of the images, NUMBER/OF from 1/OF to
             OF/OF, to a file of its own. A shard that is there is skipped. None: all images.
+        engine: local: this process. ray: with --format parquet, all shards at once by actors on the
+            Ray cluster of RAY_ADDRESS, or on one that is begun on this machine. Shards that are
+            there are skipped.
+        shards: With --engine ray: how many there are. None: one for each 10,000 images.
         pictures: Draw them. None: with --format json.
         image_format: Of the pictures. png keeps every pixel; jpeg and webp are faster and smaller.
         workers: Processes that draw and write pictures. None: one for each core, where there are
-            100 images or more.
+            100 images or more. With --engine ray: actors, each with the model. None: as many as
+            there are GPUs, or as many as find cores for their threads.
         overwrite: Replace explanations that are already in the folder.
     """
     if not images:
@@ -389,8 +396,13 @@ def explain(
         )
     if format not in ("json", "parquet") and pictures:
         raise InputError(f"`format` {format} has no `pictures`; json and parquet have")
-    if workers is not None and workers < 0:
-        raise InputError(f"`workers` must be at least 0, got {workers}")
+    least = 1 if engine == "ray" else 0
+    if workers is not None and workers < least:
+        raise InputError(f"`workers` must be at least {least}, got {workers}")
+    if engine == "ray":
+        _check_for_ray(format, shard, pictures=bool(pictures))
+    elif shards is not None:
+        raise InputError("`shards` is of `engine` ray; of the local one, `shard` is NUMBER/OF")
     # Before torch is there: its threads wait for one another in a loop that keeps a core busy, of
     # which the processes that draw have a better use.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -413,7 +425,7 @@ def explain(
     tiles = None
     if tile is not None:
         tiles = Tiles(tile=tile, overlap=OVERLAP if overlap is None else overlap)
-    device = choose_device(accelerator)
+    device = choose_device("cpu" if engine == "ray" else accelerator)
     folder = RunFolder.open(run) if (run / "recipe.yaml").is_file() else None
     model = (load(run) if folder is None else load_weights(folder)).to(device)
     found = None if folder is None or method else object_threshold(folder)
@@ -429,7 +441,26 @@ def explain(
                 tiles=tiles,
                 scale=factor,
             )
-        if part is not None:
+        if engine == "ray":
+            from loss_attention.explained.on_ray import explain_on_ray, silenced
+
+            with silenced():
+                table = explain_on_ray(
+                    model,
+                    question,
+                    images,
+                    out,
+                    shards=shards,
+                    workers=workers,
+                    accelerator=accelerator,
+                    overwrite=overwrite,
+                    progress=progress,
+                )
+            said = f"{table.rows} images explained in {out}"
+            if table.skipped:
+                said += f"; {table.skipped} of {table.shards} shards were there already"
+            problems = table.unread, table.unreadable
+        elif part is not None:
             rows = explain_table(
                 model,
                 question,
@@ -478,6 +509,16 @@ def explain(
     for line in (*problems[0], *problems[1]):
         fail(line)
     return 2 if problems[1] else 0
+
+
+def _check_for_ray(format: ExplainedFormat, shard: str | None, *, pictures: bool) -> None:
+    """Raise `InputError` for what actors do not do."""
+    if format != "parquet":
+        raise InputError("`engine` ray writes a table: it needs `format` parquet")
+    if pictures:
+        raise InputError("`engine` ray draws no `pictures`; `engine` local does")
+    if shard is not None:
+        raise InputError("`shard` is of `engine` local; ray writes all: `shards` says how many")
 
 
 def _listed(text: str | None) -> list[str] | None:

@@ -44,6 +44,35 @@ MOST_HALF = float(np.finfo(np.float16).max)
 """Larger values, which no network in use has, are written as this one."""
 
 
+def table_schema() -> Any:
+    """Return the Arrow schema of the table, for whoever writes its columns elsewhere."""
+    import pyarrow as pa
+
+    halves, floats = pa.list_(pa.float16()), pa.list_(pa.float32())
+    lengths = ("x", "y", "step_x", "step_y", "window_width", "window_height")
+    grid = [("rows", pa.int32()), ("columns", pa.int32())]
+    objects = [("class", pa.string()), ("score", pa.float32()), ("share", pa.float32())]
+    return pa.schema(
+        [
+            ("path", pa.string()),
+            ("error", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("class", pa.string()),
+            ("probability", pa.float32()),
+            ("target", pa.string()),
+            ("logits", floats),
+            ("grid", pa.struct([*grid, *((name, pa.float32()) for name in lengths)])),
+            ("patch_weights", halves),
+            ("evidence", halves),
+            ("margin", halves),
+            ("margin_is_empty", pa.bool_()),
+            ("box", floats),
+            ("objects", pa.list_(pa.struct([*objects, ("box", floats)]))),
+        ]
+    )
+
+
 def columns_of(
     batch: Sequence[ReadImage],
     explanation: Explanation | None,

@@ -9,3 +9,6 @@ ExplainedFormat = Literal["json", "parquet", "coco", "label-studio", "fiftyone",
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 SUFFIXES: dict[ImageFormat, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+
+Engine = Literal["local", "ray"]
+"""What hands a table's images out: one process, or Ray to the machines of a cluster."""

@@ -39,7 +39,7 @@ from loss_attention.prediction import MapName, probabilities_of
 from loss_attention.quantities import CONTRAST, MARGIN, NO_MARGIN
 from loss_attention.report.drawing import Marks
 from loss_attention.report.marks import marks_of
-from loss_attention.tiling import RefusedPhoto, Tiles, tile_grid
+from loss_attention.tiling import RefusedPhoto, TileGrid, Tiles, tile_grid
 
 LEAST_DRAWN = 0.1
 """Objects with a smaller fraction of the evidence are listed, not drawn."""
@@ -83,21 +83,25 @@ def sight_of(model: PatchClassifier, tiles: Tiles | None, scale: float) -> Sight
             raise InputError("this model does not say the image size that it was trained at")
         if scale != 1:
             raise InputError("`scale` is of photos in tiles: it needs `tile`")
-        return Sight(lambda _height, _width: seen, model.resize)
+        return Sight(partial(_as_trained, seen), model.resize)
     if not (math.isfinite(scale) and scale > 0):
         raise InputError(f"`scale` must be above 0 and finite, got {scale}")
-    grid = tile_grid(model, tiles)
+    return Sight(partial(_in_tiles, tile_grid(model, tiles), scale), "squash", tiles, scale)
 
-    def size(height: int, width: int) -> tuple[int, int]:
-        if height * width * scale**2 > MOST_PIXELS:
-            raise RefusedPhoto(
-                f"{height} x {width} pixels at the scale {scale:g} are more than {MOST_PIXELS:,}"
-            )
-        seen = grid.nearest(*(max(1, round(side * scale)) for side in (height, width)))
-        grid.check_photo(*seen)
-        return seen
 
-    return Sight(size, "squash", tiles, scale)
+# Functions by their names, as actors on other machines are sent them.
+def _as_trained(seen: tuple[int, int], _height: int, _width: int) -> tuple[int, int]:
+    return seen
+
+
+def _in_tiles(grid: TileGrid, scale: float, height: int, width: int) -> tuple[int, int]:
+    if height * width * scale**2 > MOST_PIXELS:
+        raise RefusedPhoto(
+            f"{height} x {width} pixels at the scale {scale:g} are more than {MOST_PIXELS:,}"
+        )
+    seen = grid.nearest(*(max(1, round(side * scale)) for side in (height, width)))
+    grid.check_photo(*seen)
+    return seen
 
 
 def images_together(model: PatchClassifier, sight: Sight, most: int) -> int:

@@ -23,7 +23,7 @@ from loss_attention import __version__
 from loss_attention.data.tree import given_images
 from loss_attention.errors import InputError, printable, quoted, reason
 from loss_attention.explained.answers import Answered, answered
-from loss_attention.explained.columns import UNITS, Columns
+from loss_attention.explained.columns import UNITS, Columns, table_schema
 from loss_attention.explained.formats import ImageFormat
 from loss_attention.explained.pictures import Drawing, Explained, write_explained
 from loss_attention.explained.pipeline import in_order, processes, suitable_processes
@@ -142,33 +142,79 @@ def explain_table(
         SaveError: a full disk, for instance.
     """
     found = given_images(paths, out)
-    if shard.of > len(found.images):
-        raise InputError(
-            f"`shard` {shard.number}/{shard.of}: there are {len(found.images)} images, so at most "
-            f"{len(found.images)} shards"
-        )
-    own = shard.part(found.images)
+    refuse_more_shards(shard.of, f"`shard` {shard.number}/{shard.of}", len(found.images))
     # Of all images, so that no two shards call their pictures alike.
     jobs = jobs_of(found.images, out, image_format, pictures=pictures, descriptions=False)
-    jobs = [jobs[number] for number in own]
+    jobs = [jobs[number] for number in shard.part(found.images)]
     refuse_to_replace(found.images, files_of(jobs), overwrite=True)
-    summary = TableSummary(out / shard.file, len(jobs), unread=found.unread)
-    _refuse_other_shards(out, shard)
+    asked = f"`shard` {shard.number}/{shard.of} one of {shard.of}"
+    refuse_other_shards(out, shard.of, asked)
     make_folder(out)
-    with _locked(out, shard):
-        digest = _digest(model, question, [job.source for job in jobs])
-        if summary.path.exists() and not overwrite:
-            _require_same(summary.path, digest)
+    summary = write_shard(
+        model,
+        question,
+        jobs,
+        out,
+        shard,
+        digest_of(model, question)([job.source for job in jobs]),
+        batch_size=batch_size,
+        image_format=image_format,
+        workers=suitable_processes(len(jobs)) if workers is None else workers,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    summary.unread = found.unread
+    summary.unreadable[:0] = [] if summary.skipped else found.odd
+    return summary
+
+
+def write_shard(
+    model: PatchClassifier,
+    question: OwnQuestion,
+    jobs: Sequence[Job],
+    out: Path,
+    shard: Shard,
+    digest: str,
+    *,
+    batch_size: int,
+    image_format: ImageFormat = "png",
+    workers: int = 0,
+    overwrite: bool = False,
+    progress: Callable[..., None] | None = None,
+    patience: float = 0,
+) -> TableSummary:
+    """Write one shard, whichever engine asks for it: the same batches, and so the same bits.
+
+    Args:
+        model: a trained model with patches.
+        question: what is asked of it.
+        jobs: the shard's own images, and their pictures, if any.
+        out: the folder of the shards, which is there.
+        shard: which of them.
+        digest: its own; see `digest_of`.
+        batch_size: images at a time, of large ones fewer.
+        image_format: of the pictures.
+        workers: processes that draw them; 0: none, this one does.
+        overwrite: write the shard anew though it is there.
+        progress: called with the number of images done and of all of the shard.
+        patience: seconds to wait for another process that writes the shard.
+
+    Raises:
+        InputError: another one is there; another process writes it; see `explain_table`.
+        SaveError: a full disk, for instance.
+    """
+    summary = TableSummary(out / shard.file, len(jobs))
+    with _locked(out, shard, patience):
+        if not overwrite and is_there(summary.path, digest):
             summary.skipped = True
             return summary
-        summary.unreadable += found.odd
         told = {"version": __version__, "classes": list(model.class_names), "units": UNITS}
         most = images_together(model, question.sight, batch_size)
         sources, channels = [job.source for job in jobs], model.spec.in_channels
+        pictures = any(job.picture is not None for job in jobs)
         batches = read_batches(sources, question.sight, channels, most, pictures=pictures)
         answers = answered(model, question, batches, len(jobs), summary.unreadable, progress)
-        count = suitable_processes(len(jobs)) if workers is None else workers
-        count = count if pictures else 0
+        count = workers if pictures else 0
         with whole_file(summary.path) as file, closing(batches), processes(count) as submit:
             tasks = (
                 drawing
@@ -231,35 +277,6 @@ def _drawings(
         yield Explained(image.number, str(job.source), None, said, drawing)
 
 
-def table_schema() -> Any:
-    """Return the Arrow schema of the table, for whoever writes its columns elsewhere."""
-    import pyarrow as pa
-
-    halves, floats = pa.list_(pa.float16()), pa.list_(pa.float32())
-    lengths = ("x", "y", "step_x", "step_y", "window_width", "window_height")
-    grid = [("rows", pa.int32()), ("columns", pa.int32())]
-    objects = [("class", pa.string()), ("score", pa.float32()), ("share", pa.float32())]
-    return pa.schema(
-        [
-            ("path", pa.string()),
-            ("error", pa.string()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("class", pa.string()),
-            ("probability", pa.float32()),
-            ("target", pa.string()),
-            ("logits", floats),
-            ("grid", pa.struct([*grid, *((name, pa.float32()) for name in lengths)])),
-            ("patch_weights", halves),
-            ("evidence", halves),
-            ("margin", halves),
-            ("margin_is_empty", pa.bool_()),
-            ("box", floats),
-            ("objects", pa.list_(pa.struct([*objects, ("box", floats)]))),
-        ]
-    )
-
-
 def _write(writer: Any, batches: Sequence[Columns]) -> None:
     """Write the rows of some batches as one row group."""
     import pyarrow as pa
@@ -277,13 +294,34 @@ def _write(writer: Any, batches: Sequence[Columns]) -> None:
         writer.write_table(table, row_group_size=max(1, table.num_rows))
 
 
-def _digest(model: PatchClassifier, question: OwnQuestion, sources: Sequence[Path]) -> str:
-    """Return what tells shards apart that are not of the same images, model and question."""
+def digest_of(model: PatchClassifier, question: OwnQuestion) -> Callable[[Sequence[Path]], str]:
+    """Return a function of a shard's images.
+
+    What it returns tells shards apart that are not of the same images, model and question.
+    """
     tiles = question.sight.tiles
     asked = (*question[:4], question.sight.resize, tiles, question.sight.scale, model.image_size)
-    text = repr((asked, [as_unicode(str(path)) for path in sources]))
-    digest = hashlib.sha256(text.encode() + model.to_bytes())
-    return digest.hexdigest()
+    begun = hashlib.sha256(model.to_bytes())  # once for all shards
+    begun.update(repr(asked).encode())
+
+    def digest(sources: Sequence[Path]) -> str:
+        whole = begun.copy()
+        whole.update(repr([as_unicode(str(path)) for path in sources]).encode())
+        return whole.hexdigest()
+
+    return digest
+
+
+def is_there(path: Path, digest: str) -> bool:
+    """Return whether a shard is there, which is whole then.
+
+    Raises:
+        InputError: another one is.
+    """
+    if path.exists():
+        _require_same(path, digest)
+        return True
+    return False
 
 
 def _require_same(path: Path, digest: str) -> None:
@@ -305,23 +343,29 @@ def _require_same(path: Path, digest: str) -> None:
         )
 
 
-def _refuse_other_shards(out: Path, shard: Shard) -> None:
+def refuse_more_shards(of: int, asked: str, images: int) -> None:
+    """Raise `InputError` where there would be shards without an image."""
+    if of > images:
+        raise InputError(f"{asked}: there are {images} images, so at most {images} shards")
+
+
+def refuse_other_shards(out: Path, of: int, asked: str) -> None:
     """Raise `InputError` where shards of another number lie, which have the same rows."""
     for path in sorted(out.glob("part-*-of-*.parquet")):
         match = re.fullmatch(r"part-[0-9]{5,}-of-([0-9]{5,})\.parquet", path.name)
-        if match is not None and int(match[1]) != shard.of:
+        if match is not None and int(match[1]) != of:
             raise InputError(
-                f"{printable(str(path))} is one of {int(match[1])} shards, and `shard` "
-                f"{shard.number}/{shard.of} one of {shard.of}: name another `out`"
+                f"{printable(str(path))} is one of {int(match[1])} shards, and {asked}: name "
+                "another `out`"
             )
 
 
 @contextlib.contextmanager
-def _locked(out: Path, shard: Shard) -> Iterator[None]:
+def _locked(out: Path, shard: Shard, patience: float) -> Iterator[None]:
     """Keep other processes from writing a shard; the system frees a dead one's lock."""
     lock = FileLock(out / f".{shard.file}.lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=patience)
     except Timeout as error:
         raise InputError(
             f"another process is writing shard {shard.number}/{shard.of} in {out}; wait for it, "
