@@ -17,7 +17,11 @@ from apart import until
 from browsing import open_page
 from serve.photos import photo
 from serve.running import Running, running
-from typed import SMALL, make_folder, run
+from training.tiny import new_run
+from typed import make_folder
+
+import loss_attention as la
+from loss_attention.training.recipe import Recipe
 
 pytest.importorskip("gradio")
 
@@ -27,10 +31,13 @@ DROP = "#photos input[type=file]"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on grey squares, and photos beside it."""
+    """A run on grey squares, which learned nothing, and photos beside it."""
     folder = tmp_path_factory.mktemp("page")
-    data = make_folder(folder / "data", CLASSES)
-    run("train", "folder", "--data", data, *SMALL, "--out", folder / "squares")
+    data, size = make_folder(folder / "data", CLASSES), (32, 32)
+    model = la.create_model(width=0.01, image_size=size, num_classes=2, class_names=CLASSES)
+    run = new_run(folder / "squares", Recipe("squares", str(data), width=0.01, image_size=size))
+    run.write_facts({"format_version": 1, "finished": True})
+    run.write("model.safetensors", model.to_bytes())
     (folder / "bad.png").write_bytes(b"no image")
     (folder / "photo.png").write_bytes(photo(0, (90, 60)))
     return folder
@@ -189,7 +196,7 @@ def test_a_photo_is_dropped_and_its_class_and_map_are_seen(page: Any, folder: Pa
     drop(page, folder / "data" / "light" / "3.png")
     until(lambda: "%" in text(page, "#said"))
     assert any(name in text(page, "#said") for name in CLASSES)
-    until(lambda: shown(page, "#picture") == [384])
+    until(lambda: min(shown(page, "#picture"), default=0) >= 384)
     assert all(name in text(page, "#probabilities") for name in CLASSES)
     # Why not the other class?
     other = next(name for name in CLASSES if name not in text(page, "#said"))
