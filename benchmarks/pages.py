@@ -64,6 +64,7 @@ def write_summary(folder: Path) -> None:
         ("startup", _startup),
         ("explaining", _explaining),
         ("explain-rate", _explain_rate),
+        ("serving", _serving),
         ("reliability", _reliability),
         *((name, partial(_on_its_page, name, about)) for name, about in OWN_PAGES.items()),
     ):
@@ -227,6 +228,19 @@ def _explain_rate(numbers: dict[str, Any]) -> list[str]:
         f"`{numbers['command']}`: a table of {numbers['images']:,} images takes place at "
         f"{table:.2f} of the forward pass's rate; with pictures, and one photo, see "
         "[explain-rate.md](explain-rate.md)."
+    ]
+
+
+def _serving(numbers: dict[str, Any]) -> list[str]:
+    rates = {
+        way: one["requests_per_second"]["median"]
+        for way, one in numbers["ways"].items()
+        if "requests_per_second" in one
+    }
+    most = max(rates, key=rates.__getitem__)
+    return [
+        f"`{numbers['command']}`: up to {rates[most]:,.0f} requests a second ({most}); latencies, "
+        "memory, and the bare forward pass beside them, see [serving.md](serving.md)."
     ]
 
 

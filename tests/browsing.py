@@ -6,11 +6,11 @@ from typing import Any
 
 from apart import until
 
-READY = "return location.protocol === 'file:' && document.readyState === 'complete'"
+READY = "return location.protocol !== 'about:' && document.readyState === 'complete'"
 
 
 def open_page(browser: Any, address: str) -> None:
-    """Open a page of the file system, and wait until it was read to its end.
+    """Open a page, and wait until it was read to its end.
 
     The driver may hand a page over before that, above all where the one before had the same
     address; so there is an empty one between them.

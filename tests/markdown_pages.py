@@ -9,12 +9,15 @@ names that the pages use, and a comment above a block, unseen by readers, adds f
 `make TARGET` is looked up with `make -n`: the target has to exist, with every program that it
 calls, and its `loss-attention` commands run, with the flags that a comment adds.
 
+`loss-attention serve` goes on in a process of its own until the page ends.
+
 A page about Python alone runs as one program instead (`run_python`): a block knows what those
 before it have defined.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -28,6 +31,7 @@ from pathlib import Path
 import apart
 import numpy as np
 from PIL import Image
+from serve.running import running
 
 SHELLS = ("bash", "sh", "console")
 CLONED = ("Makefile", "pyproject.toml", "requirements.txt", "README.md", "LICENSE", "benchmarks")
@@ -87,8 +91,15 @@ def run_page(markdown: str, folder: Path, name: str = "README.md") -> list[str]:
     Raises:
         AssertionError: one fails, or a block is of a language that this test does not know.
     """
+    with contextlib.ExitStack() as services:
+        return _run_blocks(fenced_blocks(markdown), folder, name, services)
+
+
+def _run_blocks(
+    blocks: list[Block], folder: Path, name: str, services: contextlib.ExitStack
+) -> list[str]:
     done: list[str] = []
-    for block in fenced_blocks(markdown):
+    for block in blocks:
         where = f"{name}, line {block.line}"
         if block.language == "python":
             _run([sys.executable, "-c", block.text], folder, where)
@@ -104,7 +115,10 @@ def run_page(markdown: str, folder: Path, name: str = "README.md") -> list[str]:
             flags = " ".join(block.flags[prefix] for prefix in begins)
             for small in _underlying(command, folder, where):
                 line = f"{small} {flags}".strip()
-                _run_line(line, folder, where)
+                if line.startswith("loss-attention serve "):
+                    services.enter_context(running(shlex.split(line)[2:], folder))
+                else:
+                    _run_line(line, folder, where)
                 done.append(line)
         assert not unused, f"{where}: no command here begins with {', '.join(unused)}"
     return done

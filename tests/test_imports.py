@@ -158,7 +158,13 @@ def test_importing_the_package_is_light() -> None:
     loaded = loaded_after("import loss_attention")
     assert "loss_attention" in loaded
     heavy = {"torch", "numpy", "torchvision", "timm", "datasets", "sklearn", "matplotlib"}
-    assert not loaded & heavy
+    assert not loaded & (heavy | SERVING)
+
+
+def test_the_command_loads_what_serves_only_to_serve() -> None:
+    loaded = loaded_after("import loss_attention.cli")
+    assert "loss_attention" in loaded
+    assert not loaded & ({"torch", "numpy"} | SERVING)
 
 
 def test_creating_a_model_needs_neither_torchvision_nor_timm() -> None:
@@ -168,7 +174,10 @@ def test_creating_a_model_needs_neither_torchvision_nor_timm() -> None:
     assert not loaded & unneeded
 
 
+SERVING = {"gradio", "fastapi", "uvicorn", "starlette", "httpx"}
+"""What the extra `serve` brings, which takes seconds to import."""
 EXPLAINING_DOES_WITHOUT = (
+    *SERVING,
     *("lightning_fabric", "torchmetrics", "sklearn", "datasets", "pandas", "tensorboard", "sympy"),
     *("torch._dynamo", "torch._inductor", "matplotlib.pyplot", "matplotlib.figure", "pyarrow"),
     *("torchvision", "timm", "transformers", "jinja2"),

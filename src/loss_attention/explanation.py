@@ -79,6 +79,7 @@ class Explanation:
         grid: where the patches lie.
         images: what was explained, as it was given, shape `(B, C, H, W)`, and
         class_names: of the model, for pictures; None and empty where only a prediction was given.
+        patch_map: what the heat maps are painted from, a value for each patch, shape `(B, M)`.
     """
 
     logits: Float[Tensor, "B K"]
@@ -97,6 +98,7 @@ class Explanation:
     versus: Int[Tensor, " B"] | None = None
     images: Shaped[Tensor, "B C H W"] | None = None
     class_names: tuple[str, ...] = ()
+    patch_map: Float[Tensor, "B M"] | None = None
 
     def _repr_html_(self) -> str:
         """Return pictures of the first images, for a notebook."""
@@ -201,6 +203,7 @@ def explain_prediction(
         target_margin=margin,
         no_margin=no_margin,
         versus=rival,
+        patch_map=values,
     )
 
 

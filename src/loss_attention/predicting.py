@@ -55,11 +55,11 @@ class OfFile:
         self.class_names, self.image_size = about.class_names, about.image_size
         self.resize, self.in_channels = about.resize, about.in_channels
         self.multi_label = about.multi_label
-        self._exported = exported
+        self.exported = exported
 
     def probabilities(self, images: NDArray[Any]) -> NDArray[Any]:
         """Return `(B, K)` for uint8 images `(B, C, H, W)`."""
-        return self._exported(images)["probabilities"]
+        return self.exported(images)["probabilities"]
 
 
 class OfModel:
@@ -75,7 +75,7 @@ class OfModel:
         self.class_names, self.image_size = tuple(model.class_names), model.image_size
         self.resize, self.in_channels = model.resize, model.spec.in_channels
         self.multi_label = model.multi_label
-        self._model = model
+        self.model = model
 
     def probabilities(self, images: NDArray[Any]) -> NDArray[Any]:
         """Return `(B, K)` for uint8 images `(B, C, H, W)`."""
@@ -83,7 +83,7 @@ class OfModel:
 
         from loss_attention.prediction import probabilities_of
 
-        model = self._model
+        model = self.model
         with torch.inference_mode():
             logits = model(torch.from_numpy(images).to(model.mean.device)).logits
             found: NDArray[Any] = probabilities_of(logits, competing=model.competing).cpu().numpy()
@@ -151,14 +151,19 @@ def predict_files(
         if images:
             found = classifier.probabilities(np.stack(images))
             summary.predicted += [
-                _predicted(classifier, name, row) for name, row in zip(names, found, strict=True)
+                predicted_of(classifier, name, row) for name, row in zip(names, found, strict=True)
             ]
         if progress is not None:
             progress(start + len(some), len(given.images))
     return summary
 
 
-def _predicted(classifier: Classifier, file: str, row: NDArray[Any]) -> Predicted:
+def predicted_of(classifier: Classifier, file: str, row: NDArray[Any]) -> Predicted:
+    """Return what the probabilities `(K,)` of an image file say.
+
+    Raises:
+        InputError: they are not finite.
+    """
     if not np.isfinite(row).all():
         raise InputError("the probabilities are not finite numbers: the weights are damaged")
     best, names = int(row.argmax()), classifier.class_names

@@ -26,7 +26,7 @@ from loss_attention.data.loading import (
 )
 from loss_attention.data.outside import Outside, Wanted, load_outside
 from loss_attention.data.records import count
-from loss_attention.data.sample import LabelledImages, Splits, Storage, limited
+from loss_attention.data.sample import LabelledImages, Splits, Storage, Stream, limited
 from loss_attention.data.stacking import Form
 from loss_attention.errors import InputError, guarded, quoted
 from loss_attention.evaluation.measuring import evaluate
@@ -131,7 +131,12 @@ def load_data(recipe: Recipe, console: Console, options: RunOptions | None = Non
 
 
 def own_data(
-    run: RunFolder, console: Console, *, data: str | None = None, masks: bool = False
+    run: RunFolder,
+    console: Console,
+    *,
+    data: str | None = None,
+    masks: bool = False,
+    stream: Stream | None = None,
 ) -> Splits:
     """Load a run's own data, from where it lies now.
 
@@ -140,13 +145,16 @@ def own_data(
         console: where the bar goes, and what is to be said of the data.
         data: where it lies; None: where it lay, or as it lay from here or from the run's folder.
         masks: read the masks of objects too, where the run was trained without.
+        stream: whether to decode images on demand; None: as in training. Streamed otherwise than
+            in training, it is not compared with what the run was trained on.
 
     Raises:
         InputError: it is gone, cannot be used, or is other data than the run was trained on.
     """
     recipe, certain = _located(run) if data is None else (replace(run.recipe(), data=data), False)
     wanted, options = replace(recipe, masks=masks or recipe.masks), run.options()
-    splits = load_data(wanted, console, options)
+    used = replace(options, stream=stream or options.stream)
+    splits = load_data(wanted, console, used)
     streamed_alike = options.stream == "yes" and wanted.masks == recipe.masks
     if splits.trainval.in_memory or streamed_alike:
         _check_own(run, splits, recipe.data, console, certain=certain)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import tyro
 
 from loss_attention import __version__
-from loss_attention.cli import elsewhere, subcommands
+from loss_attention.cli import elsewhere, serving, subcommands
 from loss_attention.cli.subcommands import fail
 from loss_attention.errors import InputError, ReportedError, unknown_name
 from loss_attention.interruption import KEYBOARD, ending_on_signals
@@ -68,6 +68,11 @@ SUBCOMMANDS: dict[str, Subcommand] = {
         elsewhere.export,
         "export RUN --out FILE.onnx",
         "write a model as ONNX, torch.export or OpenVINO, its evidence included",
+    ),
+    "serve": Subcommand(
+        serving.serve,
+        "serve RUN|FILE [--port PORT]",
+        "answer photos on a web page and over HTTP",
     ),
     "compare": Subcommand(
         subcommands.compare,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from loss_attention.exporting.quantising import QuantisationLoss
+    from loss_attention.exporting.reading import ExportedModel
     from loss_attention.model import PatchClassifier
     from loss_attention.predicting import Classifier
     from loss_attention.training.run_folder import RunFolder
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 Model = Annotated[
     tyro.conf.Positional[Path],
     tyro.conf.arg(help="A run's folder, a .safetensors file of this package, or a Hub id."),
+]
+ModelOrFile = Annotated[
+    tyro.conf.Positional[Path],
+    tyro.conf.arg(
+        help="A run's folder, a .safetensors file, a Hub id, or an exported file: .onnx, .xml or "
+        ".pt2."
+    ),
 ]
 CALIBRATION = 128
 HELD_OUT = 500
@@ -156,13 +164,7 @@ def _loss_lines(loss: QuantisationLoss, split: str) -> list[str]:
 
 def predict(
     console: Console,
-    run: Annotated[
-        tyro.conf.Positional[Path],
-        tyro.conf.arg(
-            help="A run's folder, a .safetensors file, a Hub id, or an exported file: .onnx, .xml "
-            "or .pt2."
-        ),
-    ],
+    run: ModelOrFile,
     images: Annotated[
         tyro.conf.Positional[tuple[Path, ...]],
         tyro.conf.arg(help="Image files, or folders of images."),
@@ -227,22 +229,38 @@ def _format_of(out: Path | None, format: str | None, *, overwrite: bool) -> str:
 
 def _classifier(run: Path, accelerator: Device) -> Classifier:
     """Return what a path names as a classifier; of an exported file without torch."""
-    from loss_attention.exporting.reading import SUFFIXES, ExportedModel, format_of
     from loss_attention.predicting import OfFile, OfModel
 
-    if run.suffix.lower() in SUFFIXES and not run.is_dir():
-        return OfFile(ExportedModel(run))
-    if run.is_file() and run.suffix.lower() != ".safetensors":
-        format_of(run)  # which says what there is
+    exported = exported_file(run)
+    return OfModel(opened_model(run, accelerator)[0]) if exported is None else OfFile(exported)
+
+
+def exported_file(path: Path) -> ExportedModel | None:
+    """Return the exported file that a path names, opened; None: it is to be a model.
+
+    Raises:
+        InputError: a file of an ending that is neither's, or one that `ExportedModel` refuses.
+    """
+    from loss_attention.exporting.reading import SUFFIXES, ExportedModel, format_of
+
+    if path.suffix.lower() in SUFFIXES and not path.is_dir():
+        return ExportedModel(path)
+    if path.is_file() and path.suffix.lower() != ".safetensors":
+        format_of(path)  # which says what there is
+    return None
+
+
+def opened_model(run: Path, accelerator: Device) -> tuple[PatchClassifier, RunFolder | None]:
+    """Return the model of a run, a file or a Hub id, on a device, and its folder if it is a run."""
     from loss_attention.model import load
     from loss_attention.training.devices import choose_device
     from loss_attention.training.finished import load_weights
     from loss_attention.training.run_folder import RunFolder
 
     device = choose_device(accelerator)
-    whole = (run / "recipe.yaml").is_file()
-    model = load_weights(RunFolder.open(run)) if whole else load(run)
-    return OfModel(model.to(device))
+    folder = RunFolder.open(run) if (run / "recipe.yaml").is_file() else None
+    model = load(run) if folder is None else load_weights(folder)
+    return model.to(device), folder
 
 
 def _show(console: Console, rows: list[list[str]]) -> None:

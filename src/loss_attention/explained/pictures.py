@@ -53,10 +53,7 @@ class Explained(NamedTuple):
     @property
     def said(self) -> dict[str, Any]:
         """What stands above and below the picture."""
-        said = {key: self.described[key] for key in ("prediction", "probability", "target")}
-        if self.described.get("versus"):
-            said["target"] += f" against {self.described['versus']['class']}"
-        return said
+        return said_of(self.described)
 
 
 class Written(NamedTuple):
@@ -65,6 +62,14 @@ class Written(NamedTuple):
     number: int
     description: Path | None
     entry: Entry | None
+
+
+def said_of(described: dict[str, Any]) -> dict[str, Any]:
+    """Return what stands above and below the picture of an image, from its JSON."""
+    said = {key: described[key] for key in ("prediction", "probability", "target")}
+    if described.get("versus"):
+        said["target"] += f" against {described['versus']['class']}"
+    return said
 
 
 def write_explained(explained: Explained) -> Written:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from loss_attention.data.decoding import UnreadableImage, read_image, to_tensor
+from loss_attention.data.placement import Resize
 from loss_attention.errors import printable
 from loss_attention.explained.pipeline import MOST_THREADS, cores, in_order, threads
 from loss_attention.explained.questions import Sight, as_seen
@@ -71,10 +72,19 @@ def _read(sight: Sight, in_channels: int, pictures: bool, item: tuple[int, Path]
     except RefusedPhoto as error:
         return ReadImage(number, source, None, error=refused(source, error))
     pixels = to_tensor(image, size, sight.resize)
-    picture = None
-    if pictures:  # a batch of photos in full size and colour would fill the memory
-        picture = as_seen(resized(image, 1, LONGEST), size, sight.resize).convert("L")
+    picture = drawn_on(image, size, sight.resize) if pictures else None
     return ReadImage(number, source, pixels, image.size, picture)
+
+
+def drawn_on(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image.Image:
+    """Return what is drawn on of an image: a batch in full size and colour would fill the memory.
+
+    Args:
+        image: of any size.
+        size: height and width that the model sees it at.
+        resize: how it is brought to these.
+    """
+    return as_seen(resized(image, 1, LONGEST), size, resize).convert("L")
 
 
 def refused(source: Path, error: RefusedPhoto) -> str:

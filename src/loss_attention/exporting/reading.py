@@ -24,7 +24,8 @@ SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch", ".xml": "openvi
 FORMAT_VERSION = 1
 METADATA_KEY = "loss-attention"
 """The one entry of a file's metadata that is ours; in torch's, the extra file of that name."""
-EXTRA = "loss-attention[export]"
+EXTRAS = dict.fromkeys(("gradio", "fastapi", "uvicorn"), "serve") | {"openvino": "openvino"}
+"""Which extra of the package brings a library; the others come with `export`."""
 
 Run = Callable[["NDArray[Any]"], "dict[str, NDArray[Any]]"]
 
@@ -208,7 +209,7 @@ def format_of(path: Path) -> Format:
 
 
 def required(library: str) -> Any:
-    """Import what a format needs.
+    """Import what an extra of the package brings.
 
     Raises:
         InputError: it is not installed, and what to install.
@@ -216,9 +217,9 @@ def required(library: str) -> Any:
     try:
         return importlib.import_module(library)
     except ImportError as error:
-        extra = "loss-attention[openvino]" if library == "openvino" else EXTRA
+        extra = EXTRAS.get(library, "export")
         raise InputError(
-            f'{library} is not installed ({reason(error)}): pip install "{extra}"'
+            f'{library} is not installed ({reason(error)}): pip install "loss-attention[{extra}]"'
         ) from error
 
 
