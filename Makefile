@@ -1,5 +1,6 @@
 # `make demo` and `make test` work on a fresh machine with Python 3.11 or newer and make: each first
-# makes .venv, with the exact versions of requirements.txt and this package in it.
+# makes .venv, with this package and what it needs in it, in the exact versions of requirements.txt;
+# all but the demo install what checks and builds it too.
 #
 # Variables: PYTHON, the interpreter that .venv is made from; WORKERS, the processes of the tests;
 # DEMO_FLAGS, passed on to `loss-attention demo`; BENCH_FLAGS, to benchmarks/bench.py.
@@ -16,8 +17,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 # Where PyPI has CUDA builds, which it has for Linux.
 DEVICES := .venv-devices
 DEVICES_TORCH := 2.14.1
-REQUIREMENTS_DONE := $(VENV)/.requirements-installed
 PACKAGE_DONE := $(VENV)/.package-installed
+TOOLS_DONE := $(VENV)/.tools-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -34,7 +35,7 @@ help:
 	@echo 'make install  only make .venv, which the others do by themselves'
 	@echo 'make clean    remove .venv, caches and builds; runs/ stays'
 
-install: $(PACKAGE_DONE)
+install: $(TOOLS_DONE)
 	@echo '$(VENV) is ready; enter it with: source $(BIN)/activate'
 
 demo: $(PACKAGE_DONE)
@@ -43,7 +44,7 @@ demo: $(PACKAGE_DONE)
 # One thread a test process: the processes would fight over the cores, and sums of floats in several
 # threads need not add up in the same order twice.
 test: export OMP_NUM_THREADS = 1
-test: $(PACKAGE_DONE)
+test: $(TOOLS_DONE)
 	@echo '== format: ruff format --check'
 	@$(BIN)/ruff format --check .
 	@echo '== lint: ruff check'
@@ -60,19 +61,19 @@ test-devices: $(DEVICES)/.package-installed
 	  echo 'make: the torch in $(DEVICES) is not a CUDA build' >&2; exit 1; }
 	@$(DEVICES)/bin/pytest tests/devices
 
-bench: $(PACKAGE_DONE)
+bench: $(TOOLS_DONE)
 	@$(BIN)/python benchmarks/bench.py$(if $(BENCH_FLAGS), $(BENCH_FLAGS))
 
-results: $(PACKAGE_DONE)
+results: $(TOOLS_DONE)
 	@$(BIN)/python benchmarks/run.py
 
 # Not `--quiet`, with which `--strict` overlooks warnings. The notice that the variable turns off is
 # about the future of the theme.
-docs: $(PACKAGE_DONE)
+docs: $(TOOLS_DONE)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo 'site: build/docs/index.html'
 
-notebooks: $(PACKAGE_DONE)
+notebooks: $(TOOLS_DONE)
 	@$(BIN)/python docs/site/notebooks.py
 
 clean:
@@ -80,14 +81,15 @@ clean:
 	@find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo 'removed .venv, caches and builds; runs/ is as it was'
 
-# Installed anew only when the pins change; the package alone when only pyproject.toml does.
-$(PACKAGE_DONE): pyproject.toml $(REQUIREMENTS_DONE)
-	@echo '== installing this package into $(VENV)'
-	@$(PIP) install --no-deps --no-build-isolation --editable .
+# What the package needs, which is all that the demo does: a fraction of all that checks it.
+$(PACKAGE_DONE): pyproject.toml requirements.txt | $(BIN)/python
+	@echo '== installing this package into $(VENV) (torch is large: the first time takes minutes)'
+	@$(PIP) install --constraint requirements.txt setuptools
+	@$(PIP) install --constraint requirements.txt --no-build-isolation --editable .
 	@touch $@
 
-$(REQUIREMENTS_DONE): requirements.txt | $(BIN)/python
-	@echo '== installing requirements.txt into $(VENV) (torch is large: the first time takes minutes)'
+$(TOOLS_DONE): $(PACKAGE_DONE)
+	@echo '== installing requirements.txt into $(VENV)'
 	@$(PIP) install --requirement requirements.txt
 	@touch $@
 

@@ -353,7 +353,7 @@ def page(numbers: Mapping[str, Any]) -> str:
         "themselves. Our seeds share the features, which the slowest of them computed. Equal "
         f"values everywhere reach a PxAP of {numbers['uniform_pxap']:.3f}. An explanation's time "
         "includes its forward pass. What a user writes for each is in "
-        "[snippets](../benchmarks/snippets).",
+        "`benchmarks/snippets`.",
         markdown_table(headings, rows, "ll" + "r" * len(columns)),
     ]
     return "\n\n".join(parts) + "\n"

@@ -162,7 +162,8 @@ def maps_of(found: Any, images: Tensor, patch: int) -> Sequence[Tensor]:
         return [last]
     rows, columns = images.shape[2] // patch, images.shape[3] // patch
     tokens = last[:, last.shape[1] - rows * columns :]
-    return [tokens.transpose(1, 2).reshape(len(last), -1, rows, columns)]
+    # Of a shape that can be traced for any batch, as `len` cannot.
+    return [tokens.transpose(1, 2).reshape(last.shape[0], last.shape[2], rows, columns)]
 
 
 class Plan(NamedTuple):

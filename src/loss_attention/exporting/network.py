@@ -230,6 +230,7 @@ def traced(network: ExportedNetwork, sizes: TakenSizes, kind: InputType) -> Expo
                 for axis, name in ((2, "rows"), (3, "columns"))
             }
             with_constant_padding(network)
+    with_eager_attention(network)
     try:
         # Without it, what is traced with several images is not for one.
         config: Any = importlib.import_module("torch.fx.experimental._config")
@@ -270,6 +271,17 @@ class _ConstantlyPadded(nn.Module):
         return F.conv2d(
             maps, layer.weight, layer.bias, layer.stride, 0, layer.dilation, layer.groups
         )
+
+
+def with_eager_attention(network: nn.Module) -> None:
+    """Have models of transformers compute attention in steps.
+
+    torch's one operator for all of them leaves Swin's maps in an order that ONNX cannot view.
+    """
+    for module in network.modules():
+        choose = getattr(module, "set_attn_implementation", None)
+        if choose is not None:
+            choose("eager")
 
 
 def with_constant_padding(module: nn.Module) -> None:

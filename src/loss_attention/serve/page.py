@@ -270,7 +270,7 @@ def _read(files: Sequence[str]) -> list[Photo]:
 
 def _nothing(said: str) -> _Shown:
     hidden = [gr.update(value=None, visible=False) for _ in _Shown._fields[1:-1]]
-    return _Shown(said, *hidden, number=0)
+    return _Shown._make((said, *hidden, 0))
 
 
 def _shown(found: Sequence[ExplainedPhoto], number: int) -> _Shown:
