@@ -217,7 +217,8 @@ def test_an_actor_that_dies_loses_nothing_and_leaves_nothing_twice(folder: Path)
     )
     assert (folder / "died").exists()
     assert done.returncode == 2, done.stderr
-    assert done.stdout == f"{IMAGES} images explained in table\n"
+    # Ray says before it that an actor died.
+    assert done.stdout.endswith(f"{IMAGES} images explained in table\n")
     assert done.stderr.count("\n") == 1
     require_same(folder / "table", folder / "local")
 
