@@ -17,8 +17,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from measuring import command, keep, same_settings, timed, write_and_list
+from measuring import (
+    command,
+    keep_with_page,
+    same_settings,
+    timed,
+    told,
+    train_once,
+    write_and_list,
+)
 from photos_page import shown, stood_on
+from trade_off import by_network
 
 from loss_attention.terminal import markdown_table
 
@@ -43,10 +52,7 @@ Run = Mapping[str, Any]
 def train(network: str, seed: int, runs: Path, limit: int | None) -> Path:
     """Train a network unless that was done; return its folder."""
     out = runs / f"{network.replace(' ', '-').replace('.', '')}-{seed}"
-    if not (out / "evaluation.json").exists():
-        begun = ["resume", str(out)] if (out / "recipe.yaml").exists() else None
-        timed(command(), *(begun or [*training(network, seed, limit), "--out", str(out)]))
-        print(f"trained: {out.name}", flush=True)
+    train_once(out, training(network, seed, limit))
     return out
 
 
@@ -92,12 +98,6 @@ def measured(network: str, seed: int, given: argparse.Namespace) -> dict[str, An
             for method in METHODS
         },
     }
-
-
-def by_network(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Return the runs of each network."""
-    names = dict.fromkeys(run["network"] for run in runs)
-    return {name: [run for run in runs if run["network"] == name] for name in names}
 
 
 def width(values: Sequence[float]) -> float:
@@ -151,12 +151,6 @@ def options(about: str, seeds: int, images: int) -> argparse.ArgumentParser:
     return parser
 
 
-def told(script: str, given: argparse.Namespace, defaults: Mapping[str, Any]) -> str:
-    """Return the command with the options that decide the numbers."""
-    flags = [f" --{n} {getattr(given, n)}" for n, v in defaults.items() if getattr(given, n) != v]
-    return f"python benchmarks/{script}" + "".join(flags)
-
-
 def measure(given: argparse.Namespace) -> list[Path]:
     """Measure what is missing, and write it."""
     import torch
@@ -169,10 +163,7 @@ def measure(given: argparse.Namespace) -> list[Path]:
         "vector_units": torch.backends.cpu.get_cpu_capability(),
         "runs": runs,
     }
-    keep("centring", numbers, given.out)
-    numbers = json.loads((given.out / "centring.json").read_text(encoding="utf-8"))
-    (given.out / "centring.md").write_text(page(numbers), encoding="utf-8")
-    return [given.out / "centring.json", given.out / "centring.md"]
+    return keep_with_page("centring", numbers, page, given.out)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ A small one, to try it: `--megabytes 20 --turns 1 --results elsewhere`.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -134,28 +133,23 @@ def page(numbers: dict[str, Any]) -> str:
 
 def measure(arguments: Arguments) -> list[Path]:
     """Measure, and write the JSON file and the page of it."""
-    from measuring import keep, read_numbers
+    from measuring import keep_with_page
 
     numbers = {
         "command": "python benchmarks/checkpointing.py",
         "megabytes": arguments.megabytes,
         "forms": waits(arguments.megabytes, arguments.turns, arguments.folder),
     }
-    keep(NAME, numbers, arguments.results)
-    kept, written = (arguments.results / f"{NAME}.{ending}" for ending in ("json", "md"))
-    written.write_text(page(read_numbers(kept)), encoding="utf-8")
-    return [kept, written]
+    return keep_with_page(NAME, numbers, page, arguments.results)
 
 
 def main() -> None:
     """Run the command."""
-    from measuring import write_and_list
+    from measuring import refuse_below, write_and_list
 
     arguments = tyro.cli(Arguments)
-    for name, value in (("megabytes", arguments.megabytes), ("turns", arguments.turns)):
-        if value < 1:
-            print(f"checkpointing: --{name} must be at least 1, got {value}", file=sys.stderr)
-            sys.exit(2)
+    least = {"megabytes": (arguments.megabytes, 1), "turns": (arguments.turns, 1)}
+    refuse_below("checkpointing", least)
     write_and_list("checkpointing", lambda: measure(arguments))
 
 

@@ -12,13 +12,12 @@ same image: the mean difference, with its 95 % interval by the bootstrap over im
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from centring import compare, options, told, train, training
-from measuring import keep, same_settings, write_and_list
+from centring import compare, options, train, training
+from measuring import keep_with_page, same_settings, told, write_and_list
 from photos_page import stood_on
 
 from loss_attention.terminal import markdown_table
@@ -101,10 +100,7 @@ def measure(given: argparse.Namespace) -> list[Path]:
         "vector_units": torch.backends.cpu.get_cpu_capability(),
         "runs": runs,
     }
-    keep("deletion", numbers, given.out)
-    numbers = json.loads((given.out / "deletion.json").read_text(encoding="utf-8"))
-    (given.out / "deletion.md").write_text(page(numbers), encoding="utf-8")
-    return [given.out / "deletion.json", given.out / "deletion.md"]
+    return keep_with_page("deletion", numbers, page, given.out)
 
 
 if __name__ == "__main__":

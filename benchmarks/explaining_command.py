@@ -225,7 +225,7 @@ def _goal(way: str, one: dict[str, Any]) -> str:
 
 def measure(arguments: Arguments) -> list[Path]:
     """Measure, and write the JSON file and the page of it."""
-    from measuring import keep, read_numbers
+    from measuring import keep_with_page
 
     numbers = {
         "command": "python benchmarks/explaining_command.py"
@@ -234,21 +234,16 @@ def measure(arguments: Arguments) -> list[Path]:
         "rates": rates(arguments.images, arguments.turns, arguments.engine),
         "one_photo": one_photo(arguments.turns),
     }
-    keep(NAME, numbers, arguments.results)
-    kept, written = (arguments.results / f"{NAME}.{ending}" for ending in ("json", "md"))
-    written.write_text(page(read_numbers(kept)), encoding="utf-8")
-    return [kept, written]
+    return keep_with_page(NAME, numbers, page, arguments.results)
 
 
 def main() -> None:
     """Run the command."""
-    from measuring import write_and_list
+    from measuring import refuse_below, write_and_list
 
     arguments = tyro.cli(Arguments)
-    for name, value in (("images", arguments.images), ("turns", arguments.turns)):
-        if value < 1:
-            print(f"explaining_command: --{name} must be at least 1, got {value}", file=sys.stderr)
-            sys.exit(2)
+    least = {"images": (arguments.images, 1), "turns": (arguments.turns, 1)}
+    refuse_below("explaining_command", least)
     write_and_list("explaining_command", lambda: measure(arguments))
 
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from measuring import command, keep, timed, write_and_list
+from measuring import command, keep_with_page, timed, told, write_and_list
 from photos import SEEN, Place, Row, options, prepared
 from photos import measured as trained
 from photos_page import shown, stood_on
@@ -160,16 +160,13 @@ def measure(given: argparse.Namespace) -> list[Path]:
         for seed in range(given.seeds)
     ]
     chosen = {"limit": None, "seeds": 3, "guide": WEIGHT, "epochs": EPOCHS}
-    flags = [f" --{n} {getattr(given, n):g}" for n, v in chosen.items() if getattr(given, n) != v]
     numbers = {
-        "command": "python benchmarks/guiding.py" + "".join(flags),
+        "command": told("guiding.py", given, chosen),
         "vector_units": torch.backends.cpu.get_cpu_capability(),
         "weight": given.guide,
         "runs": runs,
     }
-    keep("guiding", numbers, given.out)
-    (given.out / "guiding.md").write_text(page(_read(given.out / "guiding.json")), encoding="utf-8")
-    return [given.out / "guiding.json", given.out / "guiding.md"]
+    return keep_with_page("guiding", numbers, page, given.out)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,9 @@ from typing import Any
 
 from loss_attention.errors import InputError
 
+AVX2_ALONE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+"""What limits torch and oneDNN to AVX2, on a machine that has more."""
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -103,6 +106,42 @@ def keep(name: str, numbers: dict[str, Any], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     text = json.dumps(stand() | numbers, indent=2, ensure_ascii=False) + "\n"
     (folder / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+def keep_with_page(
+    name: str, numbers: dict[str, Any], page: Callable[[dict[str, Any]], str], folder: Path
+) -> list[Path]:
+    """Write results/NAME.json and, of what is in it, the page NAME.md; return both paths."""
+    keep(name, numbers, folder)
+    kept, written = (folder / f"{name}.{ending}" for ending in ("json", "md"))
+    written.write_text(page(json.loads(kept.read_text(encoding="utf-8"))), encoding="utf-8")
+    return [kept, written]
+
+
+def told(script: str, given: Any, defaults: Mapping[str, Any]) -> str:
+    """Return the command of a benchmark with the options that are not as by default."""
+    flags = []
+    for name, default in defaults.items():
+        value = getattr(given, name)
+        if value != default:
+            flags.append(f" --{name} {f'{value:g}' if isinstance(value, float) else value}")
+    return f"python benchmarks/{script}" + "".join(flags)
+
+
+def refuse_below(script: str, options: Mapping[str, tuple[int, int]]) -> None:
+    """Exit with 2 where an option is below its least value; `options` has both by its name."""
+    for name, (value, least) in options.items():
+        if value < least:
+            print(f"{script}: --{name} must be at least {least}, got {value}", file=sys.stderr)
+            sys.exit(2)
+
+
+def train_once(out: Path, words: Sequence[str]) -> None:
+    """Train a run by the words of its command unless that was done, or continue it."""
+    if not (out / "evaluation.json").exists():
+        begun = ["resume", str(out)] if (out / "recipe.yaml").exists() else None
+        timed(command(), *(begun or [*words, "--out", str(out)]))
+        print(f"trained: {out.name}", flush=True)
 
 
 def same_settings(folder: Path, settings: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from measuring import keep, same_settings, write_and_list
+from measuring import keep_with_page, same_settings, write_and_list
 from photos_page import stood_on
 
 from loss_attention.errors import InputError, quoted
@@ -428,10 +428,7 @@ def measure(given: argparse.Namespace) -> list[Path]:
         "backbone_versions": {name: version(name) for name in STOOD_ON},
         "runs": compared(task, given.only, given.seeds),
     }
-    keep("peers", numbers, given.out)
-    whole = json.loads((given.out / "peers.json").read_text(encoding="utf-8"))
-    (given.out / "peers.md").write_text(page(whole), encoding="utf-8")
-    return [given.out / "peers.json", given.out / "peers.md"]
+    return keep_with_page("peers", numbers, page, given.out)
 
 
 def _told(given: argparse.Namespace) -> list[str]:

@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from measuring import command, keep, same_settings, timed, write_and_list
+from measuring import AVX2_ALONE, command, keep_with_page, same_settings, timed, write_and_list
 from peers import PEERS, Task, as_in_folders, beside_torch, class_folders, classified, named_as_timm
 from photos_page import page
 
@@ -84,8 +84,6 @@ class Row:
 
 
 TILES = ("--masks",)
-AVX2_ALONE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
-"""What keeps PyTorch and oneDNN from vector units that older machines lack."""
 ROWS: dict[str, Row] = {
     "tiles": Row(
         "magnetic tiles, frozen",
@@ -490,9 +488,7 @@ def measure(given: argparse.Namespace) -> list[Path]:
         "runs": runs,
         "times": times() if "times" in given.only else [],
     }
-    keep("photos", numbers, given.out)
-    (given.out / "photos.md").write_text(page(_read(given.out / "photos.json")), encoding="utf-8")
-    return [given.out / "photos.json", given.out / "photos.md"]
+    return keep_with_page("photos", numbers, page, given.out)
 
 
 if __name__ == "__main__":

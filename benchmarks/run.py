@@ -14,15 +14,19 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from explaining import explaining
 from interpreting import SUBJECTS as INTERPRETED
-from interpreting import interpreting
-from measuring import Finished, command, keep, spread, startup, timed
+from interpreting import Study, interpreting
+from measuring import AVX2_ALONE, Finished, command, keep, spread, startup, timed
 from pages import write_page, write_summary
+
+from loss_attention.training.recipes import demo as demo_recipe
+from loss_attention.training.recipes import recipe
 
 SEEDS = (0, 1, 2)
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,22 +77,20 @@ MOSAICS = 500
 """Images of which mosaics are made for grid pointing, of the demo's network."""
 
 
-NO_BF16 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
-"""What limits torch and oneDNN to AVX2, on a machine that has more."""
-
-
 def demo_avx2() -> dict[str, Any]:
     """The demo's two trainings with AVX2 alone, in float32 as a machine without bf16 trains."""
-    settings = ("--width", "0.125", "--limit-images", "3000", "--gamma-max", "1")
-    settings += ("--optimizer", "muon", "--learning-rate", "0.1", "--precision", "32")
+    usual, small = asdict(recipe("digits")), asdict(demo_recipe())
+    changes = {name: value for name, value in small.items() if value != usual[name]}
+    del changes["name"]
+    settings = [*Study("digits", (0,), changes=changes).flags(), "--precision", "32"]
     runs = []
     for head in ("loss-attention", "mean"):
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
             words = ("train", "digits", "--head", head, *settings)
-            done = timed(command(), *words, "--out", str(out), environment=NO_BF16)
+            done = timed(command(), *words, "--out", str(out), environment=AVX2_ALONE)
             runs.append({"head": head, "seed": 0} | _numbers(out, done, words))
-    limits = " ".join(f"{name}={value}" for name, value in NO_BF16.items())
+    limits = " ".join(f"{name}={value}" for name, value in AVX2_ALONE.items())
     return {"environment": limits, "runs": runs}
 
 

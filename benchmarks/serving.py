@@ -262,31 +262,23 @@ def page(numbers: dict[str, Any]) -> str:
 
 def measure(arguments: Arguments) -> list[Path]:
     """Measure, and write the JSON file and the page of it."""
-    from measuring import keep, read_numbers
+    from measuring import keep_with_page
 
     numbers = {
         "command": "python benchmarks/serving.py",
         "requests": arguments.requests,
         **measure_all(arguments.requests, arguments.turns),
     }
-    keep(NAME, numbers, arguments.results)
-    kept, written = (arguments.results / f"{NAME}.{ending}" for ending in ("json", "md"))
-    written.write_text(page(read_numbers(kept)), encoding="utf-8")
-    return [kept, written]
+    return keep_with_page(NAME, numbers, page, arguments.results)
 
 
 def main() -> None:
     """Run the command."""
-    from measuring import write_and_list
+    from measuring import refuse_below, write_and_list
 
     arguments = tyro.cli(Arguments)
-    for name, value, least in (
-        ("requests", arguments.requests, PARTS * TOGETHER),
-        ("turns", arguments.turns, 1),
-    ):
-        if value < least:
-            print(f"serving: --{name} must be at least {least}, got {value}", file=sys.stderr)
-            sys.exit(2)
+    least = {"requests": (arguments.requests, PARTS * TOGETHER), "turns": (arguments.turns, 1)}
+    refuse_below("serving", least)
     write_and_list("serving", lambda: measure(arguments))
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from measuring import command, keep, same_settings, timed, write_and_list
+from measuring import keep_with_page, same_settings, told, train_once, write_and_list
 from photos_page import shown
 
 from loss_attention.terminal import markdown_table
@@ -50,10 +50,7 @@ def measured(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     out = given.runs / f"{name.replace(' ', '-')}-{seed}"
     words = ["train", "digits", *NETWORKS[name], "--seed", str(seed)]
     words += ["--limit-images", str(given.limit)] if given.limit else []
-    if not (out / "evaluation.json").exists():
-        begun = ["resume", str(out)] if (out / "recipe.yaml").exists() else None
-        timed(command(), *(begun or [*words, "--out", str(out)]))
-        print(f"trained: {out.name}", flush=True)
+    train_once(out, words)
     found = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     locality = found["locality"]
     assert locality is not None
@@ -143,16 +140,13 @@ def measure(given: argparse.Namespace) -> list[Path]:
     same_settings(given.runs, {"limit": given.limit})
     runs = [measured(name, seed, given) for name in given.only for seed in range(given.seeds)]
     chosen = {"limit": None, "seeds": 3}
-    flags = [f" --{n} {getattr(given, n)}" for n, v in chosen.items() if getattr(given, n) != v]
-    keep(
-        "trade-off",
-        {"command": "python benchmarks/trade_off.py" + "".join(flags), "runs": runs},
-        given.out,
+    numbers = {"command": told("trade_off.py", given, chosen), "runs": runs}
+    written, picture = (
+        keep_with_page("trade-off", numbers, page, given.out),
+        given.out / "trade-off.png",
     )
-    numbers = json.loads((given.out / "trade-off.json").read_text(encoding="utf-8"))
-    draw(numbers, given.out / "trade-off.png")
-    (given.out / "trade-off.md").write_text(page(numbers), encoding="utf-8")
-    return [given.out / f"trade-off.{ending}" for ending in ("json", "md", "png")]
+    draw(numbers, picture)
+    return [*written, picture]
 
 
 if __name__ == "__main__":

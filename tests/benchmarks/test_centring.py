@@ -6,6 +6,7 @@ from pathlib import Path
 
 import centring
 import deletion
+import measuring
 import pytest
 from benchmarks.stand_ins import write_json
 from measuring import Finished
@@ -43,7 +44,8 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         write_json(out / "comparison.json", images=5, metrics=metrics, methods=methods)
         return Finished(1.0, 1.0, "")
 
-    monkeypatch.setattr(centring, "timed", timed)
+    for module in (centring, measuring):
+        monkeypatch.setattr(module, "timed", timed)
     return seen
 
 

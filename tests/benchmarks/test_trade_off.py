@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import measuring
 import pytest
 import trade_off
 from benchmarks.stand_ins import write_json
@@ -26,7 +27,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         write_json(out / "evaluation.json", metrics=metrics, locality=locality)
         return Finished(1.0, 1.0, "")
 
-    monkeypatch.setattr(trade_off, "timed", timed)
+    monkeypatch.setattr(measuring, "timed", timed)
     return seen
 
 
