@@ -79,8 +79,9 @@ FLOAT32_BATCH = 16
 """Half of the targets' own: a CPU without units for bf16 takes several times as long for a step,
 and all of it is to take no more than a quarter of an hour there, too."""
 GPU_TURNS = Turns(
-    30, 10, 30, 30, processes=3, startup=9, products=10, sizes=(4096, 8192, 16384), warm_up=5
+    30, 10, 30, 30, processes=1, startup=3, products=10, sizes=(4096, 8192, 16384), warm_up=5
 )
+"""Few processes, as each takes many seconds to start and a GPU is often lent by the minute."""
 QUICK_TURNS = Turns(2, 2, 2, 2, processes=1, startup=1, products=2, sizes=(64, 128))
 SAME_MACHINE = ("device", "cpu", "cores", "precision")
 """What two machines must share for their times to be compared."""
@@ -108,7 +109,7 @@ def measured(
         logging.getLogger(talkative).setLevel(logging.ERROR)
     accelerator = choose_accelerator(wanted, 1)
     setting, turns = _what(accelerator, quick)
-    numbers = _about(setting, turns, quick)
+    numbers = _about(setting, turns, networks, quick)
     with _stage("matrix products"):
         products = fastest_products(turns.sizes, turns.products, setting, turns.warm_up)
     rates: dict[str, list[float]] = {dtype: [] for dtype in products}
@@ -142,15 +143,18 @@ def _what(accelerator: str, quick: bool) -> tuple[Setting, Turns]:
     return setting, CPU_TURNS
 
 
-def _about(setting: Setting, turns: Turns, quick: bool) -> dict[str, Any]:
+def _about(setting: Setting, turns: Turns, networks: Sequence[str], quick: bool) -> dict[str, Any]:
     """Return what the numbers stand on."""
     machine = hardware(setting.accelerator, 1, setting.precision)
     slug = machine_slug(machine)
     units = torch.cpu.get_capabilities() if setting.accelerator == "cpu" else {}
+    fewer = "" if set(networks) == set(NAMES) else f" --networks {' '.join(networks)}"
     return {
         "machine": slug,
         "notes_file": f"{slug}-notes.md",
-        "command": "make bench" if not quick else "python benchmarks/bench.py --quick",
+        "command": f"python benchmarks/bench.py{' --quick' if quick else ''}{fewer}"
+        if quick or fewer
+        else "make bench",
         "measured": datetime.now(UTC).date().isoformat(),
         "quick": quick,
         "accelerator": setting.accelerator,

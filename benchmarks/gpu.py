@@ -153,10 +153,14 @@ def made_up(folder: Path) -> Path:
 
 def commands(head: str, images: Path, run: Path, accelerator: str) -> str:
     """Train a head on images, evaluate it once more and explain one of them."""
+    from loss_attention.heads import HEADS
+
     device = ("--accelerator", accelerator)
     image, explained = images / "dark" / "0.png", run.with_name(f"{run.name}-explained")
     train = ("train", "folder", "--data", str(images), "--head", head, *SMALL, "--out", str(run))
     train += ("--overwrite",)
+    if HEADS[head].objective == "margin":  # which has no weights of classes
+        train += ("--balance", "none")
     lines = [train, ("evaluate", str(run))]
     if head != "baseline":  # it has no patches that a heat map could be of
         lines.append(("explain", str(run), str(image), "--out", str(explained), "--overwrite"))
@@ -227,7 +231,7 @@ def speed() -> str:
 
 def tests() -> str:
     """Run the tests that make sense with a GPU."""
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
+    words = [sys.executable, "-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider", *TESTS]
     done = subprocess.run(
         words, cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_TESTS, check=False
     )

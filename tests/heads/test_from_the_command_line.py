@@ -13,9 +13,10 @@ from typed import run
 from loss_attention.data.digits import digits
 from loss_attention.heads import HEADS
 
+CPU = ("--accelerator", "cpu")
 TINY = [
     *("--epochs", "1", "--batch-size", "16", "--width", "0.05", "--strided-layers", "1", "6"),
-    *("--patch-kernel", "3", "--image-size", "24", "--in-channels", "1", "--accelerator", "cpu"),
+    *("--patch-kernel", "3", "--image-size", "24", "--in-channels", "1", *CPU),
 ]
 
 
@@ -39,10 +40,10 @@ def test_a_head_does_all_that_the_command_offers(head: str, images: Path, tmp_pa
     words += ["--balance", "none"] if HEADS[head].objective == "margin" else []
     run(*words, "--out", str(folder))
     measured = json.loads((folder / "evaluation.json").read_text())
-    run("evaluate", str(folder))
+    run("evaluate", str(folder), *CPU)
     assert json.loads((folder / "evaluation.json").read_text()) == measured
     assert head in (folder / "report.html").read_text()
-    run("explain", str(folder), str(images / "0"), "--out", str(out))
+    run("explain", str(folder), str(images / "0"), "--out", str(out), *CPU)
     explained = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
     assert len(explained) == len(list(out.glob("*.png"))) == 10
     for found in explained:

@@ -86,7 +86,7 @@ def test_two_steps_are_those_of_adams_paper(tmp_path):
 
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):
     recipe, splits = tiny_recipe(**ADAM), tiny_splits()
-    whole = start_run(tmp_path / "whole", recipe, splits, RunOptions())
+    whole = start_run(tmp_path / "whole", recipe, splits, RunOptions(accelerator="cpu"))
     assert continue_run(whole, splits)
 
     # In the ramp, right before beta2 changes, and in the constant part.

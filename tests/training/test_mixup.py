@@ -117,10 +117,12 @@ def test_a_mixed_run_goes_on_as_if_never_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     splits = tiny_splits()
-    whole = start_run(tmp_path / "whole", MIXED, splits, RunOptions())
+    whole = start_run(tmp_path / "whole", MIXED, splits, RunOptions(accelerator="cpu"))
     assert continue_run(whole, splits)
     broken = run_stopped_at(tmp_path / "broken", MIXED, splits, [2, 5], monkeypatch)
-    plain = start_run(tmp_path / "plain", tiny_recipe(epochs=1), splits, RunOptions())
+    plain = start_run(
+        tmp_path / "plain", tiny_recipe(epochs=1), splits, RunOptions(accelerator="cpu")
+    )
     assert continue_run(plain, splits)
     found, expected, other = state_of(broken), state_of(whole), state_of(plain)
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

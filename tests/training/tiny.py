@@ -83,7 +83,7 @@ def run_stopped_at(
     options: RunOptions | None = None,
 ) -> RunFolder:
     """Train to the end, but stopped after each of these steps and resumed."""
-    run = start_run(path, recipe, splits, options or RunOptions())
+    run = start_run(path, recipe, splits, options or RunOptions(accelerator="cpu"))
     train_step = Trainer.train_step
     for stop_at in steps:
 

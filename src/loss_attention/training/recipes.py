@@ -196,9 +196,10 @@ def cifar10_small() -> Recipe:
 def cifar10_fast() -> Recipe:
     """CIFAR-10 at full width in as few minutes as a GPU allows; the paper's accuracy is 0.953.
 
-    loss-attention train cifar10-fast --accelerator cuda; not measured yet. Beside it, for as many
-    epochs, the paper's training of a network that is not interpretable: loss-attention train
-    cifar10 --head baseline --epochs 24.
+    loss-attention train cifar10-fast --accelerator cuda; 150 seconds of training and 0.917 on one
+    NVIDIA H200, one seed, JPEG re-encoded images (results/bench/nvidia-h200.md). Beside it, for as
+    many epochs, the paper's training of a network that is not interpretable: loss-attention train
+    cifar10 --head baseline --epochs 24; not measured.
     """
     return replace(
         cifar10_small(),
@@ -363,8 +364,8 @@ RECIPES: dict[str, RecipeEntry] = {
     "cifar10-fast": RecipeEntry(
         cifar10_fast,
         "CIFAR-10 at full width in few epochs",
-        "not measured",
-        "a GPU",
+        "accuracy 0.917 on JPEG re-encoded CIFAR-10, one seed",
+        "150 s of training on one NVIDIA H200",
     ),
     "tiny-imagenet-small": RecipeEntry(
         tiny_imagenet_small,
