@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NAME = "serving"
 TOGETHER, IN_ONE, WARM_UP = 8, 16, 32
 """Connections at a time; images of the requests that have several; requests before any is timed."""
+FEWER = 4
+"""Connections at a time where requests have several images: by default no more than 64 may wait."""
 PARTS = 10
 """The memory is looked at after each of so many parts of the requests."""
 FLAT = 1.05
@@ -70,9 +72,7 @@ class Way(NamedTuple):
 WAYS = {
     "classes, one connection": Way("/v1/predict", 1, 1),
     f"classes, {TOGETHER} connections": Way("/v1/predict", 1, TOGETHER),
-    f"classes, {IN_ONE} images a request, {TOGETHER} connections": Way(
-        "/v1/predict", IN_ONE, TOGETHER
-    ),
+    f"classes, {IN_ONE} images a request, {FEWER} connections": Way("/v1/predict", IN_ONE, FEWER),
     f"map and boxes, {TOGETHER} connections": Way("/v1/explain", 1, TOGETHER),
     f"map, boxes and picture, {TOGETHER} connections": Way("/v1/explain?picture=true", 1, TOGETHER),
 }

@@ -17,6 +17,7 @@ from serve.running import Running, running
 from typed import complaint
 
 from loss_attention.serve.counting import resident_bytes
+from loss_attention.serve.server import listening
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
@@ -159,6 +160,12 @@ def test_what_cannot_be_served_is_one_line(
 
 
 @pytest.mark.usefixtures("here")
+def test_answers_are_sent_as_they_are_written() -> None:
+    # Of another protocol, asyncio leaves Nagle's algorithm on: 40 ms for each answer.
+    with listening("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+
+
 def test_a_port_that_is_in_use_is_one_line(
     service: Running, capsys: pytest.CaptureFixture[str]
 ) -> None:
