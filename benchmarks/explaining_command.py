@@ -7,7 +7,6 @@ A part of the images, to try it: `--images 100 --turns 1 --results elsewhere`.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -87,9 +86,9 @@ def rates(images: int, turns: int, engine: str = "local") -> dict[str, Any]:
 
     The forward pass has its images in memory; the command's ways read files and write files.
     """
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "passive"
-    )  # as the command does, before torch is there
+    from loss_attention.explained.waiting import wait_briefly
+
+    wait_briefly()  # as the command does, before torch is there
     import torch
     from measuring import ratio, spread
 

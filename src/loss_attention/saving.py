@@ -33,7 +33,9 @@ class SaveError(ReportedError, ValueError):
     exit_code = 74  # EX_IOERR of sysexits.h
 
 
-def write_whole(path: Path, content: str | bytes, *, previous: Path | None = None) -> None:
+def write_whole(
+    path: Path, content: str | bytes, *, previous: Path | None = None, durable: bool = True
+) -> None:
     """Write a file so that it is either the old one or the new one, whole, at every moment.
 
     Its permissions are what the umask leaves.
@@ -43,16 +45,20 @@ def write_whole(path: Path, content: str | bytes, *, previous: Path | None = Non
         content: text as UTF-8, or bytes.
         previous: what the old one is kept as, once the new one is on the disk. A crash between the
             two renames leaves the old one there alone.
+        durable: wait until it is on the disk. Without, a power failure soon after may leave it
+            empty: for what is quickly made again.
 
     Raises:
         SaveError: it could not be written; the old one, if any, is still there.
     """
-    with whole_file(path, previous=previous) as file:
+    with whole_file(path, previous=previous, durable=durable) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, *, previous: Path | None = None) -> Iterator[IO[bytes]]:
+def whole_file(
+    path: Path, *, previous: Path | None = None, durable: bool = True
+) -> Iterator[IO[bytes]]:
     """Open a file to be written bit by bit; it takes the old one's place at the context's end.
 
     An exception leaves the old one as it was.
@@ -60,6 +66,7 @@ def whole_file(path: Path, *, previous: Path | None = None) -> Iterator[IO[bytes
     Args:
         path: see `write_whole`.
         previous: likewise.
+        durable: likewise.
 
     Raises:
         SaveError: it could not be written; the old one, if any, is still there.
@@ -70,12 +77,14 @@ def whole_file(path: Path, *, previous: Path | None = None) -> Iterator[IO[bytes
             temporary = Path(file.name)
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
             if previous is not None and path.exists():
                 path.replace(previous)
             temporary.replace(path)
             temporary = None
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     except BaseException as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

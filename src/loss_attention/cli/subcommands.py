@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 from dataclasses import replace
 from functools import partial
@@ -403,9 +402,9 @@ def explain(
         _check_for_ray(format, shard, pictures=bool(pictures))
     elif shards is not None:
         raise InputError("`shards` is of `engine` ray; of the local one, `shard` is NUMBER/OF")
-    # Before torch is there: its threads wait for one another in a loop that keeps a core busy, of
-    # which the processes that draw have a better use.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from loss_attention.explained.waiting import wait_briefly
+
+    wait_briefly()  # before torch is there
     from loss_attention.explained.files import explain_files
     from loss_attention.explained.objects import THRESHOLD
     from loss_attention.explained.questions import own_question

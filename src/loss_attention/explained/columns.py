@@ -103,8 +103,10 @@ def columns_of(
                 row[name] = value
         if objects is not None:
             placements = _placements(explanation, sizes, resize)
-            for row, found, placement in zip(readable, objects, placements, strict=True):
-                row["objects"] = _objects(found, placement, class_names)
+            for row, found in zip(
+                readable, _objects(objects, placements, class_names), strict=True
+            ):
+                row["objects"] = found
     return {name: [row.get(name) for row in rows] for name in NAMES}
 
 
@@ -176,19 +178,19 @@ def _grids(explanation: Explanation, placements: Float[Tensor, "B 6"]) -> list[d
 
 
 def _objects(
-    found: Sequence[FoundObject], placement: Float[Tensor, " 6"], class_names: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Return the objects of an image; what lies on its border alone is nowhere in the original."""
-    if not found:
-        return []
-    boxes = to_original(torch.tensor([[one.box for one in found]]), placement[None])[0].tolist()
-    return [
-        {
-            "class": class_names[one.class_index],
-            "score": one.score,
-            "share": one.share,
-            "box": box,
-        }
-        for one, box in zip(found, boxes, strict=True)
-        if box[0] < box[2] and box[1] < box[3]
-    ]
+    found: Sequence[Sequence[FoundObject]],
+    placements: Float[Tensor, "B 6"],
+    class_names: Sequence[str],
+) -> list[list[dict[str, Any]]]:
+    """Return the objects of each image; one on its border alone is nowhere in the original."""
+    rows: list[list[dict[str, Any]]] = [[] for _ in found]
+    each = [(image, one) for image, objects in enumerate(found) for one in objects]
+    if not each:
+        return rows
+    placed = placements[[image for image, _ in each]]
+    boxes = to_original(torch.tensor([[one.box] for _, one in each]), placed)[:, 0].tolist()
+    for (image, one), box in zip(each, boxes, strict=True):
+        if box[0] < box[2] and box[1] < box[3]:
+            named = {"class": class_names[one.class_index], "score": one.score, "share": one.share}
+            rows[image].append(named | {"box": box})
+    return rows

@@ -73,7 +73,7 @@ def said_of(described: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_explained(explained: Explained) -> Written:
-    """Write the files of an image, each whole.
+    """Write the files of an image, each whole, without waiting for the disk.
 
     Raises:
         SaveError: they cannot be written.
@@ -82,10 +82,10 @@ def write_explained(explained: Explained) -> Written:
     if drawing is not None:
         said = explained.said
         picture = overlay(drawing.image, drawing.marks, **said)
-        write_whole(drawing.path, encoded(picture, drawing.image_format))
+        write_whole(drawing.path, encoded(picture, drawing.image_format), durable=False)
         names = (explained.source, drawing.path.name, "" if path is None else path.name)
         entry = Entry(*names, **said, small=small(picture) if drawing.small else None)
     if path is not None:
         text = json_text({"file": explained.source} | explained.described)
-        write_whole(path, text + "\n")
+        write_whole(path, text + "\n", durable=False)
     return Written(explained.number, path, entry)

@@ -56,6 +56,20 @@ def in_order(
         yield pending.popleft().result()
 
 
+def ahead(submit: Submit, items: Iterator[Item]) -> Iterator[Item]:
+    """Yield items, the next one being made by another thread meanwhile.
+
+    Example:
+        >>> list(ahead(at_once, iter("abc")))
+        ['a', 'b', 'c']
+    """
+    end = object()
+    coming: Future[Any] = submit(next, items, end)
+    while (item := coming.result()) is not end:
+        coming = submit(next, items, end)
+        yield item
+
+
 def at_once(function: Callable[..., Result], /, *values: Any) -> Future[Result]:
     """Call a function now, where nobody else works."""
     done: Future[Result] = Future()

@@ -26,7 +26,13 @@ from loss_attention.explained.answers import Answered, answered
 from loss_attention.explained.columns import UNITS, Columns, table_schema
 from loss_attention.explained.formats import ImageFormat
 from loss_attention.explained.pictures import Drawing, Explained, write_explained
-from loss_attention.explained.pipeline import in_order, processes, suitable_processes
+from loss_attention.explained.pipeline import (
+    ahead,
+    in_order,
+    processes,
+    suitable_processes,
+    threads,
+)
 from loss_attention.explained.questions import OwnQuestion, images_together, own_marks
 from loss_attention.explained.reading import read_batches
 from loss_attention.explained.sources import Job, files_of, jobs_of, refuse_to_replace
@@ -215,10 +221,17 @@ def write_shard(
         batches = read_batches(sources, question.sight, channels, most, pictures=pictures)
         answers = answered(model, question, batches, len(jobs), summary.unreadable, progress)
         count = workers if pictures else 0
-        with whole_file(summary.path) as file, closing(batches), processes(count) as submit:
+        with (
+            whole_file(summary.path) as file,
+            closing(batches),
+            processes(count) as submit,
+            threads(1) as beside,  # the network has the next batch while rows are made of one
+        ):
             tasks = (
                 drawing
-                for answer in _written(file, model, question, answers, told | {"digest": digest})
+                for answer in _written(
+                    file, model, question, ahead(beside, answers), told | {"digest": digest}
+                )
                 for drawing in _drawings(model, answer, jobs, image_format)
             )
             for _ in in_order(submit, write_explained, tasks, most + 2 * count):
