@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loss_attention.attention import capsule_weights, patch_weights
+    from loss_attention.bags.model import BagClassifier
     from loss_attention.estimator import PatchClassifierEstimator
     from loss_attention.explained.objects import FoundObject, find_objects
     from loss_attention.explanation import Explanation
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 
 # Looked up on first use (PEP 562): the command answers `--help` without importing torch.
 _HOMES = {
+    "BagClassifier": "bags.model",
     "CapsulePrediction": "prediction",
     "EvidencePrediction": "prediction",
     "Explanation": "explanation",
@@ -66,6 +68,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BagClassifier",
     "CapsulePrediction",
     "EvidencePrediction",
     "Explanation",

@@ -262,6 +262,54 @@ class CapsulePrediction(PatchPrediction):
 
 @as_pytree
 @dataclass
+class ClassWeightedPrediction(PatchPrediction):
+    """The prediction of a pooling that weighs each instance once for each class.
+
+    Attributes:
+        class_weights: `alpha_mk`, shape `(B, M, K)`, float32; non-negative, for each class its sum
+            over M is 1. The evidence is `alpha_mk p_mk`. `patch_weights` are those of the class
+            with the highest logit.
+    """
+
+    class_weights: Float[Tensor, "B M K"]
+
+    def _evidence_of_patches(self, some: slice) -> Float[Tensor, "B m K"]:
+        """Return `alpha_mk p_mk`; sums over M to `logits`."""
+        mask = None if self.mask is None else self.mask[:, some]
+        scores = real_part(self.patch_logits[:, some], mask)
+        return real_part(self.class_weights[:, some], mask) * scores
+
+    def evidence_at(
+        self, image: Int[Tensor, " n"], classes: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n M"]:
+        """Return the evidence of all instances of a bag for a class, for n such pairs."""
+        weights = real_part(self.class_weights, self.mask)
+        return weights[image, :, classes] * self.patch_scores[image, :, classes]
+
+
+@as_pytree
+@dataclass
+class AdditivePrediction(PatchPrediction):
+    """The prediction of additive pooling, which weighs instances first and classifies them then.
+
+    What an instance adds to each class is its class vector itself, `p_m = f(alpha_m h_m)`: the
+    weight is in it already (Javed et al. 2022).
+    """
+
+    def _evidence_of_patches(self, some: slice) -> Float[Tensor, "B m K"]:
+        """Return `p_m`; sums over M to `logits`."""
+        mask = None if self.mask is None else self.mask[:, some]
+        return real_part(self.patch_logits[:, some], mask)
+
+    def evidence_at(
+        self, image: Int[Tensor, " n"], classes: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n M"]:
+        """Return the evidence of all instances of a bag for a class, for n such pairs."""
+        return self.patch_scores[image, :, classes]
+
+
+@as_pytree
+@dataclass
 class RoutedPrediction(WeightedPrediction):
     """The prediction of capsules under dynamic routing (Sabour et al. 2017).
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import tyro
 
 from loss_attention import __version__
-from loss_attention.cli import elsewhere, serving, subcommands
+from loss_attention.cli import bags, elsewhere, serving, subcommands
 from loss_attention.cli.subcommands import fail
 from loss_attention.errors import InputError, ReportedError, unknown_name
 from loss_attention.interruption import KEYBOARD, ending_on_signals
@@ -78,6 +78,11 @@ SUBCOMMANDS: dict[str, Subcommand] = {
         subcommands.compare,
         "compare RUN [--methods A,B,...]",
         "compare methods of explanation",
+    ),
+    "crossval": Subcommand(
+        bags.crossval,
+        "crossval --data BAGS --out DIR [--poolings A B ...]",
+        "cross-validate classifiers of bags of instances, side by side",
     ),
     "report": Subcommand(
         subcommands.report, "report RUN", "evaluate a run and write its report.html again"

@@ -279,13 +279,23 @@ class AttentionPooling(nn.Module):
         mask: Bool[Tensor, "B M"] | None = None,
     ) -> Float[Tensor, "B M"]:
         """Return the weights, in float32 or better."""
+        return softmax_over(self.scores(features), mask)
+
+    def scores(self, features: Float[Tensor, "*P D"]) -> Float[Tensor, "*P"]:
+        """Return what the softmax is taken of, for patches wherever they are."""
         hidden = torch.tanh(self.hidden(features))
         if self.gate is not None:
             hidden = hidden * torch.sigmoid(self.gate(features))
-        scores = full_precision(self.score(hidden).squeeze(2))
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
-        return torch.softmax(scores, dim=1)
+        scores: Tensor = self.score(hidden)
+        return scores.squeeze(-1)
+
+
+def softmax_over(
+    scores: Float[Tensor, "B M"], mask: Bool[Tensor, "B M"] | None = None
+) -> Float[Tensor, "B M"]:
+    """Return the softmax over the patches that are not masked, in float32 or better."""
+    scores = full_precision(scores)
+    return torch.softmax(scores if mask is None else scores.masked_fill(~mask, -torch.inf), dim=1)
 
 
 class BaselineHead(nn.Module):

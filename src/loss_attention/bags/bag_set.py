@@ -1,0 +1,198 @@
+"""What every source of bags hands over: instances, wherever they lie, and what is known of them.
+
+A bag is a set of feature vectors, its instances, with one label for all of them. `Instances` says
+where they are: `PackedInstances` holds them in memory, `bags/files.py` reads a file a bag.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Num, Shaped
+from torch import Tensor
+
+from loss_attention.errors import InputError
+
+
+class Instances(ABC):
+    """The instances of a number of bags.
+
+    Attributes:
+        sizes: instances of each bag, at least 1, shape `(N,)`, int64.
+        width: D, features of an instance.
+    """
+
+    sizes: Int[np.ndarray, " N"]
+    width: int
+
+    @abstractmethod
+    def features(
+        self, bag: int, start: int = 0, stop: int | None = None
+    ) -> Num[np.ndarray, "M {self.width}"]:
+        """Return the features of a bag's instances from `start` up to `stop`, of any float type."""
+
+    @abstractmethod
+    def coordinates(self, bag: int) -> Num[np.ndarray, "M 2"] | None:
+        """Return x and y of each instance; None where they lie nowhere."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a hash of what is in them, the same wherever the same is loaded."""
+
+
+class PackedInstances(Instances):
+    """Instances in memory, those of one bag after the other's.
+
+    Args:
+        values: their features, shape `(sum of M, D)`.
+        sizes: instances of each bag.
+        positions: x and y of each, shape `(sum of M, 2)`; None: they lie nowhere.
+    """
+
+    def __init__(
+        self,
+        values: Num[np.ndarray, "S D"],
+        sizes: Int[np.ndarray, " N"],
+        positions: Num[np.ndarray, "S 2"] | None = None,
+    ) -> None:
+        assert int(sizes.sum()) == len(values)
+        self.sizes, self.width = sizes, values.shape[1]
+        self._values, self._positions = values, positions
+        self._first = np.concatenate([[0], np.cumsum(sizes)])
+
+    def features(
+        self, bag: int, start: int = 0, stop: int | None = None
+    ) -> Num[np.ndarray, "M {self.width}"]:
+        """Return the features of a bag's instances from `start` up to `stop`."""
+        return self._values[self._first[bag] : self._first[bag + 1]][start:stop]
+
+    def coordinates(self, bag: int) -> Num[np.ndarray, "M 2"] | None:
+        """Return x and y of each instance; None where they lie nowhere."""
+        if self._positions is None:
+            return None
+        return self._positions[self._first[bag] : self._first[bag + 1]]
+
+    def fingerprint(self) -> str:
+        """Return a hash of features, sizes and places."""
+        digest = hashlib.sha256(repr((self._values.shape, str(self._values.dtype))).encode())
+        for array in (self._values, self.sizes, self._positions):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class BagSet:
+    """A set of labelled bags.
+
+    Attributes:
+        instances: of these bags and perhaps of others.
+        rows: which of the bags of `instances` these are, shape `(N,)`, int64.
+        labels: class indices `(N,)`, int64; or, multi-label, 0/1 of shape `(N, K)`, uint8.
+        class_names: the name of each of the K classes.
+        names: of each bag, for people.
+        instance_labels: for each bag the class of each instance, shape `(M,)`, int64; of several
+            labels, 0/1 of shape `(M, K)`. None where they are not known.
+        groups: which bags belong together, as those of one patient do, the same number for those,
+            shape `(N,)`, int64; None: each stands alone.
+        splits: "train", "validation" or "test" for each bag; empty: it is not said.
+    """
+
+    instances: Instances
+    rows: Int[np.ndarray, " N"]
+    labels: Shaped[Tensor, N * K]
+    class_names: tuple[str, ...]
+    names: tuple[str, ...]
+    instance_labels: tuple[Int[np.ndarray, M * K], ...] | None = None
+    groups: Int[Tensor, " N"] | None = None
+    splits: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a bag may have several classes."""
+        return self.labels.ndim == 2
+
+    @property
+    def width(self) -> int:
+        """D, features of an instance."""
+        return self.instances.width
+
+    @property
+    def sizes(self) -> Int[np.ndarray, " N"]:
+        """Instances of each bag."""
+        sizes: Int[np.ndarray, " N"] = self.instances.sizes[self.rows]
+        return sizes
+
+    def features(self, bag: int, start: int = 0, stop: int | None = None) -> Num[np.ndarray, "M D"]:
+        """Return the features of a bag's instances from `start` up to `stop`."""
+        return self.instances.features(int(self.rows[bag]), start, stop)
+
+    def coordinates(self, bag: int) -> Num[np.ndarray, "M 2"] | None:
+        """Return x and y of each instance of a bag; None where they lie nowhere."""
+        return self.instances.coordinates(int(self.rows[bag]))
+
+    def subset(self, index: Sequence[int] | Int[np.ndarray, " n"]) -> BagSet:
+        """Return the bags of these indices, in this order."""
+        index = np.asarray(index, dtype=np.int64)
+        there = torch.from_numpy(index)
+        known, groups = self.instance_labels, self.groups
+        return replace(
+            self,
+            rows=self.rows[index],
+            labels=self.labels[there],
+            names=tuple(self.names[i] for i in index),
+            instance_labels=None if known is None else tuple(known[i] for i in index),
+            groups=None if groups is None else groups[there],
+            splits=tuple(self.splits[i] for i in index) if self.splits else (),
+        )
+
+    def split(self, name: str) -> BagSet:
+        """Return the bags of a split, in their order."""
+        return self.subset([i for i, one in enumerate(self.splits) if one == name])
+
+    def fingerprint(self) -> str:
+        """Return a hash of bags and labels, the same wherever the same set is loaded."""
+        digest = hashlib.sha256(repr((self.class_names, self.instances.fingerprint())).encode())
+        digest.update(np.ascontiguousarray(self.rows).data)
+        digest.update(self.labels.contiguous().numpy().data)
+        return digest.hexdigest()[:16]
+
+
+def feature_statistics(
+    bags: BagSet, at_once: int = 65536
+) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
+    """Return mean and standard deviation of each feature over all instances of all bags.
+
+    A feature that is the same everywhere has standard deviation 1, so that dividing by it changes
+    nothing.
+
+    Args:
+        bags: those to train on.
+        at_once: instances that are read together.
+    """
+    count, total, square = 0, np.zeros(bags.width), np.zeros(bags.width)
+    shift: np.ndarray | None = None  # squares of large numbers lose what makes them differ
+    for bag, size in enumerate(bags.sizes):
+        for start in range(0, int(size), at_once):
+            values = bags.features(bag, start, start + at_once).astype(np.float64)
+            if shift is None:
+                shift = values.mean(axis=0)
+            values -= shift
+            count += len(values)
+            total += values.sum(axis=0)
+            square += np.einsum("md,md->d", values, values)
+    if shift is None:
+        raise InputError("there is no bag to take mean and spread of the features from")
+    mean = total / count
+    spread = np.sqrt(np.maximum(square / count - mean**2, 0.0))
+    constant = spread <= 1e-6 * np.abs(shift + mean)
+    spread[constant | (spread == 0)] = 1.0
+    return torch.from_numpy(mean + shift).float(), torch.from_numpy(spread).float()

@@ -1,0 +1,243 @@
+"""Repeated stratified cross-validation of several classifiers of bags, side by side.
+
+Every classifier is trained on the same folds. Where there are several settings to choose from, they
+are chosen on inner folds of the training bags alone. What came of each fold is kept, so that a
+cross-validation that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from loss_attention import __version__
+from loss_attention.bags.bag_set import BagSet
+from loss_attention.bags.measures import BASELINES, bag_scores
+from loss_attention.bags.recipe import BagRecipe
+from loss_attention.bags.training import fit_bags, predicted
+from loss_attention.errors import InputError
+from loss_attention.prediction import probabilities_of
+from loss_attention.saving import make_folder, read_object, write_whole
+
+FOLDS_FOLDER = "folds"
+SCORES = ("accuracy", "balanced_accuracy", "auc")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How bags are divided, again and again.
+
+    Attributes:
+        folds: parts of a division, each tested on once.
+        repeats: divisions.
+        seed: of the divisions; the repeat is added.
+        inner: parts of the training bags that settings are chosen on; 0: the first setting is
+            taken.
+    """
+
+    folds: int = 10
+    repeats: int = 5
+    seed: int = 0
+    inner: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what divides nothing."""
+        if self.folds < 2 or self.repeats < 1 or self.inner == 1 or self.inner < 0:
+            raise InputError(
+                "`folds` must be at least 2, `repeats` at least 1, and `inner` 0 or at least 2, "
+                f"got {self.folds}, {self.repeats} and {self.inner}"
+            )
+
+
+def divided(
+    bags: BagSet, folds: int, seed: int
+) -> Iterator[tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]]:
+    """Yield the training and the test bags of each fold: classes alike, groups whole.
+
+    Raises:
+        InputError: fewer bags of a class, or fewer groups, than folds.
+    """
+    labels = bags.labels.numpy()
+    if labels.ndim == 2:
+        raise InputError("cross-validation is for bags of one label")
+    least = np.bincount(labels, minlength=len(bags.class_names)).min()
+    if least < folds:
+        raise InputError(
+            f"`folds` {folds}: there are {least} bags of the rarest class, and each fold is to "
+            f"have one; take at most {max(2, least)}"
+        )
+    if bags.groups is None:
+        kinds = StratifiedKFold(folds, shuffle=True, random_state=seed)
+        yield from kinds.split(labels, labels)
+        return
+    groups = bags.groups.numpy()
+    if len(np.unique(groups)) < folds:
+        raise InputError(f"`folds` {folds}: there are {len(np.unique(groups))} patients or groups")
+    grouped = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    yield from grouped.split(labels, labels, groups)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One classifier on one fold."""
+
+    name: str
+    repeat: int
+    fold: int
+    train: Int[np.ndarray, " n"]
+    test: Int[np.ndarray, " m"]
+
+
+def cross_validated(
+    bags: BagSet,
+    models: Mapping[str, Sequence[BagRecipe]],
+    plan: Plan,
+    folder: Path,
+    told: Callable[[Task, int, int], object] = lambda *_: None,
+    *,
+    baselines: bool = True,
+) -> dict[str, Any]:
+    """Cross-validate, and return the scores of each classifier.
+
+    Args:
+        bags: all of them.
+        models: settings to choose from by the classifier's name; the first is taken where none is
+            chosen.
+        plan: how bags are divided.
+        folder: where what came of each fold is kept; what is there already is not done again.
+        told: called after each fold with the task, how many are done and how many there are.
+        baselines: also measure what needs no network.
+
+    Returns:
+        The plan, and for each classifier its scores: of each repeat, their mean, their standard
+        deviation over repeats, and the standard error of the accuracy over all folds.
+
+    Raises:
+        InputError: too many folds, or kept folds that are of other data or settings.
+        BagDivergedError: a training diverged.
+    """
+    make_folder(folder / FOLDS_FOLDER)
+    names = [*models, *(BASELINES if baselines else ())]
+    tasks = [
+        Task(name, repeat, fold, train, test)
+        for repeat in range(plan.repeats)
+        for fold, (train, test) in enumerate(divided(bags, plan.folds, plan.seed + repeat))
+        for name in names
+    ]
+    fingerprint = bags.fingerprint()
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for done, task in enumerate(tasks, start=1):
+        settings = models.get(task.name, ())
+        found[task.name].append(_kept(bags, task, settings, plan, folder, fingerprint))
+        told(task, done, len(tasks))
+    return {
+        "plan": asdict(plan),
+        "bags": len(bags),
+        "instances": int(bags.sizes.sum()),
+        "class_names": list(bags.class_names),
+        "data_fingerprint": fingerprint,
+        "models": {name: summary(bags, one, plan) for name, one in found.items()},
+    }
+
+
+def summary(bags: BagSet, folds: Sequence[dict[str, Any]], plan: Plan) -> dict[str, Any]:
+    """Return the scores of a classifier from its folds."""
+    labels = bags.labels.numpy()
+    repeats = []
+    for repeat in range(plan.repeats):
+        mine = [one for one in folds if one["repeat"] == repeat]
+        index = np.concatenate([one["test"] for one in mine]).astype(int)
+        said = np.concatenate([one["probabilities"] for one in mine])
+        repeats.append(bag_scores(labels[index], said))
+    each = []
+    for one in folds:
+        guess = np.array(one["probabilities"]).argmax(axis=1)
+        each.append(float((guess == labels[np.array(one["test"], dtype=int)]).mean()))
+    scores = {
+        name: {
+            "mean": mean(values),
+            "sd": stdev(values) if len(values) > 1 else None,
+            "repeats": values,
+        }
+        for name in SCORES
+        if (values := [one[name] for one in repeats])
+    }
+    return {
+        "scores": scores,
+        "accuracy_standard_error": stdev(each) / len(each) ** 0.5,
+        "seconds": sum(one["seconds"] for one in folds),
+        "chosen": [one["chosen"] for one in folds],
+    }
+
+
+def _kept(
+    bags: BagSet,
+    task: Task,
+    settings: Sequence[BagRecipe],
+    plan: Plan,
+    folder: Path,
+    fingerprint: str,
+) -> dict[str, Any]:
+    """Return what came of a fold, from its file if it has one."""
+    asked = {
+        "name": task.name,
+        "repeat": task.repeat,
+        "fold": task.fold,
+        "test": task.test.tolist(),
+        "settings": [asdict(one) for one in settings],
+        "inner": plan.inner,
+        "data_fingerprint": fingerprint,
+        "package_version": __version__,
+    }
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    file = folder / FOLDS_FOLDER / f"{digest}.json"
+    if file.exists():
+        return read_object(file)
+    import time
+
+    begun = time.perf_counter()
+    train, test = bags.subset(task.train), bags.subset(task.test)
+    if settings:
+        chosen = _chosen(train, settings, plan, task.repeat)
+        recipe = replace(settings[chosen], seed=settings[chosen].seed + task.repeat)
+        said = _probabilities(train, test, recipe)
+    else:
+        chosen, said = None, BASELINES[task.name](train, test)
+    result = asked | {
+        "chosen": chosen,
+        "probabilities": said.tolist(),
+        "seconds": time.perf_counter() - begun,
+    }
+    write_whole(file, json.dumps(result) + "\n")
+    return result
+
+
+def _chosen(train: BagSet, settings: Sequence[BagRecipe], plan: Plan, repeat: int) -> int:
+    """Return the number of the setting with the least loss on inner folds."""
+    if len(settings) == 1 or not plan.inner:
+        return 0
+    losses = np.zeros(len(settings))
+    for inner, held in divided(train, plan.inner, plan.seed + repeat):
+        seen, unseen = train.subset(inner), train.subset(held)
+        labels = unseen.labels.numpy()
+        for number, recipe in enumerate(settings):
+            losses[number] += bag_scores(labels, _probabilities(seen, unseen, recipe))["nll"]
+    return int(losses.argmin())
+
+
+def _probabilities(train: BagSet, test: BagSet, recipe: BagRecipe) -> Float[np.ndarray, "N K"]:
+    """Return what a classifier that is trained on some bags says of others."""
+    model = fit_bags(train, recipe)
+    said = [
+        probabilities_of(one.logits, competing=model.competing) for one in predicted(model, test)
+    ]
+    return np.concatenate([one.cpu().numpy() for one in said]).astype(np.float64)

@@ -1,0 +1,135 @@
+"""What a classifier of bags is worth, and beside it what needs no network at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from loss_attention.bags.bag_set import BagSet
+
+Probabilities = Float[np.ndarray, "N K"]
+
+LEAST = 1e-7
+"""A probability is taken to be this at least, where its logarithm is taken."""
+
+
+def bag_scores(labels: Int[np.ndarray, " N"], probabilities: Probabilities) -> dict[str, float]:
+    """Return accuracy, balanced accuracy, AUC and mean negative log-likelihood of bags.
+
+    Of more than two classes, the AUC is the mean over the classes that occur, each against all
+    others. NaN where there is one class alone.
+    """
+    guess = probabilities.argmax(axis=1)
+    present = [k for k in range(probabilities.shape[1]) if 0 < (labels == k).sum() < len(labels)]
+    if probabilities.shape[1] == 2:
+        present = present[-1:]
+    aucs = [roc_auc_score(labels == k, probabilities[:, k]) for k in present]
+    of_label = probabilities[np.arange(len(labels)), labels]
+    return {
+        "accuracy": float((guess == labels).mean()),
+        "balanced_accuracy": float(balanced_accuracy_score(labels, guess)) if present else np.nan,
+        "auc": float(np.mean(aucs)) if aucs else np.nan,
+        "nll": float(-np.log(np.maximum(of_label, LEAST)).mean()),
+    }
+
+
+def instance_auc(
+    positive: list[Bool[np.ndarray, " M"]], values: list[Float[np.ndarray, " M"]]
+) -> float:
+    """Return the AUC of a value for finding the positive instances, of all bags together.
+
+    NaN where all instances are of a kind.
+    """
+    truth = np.concatenate(positive)
+    if truth.all() or not truth.any():
+        return float("nan")
+    return float(roc_auc_score(truth, np.concatenate(values)))
+
+
+def precision_at(
+    positive: Bool[np.ndarray, " M"], values: Float[np.ndarray, " M"], count: int
+) -> float:
+    """Return the part of the `count` instances with the highest values that are positive.
+
+    Of a bag with fewer instances, all of them count.
+
+    Example:
+        >>> precision_at(np.array([True, False, True]), np.array([0.9, 0.5, 0.1]), 2)
+        0.5
+    """
+    best = np.argsort(-values, kind="stable")[:count]
+    return float(positive[best].mean())
+
+
+def bag_size_alone(train: BagSet, test: BagSet) -> Probabilities:
+    """Return what a logistic regression on the logarithm of the number of instances says."""
+    return _regressed(np.log(train.sizes)[:, None], train, np.log(test.sizes)[:, None], test)
+
+
+def mean_feature(train: BagSet, test: BagSet) -> Probabilities:
+    """Return what a logistic regression on the mean of a bag's features says."""
+    return _regressed(_means(train), train, _means(test), test)
+
+
+def best_instance(train: BagSet, test: BagSet) -> Probabilities:
+    """Return what the single best instance says, where each was given the label of its bag.
+
+    A logistic regression is fitted to instances as if each had its bag's label, each bag counting
+    alike. A bag is said to have class k by the highest probability of k among its instances.
+    """
+    instances = np.concatenate([train.features(bag) for bag in range(len(train))])
+    labels = np.repeat(train.labels.numpy(), train.sizes)
+    weights = np.repeat(1 / train.sizes, train.sizes)
+    classes = len(train.class_names)
+    fitted = _regression().fit(instances, labels, logisticregression__sample_weight=weights)
+    rows = []
+    for bag in range(len(test)):
+        each = _of_all(fitted, fitted.predict_proba(test.features(bag)), classes)
+        if classes == 2:  # its second class is what a bag is searched for
+            highest = each[:, 1].max()
+            rows.append([1 - highest, highest])
+        else:
+            highest_of_each = each.max(axis=0)
+            rows.append(highest_of_each / highest_of_each.sum())
+    return np.array(rows)
+
+
+BASELINES: dict[str, Callable[[BagSet, BagSet], Probabilities]] = {
+    "bag size alone": bag_size_alone,
+    "mean feature, logistic regression": mean_feature,
+    "single best instance, logistic regression": best_instance,
+}
+"""What needs no network, for bags of one label."""
+
+
+def _means(bags: BagSet) -> Float[np.ndarray, "N D"]:
+    return np.stack([bags.features(bag).mean(axis=0, dtype=np.float64) for bag in range(len(bags))])
+
+
+def _regression() -> Any:
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+
+
+def _regressed(
+    train_values: Float[np.ndarray, "N F"],
+    train: BagSet,
+    test_values: Float[np.ndarray, "n F"],
+    test: BagSet,
+) -> Probabilities:
+    fitted = _regression().fit(train_values, train.labels.numpy())
+    assert len(test_values) == len(test)
+    return _of_all(fitted, fitted.predict_proba(test_values), len(train.class_names))
+
+
+def _of_all(fitted: Any, found: Float[np.ndarray, "N k"], classes: int) -> Probabilities:
+    """Return probabilities of all classes; one that was not trained on has 0."""
+    whole = np.zeros((len(found), classes))
+    whole[:, fitted.classes_] = found
+    return whole

@@ -1,0 +1,58 @@
+"""What decides how a classifier of bags is trained. No torch: `--help` is made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from loss_attention.errors import InputError
+
+
+@dataclass(frozen=True)
+class BagRecipe:
+    """Everything that decides what a training on bags computes."""
+
+    pooling: str = "positive-evidence"
+    """How instances are weighed: mean, max, attention, gated-attention, additive, loss-attention,
+    loss-attention-uncentred, loss-attention-2020 or positive-evidence."""
+    hidden: tuple[int, ...] = (256,)
+    """Features after each hidden layer of an instance; none: it is classified as it is."""
+    dropout: float = 0.25
+    """Fraction of the features that training drops after each hidden layer."""
+    threshold: float = 0.1
+    """Instances of less than this over M count for nothing (xi of Eq. 5)."""
+    gamma_max: float = 0.1
+    """Weight of the instance regulariser (Eqs. 9 and 10) of poolings that have one."""
+    ramp_epochs: int = 20
+    """Epochs until the regulariser has its weight."""
+    epochs: int = 100
+    """Times that each bag is trained on."""
+    batch_bags: int = 16
+    """Bags of a step, at most."""
+    batch_instances: int = 65536
+    """Instances of a step, at most; a bag of more has a step of its own."""
+    most_instances: int | None = None
+    """Instances of a bag that a step sees, drawn anew each time; None: all."""
+    learning_rate: float = 1e-3
+    """Of AdamW; it falls to 0 along half a cosine."""
+    weight_decay: float = 1e-2
+    """Of AdamW."""
+    balance: Literal["none", "weights"] = "none"
+    """weights: bags of rare classes count more, so that all classes weigh the same."""
+    normalise: bool = True
+    """Bring each feature to mean 0 and standard deviation 1 over the instances trained on."""
+    seed: int = 0
+    """Of the weights, of the order of bags and of what is dropped."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no training can have."""
+        least = {"epochs": 1, "batch_bags": 1, "batch_instances": 1, "ramp_epochs": 0, "seed": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise InputError(f"`{name}` must be at least {value}, got {getattr(self, name)}")
+        if self.most_instances is not None and self.most_instances < 1:
+            raise InputError(f"`most_instances` must be at least 1, got {self.most_instances}")
+        for name in ("learning_rate", "weight_decay", "gamma_max"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise InputError(f"`{name}` must be a number of at least 0, got {value}")

@@ -1,0 +1,124 @@
+"""Bags in a table: what is read, and what is refused in one line that names file and row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from loss_attention.bags.reading import read_bags
+from loss_attention.errors import InputError
+
+ROWS: dict[str, list[Any]] = {
+    "slide_id": ["b", "a", "b", "c", "a", "b"],
+    "label": ["tumour", "normal", "tumour", "normal", "normal", "tumour"],
+    "x": [0, 256, 512, 0, 0, 256],
+    "y": [0, 0, 256, 256, 512, 0],
+    "f0": [0.5, 1.5, 2.5, 3.5, 4.5, 5.5],
+    "f1": [1, 2, 3, 4, 5, 6],
+}
+
+
+def table(folder: Path, *, kind: str = "csv", drop: str = "", **changes: list[Any]) -> str:
+    frame = pd.DataFrame({**ROWS, **changes}).drop(columns=[drop] if drop else [])
+    path = folder / f"bags.{kind}"
+    if kind == "parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if kind == "tsv" else ",")
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
+def test_rows_of_a_bag_are_found_wherever_they_are(kind: str, tmp_path: Path) -> None:
+    bags = read_bags(table(tmp_path, kind=kind))
+    assert bags.names == ("b", "a", "c")
+    assert bags.class_names == ("normal", "tumour")
+    assert bags.labels.tolist() == [1, 0, 0]
+    assert bags.sizes.tolist() == [3, 2, 1]
+    np.testing.assert_array_equal(bags.features(0), [[0.5, 1], [2.5, 3], [5.5, 6]])
+    np.testing.assert_array_equal(bags.features(1, 1), [[4.5, 5]])
+    np.testing.assert_array_equal(bags.coordinates(1), [[256, 0], [0, 512]])
+    some = bags.subset([2, 0])
+    assert some.names == ("c", "b")
+    np.testing.assert_array_equal(some.features(1), bags.features(0))
+    assert some.fingerprint() != bags.fingerprint() == read_bags(table(tmp_path)).fingerprint()
+
+
+def test_patients_splits_and_labels_of_instances_are_kept(tmp_path: Path) -> None:
+    data = table(
+        tmp_path,
+        patient=["p", "q", "p", "p", "q", "p"],
+        split=["train", "train", "train", "val", "train", "train"],
+        instance_label=["tumour", "normal", "normal", "normal", "normal", "tumour"],
+    )
+    bags = read_bags(data)
+    assert bags.groups is not None
+    assert bags.groups.tolist() == [0, 1, 0]
+    assert bags.splits == ("train", "train", "validation")
+    assert bags.split("validation").names == ("c",)
+    assert bags.instance_labels is not None
+    assert [labels.tolist() for labels in bags.instance_labels] == [[1, 0, 1], [0, 0], [0]]
+    assert bags.width == 2
+
+
+def test_classes_of_numbers_are_in_their_order(tmp_path: Path) -> None:
+    bags = read_bags(table(tmp_path, label=[10, 2, 10, 2, 2, 10]))
+    assert bags.class_names == ("2", "10")
+    assert torch.equal(bags.labels, torch.tensor([1, 0, 0]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"drop": "slide_id"}, r"no column for the bag \(usually bag or bag_id\)"),
+        ({"drop": "label"}, "no column for the label"),
+        ({"drop": "y"}, "a column of one coordinate without the other"),
+        ({"bag": [1, 2, 1, 3, 2, 1]}, "'slide_id' and 'bag' may both be the bag"),
+        (
+            {"label": ["tumour", "normal", "normal", "normal", "normal", "tumour"]},
+            "row 3 says label 'normal' of the bag 'b', and row 1 'tumour'",
+        ),
+        ({"label": ["t", "t", "t", "t", "t", "t"]}, "all bags are of class 't'"),
+        ({"f1": [1, 2, None, 4, 5, 6]}, "row 3, column 'f1' is missing"),
+        ({"f1": [1, 2, float("inf"), 4, 5, 6]}, "row 3, column 'f1' is infinite"),
+        ({"stain": ["HE"] * 6}, "column 'stain' holds .*string and no numbers"),
+        ({"slide_id": ["b", None, "b", "c", "a", "b"]}, "row 2 has no 'slide_id'"),
+        (
+            {"patient": ["p", "q", "p", "r", "q", "q"]},
+            "row 6 says patient 'q' of the bag 'b', and row",
+        ),
+        ({"split": ["train"] * 5 + ["fold1"]}, "row 6 says split 'fold1' of the bag 'b'"),
+        ({"split": ["fold1"] * 6}, "split 'fold1' is none of train"),
+        ({"instance_label": ["mitosis"] * 6}, "row 1: instance_label 'mitosis' is no class"),
+    ],
+)
+def test_what_is_wrong_is_named(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"^bags\.parquet: .*{said}|^{said}"):
+        read_bags(table(tmp_path, kind="parquet", **changes))
+
+
+def test_what_is_no_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="it is not there"):
+        read_bags(str(tmp_path / "none.csv"))
+    (tmp_path / "bags.parquet").write_bytes(b"PAR1 or not")
+    with pytest.raises(InputError, match=r"bags\.parquet"):
+        read_bags(str(tmp_path / "bags.parquet"))
+    (tmp_path / "empty.csv").write_text("bag,label,f0\n")
+    with pytest.raises(InputError, match=r"^empty\.csv: a table without rows$"):
+        read_bags(str(tmp_path / "empty.csv"))
+    (tmp_path / "bags.xlsx").write_bytes(b"")
+    with pytest.raises(InputError, match="is no table of instances"):
+        read_bags(str(tmp_path / "bags.xlsx"))
+
+
+def test_a_table_that_does_not_fit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loss_attention.bags.tables.free_memory", lambda: 100)
+    with pytest.raises(InputError, match="make it a folder of one file a bag"):
+        read_bags(table(tmp_path, kind="parquet"))
