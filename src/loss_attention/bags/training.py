@@ -150,7 +150,8 @@ class BagTrainer:
             return found
         generator = stream(self.recipe.seed, self.epoch, INSTANCES_OF_BAG + bag)
         chosen = torch.randperm(size, generator=generator)[:most].sort().values
-        return found[chosen.numpy()]
+        sampled: np.ndarray = found[chosen.numpy()]
+        return sampled
 
 
 def step_bags(
