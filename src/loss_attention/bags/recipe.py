@@ -25,7 +25,7 @@ class BagRecipe:
     """Weight of the instance regulariser (Eqs. 9 and 10) of poolings that have one."""
     ramp_epochs: int = 20
     """Epochs until the regulariser has its weight."""
-    epochs: int = 100
+    epochs: int = 200
     """Times that each bag is trained on."""
     batch_bags: int = 16
     """Bags of a step, at most."""

@@ -21,7 +21,7 @@ from loss_attention.bags.recipe import BagRecipe
 from loss_attention.errors import InputError, ReportedError
 from loss_attention.losses import Loss, balanced_weights, loss_for, ramp_up
 from loss_attention.prediction import PatchPrediction
-from loss_attention.training.sampling import noise_seed, stream
+from loss_attention.training.sampling import noise_seed, seed_noise, stream
 
 INSTANCES_OF_BAG = 2**43
 """Beside what `sampling` and `frozen` draw of the same seed."""
@@ -78,7 +78,10 @@ class BagTrainer:
             raise InputError("there is no bag to train on")
         self.model, self.bags, self.recipe = model, bags, recipe
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+            model.parameters(),
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            fused=True,
         )
         weights = None
         if recipe.balance == "weights":
@@ -110,7 +113,7 @@ class BagTrainer:
             done = (self.epoch + number / len(steps)) / recipe.epochs
             for group in self.optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-            torch.manual_seed(noise_seed(recipe.seed, 0, self.epoch, number))
+            seed_noise(noise_seed(recipe.seed, 0, self.epoch, number), self.device)
             features, sizes = self._batch(bags)
             labels = self.bags.labels[torch.from_numpy(bags)].to(self.device)
             prediction = model.decide(features, sizes)

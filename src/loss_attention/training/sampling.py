@@ -159,6 +159,17 @@ def _first_of(sequence: np.random.SeedSequence) -> int:
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
 
+def seed_noise(seed: int, device: torch.device) -> None:
+    """Have what is random inside the network on a device draw from a seed.
+
+    It draws what it would after `torch.manual_seed`, which takes half a millisecond: it seeds every
+    kind of device, and notes for those that are not there yet from where it was called.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
 @contextmanager
 def drawing_from(seed: int) -> Iterator[None]:
     """Have what draws from torch's own generator of the CPU draw from a seed, and nothing else."""

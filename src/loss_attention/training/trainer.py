@@ -65,6 +65,7 @@ from loss_attention.training.sampling import (
     epoch_batches,
     noise_seed,
     process_part,
+    seed_noise,
     steps_per_epoch,
 )
 
@@ -220,9 +221,8 @@ class Trainer:
             images, targets = pairs.mixed(images, data.label_matrix().float(), part)
             labels = labels[: len(images)]
         # What is random inside the network (dropout) follows from the position too, per process.
-        torch.manual_seed(
-            noise_seed(recipe.seed, fabric.global_rank, position.epoch, position.step)
-        )
+        seed = noise_seed(recipe.seed, fabric.global_rank, position.epoch, position.step)
+        seed_noise(seed, fabric.device)
         self._set_rates()
         count = min(self.accumulate, len(labels))
         of_labels = (labels.tensor_split(count), targets.tensor_split(count))
