@@ -12,7 +12,7 @@ from exporting import written
 from heads.used import PATCH_HEADS
 
 import loss_attention as la
-from loss_attention.exporting.quantising import _overlaps
+from loss_attention.exporting.quantising import _overlaps, kept_in_float
 from loss_attention.exporting.reading import METADATA_KEY, ExportedModel
 
 onnx = pytest.importorskip("onnx")
@@ -147,6 +147,19 @@ def test_in_8_bits_the_evidence_still_adds_up(folder: Path, plain: Any) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 9, 12), dtype=np.uint8)
     found = model(images)
     near(found["evidence"].astype(np.float64).sum(axis=1), found["logits"])
+
+
+def test_the_first_convolution_and_those_of_each_channel_stay_as_they_are() -> None:
+    make = onnx.helper.make_node
+    nodes = [
+        make("Sub", ["image", "mean"], ["centred"], name="sub"),
+        make("Conv", ["centred", "w0"], ["a"], name="stem"),
+        make("Conv", ["a", "w1"], ["b"], name="each channel", group=8),
+        make("Conv", ["b", "w2"], ["c"], name="plain"),
+        make("Conv", ["c", "w3"], ["d"], name="said to be plain", group=1),
+    ]
+    graph = onnx.helper.make_graph(nodes, "graph", [], [])
+    assert kept_in_float(onnx.helper.make_model(graph)) == ["stem", "each channel"]
 
 
 def test_margin_agreement_by_hand() -> None:
