@@ -93,6 +93,8 @@ def test_what_is_taken_for_bags(tmp_path: Path, capsys: pytest.CaptureFixture[st
     listed.write_text("image,label,slide_id\na.png,1,s\n")
     assert not is_bags(str(listed))
     assert not is_bags("digits")
+    listed.write_bytes(b"PAR1")
+    assert not is_bags(str(listed.rename(tmp_path / "images.parquet")))
     code, _, error = checked(capsys, root, "--group", "patient")
     assert code == 2
     assert "holds bags, and --out and --group are of images" in error

@@ -60,6 +60,9 @@ def test_other_shapes_and_types_are_read_too(tmp_path: Path) -> None:
     clam = instances(tmp_path / "clam.h5")
     assert clam.files == (BagFile(5, 4, "float16", True, 512),)
     np.testing.assert_array_equal(clam.features(0, 1, 4), one[1:4])
+    for level, tile in ((0, 256), (1, None)):
+        write(tmp_path / "tile.h5", one, places(5), patch_size=256, patch_level=level)
+        assert instances(tmp_path / "tile.h5").files[0].tile == tile
     rough = torch.from_numpy(one).bfloat16()
     torch.save(rough, tmp_path / "rough.pt")
     save_file({"features": rough}, tmp_path / "rough.safetensors")

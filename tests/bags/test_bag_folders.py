@@ -47,6 +47,17 @@ def test_names_are_found_by_what_files_are_called(tmp_path: Path) -> None:
     assert bags.labels.tolist() == [0, 1, 1]
 
 
+def test_names_of_digits_stay_as_written(tmp_path: Path) -> None:
+    for name in ("007", "08"):
+        write(tmp_path / f"{name}.npy", features(2))
+    (tmp_path / "labels.tsv").write_text("bag\tlabel\tpatient\n007\t10\t01\n08\t9\t1\n")
+    bags = read_bags(str(tmp_path))
+    assert bags.names == ("007", "08")
+    assert bags.class_names == ("9", "10")
+    assert bags.groups is not None
+    assert bags.groups.tolist() == [0, 1]
+
+
 def test_of_two_forms_of_a_bag_one_is_read(tmp_path: Path) -> None:
     folder(tmp_path / "h5_files")
     (tmp_path / "h5_files" / "labels.csv").rename(tmp_path / "labels.csv")

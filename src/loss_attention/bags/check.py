@@ -34,22 +34,25 @@ def is_bags(data: str) -> bool:
 
     A folder is, which has a file of a bag and no image; and a table is, which has columns for the
     bag and its label and none for an image.
-
-    Raises:
-        InputError: a table that cannot be read.
     """
     path = Path(data).expanduser()
     if path.is_dir():
         return _has_bags_alone(path)
     if not path.is_file() or not is_bag_table(path):
         return False
-    if path.suffix.lower() == ".parquet":
-        with guarded(printable(path.name)):
-            header = list(pa.parquet.read_schema(path).names)
-    else:
-        header = csv_header(path)
+    try:
+        header = _header(path)
+    except InputError:  # which the reader of images tells as it tells those of its tables
+        return False
     usual = [any(is_usual(name, (kind,)) for name in header) for kind in ("bag", "label")]
     return all(usual) and named_column(tuple(header), LISTED_IMAGES) is None
+
+
+def _header(path: Path) -> list[str]:
+    if path.suffix.lower() != ".parquet":
+        return csv_header(path)
+    with guarded(printable(path.name)):
+        return list(pa.parquet.read_schema(path).names)
 
 
 def _has_bags_alone(root: Path) -> bool:
