@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 import zipfile
@@ -143,6 +144,8 @@ def zarr_encoded(path: Path, codec: str) -> None:
 
 WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty": ("a.h5", lambda p: p.touch(), "a.h5 is empty"),
+    "a pipe": ("a.h5", os.mkfifo, "a.h5 is no file"),
+    "a file as zarr": ("a.zarr", lambda p: p.write_text("no"), "a.zarr is no folder"),
     "not HDF5": ("a.h5", lambda p: p.write_text("no"), "a.h5 is no HDF5 file, as its ending says"),
     "short HDF5": ("a.h5", lambda p: shortened(p, 2500), "a.h5 cannot be read: .*truncated file"),
     "no features": (

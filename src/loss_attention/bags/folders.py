@@ -160,7 +160,8 @@ def _table_in(root: Path) -> Path | None:
     """Return the CSV at the top of a folder that says the labels of bags, if there is one."""
     found: list[Path] = []
     flagged: list[Path] = []
-    for path in sorted(one for one in root.iterdir() if one.suffix.lower() in LISTS):
+    tables = (one for one in root.iterdir() if one.suffix.lower() in LISTS and one.is_file())
+    for path in sorted(tables):
         header = csv_header(path)
         if any(is_usual(name, ("bag",)) for name in header):
             (found if any(is_usual(name, ("label",)) for name in header) else flagged).append(path)

@@ -73,9 +73,12 @@ def opened(path: Path, name: str) -> Iterator[Content]:
         InputError: it is not what its ending says, or whatever goes wrong within the context.
     """
     with guarded(printable(name)):
-        if path.is_file() and not path.stat().st_size:
+        ending = path.suffix.lower()
+        if not (path.is_dir() if ending in FOLDERS else path.is_file()):
+            raise InputError(f"{printable(name)} is no {'folder' if ending in FOLDERS else 'file'}")
+        if ending not in FOLDERS and not path.stat().st_size:
             raise InputError(f"{printable(name)} is empty")
-        with READERS[path.suffix.lower()](path, printable(name)) as content:
+        with READERS[ending](path, printable(name)) as content:
             yield content
 
 
@@ -268,6 +271,8 @@ def _numpy(tensor: torch.Tensor) -> np.ndarray:
     return found
 
 
+FOLDERS = frozenset((".zarr",))
+"""Forms that are folders of files."""
 READERS: dict[str, Callable[[Path, str], Any]] = {
     ".h5": _hdf5,
     ".hdf5": _hdf5,
