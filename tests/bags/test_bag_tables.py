@@ -52,13 +52,13 @@ def test_rows_of_a_bag_are_found_wherever_they_are(kind: str, tmp_path: Path) ->
 def test_patients_splits_and_labels_of_instances_are_kept(tmp_path: Path) -> None:
     data = table(
         tmp_path,
-        patient=["p", "q", "p", "p", "q", "p"],
+        patient=["p", "p", "p", "r", "p", "p"],
         split=["train", "train", "train", "val", "train", "train"],
         instance_label=["tumour", "normal", "normal", "normal", "normal", "tumour"],
     )
     bags = read_bags(data)
     assert bags.groups is not None
-    assert bags.groups.tolist() == [0, 1, 0]
+    assert bags.groups.tolist() == [0, 0, 1]
     assert bags.splits == ("train", "train", "validation")
     assert bags.split("validation").names == ("c",)
     assert bags.instance_labels is not None
@@ -92,6 +92,10 @@ def test_classes_of_numbers_are_in_their_order(tmp_path: Path) -> None:
             {"patient": ["p", "q", "p", "r", "q", "q"]},
             "row 6 says patient 'q' of the bag 'b', and row",
         ),
+        (
+            {"patient": ["p"] * 6, "split": ["train", "val", "train", "train", "val", "train"]},
+            r"patient 'p' is in two splits, train and validation \(rows 1 and 2\)",
+        ),
         ({"split": ["train"] * 5 + ["fold1"]}, "row 6 says split 'fold1' of the bag 'b'"),
         ({"split": ["fold1"] * 6}, "split 'fold1' is none of train"),
         ({"instance_label": ["mitosis"] * 6}, "row 1: instance_label 'mitosis' is no class"),
@@ -119,6 +123,6 @@ def test_what_is_no_table_is_named(tmp_path: Path) -> None:
 def test_a_table_that_does_not_fit_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loss_attention.bags.tables.free_memory", lambda: 100)
+    monkeypatch.setattr("loss_attention.bags.labels.free_memory", lambda: 100)
     with pytest.raises(InputError, match="make it a folder of one file a bag"):
         read_bags(table(tmp_path, kind="parquet"))

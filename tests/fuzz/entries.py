@@ -13,6 +13,8 @@ from fuzz.runs import network, splits
 
 from loss_attention import cli
 from loss_attention.backbones.weights import read_weights_file
+from loss_attention.bags.bag_set import feature_statistics
+from loss_attention.bags.reading import read_bags
 from loss_attention.cli.subcommands import explain
 from loss_attention.data.decoding import read_image, read_numbers, read_size
 from loss_attention.data.loading import load_splits
@@ -63,6 +65,15 @@ def streamed(path: Path) -> None:
     )
     for part in (found.train, found.test):
         part.take(torch.arange(len(part)))
+
+
+def bagged(path: Path) -> None:
+    """Read bags, and all that is in their files."""
+    bags = read_bags(str(path))
+    feature_statistics(bags)
+    for bag in range(len(bags)):
+        bags.coordinates(bag)
+    bags.fingerprint()
 
 
 def checked(path: Path) -> None:

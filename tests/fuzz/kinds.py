@@ -191,6 +191,7 @@ ANNOTATIONS: dict[str, Kind] = {
     "metadata-jsonl": _data(layouts.metadata),
     "json-array": _data(layouts.json_array),
     "tiny-imagenet": _data(layouts.tiny_imagenet),
+    "bags": Kind(layouts.bags, (entries.bagged, entries.checked), data=True),
 }
 ARCHIVES: dict[str, Kind] = {
     "class-folders": _data(layouts.class_folders),

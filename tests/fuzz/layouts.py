@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from bags import bag_files
 from fuzz import archives, stores
 from fuzz.documents import json_lines, json_value, yaml_value
 from fuzz.hostile import Mutator, one_of, recoded
@@ -188,6 +191,18 @@ def csv() -> list[Seed]:
 def tsv() -> list[Seed]:
     """Tabs between cells."""
     return _tabular("table.tsv", "\t")
+
+
+def bags() -> list[Seed]:
+    """A file a bag in every form, and a CSV of labels, splits and patients."""
+    seeds, cells = [], one_of(*[table(",")] * 8, recoded)
+    for ending in (".h5", ".pt", ".npy", ".safetensors", ".zarr"):
+        with tempfile.TemporaryDirectory() as place:
+            root = bag_files.folder(Path(place), ending=ending)
+            paths = [path for path in sorted(root.rglob("*")) if path.is_file()]
+            files = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+        seeds.append(Seed(files, {n: cells if n == "labels.csv" else None for n in files}))
+    return seeds
 
 
 def _listed() -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,10 @@ import torch
 from jaxtyping import Float, Int, Num, Shaped
 from torch import Tensor
 
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, quoted
+
+NUMBERS_AT_ONCE = 2**22
+"""Features of instances that are looked at together."""
 
 
 class Instances(ABC):
@@ -43,6 +46,10 @@ class Instances(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Return a hash of what is in them, the same wherever the same is loaded."""
+
+    def location(self, bag: int) -> str:  # noqa: ARG002 (all bags are in one place)
+        """Return the file of a bag, as errors name it; "": all are in one."""
+        return ""
 
 
 class PackedInstances(Instances):
@@ -139,6 +146,10 @@ class BagSet:
         """Return x and y of each instance of a bag; None where they lie nowhere."""
         return self.instances.coordinates(int(self.rows[bag]))
 
+    def location(self, bag: int) -> str:
+        """Return what errors call a bag: its file, where it has one of its own, or its name."""
+        return self.instances.location(int(self.rows[bag])) or f"bag {quoted(self.names[bag])}"
+
     def subset(self, index: Sequence[int] | Int[np.ndarray, " n"]) -> BagSet:
         """Return the bags of these indices, in this order."""
         index = np.asarray(index, dtype=np.int64)
@@ -167,7 +178,7 @@ class BagSet:
 
 
 def feature_statistics(
-    bags: BagSet, at_once: int = 65536
+    bags: BagSet, at_once: int | None = None
 ) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
     """Return mean and standard deviation of each feature over all instances of all bags.
 
@@ -176,13 +187,18 @@ def feature_statistics(
 
     Args:
         bags: those to train on.
-        at_once: instances that are read together.
+        at_once: instances that are read together; None: as many as have 4 million numbers.
+
+    Raises:
+        InputError: there is no bag, or a feature is NaN or infinite: bag and row are named.
     """
     count, total, square = 0, np.zeros(bags.width), np.zeros(bags.width)
     shift: np.ndarray | None = None  # squares of large numbers lose what makes them differ
-    for bag, size in enumerate(bags.sizes):
-        for start in range(0, int(size), at_once):
-            values = bags.features(bag, start, start + at_once).astype(np.float64)
+    for bag in range(len(bags)):
+        for start, found in slices(bags, bag, at_once):
+            values = found.astype(np.float64)
+            if not np.isfinite(values).all():
+                raise InputError(f"{bags.location(bag)}: {not_finite(values, start)}")
             if shift is None:
                 shift = values.mean(axis=0)
             values -= shift
@@ -196,3 +212,24 @@ def feature_statistics(
     constant = spread <= 1e-6 * np.abs(shift + mean)
     spread[constant | (spread == 0)] = 1.0
     return torch.from_numpy(mean + shift).float(), torch.from_numpy(spread).float()
+
+
+def slices(
+    bags: BagSet, bag: int, at_once: int | None = None
+) -> Iterator[tuple[int, Num[np.ndarray, "m D"]]]:
+    """Yield all features of a bag a slice at a time, each with the number of its first instance."""
+    step = max(1, NUMBERS_AT_ONCE // bags.width) if at_once is None else at_once
+    for start in range(0, int(bags.sizes[bag]), step):
+        yield start, bags.features(bag, start, start + step)
+
+
+def not_finite(values: Num[np.ndarray, "m D"], start: int) -> str:
+    """Say which instance has a feature that is NaN or infinite, the first of these.
+
+    Args:
+        values: features, one of which is.
+        start: the number of the first of these instances in its bag.
+    """
+    row, place = np.argwhere(~np.isfinite(values))[0]
+    what = "NaN" if np.isnan(values[row, place]) else "infinite"
+    return f"row {start + row + 1}, feature {place + 1} is {what}"

@@ -13,6 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from loss_attention.bags.bag_set import BagSet
+from loss_attention.errors import InputError
+from loss_attention.memory import free_memory
 
 Probabilities = Float[np.ndarray, "N K"]
 
@@ -83,7 +85,16 @@ def best_instance(train: BagSet, test: BagSet) -> Probabilities:
 
     A logistic regression is fitted to instances as if each had its bag's label, each bag counting
     alike. A bag is said to have class k by the highest probability of k among its instances.
+
+    Raises:
+        InputError: all instances do not fit in memory.
     """
+    wanted = 3 * 8 * int(train.sizes.sum()) * train.width  # copied as it is scaled, float64
+    if wanted > (free := free_memory()):
+        raise InputError(
+            f"the baseline of the single best instance takes all instances at once, about "
+            f"{wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: leave `baselines` out"
+        )
     instances = np.concatenate([train.features(bag) for bag in range(len(train))])
     labels = np.repeat(train.labels.numpy(), train.sizes)
     weights = np.repeat(1 / train.sizes, train.sizes)

@@ -29,6 +29,7 @@ def crossval(
     learning_rates: tuple[float, ...] = (),
     weight_decays: tuple[float, ...] = (),
     baselines: bool = True,
+    labels: Path | None = None,
 ) -> int:
     """Cross-validate classifiers of bags side by side, on the same folds.
 
@@ -45,6 +46,8 @@ def crossval(
         learning_rates: To choose from, on inner folds. None: that of the recipe.
         weight_decays: Likewise.
         baselines: Also measure the bag's size alone, its mean feature and its single best instance.
+        labels: Of bags in a folder: the CSV of their labels. None: the one in the folder, or the
+            names of its folders.
     """
     from loss_attention.bags.crossval import Plan, cross_validated
     from loss_attention.bags.pooling import pooling_named
@@ -76,7 +79,8 @@ def crossval(
         for name in poolings
     }
     plan = Plan(folds, repeats, recipe.seed, inner)
-    bags = read_bags(data)
+    with counted("looking at files", console) as progress:
+        bags = read_bags(data, labels, progress)
     say_line(console, f"{data}: {described(bags)}")
     with counted("cross-validating", console) as progress:
         found = cross_validated(
@@ -96,7 +100,10 @@ def crossval(
 def described(bags: Any) -> str:
     """Return what a set of bags holds, in a line."""
     sizes = bags.sizes
-    counts = bags.labels.bincount(minlength=len(bags.class_names)).tolist()
+    if bags.multi_label:
+        counts = bags.labels.sum(dim=0).tolist()
+    else:
+        counts = bags.labels.bincount(minlength=len(bags.class_names)).tolist()
     classes = ", ".join(
         f"{count} of {name}" for name, count in zip(bags.class_names, counts, strict=True)
     )

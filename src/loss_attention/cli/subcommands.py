@@ -27,6 +27,7 @@ from loss_attention.training.recipes import demo as demo_recipe
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from loss_attention.data.check import Checked
     from loss_attention.runs import FinishedRun
 
 Flat = tyro.conf.arg(name="")
@@ -701,21 +702,30 @@ def check_data(
         tyro.conf.Positional[str],
         tyro.conf.arg(
             help="A folder, an archive, a table of images, a known name, NAME:PATH, or a Hugging "
-            "Face dataset id."
+            "Face dataset id; or bags: a table of instances, or a folder of feature files."
         ),
     ],
     out: Path | None = None,
     group: str | None = None,
+    labels: Path | None = None,
 ) -> int:
     """Show what a data set contains, and its warnings and errors.
 
     Args:
         group: Show groups of images that belong together: a column of the table that lists them, or
             a pattern with one group that is found in their paths, as num_([0-9]+).
+        labels: Of bags in a folder: the CSV of their labels. None: the one in the folder, or the
+            names of its folders.
         out: Draw some of the images, with their labels and boxes, to this .png or .jpg file.
     """
     if out is not None:
         _require_new_picture(out)
+    from loss_attention.bags.check import is_bags
+
+    if labels is not None or is_bags(data):
+        if out is not None or group is not None:
+            raise InputError(f"{data} holds bags, and `out` and `group` are of images")
+        return _check_bags(console, data, labels)
     from loss_attention.data.check import check_named, contact_sheet
     from loss_attention.data.records import count
     from loss_attention.saving import write_whole
@@ -723,16 +733,7 @@ def check_data(
 
     with counted("looking at images", console) as progress:
         source, result = check_named(data, progress, group=group)
-    say_line(console, source.where)
-    for title, lines in (
-        ("", result.facts),
-        ("warning: ", result.doubts),
-        ("error: ", result.faults),
-    ):
-        for line in lines[:MOST_LINES]:
-            say_line(console, f"  {title}{line}")
-        if len(lines) > MOST_LINES:
-            say_line(console, f"  {title}and {len(lines) - MOST_LINES:,} more")
+    _say_checked(console, source.where, result)
     if out is not None:
         drawn = io.BytesIO()
         contact_sheet(source).save(drawn, "PNG" if out.suffix.lower() == ".png" else "JPEG")
@@ -745,6 +746,38 @@ def check_data(
     partly = f"{read} read without errors; other files are not read, see above"
     say_line(console, partly if source.unread else f"no errors in {read}")
     return 0
+
+
+def _check_bags(console: Console, data: str, labels: Path | None) -> int:
+    from loss_attention.bags.check import check_bags
+    from loss_attention.data.records import count
+    from loss_attention.terminal import counted, say_line
+
+    with counted("looking at bags", console) as progress:
+        read, result = check_bags(data, labels, progress)
+    _say_checked(console, data, result)
+    if result.faults:
+        return fail(
+            f"{count(len(result.faults), 'error')} in {data}: bags are read where there is none"
+        )
+    say_line(console, f"no errors in {count(read, 'bag')}")
+    return 0
+
+
+def _say_checked(console: Console, where: str, result: Checked) -> None:
+    """Print what a check found, of each kind so many lines."""
+    from loss_attention.terminal import say_line
+
+    say_line(console, where)
+    for title, lines in (
+        ("", result.facts),
+        ("warning: ", result.doubts),
+        ("error: ", result.faults),
+    ):
+        for line in lines[:MOST_LINES]:
+            say_line(console, f"  {title}{line}")
+        if len(lines) > MOST_LINES:
+            say_line(console, f"  {title}and {len(lines) - MOST_LINES:,} more")
 
 
 def _require_new_picture(out: Path) -> None:

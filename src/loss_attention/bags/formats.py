@@ -1,0 +1,285 @@
+"""The forms of files that bags come in, by their endings: arrays, read a part at a time.
+
+Nothing of a file is run. Where it asks for more than numbers, or for other files, it is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from loss_attention.errors import InputError, guarded, printable, quoted, reason
+
+FEATURES, COORDS = "features", "coords"
+CODECS = frozenset(
+    (
+        *("blosc", "bytes", "bz2", "crc32c", "delta", "gzip", "lz4", "lzma", "sharding_indexed"),
+        *("shuffle", "transpose", "zlib", "zstd"),
+    )
+)
+"""Of zarr, those that make nothing but numbers; numcodecs has one that unpickles."""
+
+
+class Array(NamedTuple):
+    """An array in an open file.
+
+    Attributes:
+        shape: its axes.
+        kind: its type as numpy calls it, or bfloat16.
+        part: the part between two numbers along an axis, the second argument.
+        whole: whether all of it is in the file.
+        block: bytes that are read at once at least, as those of a compressed block.
+    """
+
+    shape: tuple[int, ...]
+    kind: str
+    part: Callable[[slice, int], np.ndarray]
+    whole: Callable[[], bool] = lambda: True
+    block: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Of all of it, once it is read."""
+        return prod(self.shape) * (2 if self.kind == "bfloat16" else np.dtype(self.kind).itemsize)
+
+
+class Content(NamedTuple):
+    """The arrays of an open file, and how many pixels of a slide a tile covers where it says so."""
+
+    features: Array | None
+    coords: Array | None
+    tile: int | None = None
+
+
+@contextmanager
+def opened(path: Path, name: str) -> Iterator[Content]:
+    """Open a bag's file by its ending.
+
+    Args:
+        path: of the file; of zarr, of the folder.
+        name: what it is called in errors.
+
+    Raises:
+        InputError: it is not what its ending says, or whatever goes wrong within the context.
+    """
+    with guarded(printable(name)):
+        ending = path.suffix.lower()
+        if not (path.is_dir() if ending in FOLDERS else path.is_file()):
+            raise InputError(f"{printable(name)} is no {'folder' if ending in FOLDERS else 'file'}")
+        if ending not in FOLDERS and not path.stat().st_size:
+            raise InputError(f"{printable(name)} is empty")
+        with READERS[ending](path, printable(name)) as content:
+            yield content
+
+
+def _of_numpy(array: Any, whole: Callable[[], bool] = lambda: True, block: int = 0) -> Array:
+    """Return an array that is sliced as numpy's are."""
+
+    def part(rows: slice, axis: int) -> np.ndarray:
+        found: np.ndarray = array[(slice(None),) * axis + (rows,)]
+        return found
+
+    return Array(tuple(array.shape), str(array.dtype), part, whole, block)
+
+
+@contextmanager
+def _hdf5(path: Path, name: str) -> Iterator[Content]:
+    try:
+        import h5py
+    except ImportError as error:
+        raise InputError(
+            f'{name} needs h5py ({reason(error)}): pip install "loss-attention[bags]"'
+        ) from error
+    if not h5py.is_hdf5(path):
+        raise InputError(f"{name} is no HDF5 file, as its ending says")
+    with h5py.File(path, "r", locking=False) as file:
+
+        def dataset(what: str) -> Any:
+            if what not in file:
+                return None
+            found = file[what] if isinstance(file.get(what, getlink=True), h5py.HardLink) else None
+            if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
+                raise InputError(f"{name}: `{what}` is no array within the file")
+            return found
+
+        def array(found: Any) -> Array | None:
+            if found is None:
+                return None
+            blocks = found.chunks
+            if blocks is None:
+                return _of_numpy(found, lambda: found.id.get_storage_size() >= found.nbytes)
+            grid = zip(found.shape, blocks, strict=True)
+            number = prod(-(-length // one) for length, one in grid)
+            size = found.dtype.itemsize * prod(blocks)
+            return _of_numpy(found, lambda: found.id.get_num_chunks() >= number, size)
+
+        coords = dataset(COORDS)
+        tile = None if coords is None else _tile(coords.attrs)
+        yield Content(array(dataset(FEATURES)), array(coords), tile)
+
+
+def _tile(attributes: Mapping[str, Any]) -> int | None:
+    """Return how many pixels of the slide itself a tile covers, by the attributes of `coords`."""
+    name = "patch_size_level0"
+    if name not in attributes and not attributes.get("patch_level", 0):
+        name = "patch_size"  # of the level that tiles were cut at, which is the slide itself
+    value = np.asarray(attributes.get(name, 0))
+    whole = value.size == 1 and value.dtype.kind in "iuf" and 0 < value.item() < 2**31
+    return int(value.item()) if whole else None
+
+
+@contextmanager
+def _torch(path: Path, name: str) -> Iterator[Content]:
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{name} is no file of torch.save (of torch 1.6 or later)")
+    with zipfile.ZipFile(path) as archive:
+        if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
+            raise InputError(f"{name} is compressed, as no file of torch.save is")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{name} holds something else than tensors, which is not loaded: save a tensor, or a "
+            f"dict with `{FEATURES}` and `{COORDS}`"
+        ) from error
+    arrays = found if isinstance(found, dict) else {FEATURES: found}
+
+    def array(what: str) -> Array | None:
+        tensor = arrays.get(what)
+        if tensor is None:
+            return None
+        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+            raise InputError(f"{name}: `{what}` is a {type(tensor).__name__} and no plain tensor")
+
+        def part(rows: slice, axis: int) -> np.ndarray:
+            return _numpy(tensor.detach()[(slice(None),) * axis + (rows,)])
+
+        kind = str(tensor.dtype).removeprefix("torch.")
+        there = tensor.untyped_storage().nbytes()  # less where rows are one row, again and again
+        return Array(tuple(tensor.shape), kind, part, lambda: there >= tensor.nbytes)
+
+    yield Content(array(FEATURES), array(COORDS))
+
+
+@contextmanager
+def _npy(path: Path, name: str) -> Iterator[Content]:
+    with path.open("rb") as file:
+        if file.read(6) != b"\x93NUMPY":
+            raise InputError(f"{name} is no .npy file, as its ending says")
+        file.seek(0)
+        version = np.lib.format.read_magic(file)
+        read = getattr(np.lib.format, f"read_array_header_{version[0]}_0", None)
+        _, _, kind = (read or np.lib.format.read_array_header_2_0)(file)
+    if kind.hasobject or kind.kind not in "fiu":
+        raise InputError(f"{name} holds {'objects' if kind.hasobject else kind} and no numbers")
+    yield Content(_of_numpy(np.load(path, mmap_mode="r", allow_pickle=False)), None)
+
+
+@contextmanager
+def _safetensors(path: Path, name: str) -> Iterator[Content]:
+    from safetensors import SafetensorError, safe_open
+
+    names = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+    names |= {
+        f"{sign}{bits}": f"{kind}{bits}"
+        for sign, kind in (("I", "int"), ("U", "uint"))
+        for bits in (8, 16, 32, 64)
+    }
+    try:
+        file = safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise InputError(f"{name} is no safetensors file: {reason(error)}") from error
+    with file:
+        there: Any = file
+
+        def array(what: str) -> Array | None:
+            if what not in there.keys():  # noqa: SIM118 (it is no dict)
+                return None
+            found = there.get_slice(what)
+
+            def part(rows: slice, axis: int) -> np.ndarray:
+                return _numpy(found[(slice(None),) * axis + (rows,)])
+
+            kind = str(found.get_dtype())
+            return Array(tuple(found.get_shape()), names.get(kind, kind), part)
+
+        yield Content(array(FEATURES), array(COORDS))
+
+
+@contextmanager
+def _zarr(path: Path, name: str) -> Iterator[Content]:
+    try:
+        import zarr
+    except ImportError as error:
+        raise InputError(
+            f'{name} needs zarr ({reason(error)}): pip install "loss-attention[bags]"'
+        ) from error
+    found = zarr.open(path, mode="r")
+    arrays = {FEATURES: found} if isinstance(found, zarr.Array) else found
+
+    def array(what: str) -> Array | None:
+        one = arrays.get(what)
+        if one is None:
+            return None
+        if not isinstance(one, zarr.Array):
+            raise InputError(f"{name}: `{what}` is no array")
+        for codec in _codecs(json.loads(json.dumps(one.metadata.to_dict(), default=str))):
+            if codec.removeprefix("numcodecs.") not in CODECS:
+                raise InputError(f"{name}: `{what}` is encoded by {quoted(codec)}, unknown here")
+        grid = zip(one.shape, one.shards or one.chunks, strict=True)
+        number = prod(-(-length // block) for length, block in grid)
+        size = one.dtype.itemsize * prod(one.chunks)
+        # Zarr itself would ask for each block by name, however many there are said to be.
+        return _of_numpy(one, lambda: _blocks_in(path / one.path) >= number, size)
+
+    yield Content(array(FEATURES), array(COORDS))
+
+
+def _blocks_in(folder: Path) -> int:
+    """Return how many files of an array's folder are blocks of it."""
+    described = ("zarr.json", ".zarray", ".zattrs")
+    names = (name for _, _, files in os.walk(folder) for name in files)
+    return sum(name not in described for name in names)
+
+
+def _codecs(value: Any) -> Iterator[str]:
+    """Yield the names of all codecs of an array's description, of those within others too."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            if key in ("codecs", "filters", "index_codecs", "compressor"):
+                for codec in one if isinstance(one, list) else [one]:
+                    if codec is not None:
+                        yield str(codec.get("id", codec.get("name")))
+            yield from _codecs(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _codecs(one)
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    found: np.ndarray = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return found
+
+
+FOLDERS = frozenset((".zarr",))
+"""Forms that are folders of files."""
+READERS: dict[str, Callable[[Path, str], Any]] = {
+    ".h5": _hdf5,
+    ".hdf5": _hdf5,
+    ".safetensors": _safetensors,
+    ".zarr": _zarr,
+    ".pt": _torch,
+    ".pth": _torch,
+    ".npy": _npy,
+}
+"""The form of a file by its ending; of one bag in two forms the upper is read."""
