@@ -133,7 +133,7 @@ def test_the_side_of_tiles_holds_where_pieces_have_grids_of_their_own() -> None:
     y, x = (axis.ravel() * 256 for axis in np.mgrid[:5, :6])
     first = np.stack([x, y], axis=1)
     second = np.stack([x + 1999, y + 3], axis=1)  # not a multiple of 256 away
-    third = np.stack([x + 3411, y], axis=1)  # in the rows of the first
+    third = np.stack([x + 1100, y], axis=1)  # in the rows of the first, which it overlaps
     assert tile_size(np.concatenate([first, second, third])) == 256
     assert tile_size(np.array([[7, 7]])) > 0
     assert tile_size(np.random.default_rng(0).uniform(0, 100, (100, 2))) == pytest.approx(
@@ -269,6 +269,8 @@ def test_thumbnails_lie_under_the_tiles_or_are_refused(tmp_path: Path) -> None:
     assert drawn[150, 150] > 200  # the fourth corner, where no tile is
     with pytest.raises(InputError, match="say its scale with `thumbnail_downsample`"):
         write_bags(model, bags, tmp_path / "o", bag_question(model), maps=Maps((1,), None, thumbs))
+    with Image.open(thumbs / "a.png") as thumbnail:  # all of it, wherever the tiles begin
+        assert frame_of("a", placed() + 15, 10, thumbnail, 5) == (0, 0, 80, 40)
     maps = Maps((1,), None, thumbs, 0.5)
     with pytest.raises(InputError, match=r"`thumbnail_downsample` is not 0\.5"):
         write_bags(model, bags, tmp_path / "p", bag_question(model), maps=maps)
