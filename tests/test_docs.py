@@ -24,6 +24,7 @@ PAGES = (
     "exporting.md",
     "many-images.md",
     "paper.md",
+    "bags-maps.md",
     "serving.md",
     "tutorials/own-folder.md",
     "tutorials/is-my-map-right.md",

@@ -24,4 +24,5 @@ MARGIN = Quantity("margin", "logit units", signed=False)
 CONTRAST = Quantity("contrast", "logit units", signed=True)
 DIFFERENCE = Quantity("difference", "logit units", signed=True)
 ROUTING_WEIGHT = Quantity("routing weight", "fraction of 1", signed=False)
+WEIGHT = Quantity("weight", "fraction of 1", signed=False)
 NO_MARGIN = "no patch puts this class first"

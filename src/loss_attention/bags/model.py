@@ -146,12 +146,29 @@ class BagClassifier(nn.Module):
             ValueError: a mask of another shape or type, or a bag without a single real instance.
         """
         if mask is None:
-            sizes = torch.full((len(features),), features.shape[1], dtype=torch.int64)
-            return self.decide(features.flatten(0, 1), sizes)
+            return self.dense(features)
         check_mask(mask, features.shape[:2])
         logits, scores = self.instances(features[mask])
         return self._pooled(
             lambda values: _spread(values, mask), features[mask], logits, scores, mask
+        )
+
+    def dense(
+        self, features: Float[Tensor, "B M D"], mask: Bool[Tensor, "B M"] | None = None
+    ) -> PatchPrediction:
+        """Return what `forward` does, with masked instances computed too and then left out.
+
+        No size depends on what the mask holds, so that it can be traced.
+        """
+        flat = features.flatten(0, 1)
+        logits, scores = self.instances(flat)
+        return self._pooled(
+            lambda values: values.reshape(*features.shape[:2], *values.shape[1:]),
+            flat,
+            logits,
+            scores,
+            mask,
+            dense=True,
         )
 
     def decide(self, features: Float[Tensor, "S D"], sizes: Int[Tensor, " B"]) -> PatchPrediction:
@@ -249,13 +266,15 @@ class BagClassifier(nn.Module):
         logits: Float[Tensor, "S K"] | None,
         scores: Float[Tensor, " S"] | None,
         mask: Bool[Tensor, "B M"] | None,
+        *,
+        dense: bool = False,  # masked instances have been computed too
     ) -> PatchPrediction:
         of_bags = None if scores is None else padded(scores)
         if logits is not None:
             return self._weighed(padded(logits), of_bags, mask)
         assert of_bags is not None
         weights = self.pooling.weights(of_bags.unsqueeze(2), of_bags, mask)
-        flat = weights.flatten() if mask is None else weights[mask]
+        flat = weights.flatten() if mask is None or dense else weights[mask]
         vectors = self._class_vectors(flat.unsqueeze(1) * self._hidden(features))
         return self._added(padded(vectors), weights, mask)
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from safetensors.torch import save as serialise
 
+from loss_attention.bags.kind import BAGS, KIND
+from loss_attention.bags.kind import is_bag_model as is_bag_model  # for whoever loads one too
 from loss_attention.bags.model import BagClassifier
 from loss_attention.errors import InputError, guarded, printable
 from loss_attention.model import METADATA_KEY, WEIGHTS_FILE, read_config, read_weights
 from loss_attention.saving import check_file
 
-KIND, BAGS = "kind", "bags"
-"""What the metadata has beside the arguments of the model, so that it is taken for no image's."""
 FORMAT_VERSION = 1
 
 
@@ -58,12 +58,6 @@ def load_bag_model(source: str | Path) -> BagClassifier:
             raise InputError(f"{name} names a model unknown to this version: {error}") from error
         outline.load_state_dict(read_weights(path, outline.state_dict()), assign=True)
         return outline.eval()
-
-
-def is_bag_model(path: Path) -> bool:
-    """Return whether a `.safetensors` file, or that of a run's folder, is of bags."""
-    file = path / WEIGHTS_FILE if path.is_dir() else path
-    return file.is_file() and read_config(file).get(KIND) == BAGS
 
 
 def _checked(config: dict[str, Any]) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def _run(arguments: list[str]) -> int:
     name, *rest = arguments
     if name not in SUBCOMMANDS:
         raise unknown_name("subcommand", name, SUBCOMMANDS)
-    parsed = partial(parse, SUBCOMMANDS[name].run)
+    parsed = partial(parse, _function(arguments))
     if name == "train":
         if not rest or rest[0].startswith("-"):
             if rest and rest[0] in ("-h", "--help"):
@@ -165,10 +165,20 @@ def _of_one_length(base: Recipe, arguments: list[str]) -> Recipe:
     return base
 
 
+def _function(arguments: list[str]) -> Callable[..., int]:
+    """Return the function that these arguments, a known subcommand first, are for."""
+    name, *rest = arguments
+    return bags.function_for(name, rest, SUBCOMMANDS[name].run, option_names)
+
+
 def _named(arguments: list[str]) -> dict[str, str]:
     """Return the fields that the subcommand of these arguments has as options, with these."""
-    found = SUBCOMMANDS.get(arguments[0]) if arguments else None
-    return {} if found is None else option_names(found.run)
+    if not arguments or arguments[0] not in SUBCOMMANDS:
+        return {}
+    try:
+        return option_names(_function(arguments))
+    except InputError:  # an option that it has not, which is being told
+        return {}
 
 
 def _overview() -> str:

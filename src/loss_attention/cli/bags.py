@@ -1,20 +1,26 @@
-"""The subcommand for bags of instances: `crossval`."""
+"""The subcommands for bags of instances: `crossval`, and `explain` and `export` of their models."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from loss_attention.bags.recipe import BagRecipe
+from loss_attention.cli.subcommands import Device
 from loss_attention.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 SCORES_FILE = "crossval.json"
+BagModel = Annotated[
+    tyro.conf.Positional[Path],
+    tyro.conf.arg(help="A run's folder, or a .safetensors file, of a classifier of bags."),
+]
 
 
 def crossval(
@@ -95,6 +101,200 @@ def crossval(
     console.print(scores_table(found))
     say_line(console, f"scores and predictions: {out / SCORES_FILE}")
     return 0
+
+
+def explain(
+    console: Console,
+    run: BagModel,
+    data: Annotated[
+        tyro.conf.Positional[str],
+        tyro.conf.arg(help="A table of instances, or a folder of one file a bag."),
+    ],
+    out: Path,
+    target: str | None = None,
+    versus: str | None = None,
+    map: Literal["evidence", "contrast", "margin", "weights"] | None = None,
+    format: Literal["json", "geojson", "parquet", "jsonl"] = "json",
+    bags: tuple[str, ...] = (),
+    top: int = 10,
+    pictures: Annotated[bool | None, tyro.conf.DisallowNone] = None,
+    zooms: tuple[int, ...] | None = None,
+    tile_size: float | None = None,
+    thumbnails: Path | None = None,
+    thumbnail_downsample: float | None = None,
+    most_tiles: int | None = None,
+    accelerator: Device = "auto",
+    overwrite: bool = False,
+) -> int:
+    """Show which instances of each bag speak for its class, and where on the slide they lie.
+
+    Of each bag a JSON file and, where it has coordinates, a map; index.html shows all of them.
+
+    Args:
+        out: The folder for the files.
+        target: Explain this class instead of the predicted one.
+        versus: Why the target and not this class: show the evidence for the one against the other.
+        map: What maps show of the class. evidence: all of it; contrast: the evidence over the mean
+            of all classes; margin: that which no other class disputes; weights: how much each
+            instance counts, without a sign. None: the evidence, or the contrast where class vectors
+            are not centred.
+        format: json: files and maps of each bag. geojson: its tiles, for QuPath. parquet, jsonl:
+            one table with a row a bag, all instances in it.
+        bags: Only these, by name. None of them given: all.
+        top: How many instances the JSON files list for the class, and as many against it.
+        pictures: Draw maps. None: with --format json.
+        zooms: Sizes of maps: at 1, the longer side of the slide has 800 pixels. The first lies
+            beside the JSON, others in x4 and so on. None: 1 4.
+        tile_size: Side of a tile in pixels of the slide. None: the commonest step between
+            coordinates.
+        thumbnails: A folder of NAME.png or NAME.jpg that are drawn under the maps.
+        thumbnail_downsample: Pixels of the slide in one of its thumbnail, which shows the whole
+            slide. None: thumbnails show the rectangle around the tiles.
+        most_tiles: With --format geojson: tiles of a bag, those that say most. None: 5000.
+        overwrite: Replace files that are already in the folder.
+    """
+    asked: dict[str, dict[str, Any]] = {
+        "json": {
+            "pictures": pictures,
+            "zooms": zooms,
+            "thumbnails": thumbnails,
+            "thumbnail_downsample": thumbnail_downsample,
+        },
+        "geojson": {"most_tiles": most_tiles},
+    }
+    for of, options in asked.items():
+        for name, value in options.items():
+            if value is not None and format != of:
+                raise InputError(f"`{name}` is of `format` {of}, not of {format}")
+    if tile_size is not None and format not in asked:
+        raise InputError(f"`tile_size` is of maps and tiles, and `format` {format} has none")
+    for name, count, least in (("top", top, 0), ("most_tiles", most_tiles, 1)):
+        if count is not None and count < least:
+            raise InputError(f"`{name}` must be at least {least}, got {count}")
+    from loss_attention.bags import elsewhere, writing
+    from loss_attention.bags.explaining import bag_question
+    from loss_attention.bags.reading import read_bags
+    from loss_attention.bags.saved import load_bag_model
+    from loss_attention.terminal import counted, say_line
+    from loss_attention.training.devices import choose_device
+
+    maps = None
+    if format == "json" and pictures is not False:
+        maps = writing.Maps(zooms or writing.ZOOMS, tile_size, thumbnails, thumbnail_downsample)
+    model = load_bag_model(run).to(choose_device(accelerator))
+    question = bag_question(model, target=target, versus=versus, map=map)
+    found = read_bags(data)
+    if bags:
+        found = found.subset(_named(bags, found.names))
+    with counted("explaining", console) as progress:
+        how: dict[str, Any] = {"overwrite": overwrite, "progress": progress}
+        if format == "json":
+            summary = writing.write_bags(model, found, out, question, maps=maps, top=top, **how)
+        elif format == "geojson":
+            most = elsewhere.MOST_TILES if most_tiles is None else most_tiles
+            summary = elsewhere.write_tiles(
+                model, found, out, question, tile=tile_size, most=most, **how
+            )
+        else:
+            summary = elsewhere.write_table(model, found, out, question, format, **how)
+    for line in writing.said(summary, out):
+        say_line(console, line)
+    return 0
+
+
+def _named(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Return the numbers of bags by their names."""
+    from loss_attention.errors import nearest_name, quoted
+
+    numbers = {name: number for number, name in enumerate(names)}
+    for name in wanted:
+        if name not in numbers:
+            nearest = nearest_name(name, names)
+            hint = "" if nearest is None else f"; did you mean {quoted(nearest)}?"
+            raise InputError(f"`bags`: there is no bag {quoted(name)}{hint}")
+    return [numbers[name] for name in wanted]
+
+
+def export(
+    console: Console,
+    run: BagModel,
+    out: Path,
+    format: Literal["onnx", "torch"] | None = None,
+    mask: bool = False,
+    overwrite: bool = False,
+) -> int:
+    """Write a classifier of bags to a file for other programs, its evidence included, and check it.
+
+    The file takes bags of any number of instances, several of one size at a time. It is run and
+    compared with the model: an output that differs by more than 1e-4 is an error, and leaves no
+    file.
+
+    Args:
+        out: The file, ending in .onnx or .pt2 (torch).
+        format: None: as the file's name ends.
+        mask: The file also takes a mask, True where an instance is real, so that bags of several
+            sizes are taken together.
+        overwrite: Replace a file that is there.
+    """
+    from loss_attention.bags.exporting import export_bags
+    from loss_attention.bags.saved import load_bag_model
+    from loss_attention.exporting.writing import MOST_DIFFERENCE, check_target
+    from loss_attention.terminal import say_line
+
+    check_target(out, format, overwrite=overwrite)
+    model = load_bag_model(run)
+    written = export_bags(model, out, format, mask=mask, overwrite=overwrite)
+    about = written.metadata
+    say_line(console, f"{out}: {out.stat().st_size / 1e6:.1f} MB, bags of any size")
+    for kind, names in (("inputs", about.inputs), ("outputs", about.outputs)):
+        say_line(console, f"{kind}: {', '.join(names)}")
+    tried = ", ".join(f"{bags} x {size}" for bags, size in written.tried)
+    say_line(
+        console,
+        f"largest difference from the model: {written.difference:.2g}, at most "
+        f"{MOST_DIFFERENCE:g} (bags x instances: {tried})",
+    )
+    return 0
+
+
+OF_BAGS: dict[str, Callable[..., int]] = {"explain": explain, "export": export}
+"""Subcommands that have other options where the model is of bags."""
+
+
+def function_for(
+    name: str,
+    arguments: Sequence[str],
+    usual: Callable[..., int],
+    options: Callable[[Callable[..., int]], Mapping[str, str]],
+) -> Callable[..., int]:
+    """Return the function of a subcommand: where its model is of bags, that which is for those.
+
+    Args:
+        name: of the subcommand.
+        arguments: after it.
+        usual: its function for images.
+        options: returns the options of a function by their fields.
+
+    Raises:
+        InputError: an option of images alone for a model of bags.
+    """
+    if name not in OF_BAGS:
+        return usual
+    from loss_attention.bags.kind import is_bag_model
+
+    models = (one for one in arguments if not one.startswith("-") and is_bag_model(Path(one)))
+    model = next(models, None)
+    if model is None:
+        return usual
+    others = set(options(usual).values()) - set(options(OF_BAGS[name]).values())
+    for argument in arguments:
+        option = argument.partition("=")[0].replace("_", "-")
+        if option in others:
+            raise InputError(
+                f"{option} is of images, and {model} holds a classifier of bags; see "
+                f"loss-attention {name} {model} --help"
+            )
+    return OF_BAGS[name]
 
 
 def described(bags: Any) -> str:

@@ -143,25 +143,49 @@ def fiftyone_data(rows: Iterable[Row], classes: Sequence[str]) -> dict[str, str]
 
 def qupath(row: Row, classes: Sequence[str]) -> dict[str, Any]:
     """Return the objects of an image as QuPath (0.4 and later) imports them: GeoJSON."""
-    features = []
-    for one in row["objects"]:
-        x0, y0, x1, y1 = one["box"]
-        around = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
-        features.append(
-            {
-                "type": "Feature",
-                "geometry": {"type": "Polygon", "coordinates": [around]},
-                "properties": {
-                    "objectType": "annotation",
-                    "classification": {
-                        "name": one["class"],
-                        "color": _colour(classes.index(one["class"]), len(classes)),
-                    },
-                    "measurements": {"score": one["score"], "share": one["share"]},
-                },
-            }
+    return feature_collection(
+        feature(
+            one["box"],
+            one["class"],
+            _colour(classes.index(one["class"]), len(classes)),
+            {"score": one["score"], "share": one["share"]},
         )
-    return {"type": "FeatureCollection", "features": features}
+        for one in row["objects"]
+    )
+
+
+def feature(
+    box: Sequence[float],
+    name: str,
+    colour: Sequence[int],
+    measurements: Mapping[str, float],
+    kind: str = "annotation",
+) -> dict[str, Any]:
+    """Return a rectangle as an object of QuPath.
+
+    Args:
+        box: left, top, right and bottom, in pixels of the image at its full size.
+        name: of its classification.
+        colour: of that: red, green and blue, 0 to 255.
+        measurements: numbers that it has, by name.
+        kind: annotation, detection or tile.
+    """
+    x0, y0, x1, y1 = box
+    around = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
+    return {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [around]},
+        "properties": {
+            "objectType": kind,
+            "classification": {"name": name, "color": list(colour)},
+            "measurements": dict(measurements),
+        },
+    }
+
+
+def feature_collection(features: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return objects as the content of one GeoJSON file."""
+    return {"type": "FeatureCollection", "features": list(features)}
 
 
 def _relative(found: Mapping[str, Any], row: Row, whole: int) -> list[float]:

@@ -259,10 +259,10 @@ def _written(
             rows += len(columns["path"])
             numbers += sum(len(row) for row in columns["patch_weights"] if row is not None)
             if rows >= ROWS or numbers >= NUMBERS:
-                _write(writer, held)
+                write_rows(writer, held)
                 held, rows, numbers = [], 0, 0
             yield answer
-        _write(writer, held)
+        write_rows(writer, held)
 
 
 def _drawings(
@@ -290,8 +290,8 @@ def _drawings(
         yield Explained(image.number, str(job.source), None, said, drawing)
 
 
-def _write(writer: Any, batches: Sequence[Columns]) -> None:
-    """Write the rows of some batches as one row group."""
+def write_rows(writer: Any, batches: Sequence[Columns]) -> None:
+    """Write the rows of some batches as one row group; of none, nothing."""
     import pyarrow as pa
 
     if batches:

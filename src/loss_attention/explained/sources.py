@@ -59,7 +59,7 @@ def output_names(sources: Sequence[Path]) -> list[str]:
         lambda path: path.name,
         lambda path: f"{path.parent.name}-{path.name}",
     )
-    tries = [[_cut(way(path)) for way in ways] for path in sources]
+    tries = [[cut(way(path)) for way in ways] for path in sources]
     counts = [Counter(row[way].casefold() for row in tries) for way in range(len(ways))]
     names, taken = [], set[str]()
     for row in tries:
@@ -74,7 +74,7 @@ def output_names(sources: Sequence[Path]) -> list[str]:
     return names
 
 
-def _cut(name: str) -> str:
+def cut(name: str) -> str:
     """Cut a name: file systems take up to 255 bytes; an ending and a number come on top."""
     coded = os.fsencode(name)
     return name if len(coded) <= LONGEST_NAME else coded[:LONGEST_NAME].decode(errors="ignore")

@@ -231,20 +231,38 @@ def traced(network: ExportedNetwork, sizes: TakenSizes, kind: InputType) -> Expo
             }
             with_constant_padding(network)
     with_eager_attention(network)
-    try:
-        # Without it, what is traced with several images is not for one.
-        config: Any = importlib.import_module("torch.fx.experimental._config")
-        oblivious = config.patch(backed_size_oblivious=True)
-        with torch.no_grad(), oblivious:
-            program = torch.export.export(network, (images,), dynamic_shapes=(axes,), strict=False)
-    except Exception as error:  # torch raises whatever a network leads it into
-        advice = "" if sizes.fixed else "; `sizes` fixed may work"
-        raise InputError(f"torch cannot trace this network: {reason(error)}{advice}") from error
+    advice = "" if sizes.fixed else "; `sizes` fixed may work"
+    program = program_of(network, (images,), (axes,), advice)
     taken = next(node for node in program.graph.nodes if node.name == "images").meta["val"].shape
     free = [not isinstance(side, int) for side in taken]
     if not free[0] or (not sizes.fixed and not all(free[2:])):
         fixed = "the batch" if not free[0] else "height and width"
         raise InputError(f"this network fixes {fixed} when it is traced; `sizes` fixed may work")
+    return program
+
+
+def program_of(
+    network: nn.Module, inputs: tuple[Tensor, ...], axes: tuple[dict[int, Any], ...], advice: str
+) -> ExportedProgram:
+    """Return a network as a program.
+
+    Args:
+        network: to trace.
+        inputs: to trace it with.
+        axes: of each input, the sizes that are free.
+        advice: what an error ends with.
+
+    Raises:
+        InputError: torch cannot trace it so.
+    """
+    try:
+        # Without it, what is traced with several images is not for one.
+        config: Any = importlib.import_module("torch.fx.experimental._config")
+        oblivious = config.patch(backed_size_oblivious=True)
+        with torch.no_grad(), oblivious:
+            program = torch.export.export(network, inputs, dynamic_shapes=axes, strict=False)
+    except Exception as error:  # torch raises whatever a network leads it into
+        raise InputError(f"torch cannot trace this network: {reason(error)}{advice}") from error
     # Names of files of this machine, which are nobody's business.
     for part in program.graph_module.modules():
         for node in part.graph.nodes if isinstance(part, GraphModule) else ():

@@ -86,6 +86,11 @@ class Metadata:
             ValueError: of a newer version, or damaged.
         """
         values = json.loads(text)
+        if values.get("kind") == "bags":
+            raise InputError(
+                "it holds a classifier of bags, not of images: onnxruntime or torch run it, on the "
+                "inputs that its metadata names"
+            )
         version = values["format_version"]
         if type(version) is int and version > FORMAT_VERSION:
             raise InputError(

@@ -6,11 +6,11 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -136,7 +136,8 @@ def export(
             torch.export.save(program, temporary, extra_files=extra)
         else:
             first = temporary.with_suffix(".onnx")
-            write_onnx(program, first, about)
+            axes = {0: "batch"} if taken.fixed else {0: "batch", 2: "height", 3: "width"}
+            write_onnx(program, first, about, {INPUT: axes})
             if kind == "openvino":
                 _write_openvino(first, temporary, about)
         difference, tried = _checked(temporary, reference, taken, path)
@@ -230,8 +231,27 @@ def described(network: ExportedNetwork, taken: TakenSizes, kind: InputType) -> M
     )
 
 
-def write_onnx(program: ExportedProgram, path: Path, about: Metadata) -> None:
+class SaysOfItself(Protocol):
+    """What a file says of itself: of images or of bags."""
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """The outputs by name, and what they are."""
+
+    def to_json(self) -> str:
+        """Return it as JSON."""
+
+
+def write_onnx(
+    program: ExportedProgram, path: Path, about: SaysOfItself, axes: Mapping[str, Mapping[int, str]]
+) -> None:
     """Write a program as ONNX.
+
+    Args:
+        program: as it was traced.
+        path: of the file.
+        about: what it says of itself.
+        axes: of each input, in order, the names of its free axes.
 
     Raises:
         InputError: it has an operation that ONNX has not.
@@ -244,28 +264,29 @@ def write_onnx(program: ExportedProgram, path: Path, about: Metadata) -> None:
                 program,
                 dynamo=True,
                 verbose=False,
-                input_names=[INPUT],
+                input_names=list(axes),
                 output_names=list(about.outputs),
             )
     except Exception as error:  # torch raises whatever a program leads it into
         raise InputError(f"this network has no form in ONNX: {reason(error)}") from error
     assert converted is not None
     proto = converted.model_proto
-    _tidy(proto, program, fixed=about.fixed_size)
+    _tidy(proto, program, axes)
     proto.metadata_props.add(key=METADATA_KEY, value=about.to_json())
     proto.producer_name, proto.producer_version = "loss-attention", __version__
     onnx.save(proto, path)
 
 
-def _tidy(proto: Any, program: ExportedProgram, *, fixed: bool) -> None:
+def _tidy(proto: Any, program: ExportedProgram, axes: Mapping[str, Mapping[int, str]]) -> None:
     """Name the axes, and leave out what torch notes of files of this machine."""
-    taken = next(node for node in program.graph.nodes if node.name == INPUT).meta["val"].shape
-    names = {0: "batch"} if fixed else {0: "batch", 2: "height", 3: "width"}
     known: dict[str, str] = {}
-    for axis, name in names.items():
-        (symbol,) = taken[axis].node.expr.free_symbols
-        whole = taken[axis].node.expr == symbol
-        known[str(symbol)] = name if whole else f"{name}_in_steps"
+    inputs = (node for node in program.graph.nodes if node.name in axes)
+    for node in inputs:
+        taken = node.meta["val"].shape
+        for axis, name in axes[node.name].items():
+            (symbol,) = taken[axis].node.expr.free_symbols
+            whole = taken[axis].node.expr == symbol
+            known[str(symbol)] = name if whole else f"{name}_in_steps"
     pattern = re.compile(r"\b(" + "|".join(map(re.escape, known)) + r")\b")
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
         for side in value.type.tensor_type.shape.dim:

@@ -71,6 +71,8 @@ class Marks:
         objects: the boxes of connected patches, where they were looked for.
         note: why it is this that the heat map shows, where that needs saying.
         seen: the square that settles nine tenths of what a patch says, none or one.
+        most: what the colour scale ends with, where that is not the greatest magnitude: what is
+            beyond it has the colour of its end.
     """
 
     heat_map: Float[np.ndarray, "H W"]
@@ -81,10 +83,16 @@ class Marks:
     objects: Float[np.ndarray, "O 4"] = field(default_factory=no_boxes)
     note: str = ""
     seen: Float[np.ndarray, "P 4"] = field(default_factory=no_boxes)
+    most: float | None = None
 
     @property
     def limit(self) -> float:
-        """The greatest magnitude, which the colour scale ends with."""
+        """What the colour scale ends with: the greatest magnitude, unless it is said."""
+        return self.greatest if self.most is None else self.most
+
+    @property
+    def greatest(self) -> float:
+        """The greatest magnitude."""
         return float(np.abs(_finite(self.heat_map)).max(initial=0.0))
 
 
@@ -121,7 +129,14 @@ def panel(
 
 
 def overlay(
-    image: Image.Image, marks: Marks, *, prediction: str, probability: float, target: str
+    image: Image.Image,
+    marks: Marks,
+    *,
+    prediction: str,
+    probability: float,
+    target: str,
+    shortest: int = SHORTEST,
+    longest: int = LONGEST,
 ) -> Image.Image:
     """Draw marks on a picture, the prediction above and what colours and lines mean below.
 
@@ -131,8 +146,10 @@ def overlay(
         prediction: the name of the predicted class.
         probability: the probability that the model gives it, in [0, 1].
         target: the name of the explained class.
+        shortest: see `panel`,
+        longest: likewise.
     """
-    drawn = panel(image, marks)
+    drawn = panel(image, marks, shortest=shortest, longest=longest)
     width = max(drawn.width, SHORTEST)
     size = max(15, round(width / 45))
     pad = size
@@ -202,12 +219,14 @@ def _note_height(note: str, size: int) -> int:
 def _ticks(marks: Marks, width: int) -> tuple[tuple[str, int, str], ...]:
     """Return the texts of a colour scale, where they start, and how they are anchored there."""
     limit = number(marks.limit)
+    beyond = marks.limit < marks.greatest
+    more, less = (" and more", " and less") if beyond else ("", "")
     if not marks.shown.signed:
-        return (("0", 0, "la"), (limit, width - 1, "ra"))
+        return (("0", 0, "la"), (f"{limit}{more}", width - 1, "ra"))
     return (
-        (f"\N{MINUS SIGN}{limit}", 0, "la"),
+        (f"\N{MINUS SIGN}{limit}{less}", 0, "la"),
         ("0", width // 2, "ma"),
-        (f"+{limit}", width - 1, "ra"),
+        (f"+{limit}{more}", width - 1, "ra"),
     )
 
 

@@ -20,11 +20,11 @@ CELL = (240, 300)
 
 
 class Entry(NamedTuple):
-    """An explained image.
+    """An explained image, or a bag.
 
     Attributes:
-        source: where it lies.
-        picture: the name of the file with its explanation drawn.
+        source: where it lies, or its name.
+        picture: the name of the file with its explanation drawn; of a bag "" where there is none.
         description: the name of its JSON file.
         prediction: what it is called.
         probability: of that, in [0, 1].
@@ -61,11 +61,17 @@ def contact_sheet(entries: Sequence[Entry]) -> bytes:
     return drawn.getvalue()
 
 
-def index_page(entries: Sequence[Entry]) -> str:
-    """Return a page with all pictures, which lie beside it, and what each image is called."""
+def index_page(entries: Sequence[Entry], kind: str = "image") -> str:
+    """Return a page with all pictures, which lie beside it, and what each image is called.
+
+    Args:
+        entries: what was explained.
+        kind: what each of them is, with an s for several.
+    """
     page: str = template(TEMPLATE).render(
         style=part(STYLE),
         entries=entries,
+        kind=kind,
         address=lambda name: quote(os.fsencode(name)),
         classes=sorted({entry.prediction for entry in entries}),
     )

@@ -1,0 +1,29 @@
+"""Whether a file holds a classifier of bags: asked before torch is there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import safe_open
+
+WEIGHTS_FILE, METADATA_KEY = "model.safetensors", "loss-attention"
+"""As `model.py` has them."""
+KIND, BAGS = "kind", "bags"
+"""What the metadata has beside the arguments of the model, so that it is taken for no image's."""
+
+
+def is_bag_model(path: Path) -> bool:
+    """Return whether a `.safetensors` file, or that of a run's folder, is of bags.
+
+    One that cannot be read is not known to be: whoever loads it says what is wrong with it.
+    """
+    file = path / WEIGHTS_FILE if path.is_dir() else path
+    if file.suffix.lower() != ".safetensors" or not file.is_file():
+        return False
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            described = json.loads((opened.metadata() or {})[METADATA_KEY])
+        return bool(described["config"].get(KIND) == BAGS)
+    except Exception:  # whatever broken content leads the reader into
+        return False
