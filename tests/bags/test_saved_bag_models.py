@@ -43,7 +43,7 @@ def test_one_of_images_is_told_apart(tmp_path: Path) -> None:
         load_bag_model(image)
     bags = tmp_path / "bags.safetensors"
     written(bags)
-    with pytest.raises(ValueError, match="names a model unknown to this version"):
+    with pytest.raises(ValueError, match="holds a classifier of 'bags', not of images"):
         load(bags)
 
 

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import save as serialise
 
 from loss_attention.bags.model import BagClassifier
+from loss_attention.bags.recipe import BAGS
 from loss_attention.errors import InputError, guarded, printable
 from loss_attention.model import METADATA_KEY, WEIGHTS_FILE, read_config, read_weights
+from loss_attention.model_spec import KIND
 from loss_attention.saving import check_file
 
-KIND, BAGS = "kind", "bags"
-"""What the metadata has beside the arguments of the model, so that it is taken for no image's."""
 FORMAT_VERSION = 1
 
 

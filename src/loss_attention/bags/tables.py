@@ -44,7 +44,7 @@ class Columns(NamedTuple):
     """Which columns of a table are what; None: it has none such."""
 
     bag: str
-    label: str
+    label: str | None
     instance_label: str | None
     x: str | None
     y: str | None
@@ -58,12 +58,16 @@ def is_bag_table(path: Path) -> bool:
     return path.suffix.lower() in ENDINGS
 
 
-def read_bag_table(path: Path, named: dict[str, str] | None = None) -> BagSet:
+def read_bag_table(
+    path: Path, named: dict[str, str] | None = None, *, labelled: bool = True
+) -> BagSet:
     """Read bags from a table.
 
     Args:
         path: a CSV or parquet file.
         named: what columns are called that do not have their usual names, by what they are.
+        labelled: False: whatever it says of labels is left unread, and need not be there; the bags
+            have the label 0 then, and no names of classes.
 
     Raises:
         InputError: a file that is none or too large to read, a column that is missing or twice
@@ -72,7 +76,7 @@ def read_bag_table(path: Path, named: dict[str, str] | None = None) -> BagSet:
     """
     table = _table(path)
     where = printable(path.name)
-    columns = _columns(table.column_names, named or {}, where)
+    columns = _columns(table.column_names, named or {}, where, labelled=labelled)
     bags = table.column(columns.bag)
     _whole(bags, columns.bag, where)
     encoded = bags.combine_chunks().dictionary_encode()
@@ -86,13 +90,17 @@ def read_bag_table(path: Path, named: dict[str, str] | None = None) -> BagSet:
         """Return what a column says of each bag, which it must say alike in all rows."""
         return _same(table.column(column), column, number, order[first], names, where)
 
-    classes, labels = _classes(of_bag(columns.label))
+    classes: tuple[str, ...] = ()
+    labels = torch.zeros(len(names), dtype=torch.int64)
+    if labelled:
+        assert columns.label is not None
+        classes, labels = _classes(of_bag(columns.label))
     values = _features(table, columns.features, where)[order]
     positions = None
     if columns.x is not None and columns.y is not None:
         positions = _features(table, (columns.x, columns.y), where)[order]
     known = None
-    if columns.instance_label is not None:
+    if labelled and columns.instance_label is not None:
         known = _instance_labels(table, columns.instance_label, classes, where)[order]
     splits: tuple[str, ...] = ()
     if columns.split is not None:
@@ -143,7 +151,7 @@ def _fits(wanted: int, path: Path) -> None:
         )
 
 
-def _columns(names: Sequence[str], named: dict[str, str], where: str) -> Columns:
+def _columns(names: Sequence[str], named: dict[str, str], where: str, *, labelled: bool) -> Columns:
     """Return which column is what, by the names that were given and the usual ones."""
     found: dict[str, str | None] = {}
     for what, usual in USUAL.items():
@@ -158,7 +166,7 @@ def _columns(names: Sequence[str], named: dict[str, str], where: str) -> Columns
             )
         found[what] = given if given is not None else next(iter(alike), None)
     bag, label = found["bag"], found["label"]
-    if bag is None or label is None:
+    if bag is None or (label is None and labelled):
         lacking = "bag" if bag is None else "label"
         raise InputError(
             f"{where}: no column for the {lacking} (usually {' or '.join(USUAL[lacking][:2])}): "

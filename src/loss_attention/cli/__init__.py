@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import tyro
 
 from loss_attention import __version__
+from loss_attention.bags.recipe import BAGS, BagRunRecipe
 from loss_attention.cli import bags, elsewhere, serving, subcommands
 from loss_attention.cli.subcommands import fail
 from loss_attention.errors import InputError, ReportedError, unknown_name
@@ -61,8 +62,8 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     ),
     "predict": Subcommand(
         elsewhere.predict,
-        "predict RUN|FILE IMAGE|FOLDER ...",
-        "name the class of images; exported files need no torch",
+        "predict RUN|FILE IMAGE|FOLDER|BAGS ...",
+        "name the class of images or bags; exported files need no torch",
     ),
     "export": Subcommand(
         elsewhere.export,
@@ -135,7 +136,7 @@ def _run(arguments: list[str]) -> int:
     name, *rest = arguments
     if name not in SUBCOMMANDS:
         raise unknown_name("subcommand", name, SUBCOMMANDS)
-    parsed = partial(parse, SUBCOMMANDS[name].run)
+    parsed = partial(parse, _function(arguments))
     if name == "train":
         if not rest or rest[0].startswith("-"):
             if rest and rest[0] in ("-h", "--help"):
@@ -143,9 +144,10 @@ def _run(arguments: list[str]) -> int:
                 print(f"{subcommands.recipe_list()}\n")
                 print("the fields of a recipe: loss-attention train RECIPE --help")
                 return 0
-            raise InputError(f"train needs the name of a recipe first: {', '.join(RECIPES)}")
-        base = _of_one_length(recipe(rest[0]), rest[1:])
-        call = parsed(rest[1:], f"train {base.name}", recipe=base)
+            names = ", ".join([*RECIPES, BAGS])
+            raise InputError(f"train needs the name of a recipe first: {names}")
+        base = BagRunRecipe() if rest[0] == BAGS else _of_one_length(recipe(rest[0]), rest[1:])
+        call = parsed(rest[1:], f"train {rest[0]}", recipe=base)
     elif name == "data":
         if not rest or rest[0] not in ("check", "-h", "--help"):
             raise InputError("data needs a subcommand after it: data check PATH [--out PICTURE]")
@@ -165,10 +167,17 @@ def _of_one_length(base: Recipe, arguments: list[str]) -> Recipe:
     return base
 
 
+def _function(arguments: list[str]) -> Callable[..., int]:
+    """Return the function of a subcommand that there is; `train bags` has its own fields."""
+    if arguments[:2] == ["train", BAGS]:
+        return bags.train
+    return SUBCOMMANDS[arguments[0]].run
+
+
 def _named(arguments: list[str]) -> dict[str, str]:
     """Return the fields that the subcommand of these arguments has as options, with these."""
-    found = SUBCOMMANDS.get(arguments[0]) if arguments else None
-    return {} if found is None else option_names(found.run)
+    known = bool(arguments) and arguments[0] in SUBCOMMANDS
+    return option_names(_function(arguments)) if known else {}
 
 
 def _overview() -> str:
