@@ -380,6 +380,33 @@ def test_what_is_measured_in_parts_is_the_same(
     assert fitted == [80]
 
 
+def test_the_class_that_is_searched_for_has_a_name(
+    bags: BagSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # "yes" comes after "all clear", and "a find" before it.
+    table = write_table(tmp_path / "a.parquet", replace(bags, class_names=("all clear", "yes")))
+    other = write_table(tmp_path / "b.parquet", replace(bags, class_names=("all clear", "a find")))
+    words = [*QUICK, "--epochs", "1", "--validation-fraction", "0"]
+    run("train", "bags", "--data", table, "--out", tmp_path / "a", *words)
+    assert "are searched for the class yes (the other: --positive)" in capsys.readouterr().out
+    words += ["--positive", "a find"]
+    run("train", "bags", "--data", other, "--out", tmp_path / "b", *words)
+    scores = []
+    for name, positive in (("a", 1), ("b", 0)):
+        assert load_bag_model(tmp_path / name).positive == positive
+        stored = json.loads((tmp_path / name / "evaluation.json").read_text())["metrics"]
+        found = {metric["name"]: metric for metric in stored}
+        names = ("auc", "nll", "precision_at_1")
+        scores.append([found[one]["baselines"] for one in names])
+    assert [list(one.values()) for one in scores[0]] == [
+        pytest.approx(list(one.values()), abs=1e-6) for one in scores[1]
+    ]
+    words[-1] = "b find"
+    said = complaint(capsys, "train", "bags", "--data", other, "--out", tmp_path / "c", *words)
+    assert "unknown class for --positive: 'b find'; did you mean 'a find'?" in said
+    assert not (tmp_path / "c").exists()
+
+
 def test_several_labels_a_bag() -> None:
     labels = np.array([[1, 0], [1, 1], [0, 0]])
     said = np.array([[0.9, 0.2], [0.4, 0.7], [0.1, 0.3]])

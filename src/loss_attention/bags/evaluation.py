@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,10 @@ AT = (1, 5, 10)
 """Of a bag's instances, so many are looked at for the precision of the best."""
 LABELS = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "accuracy": "accuracy"}
 NLL = "log loss"
+
+
+Answer = Callable[[BagSet, BagSet], Float[np.ndarray, "N K"]]
+"""From bags to fit to and others to the probabilities of these."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,8 @@ def evaluate_bags(
             ]
         progress(bag + 1, len(bags))
     said = np.stack(rows).astype(np.float64)
-    metrics = _bag_metrics(bags, said, train) + _instance_metrics(sought)
+    turned = model.positive == 0  # baselines search for the second class
+    metrics = _bag_metrics(bags, said, train, turned=turned) + _instance_metrics(sought)
     return BagEvaluation(split, len(bags), int(bags.sizes.sum()), tuple(metrics))
 
 
@@ -139,10 +144,7 @@ def _classes_sought(model: BagClassifier, bags: BagSet, bag: int) -> list[int]:
     """
     if bags.multi_label:
         return np.flatnonzero(bags.labels[bag].numpy()).tolist()
-    if model.num_classes > 2:
-        return [int(bags.labels[bag])]
-    positive = model.settings["positive"]
-    return [1 if positive is None else positive]
+    return [int(bags.labels[bag]) if model.positive is None else model.positive]
 
 
 def _of_class(known: Int[np.ndarray, "M *K"], k: int) -> Bool[np.ndarray, " M"]:
@@ -151,15 +153,23 @@ def _of_class(known: Int[np.ndarray, "M *K"], k: int) -> Bool[np.ndarray, " M"]:
 
 
 def _bag_metrics(
-    bags: BagSet, said: Float[np.ndarray, "N K"], train: BagSet | None
+    bags: BagSet, said: Float[np.ndarray, "N K"], train: BagSet | None, *, turned: bool
 ) -> list[Metric]:
     labels = bags.labels.numpy()
+
+    def answered(answer: Answer, train: BagSet) -> Float[np.ndarray, "N K"]:
+        if not turned:
+            return answer(train, bags)
+        others = (1 - train.labels, 1 - bags.labels)
+        found = answer(replace(train, labels=others[0]), replace(bags, labels=others[1]))
+        return found[:, ::-1]
+
     if bags.multi_label:
         scores, beside = label_scores(labels, said), {}
     else:
         scores = bag_scores(labels, said)
         beside = {
-            name: None if train is None else bag_scores(labels, answer(train, bags))
+            name: None if train is None else bag_scores(labels, answered(answer, train))
             for name, answer in {"majority class": _frequencies, **BASELINES}.items()
         }
     metric = partial(Metric, group=OF_BAGS)

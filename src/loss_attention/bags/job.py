@@ -56,7 +56,7 @@ def begin_bag_run(
     """
     accelerator = choose_accelerator(wanted, 1)
     parts = parts_of(bags, recipe)
-    model = build_bag_model(recipe, parts.train)
+    model = build_bag_model(recipe, parts.train, recipe.positive)
     facts = {
         "package_version": __version__,
         "command": command_line(),
@@ -286,7 +286,7 @@ def continue_bag_run(
         recipe = bag_recipe(run)
         device = choose_device(run.options().accelerator)
         if model is None:
-            model = build_bag_model(recipe, parts.train)
+            model = build_bag_model(recipe, parts.train, recipe.positive)
         training = BagRun(run, model.to(device), parts, recipe, stop or StopRequest(), console)
         state = run.load_state()
         if state is not None:

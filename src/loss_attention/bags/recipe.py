@@ -75,6 +75,9 @@ class BagRunRecipe(BagRecipe):
 
     data: str = ""
     """A table of instances, CSV or parquet, or a folder of one file a bag."""
+    positive: str | None = None
+    """Of two classes, the one that a bag is searched for: instances speak for it or do not. None:
+    the second by name."""
     test_fraction: float = 0.2
     """Fraction of the bags held out to be reported on, in (0, 1), where the data names no test
     part. Classes are held out alike, and patients or groups whole."""

@@ -174,6 +174,9 @@ def train_bags(
         bags = read_bags(recipe.data)
         say_line(console, f"{recipe.data}: {described(bags)}")
         model = begin_bag_run(run, recipe, bags, accelerator)
+        if model.positive is not None:
+            name = model.class_names[model.positive]
+            say_line(console, f"bags are searched for the class {name} (the other: `positive`)")
         with resumable(run):
             parts = parts_of(bags, recipe)
             evaluation = finish_bag_run(run, parts, console, accelerator, model)

@@ -19,7 +19,7 @@ from torch import Tensor
 from loss_attention.bags.bag_set import BagSet, feature_statistics
 from loss_attention.bags.model import AT_ONCE, BagClassifier
 from loss_attention.bags.recipe import BagRecipe
-from loss_attention.errors import InputError, ReportedError, quoted
+from loss_attention.errors import InputError, ReportedError, quoted, unknown_name
 from loss_attention.losses import Loss, balanced_weights, loss_for, ramp_up
 from loss_attention.prediction import PatchPrediction
 from loss_attention.training.sampling import noise_seed, stream
@@ -42,12 +42,20 @@ def diverged(what: str, epoch: int, recipe: BagRecipe) -> BagDivergedError:
     )
 
 
-def build_bag_model(recipe: BagRecipe, bags: BagSet) -> BagClassifier:
+def build_bag_model(recipe: BagRecipe, bags: BagSet, positive: str | None = None) -> BagClassifier:
     """Return a new classifier for these bags, with their normalisation.
+
+    Args:
+        recipe: what to build.
+        bags: to train on.
+        positive: of two classes, the one that a bag is searched for; None: the second.
 
     Raises:
         InputError: a value of the recipe that it cannot have.
     """
+    names = bags.class_names
+    if positive is not None and positive not in names:
+        raise unknown_name("class for `positive`:", positive, names)
     torch.manual_seed(recipe.seed)
     model = BagClassifier(
         bags.width,
@@ -57,7 +65,8 @@ def build_bag_model(recipe: BagRecipe, bags: BagSet) -> BagClassifier:
         dropout=recipe.dropout,
         threshold=recipe.threshold,
         multi_label=bags.multi_label,
-        class_names=bags.class_names,
+        positive=None if positive is None else names.index(positive),
+        class_names=names,
     )
     if recipe.normalise:
         model.set_normalisation(*feature_statistics(bags))
