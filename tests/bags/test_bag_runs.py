@@ -27,9 +27,9 @@ from loss_attention.bags.made_up import digit_bags
 from loss_attention.bags.measures import BASELINES, label_scores
 from loss_attention.bags.model import BagClassifier
 from loss_attention.bags.reading import read_bags
-from loss_attention.bags.recipe import BagRunRecipe, is_bag_run
+from loss_attention.bags.recipe import BagRecipe, BagRunRecipe, is_bag_run
 from loss_attention.bags.saved import load_bag_model
-from loss_attention.bags.training import BagTrainer
+from loss_attention.bags.training import BagTrainer, Epoch, fit_bags
 from loss_attention.errors import InputError
 from loss_attention.training.run_folder import RunFolder
 
@@ -142,6 +142,20 @@ def test_the_weights_are_those_of_the_least_validation_loss(whole: Path, table: 
     assert sum(each) / len(each) == pytest.approx(losses[best], abs=1e-6)
 
 
+def test_loss_and_accuracy_are_of_one_epoch(bags: BagSet) -> None:
+    told: list[Epoch] = []
+    still = BagRecipe(hidden=(4,), epochs=3, learning_rate=0.0, dropout=0.0, pooling="mean")
+    model = fit_bags(bags, still, told.append)
+    parts = [torch.from_numpy(bags.features(bag))[None] for bag in range(len(bags))]
+    with torch.no_grad():
+        logits = torch.cat([model(part).logits for part in parts])
+    loss = float(torch.nn.functional.cross_entropy(logits, bags.labels))
+    right = float((logits.argmax(dim=1) == bags.labels).float().mean())
+    for number, epoch in enumerate(told, start=1):
+        assert (epoch.number, epoch.accuracy) == (number, pytest.approx(right))
+        assert epoch.loss == pytest.approx(loss, abs=1e-6)
+
+
 def test_without_validation_the_last_epoch_is_kept(table: Path, tmp_path: Path) -> None:
     words = ["train", "bags", "--data", table, "--out", tmp_path / "run", *QUICK]
     run(*words, "--validation-fraction", "0", "--epochs", "2")
@@ -152,17 +166,18 @@ def test_without_validation_the_last_epoch_is_kept(table: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("where", "calls"),
+    ("where", "calls", "position"),
     [
         # Within an epoch, at its last step, and once more where it was gone on with.
-        ((BagTrainer, "train_step"), {3, STEPS * 2, STEPS * 2 + 3}),
-        ((job, "correct"), {3}),  # in the validation of the first epoch
-        ((job.BagRun, "save"), {2}),
+        ((BagTrainer, "train_step"), {3, STEPS * 2, STEPS * 2 + 3}, (0, 3)),
+        ((job, "correct"), {3}, (0, STEPS)),  # in the validation of the first epoch
+        ((job.BagRun, "save"), {2}, (2, 0)),
     ],
 )
 def test_stopped_anywhere_and_resumed_it_ends_bit_identical(
     where: tuple[Any, str],
     calls: set[int],
+    position: tuple[int, int],
     whole: Path,
     table: Path,
     tmp_path: Path,
@@ -178,6 +193,8 @@ def test_stopped_anywhere_and_resumed_it_ends_bit_identical(
         said = capsys.readouterr().err
         assert said == (f"loss-attention: stopped; continue with: loss-attention resume {out}\n")
         assert not RunFolder.open(out).facts()["finished"]
+        if words[0] == "train":
+            assert tuple(state_of(out)["position"].values()) == position
         words = ["resume", out]
     run(*words)
     assert_same_run(out, whole)
@@ -472,7 +489,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(
     words = ["train", "bags", "--data", table, "--out", tmp_path / "run", *QUICK]
     assert exit_code(*words, "--learning-rate", "1e30") == 3
     said = capsys.readouterr().err
-    assert "became NaN or infinite in epoch 1; a lower --learning-rate usually helps" in said
+    assert said.startswith("loss-attention: the loss became NaN or infinite in epoch 1; a lower")
     assert said.count("\n") == 1
 
 
