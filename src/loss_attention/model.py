@@ -42,7 +42,7 @@ from loss_attention.heads import centres, check_patch_fits, head_entry, smallest
 from loss_attention.heads.capsules import RoutingHead
 from loss_attention.heads.patches import PatchLayout
 from loss_attention.memory import free_memory
-from loss_attention.model_spec import CUSTOM, ModelSpec
+from loss_attention.model_spec import CUSTOM, KIND, ModelSpec
 from loss_attention.prediction import ImagePrediction, MapName
 from loss_attention.saving import check_file
 from loss_attention.tiling import BATCH_SIZE, OVERLAP, Progress, Tiles, predict_in_tiles
@@ -471,6 +471,8 @@ def _load_file(path: Path, module: nn.Module | None, **changes: Any) -> PatchCla
     """Load weights into the model that their file names, or one with some arguments changed."""
     name = printable(str(path))
     config = {**read_config(path), **changes}
+    if KIND in config:
+        raise InputError(f"{name} holds a classifier of {quoted(config[KIND])}, not of images")
     if module is not None:
         config["backbone"] = CUSTOM
     elif config.get("backbone") == CUSTOM:

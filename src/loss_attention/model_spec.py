@@ -20,6 +20,8 @@ from loss_attention.errors import InputError, quoted, unknown_name
 
 CUSTOM = "custom"
 """The backbone of a model that was built from a module and not from a name."""
+KIND = "kind"
+"""The field of a recipe, or of a file's metadata, that says what it is of where not of images."""
 TIMM, HUGGING_FACE = "timm/", "hf/"
 """What the names of other libraries' networks begin with."""
 

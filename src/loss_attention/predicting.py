@@ -34,14 +34,19 @@ LEAST_PROBABILITY = 0.5
 """With several labels an image, those that are as probable as this are said."""
 
 
-class Classifier(Protocol):
-    """What classifies images of one size."""
+class NamesClasses(Protocol):
+    """What knows its classes, and whether one may have several."""
 
     class_names: tuple[str, ...]
+    multi_label: bool
+
+
+class Classifier(NamesClasses, Protocol):
+    """What classifies images of one size."""
+
     image_size: tuple[int, int]
     resize: Resize
     in_channels: int
-    multi_label: bool
 
     def probabilities(self, images: NDArray[Any]) -> NDArray[Any]:
         """Return `(B, K)` for uint8 images `(B, C, H, W)`."""
@@ -92,10 +97,10 @@ class OfModel:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What was said of an image file.
+    """What was said of an image file, or of a bag.
 
     Attributes:
-        file: its path, as it was given or found.
+        file: its path, as it was given or found; the name of a bag.
         prediction: the class of the highest probability.
         probability: of that class.
         labels: with several labels an image, the classes whose probability is at least 0.5.
@@ -158,8 +163,8 @@ def predict_files(
     return summary
 
 
-def predicted_of(classifier: Classifier, file: str, row: NDArray[Any]) -> Predicted:
-    """Return what the probabilities `(K,)` of an image file say.
+def predicted_of(classifier: NamesClasses, file: str, row: NDArray[Any]) -> Predicted:
+    """Return what the probabilities `(K,)` of an image file, or of a bag, say.
 
     Raises:
         InputError: they are not finite.
@@ -174,11 +179,17 @@ def predicted_of(classifier: Classifier, file: str, row: NDArray[Any]) -> Predic
     return Predicted(file, names[best], float(row[best]), labels, tuple(row.tolist()))
 
 
-def as_csv(predicted: Sequence[Predicted], class_names: Sequence[str]) -> str:
-    """Return a row for each image: file, prediction, its probability, and that of each class."""
+def as_csv(predicted: Sequence[Predicted], class_names: Sequence[str], what: str = "file") -> str:
+    """Return a row for each image: file, prediction, its probability, and that of each class.
+
+    Args:
+        predicted: what was said of each.
+        class_names: of the model.
+        what: the heading of what is named first, `file` or `bag`.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["file", "prediction", "probability", *class_names])
+    writer.writerow([what, "prediction", "probability", *class_names])
     for one in predicted:
         numbers = (f"{value:.6g}" for value in (one.probability, *one.probabilities))
         writer.writerow([one.file, one.prediction, *numbers])
@@ -186,12 +197,12 @@ def as_csv(predicted: Sequence[Predicted], class_names: Sequence[str]) -> str:
     return out.getvalue().encode("utf-8", "backslashreplace").decode()
 
 
-def as_jsonl(predicted: Sequence[Predicted], class_names: Sequence[str]) -> str:
-    """Return a JSON object in a line for each image."""
+def as_jsonl(predicted: Sequence[Predicted], class_names: Sequence[str], what: str = "file") -> str:
+    """Return a JSON object in a line for each image; see `as_csv`."""
     lines = []
     for one in predicted:
         value: dict[str, Any] = {
-            "file": one.file,
+            what: one.file,
             "prediction": one.prediction,
             "probability": one.probability,
         }

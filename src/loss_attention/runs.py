@@ -518,10 +518,11 @@ def resumable(run: RunFolder) -> Iterator[None]:
     try:
         yield
     except Interrupted as stop:
-        raise _stopped(run, stop.number) from stop
+        raise stopped(run, stop.number) from stop
 
 
-def _stopped(run: RunFolder, number: int | None) -> RunStopped:
+def stopped(run: RunFolder, number: int | None) -> RunStopped:
+    """Return what says that a run was stopped by a signal, and how to go on."""
     return RunStopped(f"stopped; continue with: loss-attention resume {run.path}", number)
 
 
@@ -585,7 +586,7 @@ def train_out(
             )
         say(console, line)
         if not continue_run(run, splits, console, model=model, stop=stop) or stop.requested:
-            raise _stopped(run, stop.number)
+            raise stopped(run, stop.number)
     if not run.writes:
         raise SystemExit(0)
     return load_weights(run).to(choose_device(accelerator))

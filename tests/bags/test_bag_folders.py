@@ -12,7 +12,6 @@ import torch
 from bags.bag_files import change, features, folder, places, write
 from typed import complaint, run
 
-from loss_attention.bags import measures
 from loss_attention.bags.bag_set import feature_statistics
 from loss_attention.bags.reading import read_bags
 from loss_attention.errors import InputError
@@ -154,15 +153,6 @@ def test_a_feature_that_is_not_finite_is_named_before_training(tmp_path: Path) -
     for at_once in (None, 2):
         with pytest.raises(InputError, match=r"^s1\.h5: row 4, feature 3 is NaN$"):
             feature_statistics(bags, at_once)
-
-
-def test_a_baseline_of_all_instances_is_refused_where_they_do_not_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bags = read_bags(str(folder(tmp_path)))
-    monkeypatch.setattr(measures, "free_memory", lambda: 1000)
-    with pytest.raises(InputError, match=r"single best instance .* leave `baselines` out"):
-        measures.best_instance(bags, bags)
 
 
 def test_training_from_files_is_training_from_a_table(

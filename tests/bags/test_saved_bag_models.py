@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from loss_attention.bags.kind import is_bag_model
 from loss_attention.bags.model import BagClassifier
 from loss_attention.bags.pooling import POOLINGS
-from loss_attention.bags.saved import as_bytes, is_bag_model, load_bag_model
+from loss_attention.bags.saved import as_bytes, load_bag_model
 from loss_attention.errors import InputError
 from loss_attention.model import METADATA_KEY, create_model, load
 
@@ -43,7 +44,7 @@ def test_one_of_images_is_told_apart(tmp_path: Path) -> None:
         load_bag_model(image)
     bags = tmp_path / "bags.safetensors"
     written(bags)
-    with pytest.raises(ValueError, match="names a model unknown to this version"):
+    with pytest.raises(ValueError, match="holds a classifier of 'bags', not of images"):
         load(bags)
 
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int, Num, Shaped
 from torch import Tensor
 
-from loss_attention.errors import InputError, quoted
+from loss_attention.errors import InputError, printable, quoted
 
 NUMBERS_AT_ONCE = 2**22
 """Features of instances that are looked at together."""
@@ -175,6 +175,28 @@ class BagSet:
         digest.update(np.ascontiguousarray(self.rows).data)
         digest.update(self.labels.contiguous().numpy().data)
         return digest.hexdigest()[:16]
+
+
+def class_counts(bags: BagSet) -> list[int]:
+    """Return how many bags have each class."""
+    labels, classes = bags.labels, len(bags.class_names)
+    counts = labels.sum(dim=0) if bags.multi_label else labels.bincount(minlength=classes)
+    found: list[int] = counts.tolist()
+    return found
+
+
+def described(bags: BagSet) -> str:
+    """Return what a set of bags holds, in a line."""
+    sizes = bags.sizes
+    counts = class_counts(bags)
+    classes = ", ".join(
+        f"{count} of {printable(name)}"
+        for name, count in zip(bags.class_names, counts, strict=True)
+    )
+    return (
+        f"{len(bags):,} bags ({classes}) of {sizes.min():,} to {sizes.max():,} instances, "
+        f"{int(sizes.sum()):,} in all, of {bags.width:,} features"
+    )
 
 
 def feature_statistics(

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from loss_attention import __version__
-from loss_attention.bags.kind import BAGS
 from loss_attention.bags.model import BagClassifier
+from loss_attention.bags.recipe import BAGS
 from loss_attention.errors import InputError, ReportedError, printable, reason
 from loss_attention.exporting.network import program_of
 from loss_attention.exporting.reading import FORMAT_VERSION, METADATA_KEY, Format, required

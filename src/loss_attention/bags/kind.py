@@ -7,10 +7,11 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from loss_attention.bags.recipe import BAGS
+from loss_attention.model_spec import KIND
+
 WEIGHTS_FILE, METADATA_KEY = "model.safetensors", "loss-attention"
 """As `model.py` has them."""
-KIND, BAGS = "kind", "bags"
-"""What the metadata has beside the arguments of the model, so that it is taken for no image's."""
 
 
 def is_bag_model(path: Path) -> bool:

@@ -187,7 +187,12 @@ def lacking(what: str, where: str) -> InputError:
 
 
 def read_labels(
-    table: Any, columns: Mapping[str, str | None], where: str, *, several: bool = False
+    table: Any,
+    columns: Mapping[str, str | None],
+    where: str,
+    *,
+    several: bool = False,
+    labelled: bool = True,
 ) -> BagLabels:
     """Return what a table says of bags.
 
@@ -197,6 +202,7 @@ def read_labels(
         where: what it is called in errors.
         several: a bag may have several labels: in a cell, separated by ; or |, or as 0 and 1 in a
             column a class where there is none for labels.
+        labelled: False: labels are left unread, and all bags have the label 0.
 
     Raises:
         InputError: no labels, all alike, or a row without a bag.
@@ -211,7 +217,9 @@ def read_labels(
     _, first = np.unique(number, return_index=True)
     names = tuple(str(one).strip() for one in encoded.dictionary.to_pylist())
     found = BagLabels(names, number, first)
-    if label is not None:
+    if not labelled:
+        found.labels = torch.zeros(len(names), dtype=torch.int64)
+    elif label is not None:
         values = _same(table, label, found, where)
         if several and any(isinstance(one, str) and _SEVERAL.search(one) for one in set(values)):
             found.class_names, found.labels = _several(values, label, found, where)

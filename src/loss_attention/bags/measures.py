@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from loss_attention.bags.bag_set import BagSet
-from loss_attention.errors import InputError
-from loss_attention.memory import free_memory
 
 Probabilities = Float[np.ndarray, "N K"]
 
+MOST_FITTED = 2**23
+"""Values of instances that a regression is fitted to, at most."""
+AT_ONCE = 8192
+"""Instances of a bag that are looked at together."""
 LEAST = 1e-7
 """A probability is taken to be this at least, where its logarithm is taken."""
 
@@ -39,6 +41,22 @@ def bag_scores(labels: Int[np.ndarray, " N"], probabilities: Probabilities) -> d
         "balanced_accuracy": float(balanced_accuracy_score(labels, guess)) if present else np.nan,
         "auc": float(np.mean(aucs)) if aucs else np.nan,
         "nll": float(-np.log(np.maximum(of_label, LEAST)).mean()),
+    }
+
+
+def label_scores(labels: Int[np.ndarray, "N K"], probabilities: Probabilities) -> dict[str, float]:
+    """Return the scores of bags that may have several classes.
+
+    The AUC is the mean over the classes that some bags have and others do not; accurate is a bag
+    of which every class is right; the negative log-likelihood is the sum over classes.
+    """
+    present = [k for k in range(labels.shape[1]) if 0 < labels[:, k].sum() < len(labels)]
+    aucs = [roc_auc_score(labels[:, k], probabilities[:, k]) for k in present]
+    of_labels = np.where(labels > 0, probabilities, 1 - probabilities)
+    return {
+        "accuracy": float(((probabilities >= 0.5) == (labels > 0)).all(axis=1).mean()),
+        "auc": float(np.mean(aucs)) if aucs else np.nan,
+        "nll": float(-np.log(np.maximum(of_labels, LEAST)).sum(axis=1).mean()),
     }
 
 
@@ -84,31 +102,29 @@ def best_instance(train: BagSet, test: BagSet) -> Probabilities:
     """Return what the single best instance says, where each was given the label of its bag.
 
     A logistic regression is fitted to instances as if each had its bag's label, each bag counting
-    alike. A bag is said to have class k by the highest probability of k among its instances.
-
-    Raises:
-        InputError: all instances do not fit in memory.
+    alike; where there are very many, to some of each bag, evenly taken. A bag is said to have class
+    k by the highest probability of k among its instances.
     """
-    wanted = 3 * 8 * int(train.sizes.sum()) * train.width  # copied as it is scaled, float64
-    if wanted > (free := free_memory()):
-        raise InputError(
-            f"the baseline of the single best instance takes all instances at once, about "
-            f"{wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: leave `baselines` out"
-        )
-    instances = np.concatenate([train.features(bag) for bag in range(len(train))])
-    labels = np.repeat(train.labels.numpy(), train.sizes)
-    weights = np.repeat(1 / train.sizes, train.sizes)
+    most = MOST_FITTED // train.width
+    each = int(train.sizes.max()) if train.sizes.sum() <= most else max(1, most // len(train))
+    some = [_evenly(train, bag, each) for bag in range(len(train))]
+    sizes = [len(one) for one in some]
+    labels = np.repeat(train.labels.numpy(), sizes)
+    weights = np.repeat([1 / size for size in sizes], sizes)
     classes = len(train.class_names)
-    fitted = _regression().fit(instances, labels, logisticregression__sample_weight=weights)
+    fitted = _regression().fit(
+        np.concatenate(some), labels, logisticregression__sample_weight=weights
+    )
     rows = []
     for bag in range(len(test)):
-        each = _of_all(fitted, fitted.predict_proba(test.features(bag)), classes)
+        highest = np.zeros(classes)
+        for values in _parts(test, bag):
+            said = _of_all(fitted, fitted.predict_proba(values), classes)
+            highest = np.maximum(highest, said.max(axis=0))
         if classes == 2:  # its second class is what a bag is searched for
-            highest = each[:, 1].max()
-            rows.append([1 - highest, highest])
+            rows.append(np.array([1 - highest[1], highest[1]]))
         else:
-            highest_of_each = each.max(axis=0)
-            rows.append(highest_of_each / highest_of_each.sum())
+            rows.append(highest / highest.sum())
     return np.array(rows)
 
 
@@ -121,7 +137,29 @@ BASELINES: dict[str, Callable[[BagSet, BagSet], Probabilities]] = {
 
 
 def _means(bags: BagSet) -> Float[np.ndarray, "N D"]:
-    return np.stack([bags.features(bag).mean(axis=0, dtype=np.float64) for bag in range(len(bags))])
+    sums: list[Any] = [
+        sum(values.sum(axis=0, dtype=np.float64) for values in _parts(bags, bag))
+        for bag in range(len(bags))
+    ]
+    means: np.ndarray = np.stack(sums) / bags.sizes[:, None]
+    return means
+
+
+def _parts(bags: BagSet, bag: int) -> Iterator[Num[np.ndarray, "M D"]]:
+    """Yield the instances of a bag, a part at a time."""
+    for start in range(0, int(bags.sizes[bag]), AT_ONCE):
+        yield bags.features(bag, start, start + AT_ONCE)
+
+
+def _evenly(bags: BagSet, bag: int, most: int) -> Num[np.ndarray, "M D"]:
+    """Return a bag's instances; of more than so many, these evenly taken."""
+    size = int(bags.sizes[bag])
+    wanted = np.arange(size) if size <= most else np.arange(most) * size // most
+    parts = []
+    for number, values in enumerate(_parts(bags, bag)):
+        here = wanted - number * AT_ONCE
+        parts.append(values[here[(here >= 0) & (here < len(values))]])
+    return np.concatenate(parts)
 
 
 def _regression() -> Any:

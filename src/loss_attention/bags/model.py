@@ -122,6 +122,14 @@ class BagClassifier(nn.Module):
         self.register_buffer("std", torch.ones(in_features))
 
     @property
+    def positive(self) -> int | None:
+        """Of two classes of which a bag has one, that which it is searched for; else None."""
+        if self.num_classes != 2 or self.multi_label:
+            return None
+        given: int | None = self.settings["positive"]
+        return 1 if given is None else given
+
+    @property
     def competing(self) -> bool:
         """Whether the classes compete under a softmax."""
         return not self.multi_label

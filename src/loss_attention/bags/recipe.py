@@ -1,11 +1,22 @@
-"""What decides how a classifier of bags is trained. No torch: `--help` is made of it."""
+"""What decides how a classifier of bags is trained, and a run on bags.
+
+No torch: `--help` is made of it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, guarded
+from loss_attention.model_spec import KIND
+from loss_attention.training.recipe import from_file, settings_in, settings_text
+
+BAGS = "bags"
+"""The recipe's name, and what the recipe.yaml of its runs says that they are on."""
+PURPOSE = "bags of instances: slides, sets, tables of feature vectors"
+RECIPE_FILE = "recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -56,3 +67,56 @@ class BagRecipe:
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise InputError(f"`{name}` must be a number of at least 0, got {value}")
+
+
+@dataclass(frozen=True)
+class BagRunRecipe(BagRecipe):
+    """Everything that decides what a run on bags computes: its data and their division, too."""
+
+    data: str = ""
+    """A table of instances, CSV or parquet, or a folder of one file a bag."""
+    positive: str | None = None
+    """Of two classes, the one that a bag is searched for: instances speak for it or do not. None:
+    the second by name."""
+    test_fraction: float = 0.2
+    """Fraction of the bags held out to be reported on, in (0, 1), where the data names no test
+    part. Classes are held out alike, and patients or groups whole."""
+    validation_fraction: float = 0.15
+    """Fraction of the training bags held out to choose the best epoch, by its loss, in [0, 1),
+    where the data names no validation part; 0: the last epoch."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can have."""
+        super().__post_init__()
+        if not 0 < self.test_fraction < 1:
+            raise InputError(f"`test_fraction` must be in (0, 1), got {self.test_fraction}")
+        if not 0 <= self.validation_fraction < 1:
+            raise InputError(
+                f"`validation_fraction` must be in [0, 1), got {self.validation_fraction}"
+            )
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML, which begins with what it is of."""
+        return settings_text({KIND: BAGS, "data": self.data} | asdict(self))
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> BagRunRecipe:
+        """Read what `to_yaml` wrote.
+
+        Raises:
+            InputError: the file is missing, is of a run on something else, or has fields or values
+                that are unknown here.
+        """
+        values = settings_in(path)
+        if values.pop(KIND, None) != BAGS:
+            raise InputError(f"{path} is of a run on images, not on bags")
+        return from_file(cls, values, path)
+
+
+def is_bag_run(path: Path) -> bool:
+    """Return whether a folder is that of a run on bags, by the first line of its recipe."""
+    file = path / RECIPE_FILE
+    if not file.is_file():
+        return False
+    with guarded(str(file)), file.open("rb") as opened:
+        return opened.readline(len(KIND) + 80).strip() == f"{KIND}: {BAGS}".encode()

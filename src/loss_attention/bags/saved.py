@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from safetensors.torch import save as serialise
 
-from loss_attention.bags.kind import BAGS, KIND
-from loss_attention.bags.kind import is_bag_model as is_bag_model  # for whoever loads one too
 from loss_attention.bags.model import BagClassifier
+from loss_attention.bags.recipe import BAGS
 from loss_attention.errors import InputError, guarded, printable
 from loss_attention.model import METADATA_KEY, WEIGHTS_FILE, read_config, read_weights
+from loss_attention.model_spec import KIND
 from loss_attention.saving import check_file
 
 FORMAT_VERSION = 1

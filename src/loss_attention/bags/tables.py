@@ -38,12 +38,16 @@ def is_bag_table(path: Path) -> bool:
     return path.suffix.lower() in ENDINGS
 
 
-def read_bag_table(path: Path, named: dict[str, str] | None = None) -> BagSet:
+def read_bag_table(
+    path: Path, named: dict[str, str] | None = None, *, labelled: bool = True
+) -> BagSet:
     """Read bags from a table.
 
     Args:
         path: a CSV or parquet file.
         named: what columns are called that do not have their usual names, by what they are.
+        labelled: False: whatever it says of labels is left unread, and need not be there; the bags
+            have the label 0 then, and no names of classes.
 
     Raises:
         InputError: a file that is none or too large to read, a column that is missing or twice
@@ -52,8 +56,8 @@ def read_bag_table(path: Path, named: dict[str, str] | None = None) -> BagSet:
     """
     table = _table(path)
     where = printable(path.name)
-    columns = _columns(table.column_names, named or {}, where)
-    said = read_labels(table, columns.found, where)
+    columns = _columns(table.column_names, named or {}, where, labelled=labelled)
+    said = read_labels(table, columns.found, where, labelled=labelled)
     if said.faults:
         raise InputError(said.faults[0])
     order = np.argsort(said.number, kind="stable")
@@ -63,7 +67,7 @@ def read_bag_table(path: Path, named: dict[str, str] | None = None) -> BagSet:
     if columns.found["x"] is not None and columns.found["y"] is not None:
         positions = _features(table, (columns.found["x"], columns.found["y"]), where)[order]
     known = None
-    if columns.found["instance_label"] is not None:
+    if labelled and columns.found["instance_label"] is not None:
         name = columns.found["instance_label"]
         known = _instance_labels(table, name, said.class_names, where)[order]
     return BagSet(
@@ -94,10 +98,12 @@ def _table(path: Path) -> Any:
     return checked_table(table, printable(path.name))
 
 
-def _columns(names: Sequence[str], named: Mapping[str, str], where: str) -> Columns:
+def _columns(
+    names: Sequence[str], named: Mapping[str, str], where: str, *, labelled: bool
+) -> Columns:
     """Return which column is what, by the names that were given and the usual ones."""
     found = usual_columns(names, named, where)
-    if found["label"] is None:
+    if labelled and found["label"] is None:
         raise lacking("label", where)
     if (found["x"] is None) != (found["y"] is None):
         raise InputError(f"{where}: a column of one coordinate without the other")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import tyro
 
 from loss_attention import __version__
+from loss_attention.bags.recipe import BAGS, BagRunRecipe
 from loss_attention.cli import bags, elsewhere, serving, subcommands
 from loss_attention.cli.subcommands import fail
 from loss_attention.errors import InputError, ReportedError, unknown_name
@@ -61,8 +62,8 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     ),
     "predict": Subcommand(
         elsewhere.predict,
-        "predict RUN|FILE IMAGE|FOLDER ...",
-        "name the class of images; exported files need no torch",
+        "predict RUN|FILE IMAGE|FOLDER|BAGS ...",
+        "name the class of images or bags; exported files need no torch",
     ),
     "export": Subcommand(
         elsewhere.export,
@@ -143,9 +144,10 @@ def _run(arguments: list[str]) -> int:
                 print(f"{subcommands.recipe_list()}\n")
                 print("the fields of a recipe: loss-attention train RECIPE --help")
                 return 0
-            raise InputError(f"train needs the name of a recipe first: {', '.join(RECIPES)}")
-        base = _of_one_length(recipe(rest[0]), rest[1:])
-        call = parsed(rest[1:], f"train {base.name}", recipe=base)
+            names = ", ".join([*RECIPES, BAGS])
+            raise InputError(f"train needs the name of a recipe first: {names}")
+        base = BagRunRecipe() if rest[0] == BAGS else _of_one_length(recipe(rest[0]), rest[1:])
+        call = parsed(rest[1:], f"train {rest[0]}", recipe=base)
     elif name == "data":
         if not rest or rest[0] not in ("check", "-h", "--help"):
             raise InputError("data needs a subcommand after it: data check PATH [--out PICTURE]")
@@ -168,6 +170,8 @@ def _of_one_length(base: Recipe, arguments: list[str]) -> Recipe:
 def _function(arguments: list[str]) -> Callable[..., int]:
     """Return the function that these arguments, a known subcommand first, are for."""
     name, *rest = arguments
+    if name == "train" and rest[:1] == [BAGS]:
+        return bags.train
     return bags.function_for(name, rest, SUBCOMMANDS[name].run, option_names)
 
 

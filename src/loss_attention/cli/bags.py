@@ -1,4 +1,4 @@
-"""The subcommands for bags of instances: `crossval`, and `explain` and `export` of their models."""
+"""The subcommands on bags of instances: `train bags`, `crossval`, and what is done with a run."""
 
 from __future__ import annotations
 
@@ -9,18 +9,90 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from loss_attention.bags.recipe import BagRecipe
-from loss_attention.cli.subcommands import Device
+from loss_attention.bags.kind import is_bag_model
+from loss_attention.bags.recipe import BAGS, BagRecipe, BagRunRecipe, is_bag_run
+from loss_attention.cli.options import Device
 from loss_attention.errors import InputError
+from loss_attention.interruption import Interrupted, RunStopped
+from loss_attention.training.recipe import Accelerator
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from loss_attention.predicting import Predicted
 
 SCORES_FILE = "crossval.json"
 BagModel = Annotated[
     tyro.conf.Positional[Path],
     tyro.conf.arg(help="A run's folder, or a .safetensors file, of a classifier of bags."),
 ]
+
+
+def train(
+    console: Console,
+    recipe: Annotated[BagRunRecipe, tyro.conf.arg(name="")],
+    accelerator: Device = "auto",
+    out: Path = Path("runs") / BAGS,
+    overwrite: bool = False,
+) -> int:
+    """Train a classifier of bags, checkpoint and evaluate. Every field of the recipe is an option.
+
+    Args:
+        out: The run's folder.
+        overwrite: Replace the run that is in the folder already.
+    """
+    from loss_attention.bags.run import train_bags
+
+    train_bags(recipe, out, console, accelerator, overwrite=overwrite)
+    return 0
+
+
+def resume(console: Console, run: Path, data: str | None) -> int:
+    """Continue a run on bags, or evaluate a finished one again."""
+    from loss_attention.bags.run import resume_bags
+
+    resume_bags(run, console, data)
+    return 0
+
+
+def evaluate(console: Console, run: Path, data: str | None, accelerator: Accelerator) -> int:
+    """Measure a run on bags."""
+    from loss_attention.bags.run import evaluate_bag_run, show_evaluation
+
+    show_evaluation(evaluate_bag_run(run, console, data, accelerator), console)
+    return 0
+
+
+def predict(
+    console: Console, run: Path, data: Sequence[Path], accelerator: Accelerator
+) -> tuple[list[Predicted], tuple[str, ...]]:
+    """Return what a classifier says of bags, and its classes."""
+    from loss_attention.bags.run import predict_bags
+    from loss_attention.terminal import counted
+
+    if len(data) != 1:
+        raise InputError(
+            f"{run} is of bags, and predicts those of one table or folder: {len(data)} were given"
+        )
+    with counted("predicting", console) as progress:
+        return predict_bags(run, str(data[0]), accelerator, progress)
+
+
+def is_of_bags(path: Path) -> bool:
+    """Return whether a run's folder, trained or not, or a `.safetensors` file, is of bags."""
+    return is_bag_run(path) or is_bag_model(path)
+
+
+def refuse(run: Path, given: Mapping[str, bool]) -> None:
+    """Raise `InputError` where options were given that a run on bags does not have.
+
+    Args:
+        run: the run.
+        given: whether each option was given, by its field.
+    """
+    names = [f"`{name}`" for name, there in given.items() if there]
+    if names:
+        raise InputError(f"{run} is of bags, and takes no {', '.join(names)}")
 
 
 def crossval(
@@ -55,6 +127,7 @@ def crossval(
         labels: Of bags in a folder: the CSV of their labels. None: the one in the folder, or the
             names of its folders.
     """
+    from loss_attention.bags.bag_set import described
     from loss_attention.bags.crossval import Plan, cross_validated
     from loss_attention.bags.pooling import pooling_named
     from loss_attention.bags.reading import read_bags
@@ -88,15 +161,21 @@ def crossval(
     with counted("looking at files", console) as progress:
         bags = read_bags(data, labels, progress)
     say_line(console, f"{data}: {described(bags)}")
-    with counted("cross-validating", console) as progress:
-        found = cross_validated(
-            bags,
-            models,
-            plan,
-            out,
-            lambda _task, done, whole: progress(done, whole),
-            baselines=baselines,
-        )
+    try:
+        with counted("cross-validating", console) as progress:
+            found = cross_validated(
+                bags,
+                models,
+                plan,
+                out,
+                lambda _task, done, whole: progress(done, whole),
+                baselines=baselines,
+            )
+    except Interrupted as stop:
+        raise RunStopped(
+            f"stopped; the folds that are done are kept in {out}: the same command goes on",
+            stop.number,
+        ) from stop
     write_whole(out / SCORES_FILE, json_text({"data": data} | found, indent=2) + "\n")
     console.print(scores_table(found))
     say_line(console, f"scores and predictions: {out / SCORES_FILE}")
@@ -280,9 +359,7 @@ def function_for(
     """
     if name not in OF_BAGS:
         return usual
-    from loss_attention.bags.kind import is_bag_model
-
-    models = (one for one in arguments if not one.startswith("-") and is_bag_model(Path(one)))
+    models = (one for one in arguments if not one.startswith("-") and is_of_bags(Path(one)))
     model = next(models, None)
     if model is None:
         return usual
@@ -295,22 +372,6 @@ def function_for(
                 f"loss-attention {name} {model} --help"
             )
     return OF_BAGS[name]
-
-
-def described(bags: Any) -> str:
-    """Return what a set of bags holds, in a line."""
-    sizes = bags.sizes
-    if bags.multi_label:
-        counts = bags.labels.sum(dim=0).tolist()
-    else:
-        counts = bags.labels.bincount(minlength=len(bags.class_names)).tolist()
-    classes = ", ".join(
-        f"{count} of {name}" for name, count in zip(bags.class_names, counts, strict=True)
-    )
-    return (
-        f"{len(bags):,} bags ({classes}) of {sizes.min():,} to {sizes.max():,} instances, "
-        f"{int(sizes.sum()):,} in all, of {bags.width:,} features"
-    )
 
 
 def scores_table(found: dict[str, Any]) -> Any:

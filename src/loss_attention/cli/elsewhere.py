@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from loss_attention.cli.subcommands import Device, fail
+from loss_attention.cli import bags
+from loss_attention.cli.options import Device
+from loss_attention.cli.subcommands import fail
 from loss_attention.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -167,14 +169,14 @@ def predict(
     run: ModelOrFile,
     images: Annotated[
         tyro.conf.Positional[tuple[Path, ...]],
-        tyro.conf.arg(help="Image files, or folders of images."),
+        tyro.conf.arg(help="Image files, or folders of images; of a run on bags, its BAGS."),
     ],
     format: Literal["table", "csv", "jsonl"] | None = None,
     out: Path | None = None,
     accelerator: Device = "auto",
     overwrite: bool = False,
 ) -> int:
-    """Name the class of images, with its probability.
+    """Name the class of images, or of bags, with its probability.
 
     An exported file needs no torch, and runs on the CPU.
 
@@ -185,27 +187,39 @@ def predict(
         accelerator: auto: a GPU if there is one; for a run, as exported files run on the CPU.
         overwrite: Replace a file that is there.
     """
-    from loss_attention.predicting import as_csv, as_jsonl, predict_files, table_rows
+    from loss_attention.predicting import (
+        PredictSummary,
+        as_csv,
+        as_jsonl,
+        predict_files,
+        table_rows,
+    )
     from loss_attention.terminal import counted
 
     if not images:
         raise InputError("predict needs image files or folders after the run")
     kind = _format_of(out, format, overwrite=overwrite)
-    classifier = _classifier(run, accelerator)
-    with counted("predicting", console) as progress:
-        summary = predict_files(classifier, images, progress)
-    names = classifier.class_names
-    if kind == "table":
-        _show(console, table_rows(summary.predicted, names))
+    what = "bag" if bags.is_of_bags(run) else "file"
+    summary = PredictSummary()
+    if what == "bag":
+        summary.predicted, names = bags.predict(console, run, images, accelerator)
     else:
-        text = (as_csv if kind == "csv" else as_jsonl)(summary.predicted, names)
+        classifier = _classifier(run, accelerator)
+        names = classifier.class_names
+        with counted("predicting", console) as progress:
+            summary = predict_files(classifier, images, progress)
+    if kind == "table":
+        _show(console, table_rows(summary.predicted, names), what)
+    else:
+        text = (as_csv if kind == "csv" else as_jsonl)(summary.predicted, names, what)
         if out is None:
             sys.stdout.write(text)
         else:
             from loss_attention.saving import write_whole
 
             write_whole(out, text)
-            print(printable(f"{len(summary.predicted)} images: {out}"))
+            of = "images" if what == "file" else "bags"
+            print(printable(f"{len(summary.predicted)} {of}: {out}"))
     for line in (*summary.unread, *summary.unreadable):
         fail(line)
     return 2 if summary.unreadable else 0
@@ -263,10 +277,10 @@ def opened_model(run: Path, accelerator: Device) -> tuple[PatchClassifier, RunFo
     return model.to(device), folder
 
 
-def _show(console: Console, rows: list[list[str]]) -> None:
+def _show(console: Console, rows: list[list[str]], what: str) -> None:
     from loss_attention.report.tables import Column, Table, show_table
 
-    columns = [Column("file", "left"), Column("class", "left"), Column("probability")]
+    columns = [Column(what, "left"), Column("class", "left"), Column("probability")]
     if any(len(row) > len(columns) for row in rows):
         columns += [Column("next", "left"), Column("probability of it", narrow="of it")]
     show_table(Table(columns, rows), console)

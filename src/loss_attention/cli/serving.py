@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from loss_attention.cli.elsewhere import ModelOrFile, exported_file, opened_model
-from loss_attention.cli.subcommands import Device, Flat
+from loss_attention.cli.options import Device
+from loss_attention.cli.subcommands import Flat
 from loss_attention.errors import InputError
 from loss_attention.serve.limits import Limits
 

@@ -17,7 +17,14 @@ LOWER = " ↓"
 HEAT_MAPS = ("energy_pointing_game", "pxap")
 """One of them is among the metrics of an evaluation that measured heat maps."""
 # Headings have to be short on a terminal: five baselines stand side by side in 80 columns.
-_SHORT = {"whole image": "whole", "centred box": "centred"}
+_SHORT = {
+    "whole image": "whole",
+    "centred box": "centred",
+    # Of bags.
+    "bag size alone": "bag\nsize",
+    "mean feature, logistic regression": "mean\nfeature",
+    "single best instance, logistic regression": "best\ninstance",
+}
 
 
 def show_evaluations(evaluations: Mapping[str, Evaluation], console: Console) -> None:
@@ -113,7 +120,7 @@ def evaluation_tables(evaluations: Mapping[str, Evaluation]) -> list[Table]:
     where each measure of the group has another.
     """
     guided_by = {name: evaluation.guided_by for name, evaluation in evaluations.items()}
-    tables = [_evaluation_table(title, rows, guided_by) for title, rows in grouped(evaluations)]
+    tables = [metrics_table(title, rows, guided_by) for title, rows in grouped(evaluations)]
     tables[-1] = replace(tables[-1], notes=_evaluation_notes(evaluations, tables))
     return tables
 
@@ -140,7 +147,14 @@ def grouped(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, Rows]]:
     return list(groups.items())
 
 
-def _evaluation_table(title: str, rows: Rows, guided_by: Mapping[str, str]) -> Table:
+def metrics_table(title: str, rows: Rows, guided_by: Mapping[str, str]) -> Table:
+    """Return the table of some metrics, of one model or several, beside their trivial baselines.
+
+    Args:
+        title: of the table.
+        rows: see `grouped`.
+        guided_by: of each model, as `Evaluation.guided_by` has it.
+    """
     several = len(guided_by) > 1
     present = [found for _, _, found in rows if found is not None]
     baselines = list(dict.fromkeys(name for found in present for name in found.baselines))

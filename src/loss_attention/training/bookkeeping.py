@@ -312,6 +312,7 @@ class TrainingLog:
         console: where to write; None shows nothing (every process but the first).
         loggers: where its curves go; None: nowhere (every process but the first).
         balanced: tell the balanced accuracy of the validation too.
+        of: what is trained on, `images` or `bags`.
     """
 
     def __init__(
@@ -322,8 +323,9 @@ class TrainingLog:
         loggers: Loggers | None = None,
         *,
         balanced: bool = False,
+        of: Literal["images", "bags"] = "images",
     ) -> None:
-        self._balanced = balanced
+        self._balanced, self._of = balanced, of
         self._epochs, self._console, self._loggers = epochs, console, loggers
         self._next_refresh = 0.0
         self._bar = Progress(
@@ -365,12 +367,12 @@ class TrainingLog:
         """Count one step."""
         self._bar.advance(self._task)
 
-    def show(self, epoch: int, loss: float, accuracy: float, images_per_second: float) -> None:
+    def show(self, epoch: int, loss: float, accuracy: float, per_second: float) -> None:
         """Show the scores of the epoch so far."""
         self._next_refresh = time.monotonic() + REFRESH_SECONDS
         scores = (
             f"epoch {epoch}/{self._epochs}  loss {loss:.3f}  accuracy {accuracy:.1%}  "
-            f"{images_per_second:,.0f} images/s"
+            f"{per_second:,.0f} {self._of}/s"
         )
         self._bar.update(self._task, scores=scores)
 
@@ -388,5 +390,6 @@ class TrainingLog:
             text += f"  val {line['validation_loss']:.3f} {line['validation_accuracy']:6.1%}"
             if self._balanced and line["validation_balanced_accuracy"] is not None:
                 text += f" (balanced {line['validation_balanced_accuracy']:.1%})"
-        text += f"  {line['images_per_second']:,.0f} img/s"
+        unit = "img" if self._of == "images" else self._of
+        text += f"  {line[f'{self._of}_per_second']:,.0f} {unit}/s"
         say(self._console, text + ("  best" if line["best"] else ""))

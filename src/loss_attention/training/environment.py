@@ -10,6 +10,8 @@ import ctypes
 import os
 import platform
 import re
+import shlex
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -173,6 +175,11 @@ def keep_freed_memory(parameters: int, *, spare: bool = False) -> None:
         library = ctypes.CDLL(None)
         library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_SPARING if sparing else _LARGEST_KEPT)
         library.mallopt(_M_TRIM_THRESHOLD, _ALL)
+
+
+def command_line() -> str:
+    """Return the command that this process was started by, as it would be typed."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,6 +33,7 @@ from loss_attention.training.environment import (
     check_processes,
     choose_precision,
     cluster_of,
+    command_line,
     from_first,
     hardware,
     image_memory,
@@ -181,7 +180,7 @@ def begin_run(
     _check_steps(recipe, options, model, len(splits.train))
     facts = {
         "package_version": __version__,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         # As chosen, so that resuming does the same.
         "options": asdict(options)
         | {"accelerator": accelerator, "stream": "no" if splits.trainval.in_memory else "yes"},

@@ -5,6 +5,7 @@ No torch: `--help` is made of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from math import inf
 from pathlib import Path
@@ -15,7 +16,7 @@ import tyro
 import yaml
 
 from loss_attention.errors import InputError, printable, quoted, reason, unknown_name
-from loss_attention.model_spec import ModelOptions, ModelSpec
+from loss_attention.model_spec import KIND, ModelOptions, ModelSpec
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps", "xpu"]
 """What to compute on: a CPU, Nvidia's or AMD's GPUs (cuda), Apple's (mps), Intel's (xpu); auto: a
@@ -281,9 +282,7 @@ class Recipe(ModelOptions):
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML, name and data first."""
-        values = {"name": self.name, "data": self.data} | asdict(self)
-        values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        return settings_text({"name": self.name, "data": self.data} | asdict(self))
 
     @classmethod
     def from_yaml(cls, path: Path) -> Recipe:
@@ -292,13 +291,12 @@ class Recipe(ModelOptions):
         Raises:
             InputError: the file is missing, is no YAML mapping, or has fields unknown here.
         """
-        try:
-            if path.stat().st_size > LARGEST_RECIPE:
-                raise InputError(f"it is larger than {LARGEST_RECIPE:,} bytes")
-            values: Any = yaml.load(path.read_text(encoding="utf-8"), _RecipeLoader)
-        except Exception as error:  # whatever broken YAML leads to
-            raise InputError(f"cannot read the recipe {path}: {reason(error)}") from error
-        if not isinstance(values, dict) or not {"name", "data"} <= set(values):
+        values = settings_in(path)
+        if KIND in values:
+            raise InputError(
+                f"{path} is of a run on {printable(str(values[KIND])[:60])}, not on images"
+            )
+        if not {"name", "data"} <= set(values):
             raise InputError(f"{path}: no recipe in it")
         return from_file(cls, values, path)
 
@@ -382,7 +380,30 @@ class _RecipeLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-Settings = TypeVar("Settings", Recipe, RunOptions)
+Settings = TypeVar("Settings")
+
+
+def settings_in(path: Path) -> dict[str, Any]:
+    """Return the fields of a recipe's file, none of them looked at yet.
+
+    Raises:
+        InputError: the file is missing, or is no YAML mapping.
+    """
+    try:
+        if path.stat().st_size > LARGEST_RECIPE:
+            raise InputError(f"it is larger than {LARGEST_RECIPE:,} bytes")
+        values: Any = yaml.load(path.read_text(encoding="utf-8"), _RecipeLoader)
+    except Exception as error:  # whatever broken YAML leads to
+        raise InputError(f"cannot read the recipe {path}: {reason(error)}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: no recipe in it")
+    return values
+
+
+def settings_text(values: Mapping[str, Any]) -> str:
+    """Return the fields of a recipe as the YAML that `settings_in` reads."""
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
 def from_file(kind: type[Settings], values: Any, path: Path) -> Settings:

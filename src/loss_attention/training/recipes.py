@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from loss_attention.errors import unknown_name
+from loss_attention.errors import InputError, unknown_name
 from loss_attention.training.recipe import Recipe
 
 
@@ -394,12 +394,18 @@ RECIPES: dict[str, RecipeEntry] = {
 }
 
 
+OTHERS = ("bags",)
+"""Recipes that are of something else than images: `bags/recipe.py`."""
+
+
 def recipe(name: str) -> Recipe:
-    """Return a recipe by name.
+    """Return a recipe for images by name.
 
     Raises:
-        InputError: an unknown name, with the nearest known one.
+        InputError: an unknown name, with the nearest known one, or one for something else.
     """
+    if name in OTHERS:
+        raise InputError(f"the recipe {name} is not for images: `loss-attention train {name}`")
     if name not in RECIPES:
-        raise unknown_name("recipe", name, RECIPES)
+        raise unknown_name("recipe", name, [*RECIPES, *OTHERS])
     return RECIPES[name].make()

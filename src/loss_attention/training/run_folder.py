@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from filelock import FileLock, Timeout
@@ -71,8 +71,15 @@ MOST_DIGESTS = 3
 """Of a file: what it will be, what it is, and what is kept of the one before."""
 
 
+class Written(Protocol):
+    """What a run computes, as its recipe.yaml has it."""
+
+    def to_yaml(self) -> str:
+        """Return the content of recipe.yaml."""
+
+
 class RunFolder:
-    """The folder of one run.
+    """The folder of one run, on images or on something else.
 
     Args:
         path: where it is. What is read from it is compared with the digests in its run.json.
@@ -82,7 +89,7 @@ class RunFolder:
 
     def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path, self.writes = path, writes
-        self._begun: tuple[Recipe, dict[str, Any]] | None = None
+        self._begun: tuple[Written, dict[str, Any]] | None = None
         self._options: RunOptions | None = None
         self._lock: FileLock | None = None
         self._sound = True  # the last checkpoint, as far as it was looked at
@@ -194,7 +201,7 @@ class RunFolder:
         with guarded(str(self.path)):
             return any(path.name != LOCK_FILE for path in self.path.iterdir())
 
-    def begin(self, recipe: Recipe, facts: Mapping[str, Any]) -> None:
+    def begin(self, recipe: Written, facts: Mapping[str, Any]) -> None:
         """Remove what an earlier run wrote, nothing else, and put recipe and facts there.
 
         A crash in between leaves a folder whose run never began.
@@ -243,9 +250,15 @@ class RunFolder:
             lock.release()
 
     def recipe(self) -> Recipe:
-        """Return the run's recipe."""
+        """Return the recipe of a run on images.
+
+        Raises:
+            InputError: it cannot be read, or the run is on something else.
+        """
         if self._begun is not None:
-            return self._begun[0]
+            recipe = self._begun[0]
+            assert isinstance(recipe, Recipe)
+            return recipe
         return Recipe.from_yaml(self.path / RECIPE_FILE)
 
     def options(self) -> RunOptions:
@@ -581,6 +594,13 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "class_images": list,
     "validation_images": int,
     "test_images": int,
+    "train_bags": int,
+    "class_bags": list,
+    "validation_bags": int,
+    "test_bags": int,
+    "instances": int,
+    "features_of_instance": int,
+    "division": str,
     "normalisation": dict,
     "features": dict,
     "initial": dict,
@@ -607,8 +627,9 @@ def checked_facts(facts: dict[str, Any], path: Path) -> dict[str, Any]:
         )
         if wrong or (isinstance(value, int | float) and not abs(value) < 2**63):
             raise InputError(f"{path}: {name} cannot be {quoted(value)}")
-    if any(type(count) is not int for count in facts.get("class_images", ())):
-        raise InputError(f"{path}: class_images cannot be {quoted(facts['class_images'])}")
+    for name in ("class_images", "class_bags"):
+        if any(type(count) is not int for count in facts.get(name, ())):
+            raise InputError(f"{path}: {name} cannot be {quoted(facts[name])}")
     normalisation = facts.get("normalisation", {})
     if normalisation:
         with guarded(f"{path}: normalisation"):

@@ -1,10 +1,10 @@
 """What classifiers of bags are worth: the tables of results/bags.md, a part at a time.
 
-    python benchmarks/bags.py mil --data FOLDER      # MUSK1 to Tiger, 5 x 10 folds, every pooling
-    python benchmarks/bags.py assumptions            # tests of what a pooling assumes, five seeds
-    python benchmarks/bags.py digits                 # bags of digits, five seeds
-    python benchmarks/bags.py page                   # results/bags.md, of the parts that are there
-    python benchmarks/bags.py mil --data FOLDER --only musk1 --poolings mean --repeats 1    # a try
+    python benchmarks/mil.py classic --data FOLDER    # MUSK1 to Tiger, 5 x 10 folds, each pooling
+    python benchmarks/mil.py assumptions    # tests of what a pooling assumes, five seeds
+    python benchmarks/mil.py digits    # bags of digits, five seeds
+    python benchmarks/mil.py page    # results/bags.md, of the parts that are there
+    python benchmarks/mil.py classic --data FOLDER --only musk1 --repeats 1    # a try
 
 FOLDER has `musk1.parquet` and so on: a row an instance, with `bag`, `label` and features. What came
 of each fold is kept in --runs, so that a part that was stopped goes on.
@@ -25,7 +25,7 @@ from measuring import keep, refuse_below, told, write_and_list
 from loss_attention.terminal import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("mil", "assumptions", "digits")
+PARTS = ("classic", "assumptions", "digits")
 SETS = ("musk1", "musk2", "elephant", "fox", "tiger")
 ILSE = {"musk1": 0.892, "musk2": 0.858, "elephant": 0.868, "fox": 0.615, "tiger": 0.839}
 """Accuracy of attention pooling as its paper has it (Ilse et al. 2018, Table 1)."""
@@ -39,7 +39,7 @@ TRAINED, TESTED = 200, 400
 DIGIT_BAGS = (50, 100, 200)
 
 
-def mil(given: argparse.Namespace) -> dict[str, Any]:
+def classic(given: argparse.Namespace) -> dict[str, Any]:
     """Cross-validate every pooling on the classic sets."""
     from loss_attention.bags.crossval import Plan, cross_validated
     from loss_attention.bags.reading import read_bags
@@ -128,8 +128,8 @@ def page(folder: Path) -> list[Path]:
         if (path := folder / f"bags-{name}.json").exists()
     }
     sections = ["# Bags of instances"]
-    if "mil" in parts:
-        sections += mil_section(parts["mil"])
+    if "classic" in parts:
+        sections += classic_section(parts["classic"])
     if "assumptions" in parts:
         sections += assumptions_section(parts["assumptions"])
     if "digits" in parts:
@@ -139,7 +139,7 @@ def page(folder: Path) -> list[Path]:
     return [written]
 
 
-def mil_section(numbers: Mapping[str, Any]) -> list[str]:
+def classic_section(numbers: Mapping[str, Any]) -> list[str]:
     """Return the table of the classic sets."""
     sets = numbers["sets"]
     names = list(next(iter(sets.values()))["models"])
@@ -241,29 +241,31 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("part", choices=(*PARTS, "page"))
-    parser.add_argument("--data", type=Path, help="with mil: the folder of the sets")
-    parser.add_argument("--only", nargs="+", choices=SETS, help="with mil: these sets")
+    parser.add_argument("--data", type=Path, help="with classic: the folder of the sets")
+    parser.add_argument("--only", nargs="+", choices=SETS, help="with classic: these sets")
     parser.add_argument("--poolings", nargs="+", choices=list(POOLINGS), default=list(POOLINGS))
-    parser.add_argument("--repeats", type=int, default=5, help="with mil: divisions")
+    parser.add_argument("--repeats", type=int, default=5, help="with classic: divisions")
     parser.add_argument("--seeds", type=int, default=5, help="of digits and assumptions")
-    parser.add_argument("--epochs", type=int, help="none: 100 with mil, 200 otherwise")
+    parser.add_argument("--epochs", type=int, help="none: 100 with classic, 200 otherwise")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/bags", help="folds are kept here")
     parser.add_argument("--out", type=Path, default=ROOT / "results", help="of the results")
     given = parser.parse_args()
     if given.part == "page":
         write_and_list("bags", lambda: page(given.out))
         return
-    if given.part == "mil" and given.data is None:
-        parser.error("mil needs --data FOLDER, with musk1.parquet and so on")
-    given.epochs = given.epochs or (100 if given.part == "mil" else 200)
+    if given.part == "classic" and given.data is None:
+        parser.error("classic needs --data FOLDER, with musk1.parquet and so on")
+    given.epochs = given.epochs or (100 if given.part == "classic" else 200)
     least = {"repeats": (given.repeats, 1), "seeds": (given.seeds, 1)}
     refuse_below("bags", least)
 
     def measure() -> list[Path]:
-        measured = {"mil": mil, "assumptions": assumptions, "digits": digits}[given.part](given)
+        measured = {"classic": classic, "assumptions": assumptions, "digits": digits}[given.part](
+            given
+        )
         defaults = {"repeats": 5, "seeds": 5}
-        command = told("bags.py", given, defaults).replace("bags.py", f"bags.py {given.part}", 1)
-        command += " --data FOLDER" if given.part == "mil" else ""
+        command = told("mil.py", given, defaults).replace("mil.py", f"mil.py {given.part}", 1)
+        command += " --data FOLDER" if given.part == "classic" else ""
         keep(f"bags-{given.part}", {"command": command, **measured}, given.out)
         return [given.out / f"bags-{given.part}.json", *page(given.out)]
 

@@ -1,0 +1,124 @@
+"""Which bags of a set are trained on, validated on and tested on, and other bags of its classes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from loss_attention.bags.bag_set import BagSet
+from loss_attention.bags.recipe import BagRunRecipe
+from loss_attention.data.division import hold_out
+from loss_attention.errors import InputError, quoted
+
+
+@dataclass(frozen=True)
+class BagParts:
+    """A set of bags, divided.
+
+    Attributes:
+        train: bags to train on.
+        validation: those that the best epoch is chosen on; may be none.
+        test: those that are reported on.
+        left_out: how many are in none of these, as the data says.
+    """
+
+    train: BagSet
+    validation: BagSet
+    test: BagSet
+    left_out: int
+
+    def digest(self) -> str:
+        """Return a hash of which bags are in which part."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.validation, self.test):
+            digest.update(repr(part.rows.tolist()).encode())
+        return digest.hexdigest()[:16]
+
+
+def parts_of(bags: BagSet, recipe: BagRunRecipe) -> BagParts:
+    """Return the parts that the data names; one that it does not name is drawn by the seed.
+
+    What is drawn comes from the training bags: of each class alike, and groups whole.
+
+    Raises:
+        InputError: a group in two parts, no bag to test on, or training bags of a single class.
+    """
+    named = np.array(bags.splits or ("train",) * len(bags))
+    index = {name: np.flatnonzero(named == name) for name in ("train", "validation", "test")}
+    for name, fraction in (
+        ("test", recipe.test_fraction),
+        ("validation", recipe.validation_fraction),
+    ):
+        if len(index[name]) or not fraction:
+            continue
+        rest = index["train"]
+        groups = None if bags.groups is None else bags.groups[torch.from_numpy(rest)]
+        kept, held = hold_out(bags.labels[torch.from_numpy(rest)], fraction, recipe.seed, groups)
+        index["train"], index[name] = rest[kept.numpy()], rest[held.numpy()]
+    _check_groups(bags, index)
+    train, validation, test = (bags.subset(index[n]) for n in ("train", "validation", "test"))
+    if not len(test):
+        raise InputError("there are too few bags for a test part: give more of them")
+    if not bags.multi_label and int((train.labels.bincount() > 0).sum()) < 2:
+        raise InputError("all training bags are of one class, and two at least are needed")
+    used = len(train) + len(validation) + len(test)
+    return BagParts(train, validation, test, len(bags) - used)
+
+
+def _check_groups(bags: BagSet, index: dict[str, np.ndarray]) -> None:
+    """Raise `InputError` where bags of one group are in two parts."""
+    if bags.groups is None:
+        return
+    groups, seen = bags.groups.numpy(), dict[int, tuple[str, int]]()
+    for part, members in index.items():
+        for bag in members.tolist():
+            other, first = seen.setdefault(int(groups[bag]), (part, bag))
+            if other != part:
+                raise InputError(
+                    f"the bags {quoted(bags.names[first])} and {quoted(bags.names[bag])} are of "
+                    f"one patient or group, and in the parts {other} and {part}: put it into one"
+                )
+
+
+def of_classes(bags: BagSet, names: tuple[str, ...]) -> BagSet:
+    """Return bags with their labels by the classes of a model.
+
+    Raises:
+        InputError: they have a class that the model does not know.
+    """
+    if bags.class_names == names:
+        return bags
+    unknown = [name for name in bags.class_names if name not in names]
+    if unknown:
+        raise InputError(
+            f"the bags have the class {quoted(unknown[0])}, and the model knows "
+            f"{', '.join(map(quoted, names[:10]))}"
+        )
+    place = torch.tensor([names.index(name) for name in bags.class_names])
+    known = bags.instance_labels
+    if bags.multi_label:
+        labels = bags.labels.new_zeros(len(bags), len(names))
+        labels[:, place] = bags.labels
+        known = None if known is None else tuple(_spread(one, place, len(names)) for one in known)
+    else:
+        labels = place[bags.labels]
+        known = None if known is None else tuple(place.numpy()[one] for one in known)
+    return replace(bags, labels=labels, class_names=names, instance_labels=known)
+
+
+def _spread(labels: np.ndarray, place: torch.Tensor, classes: int) -> np.ndarray:
+    spread = np.zeros((len(labels), classes), dtype=labels.dtype)
+    spread[:, place.numpy()] = labels
+    return spread
+
+
+def check_width(bags: BagSet, features: int) -> None:
+    """Raise `InputError` where instances have not as many features as a model takes."""
+    if bags.width != features:
+        raise InputError(
+            f"the instances have {bags.width:,} features, and the model takes {features:,}: they "
+            "must be those that it was trained on, in the same order"
+        )

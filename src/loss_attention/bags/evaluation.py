@@ -1,0 +1,236 @@
+"""A classifier of bags measured on bags, each score beside what needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from loss_attention.bags.bag_set import BagSet
+from loss_attention.bags.measures import (
+    BASELINES,
+    LEAST,
+    bag_scores,
+    instance_auc,
+    label_scores,
+    precision_at,
+)
+from loss_attention.bags.model import BagClassifier
+from loss_attention.bags.recipe import BAGS
+from loss_attention.bags.training import predicted
+from loss_attention.evaluation.metric import Metric
+from loss_attention.model_spec import KIND
+from loss_attention.prediction import probabilities_of
+from loss_attention.report.scores import UNDEFINED, metrics_table
+from loss_attention.report.tables import Table
+
+FORMAT_VERSION = 1
+OF_BAGS, OF_INSTANCES = "bags", "instances"
+AT = (1, 5, 10)
+"""Of a bag's instances, so many are looked at for the precision of the best."""
+LABELS = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "accuracy": "accuracy"}
+NLL = "log loss"
+
+
+Answer = Callable[[BagSet, BagSet], Float[np.ndarray, "N K"]]
+"""From bags to fit to and others to the probabilities of these."""
+
+
+@dataclass(frozen=True)
+class BagEvaluation:
+    """The metrics of one classifier on one set of bags.
+
+    Attributes:
+        split: which bags, `test` for example.
+        bags: how many.
+        instances: how many these have together.
+        metrics: in the order in which to show them.
+    """
+
+    split: str
+    bags: int
+    instances: int
+    metrics: tuple[Metric, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, the content of `evaluation.json`."""
+        values = {"format_version": FORMAT_VERSION, KIND: BAGS, **asdict(self)}
+        values["metrics"] = [
+            {**metric, "range": list(metric["range"])} for metric in values["metrics"]
+        ]
+        return values
+
+    def value(self, name: str) -> float | None:
+        """Return the score of a metric; None: it is undefined, or there is none of this name."""
+        return next((one.value for one in self.metrics if one.name == name), None)
+
+    def tables(self) -> list[Table]:
+        """Return a table of the bags' metrics and, where there are some, of the instances'."""
+        groups = [[m for m in self.metrics if m.group == kind] for kind in (OF_BAGS, OF_INSTANCES)]
+        found = [
+            metrics_table(some[0].group, [(one, "", one) for one in some], {"": ""})
+            for some in groups
+            if some
+        ]
+        lower = any(not metric.higher_is_better for metric in self.metrics)
+        notes = ["Higher is better" + (", with ↓ lower." if lower else ".")]
+        notes.append("Trivial baselines: what scores so on the same bags without a network.")
+        values = [v for m in self.metrics for v in (m.value, *m.baselines.values())]
+        if None in values:
+            notes.append(f"{UNDEFINED}: nothing to count, or nothing to fit it by.")
+        return [*found[:-1], Table(found[-1].columns, found[-1].rows, found[-1].title, notes)]
+
+
+@dataclass(frozen=True)
+class Sought:
+    """The instances of a bag that were to be found for a class, and what was said of each.
+
+    Attributes:
+        positive: which are of the class, shape `(M,)`.
+        evidence: for the class.
+        weights: of the bag's pooling, whatever the class.
+    """
+
+    positive: Bool[np.ndarray, " M"]
+    evidence: Float[np.ndarray, " M"]
+    weights: Float[np.ndarray, " M"]
+
+
+def evaluate_bags(
+    model: BagClassifier,
+    bags: BagSet,
+    *,
+    train: BagSet | None,
+    split: str = "test",
+    progress: Callable[[int, int], object] = lambda *_: None,
+) -> BagEvaluation:
+    """Measure a classifier on bags.
+
+    Bags are looked at one after the other, and a large one a part at a time.
+
+    Args:
+        model: the classifier.
+        bags: what to measure it on; its classes are those of the model.
+        train: what trivial baselines are fitted to; None: those stay undefined.
+        split: what to call the bags.
+        progress: called with bags done and all of them.
+    """
+    rows, sought = [], []
+    for bag, prediction in enumerate(predicted(model, bags)):
+        rows.append(probabilities_of(prediction.logits, competing=model.competing)[0].cpu().numpy())
+        if bags.instance_labels is not None:
+            evidence = prediction.evidence[0].cpu().numpy()
+            weights = prediction.patch_weights[0].cpu().numpy()
+            known = bags.instance_labels[bag]
+            sought += [
+                Sought(_of_class(known, k), evidence[:, k].astype(np.float64), weights)
+                for k in _classes_sought(model, bags, bag)
+            ]
+        progress(bag + 1, len(bags))
+    said = np.stack(rows).astype(np.float64)
+    turned = model.positive == 0  # baselines search for the second class
+    metrics = _bag_metrics(bags, said, train, turned=turned) + _instance_metrics(sought)
+    return BagEvaluation(split, len(bags), int(bags.sizes.sum()), tuple(metrics))
+
+
+def _classes_sought(model: BagClassifier, bags: BagSet, bag: int) -> list[int]:
+    """Return the classes whose instances a bag is searched for.
+
+    Of two, the one that makes a bag positive, in every bag; of more, the bag's own.
+    """
+    if bags.multi_label:
+        return np.flatnonzero(bags.labels[bag].numpy()).tolist()
+    return [int(bags.labels[bag]) if model.positive is None else model.positive]
+
+
+def _of_class(known: Int[np.ndarray, "M *K"], k: int) -> Bool[np.ndarray, " M"]:
+    which: np.ndarray = known == k if known.ndim == 1 else known[:, k] > 0
+    return which
+
+
+def _bag_metrics(
+    bags: BagSet, said: Float[np.ndarray, "N K"], train: BagSet | None, *, turned: bool
+) -> list[Metric]:
+    labels = bags.labels.numpy()
+
+    def answered(answer: Answer, train: BagSet) -> Float[np.ndarray, "N K"]:
+        if not turned:
+            return answer(train, bags)
+        others = (1 - train.labels, 1 - bags.labels)
+        found = answer(replace(train, labels=others[0]), replace(bags, labels=others[1]))
+        return found[:, ::-1]
+
+    if bags.multi_label:
+        scores, beside = label_scores(labels, said), {}
+    else:
+        scores = bag_scores(labels, said)
+        beside = {
+            name: None if train is None else bag_scores(labels, answered(answer, train))
+            for name, answer in {"majority class": _frequencies, **BASELINES}.items()
+        }
+    metric = partial(Metric, group=OF_BAGS)
+
+    def baselines(name: str) -> dict[str, float | None]:
+        return {
+            one: _known(None if found is None else found[name]) for one, found in beside.items()
+        }
+
+    metrics = [
+        metric(name, label, _known(scores[name]), baselines(name))
+        for name, label in LABELS.items()
+        if name in scores
+    ]
+    most = float(-np.log(LEAST))
+    loss = metric("nll", NLL, _known(scores["nll"]), baselines("nll"), range=(0.0, most))
+    return [*metrics, Metric(**{**vars(loss), "higher_is_better": False})]
+
+
+def _frequencies(train: BagSet, test: BagSet) -> Float[np.ndarray, "N K"]:
+    """Return how often each class occurs in training, for every bag."""
+    counts = np.bincount(train.labels.numpy(), minlength=len(train.class_names))
+    return np.tile(counts / counts.sum(), (len(test), 1))
+
+
+def _instance_metrics(sought: Sequence[Sought]) -> list[Metric]:
+    """Return how well instances are found: over all, and among the best of bags that have some."""
+    if not sought:
+        return []
+    metric, truth = partial(Metric, group=OF_INSTANCES), [one.positive for one in sought]
+    chance = np.random.default_rng(0)
+    drawn = [chance.random(len(one)) for one in truth]
+    even = {"uniform": 0.5, "random": _known(instance_auc(truth, drawn))}
+    metrics = [
+        metric(
+            f"instance_auc_{name}",
+            f"instance AUC of {name}",
+            _known(instance_auc(truth, [getattr(one, name) for one in sought])),
+            even,
+        )
+        for name in ("evidence", "weights")
+    ]
+    having = [number for number, one in enumerate(truth) if one.any()]
+    for count in AT:
+        of_evidence = [precision_at(truth[i], sought[i].evidence, count) for i in having]
+        of_chance = [precision_at(truth[i], drawn[i], count) for i in having]
+        rate = [float(truth[i].mean()) for i in having]
+        metrics.append(
+            metric(
+                f"precision_at_{count}",
+                f"precision at {count} of evidence",
+                _mean(of_evidence),
+                {"uniform": _mean(rate), "random": _mean(of_chance)},
+            )
+        )
+    return metrics
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)

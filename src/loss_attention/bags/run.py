@@ -1,0 +1,271 @@
+"""A run on bags as a whole: its data found again, trained out, measured, and what is said of it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from loss_attention.bags.bag_set import BagSet, described
+from loss_attention.bags.division import BagParts, check_width, of_classes, parts_of
+from loss_attention.bags.evaluation import BagEvaluation, evaluate_bags
+from loss_attention.bags.job import bag_recipe, begin_bag_run, continue_bag_run
+from loss_attention.bags.model import BagClassifier
+from loss_attention.bags.reading import read_bags
+from loss_attention.bags.recipe import BagRunRecipe
+from loss_attention.bags.saved import load_bag_model
+from loss_attention.bags.tables import is_bag_table, read_bag_table
+from loss_attention.bags.training import predicted
+from loss_attention.data.loading import recorded
+from loss_attention.errors import InputError, guarded
+from loss_attention.interruption import StopRequest
+from loss_attention.predicting import Predicted, predicted_of
+from loss_attention.prediction import probabilities_of
+from loss_attention.report.tables import show_table
+from loss_attention.runs import find_again, opened_to_write, resumable, stopped
+from loss_attention.saving import FACTS_FILE
+from loss_attention.terminal import counted, say_line
+from loss_attention.training.devices import choose_accelerator, choose_device, count_devices
+from loss_attention.training.recipe import Accelerator
+from loss_attention.training.run_folder import EVALUATION_FILE, RunFolder
+
+
+def own_bags(run: RunFolder, data: str | None = None) -> tuple[BagSet, BagParts]:
+    """Load a run's own bags, from where they lie now, divided as they were.
+
+    Args:
+        run: the run.
+        data: where they lie; None: where they lay, or as they lay from here or from the run's
+            folder.
+
+    Raises:
+        InputError: they are gone, cannot be read, or are others than the run began with.
+    """
+    recipe, facts = bag_recipe(run), run.facts()
+    where = find_again(recipe.data, facts, run.path).data if data is None else data
+    bags = read_bags(where)
+    if bags.fingerprint() != facts.get("data_fingerprint"):
+        raise InputError(
+            f"the bags of {run.path} have changed since it began ({where}); begin a new run with "
+            "them, or say where its own are with `data`"
+        )
+    parts = parts_of(bags, recipe)
+    if parts.digest() != facts.get("division"):
+        raise InputError(
+            f"the splits or groups of {where} have changed since the run {run.path} began: what "
+            "is tested may have been trained on; begin a new run"
+        )
+    return bags, parts
+
+
+def load_bag_weights(run: RunFolder) -> BagClassifier:
+    """Load the best weights of a run on bags, to the CPU.
+
+    Raises:
+        InputError: there are none yet, they are damaged, or not those of the run's recipe.
+    """
+    run.check_weights()
+    model, recipe = load_bag_model(run.weights), bag_recipe(run)
+    for name in ("pooling", "hidden", "dropout", "threshold"):
+        found, wanted = model.settings[name], getattr(recipe, name)
+        if found != wanted:
+            raise InputError(
+                f"the weights in {run.path} are not those of its recipe.yaml: {name} is {found} in "
+                f"the weights and {wanted} in the recipe"
+            )
+    return model
+
+
+def finish_bag_run(
+    run: RunFolder,
+    parts: BagParts,
+    console: Console,
+    accelerator: Accelerator,
+    model: BagClassifier | None = None,
+) -> BagEvaluation:
+    """Train what is left of a run, and measure its best weights on its test bags, once.
+
+    Raises:
+        RunStopped: a signal came; everything is saved.
+    """
+    facts, stop = run.facts(), StopRequest()
+    if facts.get("finished"):
+        say_line(console, f"{run.path} is finished ({bag_recipe(run).epochs} epochs)")
+    else:
+        with guarded(str(run.path / FACTS_FILE)):
+            said = (
+                f"{facts['train_bags']:,} training, {facts['validation_bags']:,} validation and "
+                f"{facts['test_bags']:,} test bags; {facts['parameters'] / 1e6:.2f} M parameters; "
+                f"float32 on {facts['hardware']['device']}"
+            )
+        say_line(console, said)
+        if parts.left_out:
+            say_line(console, f"{parts.left_out:,} bags are of another split, and left out")
+        done = continue_bag_run(run, parts, console, model=model, stop=stop)
+        if not done or stop.requested:
+            raise stopped(run, stop.number)
+    best = load_bag_weights(run).to(choose_device(accelerator))
+    evaluation = measured(best, parts.test, parts.train, console)
+    run.write_json(EVALUATION_FILE, evaluation.to_json())
+    return evaluation
+
+
+def measured(
+    model: BagClassifier,
+    bags: BagSet,
+    train: BagSet | None,
+    console: Console,
+    split: str = "test",
+) -> BagEvaluation:
+    """Measure a classifier, with a bar; see `evaluate_bags`."""
+    with counted("evaluating", console) as progress:
+        return evaluate_bags(model, bags, train=train, split=split, progress=progress)
+
+
+def show_evaluation(evaluation: BagEvaluation, console: Console) -> None:
+    """Print the scores beside their trivial baselines."""
+    count = f"{evaluation.bags:,} {evaluation.split} bags of {evaluation.instances:,} instances"
+    say_line(console, count, "bold")
+    for table in evaluation.tables():
+        show_table(table, console)
+
+
+def conclude(run: RunFolder, evaluation: BagEvaluation, console: Console) -> None:
+    """Say what was trained, on what and for how long, print the scores, and what is next."""
+    recipe, facts = bag_recipe(run), run.facts()
+    best = facts.get("best_epoch")
+    with guarded(str(run.path / FACTS_FILE)):
+        say_line(
+            console,
+            f"{recipe.pooling} pooling, trained on {facts['train_bags']:,} bags in "
+            f"{facts['train_seconds']:,.0f} s; weights of epoch {best}"
+            + (", the best by validation loss" if facts["validation_bags"] else ", the last"),
+            "bold",
+        )
+    show_evaluation(evaluation, console)
+    folder = shlex.quote(str(run.path))
+    say_line(console, f"next: loss-attention predict {folder} BAGS")
+    say_line(console, f"scores: {run.path / EVALUATION_FILE}", "bold")
+
+
+def train_bags(
+    recipe: BagRunRecipe,
+    path: Path,
+    console: Console,
+    accelerator: Accelerator = "auto",
+    *,
+    overwrite: bool = False,
+) -> BagEvaluation:
+    """Train, checkpoint and evaluate, in a folder.
+
+    Raises:
+        InputError: the recipe or its data cannot be used, or a run is in the folder.
+        RunStopped: a signal came; everything is saved.
+    """
+    if not recipe.data:
+        raise InputError(
+            "the recipe bags needs `data`: a table of instances, or a folder of one file a bag"
+        )
+    choose_accelerator(accelerator, 1)  # what is missing should not wait for the data
+    run = RunFolder(path)
+    with run.claimed(overwrite=overwrite):
+        bags = read_bags(recipe.data)
+        say_line(console, f"{recipe.data}: {described(bags)}")
+        model = begin_bag_run(run, recipe, bags, accelerator)
+        if model.positive is not None:
+            name = model.class_names[model.positive]
+            say_line(console, f"bags are searched for the class {name} (the other: `positive`)")
+        with resumable(run):
+            parts = parts_of(bags, recipe)
+            evaluation = finish_bag_run(run, parts, console, accelerator, model)
+            conclude(run, evaluation, console)
+    return evaluation
+
+
+def resume_bags(path: Path, console: Console, data: str | None = None) -> BagEvaluation:
+    """Continue an interrupted run on the hardware it began on, and evaluate it."""
+    with opened_to_write(path, console) as run, resumable(run):
+        accelerator = run.options().accelerator
+        if not count_devices("cpu" if accelerator == "auto" else accelerator):
+            if not run.facts().get("finished"):
+                raise InputError(
+                    f"{path} began on a GPU and torch finds none here: resume it on one"
+                )
+            accelerator = "auto"  # the whole run has come here from another machine
+        _, parts = own_bags(run, data)
+        if data is not None:
+            run.note(data=recorded(data, path))
+        evaluation = finish_bag_run(run, parts, console, accelerator)
+        conclude(run, evaluation, console)
+    return evaluation
+
+
+def evaluate_bag_run(
+    path: Path, console: Console, data: str | None, accelerator: Accelerator
+) -> BagEvaluation:
+    """Measure a run on its test bags, or on other bags; the scores of its own are written down.
+
+    Raises:
+        InputError: there are no weights, or bags that cannot be used.
+    """
+    device = choose_device(accelerator)
+    run = RunFolder.open(path)
+    model = load_bag_weights(run).to(device)
+    other = None if data is None else read_bags(data)
+    if other is not None and other.fingerprint() == run.facts().get("data_fingerprint"):
+        say_line(console, f"{data} is the run's own data: its test bags are measured")
+        other = None
+    if other is None:
+        with run.locked():
+            _, parts = own_bags(run, data)
+            evaluation = measured(model, parts.test, parts.train, console)
+            run.write_json(EVALUATION_FILE, evaluation.to_json())
+        return evaluation
+    check_width(other, model.in_features)
+    if other.multi_label != model.multi_label:
+        raise InputError(f"{data}: bags of one label and of several are not told by one model")
+    other = of_classes(other, model.class_names)
+    train: BagSet | None = None
+    try:
+        train = own_bags(run)[1].train
+    except InputError as error:
+        say_line(console, f"what is fitted to the run's own bags stays undefined: {error}")
+    named = other.split("test") if "test" in other.splits else other
+    split = "test" if "test" in other.splits else "given"
+    return measured(model, named, train, console, split)
+
+
+def predict_bags(
+    source: Path,
+    data: str,
+    accelerator: Accelerator,
+    progress: Callable[[int, int], object] = lambda *_: None,
+) -> tuple[list[Predicted], tuple[str, ...]]:
+    """Return what a classifier says of bags, whose labels it does not look at, and its classes.
+
+    Args:
+        source: a run's folder or its `.safetensors` file.
+        data: the bags; a table of them needs no label.
+        accelerator: where to compute.
+        progress: called with bags done and all of them.
+
+    Raises:
+        InputError: bags or a classifier that cannot be used, or probabilities that are not finite.
+    """
+    device = choose_device(accelerator)
+    if source.is_dir():
+        model = load_bag_weights(RunFolder.open(source)).to(device)
+    else:
+        model = load_bag_model(source).to(device)
+    table = Path(data).expanduser()
+    without = table.is_file() and is_bag_table(table)
+    bags = read_bag_table(table, labelled=False) if without else read_bags(data)
+    check_width(bags, model.in_features)
+    found = []
+    for name, prediction in zip(bags.names, predicted(model, bags), strict=True):
+        said = probabilities_of(prediction.logits, competing=model.competing)[0]
+        found.append(predicted_of(model, name, said.cpu().numpy()))
+        progress(len(found), len(bags))
+    return found, model.class_names
