@@ -81,7 +81,7 @@ and all of it is to take no more than a quarter of an hour there, too."""
 GPU_TURNS = Turns(
     30, 10, 30, 30, processes=1, startup=3, products=10, sizes=(4096, 8192, 16384), warm_up=5
 )
-"""Few processes, as each takes many seconds to start and a GPU is often lent by the minute."""
+"""Few processes, as each takes many seconds to start and a GPU is often rented by the minute."""
 QUICK_TURNS = Turns(2, 2, 2, 2, processes=1, startup=1, products=2, sizes=(64, 128))
 SAME_MACHINE = ("device", "cpu", "cores", "precision")
 """What two machines must share for their times to be compared."""
