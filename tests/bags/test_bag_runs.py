@@ -170,7 +170,7 @@ def test_without_validation_the_last_epoch_is_kept(table: Path, tmp_path: Path) 
     [
         # Within an epoch, at its last step, and once more where it was gone on with.
         ((BagTrainer, "train_step"), {3, STEPS * 2, STEPS * 2 + 3}, (0, 3)),
-        ((job, "correct"), {3}, (0, STEPS)),  # in the validation of the first epoch
+        ((job, "correct_images"), {3}, (0, STEPS)),  # in the validation of the first epoch
         ((job.BagRun, "save"), {2}, (2, 0)),
     ],
 )

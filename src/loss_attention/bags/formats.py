@@ -5,6 +5,7 @@ Nothing of a file is run. Where it asks for more than numbers, or for other file
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
@@ -92,14 +93,19 @@ def _of_numpy(array: Any, whole: Callable[[], bool] = lambda: True, block: int =
     return Array(tuple(array.shape), str(array.dtype), part, whole, block)
 
 
-@contextmanager
-def _hdf5(path: Path, name: str) -> Iterator[Content]:
+def _needed(library: str, name: str) -> Any:
+    """Return a library that a file needs; raise `InputError` where it is not installed."""
     try:
-        import h5py
+        return importlib.import_module(library)
     except ImportError as error:
         raise InputError(
-            f'{name} needs h5py ({reason(error)}): pip install "loss-attention[bags]"'
+            f'{name} needs {library} ({reason(error)}): pip install "loss-attention[bags]"'
         ) from error
+
+
+@contextmanager
+def _hdf5(path: Path, name: str) -> Iterator[Content]:
+    h5py = _needed("h5py", name)
     if not h5py.is_hdf5(path):
         raise InputError(f"{name} is no HDF5 file, as its ending says")
     with h5py.File(path, "r", locking=False) as file:
@@ -218,12 +224,7 @@ def _safetensors(path: Path, name: str) -> Iterator[Content]:
 
 @contextmanager
 def _zarr(path: Path, name: str) -> Iterator[Content]:
-    try:
-        import zarr
-    except ImportError as error:
-        raise InputError(
-            f'{name} needs zarr ({reason(error)}): pip install "loss-attention[bags]"'
-        ) from error
+    zarr = _needed("zarr", name)
     found = zarr.open(path, mode="r")
     arrays = {FEATURES: found} if isinstance(found, zarr.Array) else found
 

@@ -17,10 +17,11 @@ from loss_attention.bags.division import BagParts, parts_of
 from loss_attention.bags.model import BagClassifier
 from loss_attention.bags.recipe import BAGS, BagRunRecipe
 from loss_attention.bags.saved import as_bytes
-from loss_attention.bags.training import BagTrainer, build_bag_model, correct, diverged, predicted
+from loss_attention.bags.training import BagTrainer, build_bag_model, diverged, predicted
 from loss_attention.data.loading import recorded
 from loss_attention.errors import guarded
 from loss_attention.interruption import StopRequest
+from loss_attention.metrics.classification import correct_images
 from loss_attention.model import WEIGHTS_FILE
 from loss_attention.training.bookkeeping import TrainingLog
 from loss_attention.training.devices import choose_accelerator, choose_device
@@ -233,7 +234,7 @@ class BagRun:
                     return None
                 label = bags.labels[bag : bag + 1].to(prediction.logits.device)
                 total += float(self.trainer.loss(prediction, label, 0.0))
-                right += float(correct(prediction.logits, label).sum())
+                right += float(correct_images(prediction.logits, label).sum())
         if not np.isfinite(total):
             raise diverged("the validation loss", self.trainer.epoch, self.recipe)
         return total / len(bags), right / len(bags)

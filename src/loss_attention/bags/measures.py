@@ -13,13 +13,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from loss_attention.bags.bag_set import BagSet
+from loss_attention.bags.model import AT_ONCE
 
 Probabilities = Float[np.ndarray, "N K"]
 
 MOST_FITTED = 2**23
 """Values of instances that a regression is fitted to, at most."""
-AT_ONCE = 8192
-"""Instances of a bag that are looked at together."""
 LEAST = 1e-7
 """A probability is taken to be this at least, where its logarithm is taken."""
 

@@ -8,6 +8,7 @@ exactly, a part of its instances at a time.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ class Pooling(nn.Module):
         """Return a number for each instance, from its features alone; None: there is none."""
         return None
 
+    @abstractmethod
     def weights(
         self,
         logits: Float[Tensor, "B M K"],
@@ -44,7 +46,6 @@ class Pooling(nn.Module):
 
         Non-negative, 0 where the mask is False, and with a sum of 1 over the instances.
         """
-        raise NotImplementedError
 
 
 class Mean(Pooling):
@@ -126,66 +127,66 @@ class ExponentialLossAttention(Pooling):
         return softmax_over(torch.logsumexp(real_part(logits, mask), dim=2), mask)
 
 
-class PositiveEvidence(Pooling):
+class OfClasses(Pooling):
+    """Weights of each class by what instances say to it alone.
+
+    Args:
+        positive: the class that a bag of two classes is searched for, by whose weights both are
+            decided; None: each class has weights of its own.
+    """
+
+    def __init__(self, positive: int | None) -> None:
+        super().__init__()
+        self.positive = positive
+
+    def weights(
+        self,
+        logits: Float[Tensor, "B M K"],
+        scores: Float[Tensor, "B M"] | None,  # noqa: ARG002
+        mask: Bool[Tensor, "B M"] | None,
+    ) -> Weights:
+        """Return those of the positive class, or of all."""
+        real = real_part(logits, mask)
+        if self.positive is None:
+            return self.of_each(real, mask)
+        return self.of_each(real[:, :, self.positive, None], mask).squeeze(2)
+
+    @abstractmethod
+    def of_each(
+        self, real: Float[Tensor, "B M k"], mask: Bool[Tensor, "B M"] | None
+    ) -> Float[Tensor, "B M k"]:
+        """Return the weights of some classes, from logits that are 0 where they are masked."""
+
+
+class PositiveEvidence(OfClasses):
     """Weights from what speaks for a class alone, `relu(p_mk)`: nothing outvotes it.
 
     The decision on a class is `sum_m p_mk^2 / sum_m p_mk` over the instances that speak for it, so
     that an instance which speaks against it takes nothing away while another speaks for it. Where
     none does, all count alike.
-
-    Args:
-        positive: the class that a bag of two classes is searched for; None: each class is, with
-            weights of its own.
     """
 
-    def __init__(self, positive: int | None) -> None:
-        super().__init__()
-        self.positive = positive
-
-    def weights(
-        self,
-        logits: Float[Tensor, "B M K"],
-        scores: Float[Tensor, "B M"] | None,  # noqa: ARG002
-        mask: Bool[Tensor, "B M"] | None,
-    ) -> Weights:
+    def of_each(
+        self, real: Float[Tensor, "B M k"], mask: Bool[Tensor, "B M"] | None
+    ) -> Float[Tensor, "B M k"]:
         """Return the positive parts over their sum."""
-        real = real_part(logits, mask)
-        if self.positive is not None:
-            real = real[:, :, self.positive, None]
         positive = torch.relu(real)
         total = positive.sum(dim=1, keepdim=True)
         some = torch.ones_like(positive) if mask is None else mask.to(positive).unsqueeze(2)
         uniform = (some / some.sum(dim=1, keepdim=True)).expand_as(positive)
-        weights = torch.where(total > 0, positive / total.where(total > 0, 1.0), uniform)
-        return weights.squeeze(2) if self.positive is not None else weights
+        return torch.where(total > 0, positive / total.where(total > 0, 1.0), uniform)
 
 
-class Max(Pooling):
-    """The one instance that speaks most for a class decides on it (mi-Net, Wang et al. 2018).
+class Max(OfClasses):
+    """The one instance that speaks most for a class decides on it (mi-Net, Wang et al. 2018)."""
 
-    Args:
-        positive: as of `PositiveEvidence`.
-    """
-
-    def __init__(self, positive: int | None) -> None:
-        super().__init__()
-        self.positive = positive
-
-    def weights(
-        self,
-        logits: Float[Tensor, "B M K"],
-        scores: Float[Tensor, "B M"] | None,  # noqa: ARG002
-        mask: Bool[Tensor, "B M"] | None,
-    ) -> Weights:
+    def of_each(
+        self, real: Float[Tensor, "B M k"], mask: Bool[Tensor, "B M"] | None
+    ) -> Float[Tensor, "B M k"]:
         """Return 1 for that instance and 0 for all others."""
-        real = real_part(logits, mask)
         if mask is not None:
             real = real.masked_fill(~mask.unsqueeze(2), -torch.inf)
-        if self.positive is not None:
-            real = real[:, :, self.positive, None]
-        chosen = real.argmax(dim=1, keepdim=True)
-        weights = torch.zeros_like(real).scatter_(1, chosen, 1.0)
-        return weights.squeeze(2) if self.positive is not None else weights
+        return torch.zeros_like(real).scatter_(1, real.argmax(dim=1, keepdim=True), 1.0)
 
 
 @dataclass(frozen=True)

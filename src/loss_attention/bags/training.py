@@ -21,6 +21,7 @@ from loss_attention.bags.model import AT_ONCE, BagClassifier
 from loss_attention.bags.recipe import BagRecipe
 from loss_attention.errors import InputError, ReportedError, quoted, unknown_name
 from loss_attention.losses import Loss, balanced_weights, loss_for, ramp_up
+from loss_attention.metrics.classification import correct_images
 from loss_attention.prediction import PatchPrediction
 from loss_attention.training.sampling import noise_seed, seed_noise, stream
 
@@ -164,7 +165,7 @@ class BagTrainer:
         self.optimizer.step()
         self.seen += len(bags)
         self._loss += float(loss.detach()) * len(bags)
-        self._right += float(correct(prediction.logits.detach(), labels).sum())
+        self._right += float(correct_images(prediction.logits.detach(), labels).sum())
 
     def close_epoch(self) -> Epoch:
         """End an epoch whose steps are all done, and return what came of it."""
@@ -252,13 +253,6 @@ def step_bags(
         step.append(bag)
         instances += size
     yield np.array(step)
-
-
-def correct(logits: Float[Tensor, "B K"], labels: Tensor) -> Tensor:
-    """Return 1 for each bag whose class, or all of whose labels, are right."""
-    if labels.ndim == 1:
-        return logits.argmax(dim=1) == labels
-    return ((logits > 0) == labels.bool()).all(dim=1)
 
 
 def fit_bags(
