@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from loss_attention.bags.bag_set import BagSet
+from loss_attention.bags.bag_set import BagSet, slices
 from loss_attention.bags.model import AT_ONCE
 
 Probabilities = Float[np.ndarray, "N K"]
@@ -117,7 +117,7 @@ def best_instance(train: BagSet, test: BagSet) -> Probabilities:
     rows = []
     for bag in range(len(test)):
         highest = np.zeros(classes)
-        for values in _parts(test, bag):
+        for _, values in slices(test, bag, AT_ONCE):
             said = _of_all(fitted, fitted.predict_proba(values), classes)
             highest = np.maximum(highest, said.max(axis=0))
         if classes == 2:  # its second class is what a bag is searched for
@@ -137,17 +137,11 @@ BASELINES: dict[str, Callable[[BagSet, BagSet], Probabilities]] = {
 
 def _means(bags: BagSet) -> Float[np.ndarray, "N D"]:
     sums: list[Any] = [
-        sum(values.sum(axis=0, dtype=np.float64) for values in _parts(bags, bag))
+        sum(some.sum(axis=0, dtype=np.float64) for _, some in slices(bags, bag, AT_ONCE))
         for bag in range(len(bags))
     ]
     means: np.ndarray = np.stack(sums) / bags.sizes[:, None]
     return means
-
-
-def _parts(bags: BagSet, bag: int) -> Iterator[Num[np.ndarray, "M D"]]:
-    """Yield the instances of a bag, a part at a time."""
-    for start in range(0, int(bags.sizes[bag]), AT_ONCE):
-        yield bags.features(bag, start, start + AT_ONCE)
 
 
 def _evenly(bags: BagSet, bag: int, most: int) -> Num[np.ndarray, "M D"]:
@@ -155,8 +149,8 @@ def _evenly(bags: BagSet, bag: int, most: int) -> Num[np.ndarray, "M D"]:
     size = int(bags.sizes[bag])
     wanted = np.arange(size) if size <= most else np.arange(most) * size // most
     parts = []
-    for number, values in enumerate(_parts(bags, bag)):
-        here = wanted - number * AT_ONCE
+    for start, values in slices(bags, bag, AT_ONCE):
+        here = wanted - start
         parts.append(values[here[(here >= 0) & (here < len(values))]])
     return np.concatenate(parts)
 

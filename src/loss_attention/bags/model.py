@@ -185,16 +185,6 @@ class BagClassifier(nn.Module):
         Its rows are as long as the largest bag; its mask says which instances there are.
         """
         logits, scores = self.instances(features)
-        return self.join(features, logits, scores, sizes)
-
-    def join(
-        self,
-        features: Float[Tensor, "S D"],
-        logits: Float[Tensor, "S K"] | None,
-        scores: Float[Tensor, " S"] | None,
-        sizes: Int[Tensor, " B"],
-    ) -> PatchPrediction:
-        """Return the prediction of bags from what `instances` returned for them."""
         lengths = sizes.tolist()
         alike = min(lengths) == max(lengths)
         mask = None
@@ -244,19 +234,18 @@ class BagClassifier(nn.Module):
             None if kind[0] is None else torch.cat([one for one in kind if one is not None])
             for kind in zip(*found, strict=True)
         )
-        mask = None
         if self.additive:
             assert scores is not None
-            weights = self.pooling.weights(scores[None, :, None], scores[None], mask)[0]
+            weights = self.pooling.weights(scores[None, :, None], scores[None], None)[0]
             logits = torch.cat(
                 [
                     self._class_vectors(weights[a:b, None] * self._hidden(read(a, b)))
                     for a, b in parts
                 ]
             )
-            return self._added(logits[None], weights[None], mask)
+            return self._added(logits[None], weights[None], None)
         assert logits is not None
-        return self._weighed(logits[None], None if scores is None else scores[None], mask)
+        return self._weighed(logits[None], None if scores is None else scores[None], None)
 
     def _hidden(self, features: Float[Tensor, "S D"]) -> Float[Tensor, "S h"]:
         hidden: Tensor = self.layers((features.to(self.mean.dtype) - self.mean) / self.std)
