@@ -8,9 +8,11 @@
 
 Trains the networks of a subject's studies, and compares every method of explanation on each of
 them. Runs lie in runs/SUBJECT, and what is measured there is not measured again: an interrupted
-command continues, and whoever wants all of it anew deletes that folder. CIFAR-10, Tiny ImageNet and
-COCO are taken from what LOSS_ATTENTION_CIFAR10, LOSS_ATTENTION_TINY_IMAGENET and
-LOSS_ATTENTION_COCO hold, in the form of --data. LOSS_ATTENTION_SEEDS: at most so many of each.
+command continues, and whoever wants all of it anew deletes that folder. With --add the runs that
+results/SUBJECT.json has with the same settings are taken from there, so that days of training can
+be done on several machines, one seed after the other. CIFAR-10, Tiny ImageNet and COCO are taken
+from what LOSS_ATTENTION_CIFAR10, LOSS_ATTENTION_TINY_IMAGENET and LOSS_ATTENTION_COCO hold, in the
+form of --data. LOSS_ATTENTION_SEEDS: at most so many of each.
 """
 
 from __future__ import annotations
@@ -18,12 +20,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from measuring import command, timed
+from measuring import command, stand, timed
 
 if TYPE_CHECKING:
     from loss_attention.training.recipe import Recipe
@@ -151,6 +153,8 @@ class Arguments:
     """Where runs and, of a part, the page go; None: runs/SUBJECT or runs/SUBJECT-PART."""
     alone: bool = True
     """Nothing else runs on the machine, so seconds are worth keeping."""
+    add: bool = False
+    """Do not measure again what the results have."""
 
 
 def interpreting(
@@ -158,6 +162,7 @@ def interpreting(
     part: float = 1.0,
     folder: Path | None = None,
     alone: bool = True,
+    known: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Measure what has not been measured yet, and return all of it.
 
@@ -166,11 +171,13 @@ def interpreting(
         part: of the whole, in (0, 1].
         folder: where the runs are.
         alone: keep the seconds of what is measured now.
+        known: runs of earlier results; what has the same settings there is not measured again.
     """
     folder = folder or ROOT / "runs" / subject
     studies = SUBJECTS[subject]
     runs = [
-        _measured(study, head, seed, part, folder, alone)
+        _of_settings(known, _settings(_recipe(study, head, seed, part), study))
+        or _measured(study, head, seed, part, folder, alone)
         for study in studies
         for seed in study.seeds[: SEEDS if part == 1 else 1]
         for head in study.heads
@@ -185,6 +192,19 @@ def interpreting(
 
 def _named(study: Study) -> str:
     return str(study.changes.get("name", study.recipe))
+
+
+def _settings(recipe: Recipe, study: Study) -> dict[str, Any]:
+    """Return all that decides a run, as JSON has it."""
+    compared = [study.methods, study.images, study.slow_methods, study.slow_images]
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(recipe) | {"compared": compared}))
+    return settings
+
+
+def _of_settings(
+    known: Sequence[dict[str, Any]], settings: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    return next((run for run in known if run.get("settings") == settings), None)
 
 
 def _measured(
@@ -211,6 +231,8 @@ def _measured(
         print(f"trained: {out.name}", flush=True)
     _check(out, wanted, begun=True)
     explained = _compared(out, "compare", study.methods, study.images, part, took, alone)
+    import torch
+
     slow = None
     if study.slow_methods:
         slow = _compared(out, SLOW, study.slow_methods, study.slow_images, part, took, alone)
@@ -219,6 +241,8 @@ def _measured(
         "recipe": wanted.name,
         "head": head,
         "seed": seed,
+        "settings": _settings(wanted, study),
+        "stand": stand() | {"vector_units": torch.backends.cpu.get_cpu_capability()},
         "commands": [
             " ".join(("loss-attention", *words, "--out", "RUN")),
             *(_shown_command(done) for done in (explained, slow) if done is not None),
@@ -298,7 +322,7 @@ def main() -> None:
     """Run the command; a part of it writes its page beside its runs."""
     import sys
 
-    from measuring import keep
+    from measuring import keep, read_numbers
     from pages import write_page
 
     from loss_attention.errors import InputError, unknown_name
@@ -313,8 +337,10 @@ def main() -> None:
         whole = arguments.part == 1
         name = subject if whole else f"{subject}-{arguments.part:g}"
         folder = arguments.out or ROOT / "runs" / name
-        numbers = interpreting(subject, arguments.part, folder, arguments.alone)
         results = ROOT / "results" if whole else folder
+        kept = results / f"{subject}.json"
+        known = read_numbers(kept)["runs"] if arguments.add and kept.exists() else ()
+        numbers = interpreting(subject, arguments.part, folder, arguments.alone, known)
         keep(subject, numbers, results)
         print(write_page(subject, results))
     except InputError as error:

@@ -562,11 +562,23 @@ def _counts(runs: Sequence[Run]) -> str:
 
 
 def _compared_on(numbers: dict[str, Any]) -> str:
-    comparison = numbers["runs"][0]["comparison"]
+    """Return what each network was measured on, and which where they were several machines."""
+    seeds: dict[str, dict[int, None]] = {}
+    for run in numbers["runs"]:
+        seeds.setdefault(_measured_on(numbers, run), {})[run["seed"]] = None
+    return "\n\n".join(
+        (f"Seeds {', '.join(map(str, ran))}: " if len(seeds) > 1 else "") + machine
+        for machine, ran in seeds.items()
+    )
+
+
+def _measured_on(numbers: dict[str, Any], run: Run) -> str:
+    comparison, stand = run["comparison"], run.get("stand", numbers)
     machine, versions = comparison["hardware"], comparison["versions"]
+    units = f", vector units {stand['vector_units']}" if "vector_units" in stand else ""
     return (
-        f"Written {numbers['measured']}; measured on {machine['cpu']}, {machine['cores']} cores, "
-        f"{machine.get('memory_gib', '?')} GiB, {machine['device']}, comparisons in float32, "
-        f"training in {shown_precision(numbers['hardware']['precision'])}; loss-attention "
+        f"Written {stand['measured']}; measured on {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine.get('memory_gib', '?')} GiB, {machine['device']}{units}, comparisons in "
+        f"float32, training in {shown_precision(stand['hardware']['precision'])}; loss-attention "
         f"{comparison['loss_attention']}, Python {versions['python']}, torch {versions['torch']}."
     )

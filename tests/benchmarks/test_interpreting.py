@@ -163,3 +163,15 @@ def test_the_flags_of_every_study_make_its_recipe(subject: str) -> None:
         base = recipe(study.recipe)
         changed = replace(base, **study.changes)
         assert parse(is_it, study.flags(), "train", recipe=base)(changed)
+
+
+def test_what_the_results_have_is_not_measured_again(tmp_path: Path, commands) -> None:
+    known = interpreting.interpreting("interpreting", PART, tmp_path / "there")["runs"]
+    known[1] = known[1] | {"settings": known[1]["settings"] | {"gamma_max": 0.3}}
+    commands.clear()
+    numbers = interpreting.interpreting("interpreting", PART, tmp_path / "here", known=known)
+    # That of other settings, and that alone, is.
+    assert [words[0] for words in commands] == ["train", "compare"]
+    assert [run["seed"] for run in numbers["runs"]] == [run["seed"] for run in known]
+    assert numbers["runs"][0] is known[0]
+    assert numbers["runs"][1]["settings"]["gamma_max"] != 0.3
