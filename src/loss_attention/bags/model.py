@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from loss_attention.attention import centred, check_mask, full_precision, pool_patches, real_part
+from loss_attention.bags.dropout import Dropout
 from loss_attention.bags.pooling import Pooling, pooling_named
 from loss_attention.errors import InputError
 from loss_attention.prediction import AdditivePrediction, ClassWeightedPrediction, PatchPrediction
@@ -109,7 +110,7 @@ class BagClassifier(nn.Module):
         width = in_features
         for channels in hidden:
             layers += [nn.Linear(width, channels), nn.ReLU()]
-            layers += [nn.Dropout(dropout)] if dropout else []
+            layers += [Dropout(dropout)] if dropout else []
             width = channels
         self.layers = nn.Sequential(*layers)
         self.pooling: Pooling = entry.build(
