@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
 from loss_attention.bags.bag_set import BagSet
+from loss_attention.bags.localising import (
+    FALSE_POSITIVES,
+    FROC,
+    TOUCHING,
+    SlideHits,
+    froc,
+    slide_hits,
+)
+from loss_attention.bags.maps import tile_size
 from loss_attention.bags.measures import (
     BASELINES,
     LEAST,
@@ -25,19 +34,53 @@ from loss_attention.bags.training import predicted
 from loss_attention.evaluation.metric import Metric
 from loss_attention.model_spec import KIND
 from loss_attention.prediction import probabilities_of
-from loss_attention.report.scores import UNDEFINED, metrics_table
-from loss_attention.report.tables import Table
+from loss_attention.report.scores import UNDEFINED, metrics_table, score_text
+from loss_attention.report.tables import Column, Table
 
 FORMAT_VERSION = 1
 OF_BAGS, OF_INSTANCES = "bags", "instances"
 AT = (1, 5, 10)
 """Of a bag's instances, so many are looked at for the precision of the best."""
+RANKED_BY = ("evidence", "weights")
 LABELS = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "accuracy": "accuracy"}
 NLL = "log loss"
-
+FROC_NOTE = (
+    "FROC: the mean sensitivity at 1/4, 1/2, 1, 2, 4 and 8 false positives a bag (CAMELYON16). A "
+    "lesion is a group of touching tiles of the class; a detection is a tile that no stronger one "
+    "touches."
+)
 
 Answer = Callable[[BagSet, BagSet], Float[np.ndarray, "N K"]]
 """From bags to fit to and others to the probabilities of these."""
+
+
+@dataclass(frozen=True)
+class FoundLesions:
+    """How many lesions the strongest instances find, at so many false positives a bag.
+
+    Attributes:
+        lesions: groups of instances of the class whose tiles touch, in all bags together.
+        bags: how many bags have one.
+        by: FROC by what instances are ranked by: evidence, weights, and the trivial baselines.
+    """
+
+    lesions: int
+    bags: int
+    by: Mapping[str, FROC]
+
+    def table(self) -> Table:
+        """Return the sensitivities as a table."""
+        heads = [Column("fraction of lesions found by", "left", "found by")]
+        heads += [Column(f"{_fraction(allowed)} a bag") for allowed in FALSE_POSITIVES]
+        rows = [
+            [name, *map(score_text, [*one.sensitivity, one.score])] for name, one in self.by.items()
+        ]
+        title = f"{self.lesions:,} lesions in {self.bags:,} bags, by false positives a bag"
+        return Table([*heads, Column("mean", style="bold")], rows, title)
+
+
+def _fraction(value: float) -> str:
+    return f"{value:g}" if value >= 1 else f"1/{1 / value:g}"
 
 
 @dataclass(frozen=True)
@@ -49,12 +92,14 @@ class BagEvaluation:
         bags: how many.
         instances: how many these have together.
         metrics: in the order in which to show them.
+        found: the lesions that are found, where instances have labels and coordinates.
     """
 
     split: str
     bags: int
     instances: int
     metrics: tuple[Metric, ...]
+    found: FoundLesions | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, the content of `evaluation.json`."""
@@ -76,9 +121,12 @@ class BagEvaluation:
             for some in groups
             if some
         ]
+        found += [] if self.found is None else [self.found.table()]
         lower = any(not metric.higher_is_better for metric in self.metrics)
         notes = ["Higher is better" + (", with ↓ lower." if lower else ".")]
         notes.append("Trivial baselines: what scores so on the same bags without a network.")
+        if self.found is not None:
+            notes.append(FROC_NOTE)
         values = [v for m in self.metrics for v in (m.value, *m.baselines.values())]
         if None in values:
             notes.append(f"{UNDEFINED}: nothing to count, or nothing to fit it by.")
@@ -93,11 +141,13 @@ class Sought:
         positive: which are of the class, shape `(M,)`.
         evidence: for the class.
         weights: of the bag's pooling, whatever the class.
+        coordinates: x and y of each; None: they lie nowhere.
     """
 
     positive: Bool[np.ndarray, " M"]
     evidence: Float[np.ndarray, " M"]
     weights: Float[np.ndarray, " M"]
+    coordinates: Num[np.ndarray, "M 2"] | None = None
 
 
 def evaluate_bags(
@@ -125,16 +175,18 @@ def evaluate_bags(
         if bags.instance_labels is not None:
             evidence = prediction.evidence[0].cpu().numpy()
             weights = prediction.patch_weights[0].cpu().numpy()
-            known = bags.instance_labels[bag]
+            known, places = bags.instance_labels[bag], bags.coordinates(bag)
             sought += [
-                Sought(_of_class(known, k), evidence[:, k].astype(np.float64), weights)
+                Sought(_of_class(known, k), evidence[:, k].astype(np.float64), weights, places)
                 for k in _classes_sought(model, bags, bag)
             ]
         progress(bag + 1, len(bags))
     said = np.stack(rows).astype(np.float64)
     turned = model.positive == 0  # baselines search for the second class
-    metrics = _bag_metrics(bags, said, train, turned=turned) + _instance_metrics(sought)
-    return BagEvaluation(split, len(bags), int(bags.sizes.sum()), tuple(metrics))
+    metrics = _bag_metrics(bags, said, train, turned=turned)
+    found = None if model.positive is None else _found_lesions(sought)
+    metrics += _instance_metrics(sought, found)
+    return BagEvaluation(split, len(bags), int(bags.sizes.sum()), tuple(metrics), found)
 
 
 def _classes_sought(model: BagClassifier, bags: BagSet, bag: int) -> list[int]:
@@ -195,13 +247,45 @@ def _frequencies(train: BagSet, test: BagSet) -> Float[np.ndarray, "N K"]:
     return np.tile(counts / counts.sum(), (len(test), 1))
 
 
-def _instance_metrics(sought: Sequence[Sought]) -> list[Metric]:
+def _found_lesions(sought: Sequence[Sought]) -> FoundLesions | None:
+    """Return the lesions of one class that are found, where instances say where they lie.
+
+    None where they do not, or there is no lesion.
+    """
+    drawn = _drawn(sought)
+    answers: dict[str, Sequence[Float[np.ndarray, " M"]]] = {
+        "evidence": [one.evidence for one in sought],
+        "weights": [one.weights for one in sought],
+        "uniform": [np.ones(len(one.positive)) for one in sought],
+        "random": drawn,
+    }
+    hits: dict[str, list[SlideHits]] = {name: [] for name in answers}
+    for bag, one in enumerate(sought):
+        if one.coordinates is None:
+            return None
+        tile = tile_size(one.coordinates)
+        for name, values in answers.items():
+            found = slide_hits(one.coordinates, values[bag], one.positive, tile, TOUCHING * tile)
+            hits[name].append(found)
+    counts = [len(one.lesions) for one in hits["evidence"]]
+    if not sum(counts):
+        return None
+    by = {name: froc(slides) for name, slides in hits.items()}
+    return FoundLesions(sum(counts), sum(count > 0 for count in counts), by)
+
+
+def _drawn(sought: Sequence[Sought]) -> list[Float[np.ndarray, " M"]]:
+    """Return a random value for each instance, the same ones each time."""
+    chance = np.random.default_rng(0)
+    return [chance.random(len(one.positive)) for one in sought]
+
+
+def _instance_metrics(sought: Sequence[Sought], found: FoundLesions | None) -> list[Metric]:
     """Return how well instances are found: over all, and among the best of bags that have some."""
     if not sought:
         return []
     metric, truth = partial(Metric, group=OF_INSTANCES), [one.positive for one in sought]
-    chance = np.random.default_rng(0)
-    drawn = [chance.random(len(one)) for one in truth]
+    drawn = _drawn(sought)
     even = {"uniform": 0.5, "random": _known(instance_auc(truth, drawn))}
     metrics = [
         metric(
@@ -210,7 +294,7 @@ def _instance_metrics(sought: Sequence[Sought]) -> list[Metric]:
             _known(instance_auc(truth, [getattr(one, name) for one in sought])),
             even,
         )
-        for name in ("evidence", "weights")
+        for name in RANKED_BY
     ]
     having = [number for number, one in enumerate(truth) if one.any()]
     for count in AT:
@@ -225,6 +309,12 @@ def _instance_metrics(sought: Sequence[Sought]) -> list[Metric]:
                 {"uniform": _mean(rate), "random": _mean(of_chance)},
             )
         )
+    if found is not None:
+        without = {name: found.by[name].score for name in ("uniform", "random")}
+        metrics += [
+            metric(f"froc_{name}", f"FROC of {name}", found.by[name].score, without)
+            for name in RANKED_BY
+        ]
     return metrics
 
 
