@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int, Num
 
 from loss_attention.bags.bag_set import BagSet
@@ -32,6 +33,7 @@ from loss_attention.bags.model import BagClassifier
 from loss_attention.bags.recipe import BAGS
 from loss_attention.bags.training import predicted
 from loss_attention.evaluation.metric import Metric
+from loss_attention.metrics.classification import confusion_matrix
 from loss_attention.model_spec import KIND
 from loss_attention.prediction import probabilities_of
 from loss_attention.report.scores import UNDEFINED, metrics_table, score_text
@@ -71,7 +73,7 @@ class FoundLesions:
     def table(self) -> Table:
         """Return the sensitivities as a table."""
         heads = [Column("fraction of lesions found by", "left", "found by")]
-        heads += [Column(f"{_fraction(allowed)} a bag") for allowed in FALSE_POSITIVES]
+        heads += [Column(f"{_fraction(n)} a bag", narrow=_fraction(n)) for n in FALSE_POSITIVES]
         rows = [
             [name, *map(score_text, [*one.sensitivity, one.score])] for name, one in self.by.items()
         ]
@@ -93,6 +95,8 @@ class BagEvaluation:
         instances: how many these have together.
         metrics: in the order in which to show them.
         found: the lesions that are found, where instances have labels and coordinates.
+        confusion: of each class that occurs, how many bags are called what; of one label a bag.
+        said: the probability of each class of each bag, shape `(N, K)`; in memory only.
     """
 
     split: str
@@ -100,26 +104,38 @@ class BagEvaluation:
     instances: int
     metrics: tuple[Metric, ...]
     found: FoundLesions | None = None
+    confusion: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    said: Float[np.ndarray, "N K"] | None = field(default=None, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, the content of `evaluation.json`."""
-        values = {"format_version": FORMAT_VERSION, KIND: BAGS, **asdict(self)}
+        values = {"format_version": FORMAT_VERSION, KIND: BAGS, **asdict(replace(self, said=None))}
+        del values["said"]
         values["metrics"] = [
             {**metric, "range": list(metric["range"])} for metric in values["metrics"]
         ]
         return values
 
+    def get(self, name: str) -> Metric | None:
+        """Return a metric, None where this evaluation does not have it."""
+        return next((one for one in self.metrics if one.name == name), None)
+
     def value(self, name: str) -> float | None:
         """Return the score of a metric; None: it is undefined, or there is none of this name."""
-        return next((one.value for one in self.metrics if one.name == name), None)
+        metric = self.get(name)
+        return None if metric is None else metric.value
+
+    def groups(self) -> list[list[Metric]]:
+        """Return the bags' metrics and, where there are some, the instances'."""
+        kinds = (OF_BAGS, OF_INSTANCES)
+        groups = [[one for one in self.metrics if one.group == kind] for kind in kinds]
+        return [some for some in groups if some]
 
     def tables(self) -> list[Table]:
-        """Return a table of the bags' metrics and, where there are some, of the instances'."""
-        groups = [[m for m in self.metrics if m.group == kind] for kind in (OF_BAGS, OF_INSTANCES)]
+        """Return a table for each of the `groups`, and that of the lesions if there is one."""
         found = [
             metrics_table(some[0].group, [(one, "", one) for one in some], {"": ""})
-            for some in groups
-            if some
+            for some in self.groups()
         ]
         found += [] if self.found is None else [self.found.table()]
         lower = any(not metric.higher_is_better for metric in self.metrics)
@@ -186,7 +202,25 @@ def evaluate_bags(
     metrics = _bag_metrics(bags, said, train, turned=turned)
     found = None if model.positive is None else _found_lesions(sought)
     metrics += _instance_metrics(sought, found)
-    return BagEvaluation(split, len(bags), int(bags.sizes.sum()), tuple(metrics), found)
+    return BagEvaluation(
+        split,
+        len(bags),
+        int(bags.sizes.sum()),
+        tuple(metrics),
+        found,
+        {} if bags.multi_label else _confusion(bags, said),
+        said,
+    )
+
+
+def _confusion(bags: BagSet, said: Float[np.ndarray, "N K"]) -> dict[str, dict[str, int]]:
+    """Return how many bags of each class are called what."""
+    called = torch.from_numpy(said.argmax(axis=1))
+    counts: dict[str, dict[str, int]] = {}
+    for label, guess, number in confusion_matrix(called, bags.labels).tolist():
+        row = counts.setdefault(bags.class_names[label], {})
+        row[bags.class_names[guess]] = number
+    return counts
 
 
 def _classes_sought(model: BagClassifier, bags: BagSet, bag: int) -> list[int]:
