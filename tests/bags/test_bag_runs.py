@@ -430,8 +430,9 @@ def test_several_labels_a_bag() -> None:
     labels = np.array([[1, 0], [1, 1], [0, 0]])
     said = np.array([[0.9, 0.2], [0.4, 0.7], [0.1, 0.3]])
     found = label_scores(labels, said)
-    assert found["accuracy"] == pytest.approx(2 / 3)
+    assert found["exact_match"] == pytest.approx(2 / 3)
     assert found["auc"] == 1.0
+    assert found["mean_average_precision"] == 1.0
     each = [0.9 * 0.8, 0.4 * 0.7, 0.9 * 0.7]
     assert found["nll"] == pytest.approx(-np.log(each).mean())
     bags = digit_bags(6, seed=0)
@@ -445,6 +446,10 @@ def test_several_labels_a_bag() -> None:
     evaluation = evaluate_bags(model, both, train=both)
     assert evaluation.value("instance_auc_evidence") is not None
     assert evaluation.value("balanced_accuracy") is None
+    share = evaluation.get("mean_average_precision")
+    assert share is not None
+    assert share.baselines["class frequencies"] == 0.5  # of two classes, three bags each
+    assert set(share.baselines) == {"class frequencies", *BASELINES}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Num
 
-from loss_attention.bags.bag_set import BagSet
+from loss_attention.bags.bag_set import BagSet, class_counts
 from loss_attention.bags.localising import (
     FALSE_POSITIVES,
     FROC,
@@ -24,10 +24,9 @@ from loss_attention.bags.maps import tile_size
 from loss_attention.bags.measures import (
     BASELINES,
     LEAST,
-    bag_scores,
     instance_auc,
-    label_scores,
     precision_at,
+    scores_of,
 )
 from loss_attention.bags.model import BagClassifier
 from loss_attention.bags.recipe import BAGS
@@ -44,7 +43,13 @@ OF_BAGS, OF_INSTANCES = "bags", "instances"
 AT = (1, 5, 10)
 """Of a bag's instances, so many are looked at for the precision of the best."""
 RANKED_BY = ("evidence", "weights")
-LABELS = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "accuracy": "accuracy"}
+LABELS = {
+    "mean_average_precision": "mAP",
+    "auc": "AUC",
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "exact_match": "exact match",
+}
 NLL = "log loss"
 FROC_NOTE = (
     "FROC: the mean sensitivity at 1/4, 1/2, 1, 2, 4 and 8 false positives a bag (CAMELYON16). A "
@@ -250,14 +255,12 @@ def _bag_metrics(
         found = answer(replace(train, labels=others[0]), replace(bags, labels=others[1]))
         return found[:, ::-1]
 
-    if bags.multi_label:
-        scores, beside = label_scores(labels, said), {}
-    else:
-        scores = bag_scores(labels, said)
-        beside = {
-            name: None if train is None else bag_scores(labels, answered(answer, train))
-            for name, answer in {"majority class": _frequencies, **BASELINES}.items()
-        }
+    scores = scores_of(labels, said)
+    constant = "class frequencies" if bags.multi_label else "majority class"
+    beside = {
+        name: None if train is None else scores_of(labels, answered(answer, train))
+        for name, answer in {constant: _frequencies, **BASELINES}.items()
+    }
     metric = partial(Metric, group=OF_BAGS)
 
     def baselines(name: str) -> dict[str, float | None]:
@@ -270,15 +273,14 @@ def _bag_metrics(
         for name, label in LABELS.items()
         if name in scores
     ]
-    most = float(-np.log(LEAST))
+    most = float(-np.log(LEAST)) * (labels.shape[1] if bags.multi_label else 1)
     loss = metric("nll", NLL, _known(scores["nll"]), baselines("nll"), range=(0.0, most))
     return [*metrics, Metric(**{**vars(loss), "higher_is_better": False})]
 
 
 def _frequencies(train: BagSet, test: BagSet) -> Float[np.ndarray, "N K"]:
     """Return how often each class occurs in training, for every bag."""
-    counts = np.bincount(train.labels.numpy(), minlength=len(train.class_names))
-    return np.tile(counts / counts.sum(), (len(test), 1))
+    return np.tile(np.array(class_counts(train)) / len(train), (len(test), 1))
 
 
 def _found_lesions(sought: Sequence[Sought]) -> FoundLesions | None:

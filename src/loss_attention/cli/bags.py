@@ -420,12 +420,20 @@ def scores_table(found: dict[str, Any]) -> Any:
     """Return the scores of all classifiers as a table."""
     from rich.table import Table
 
+    headings = {
+        "accuracy": "accuracy",
+        "exact_match": "exact match",
+        "balanced_accuracy": "balanced",
+        "auc": "AUC",
+        "mean_average_precision": "mAP",
+    }
+    first = next(iter(found["models"].values()))
+    kinds = [kind for kind in headings if kind in first["scores"]]
     table = Table("classifier", box=None)
-    for heading in ("accuracy", "balanced", "AUC"):
-        table.add_column(heading, justify="right")
+    for kind in kinds:
+        table.add_column(headings[kind], justify="right")
     for name, one in found["models"].items():
-        scores = [one["scores"][kind] for kind in ("accuracy", "balanced_accuracy", "auc")]
-        table.add_row(name, *map(_shown, scores))
+        table.add_row(name, *(_shown(one["scores"][kind]) for kind in kinds))
     return table
 
 

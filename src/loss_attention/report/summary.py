@@ -46,6 +46,7 @@ SAID = {
     "chance level": "guessing",
     "most frequent labels": "giving all the most frequent labels",
     # Of bags.
+    "class frequencies": "giving all the commonest classes",
     "bag size alone": "a regression on the bag's size alone",
     "mean feature, logistic regression": "a regression on the bag's mean feature",
     "single best instance, logistic regression": "a regression on single instances",
