@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, roc_auc_score
 from typed import complaint, run
 
 from loss_attention.bags import crossval
 from loss_attention.bags.bag_set import BagSet
 from loss_attention.bags.crossval import Plan, cross_validated, divided
+from loss_attention.bags.division import spread_labels
 from loss_attention.bags.made_up import digit_bags
 from loss_attention.bags.measures import BASELINES, bag_scores, precision_at
+from loss_attention.bags.reading import read_bags
 from loss_attention.bags.recipe import BagRecipe
 from loss_attention.errors import InputError
 
@@ -40,6 +43,104 @@ def test_folds_are_stratified_and_keep_groups_whole(bags: BagSet) -> None:
         assert not set((train // 3).tolist()) & set((test // 3).tolist())
     with pytest.raises(InputError, match="`folds` 31: there are 30 bags of the rarest class"):
         list(divided(bags, 31, seed=0))
+
+
+def several_labels(count: int, seed: int = 0) -> np.ndarray:
+    """Labels of five classes from rare to common; some have none of them."""
+    random = np.random.default_rng(seed)
+    labels = (random.random((count, 5)) < [0.06, 0.1, 0.3, 0.5, 0.8]).astype(np.uint8)
+    labels[:6, 0] = 1
+    labels[6:8] = 0
+    return labels
+
+
+def test_several_labels_are_spread_over_the_folds() -> None:
+    labels = several_labels(103)
+    fold_of = spread_labels(labels, 5, 0, None)
+    for column in labels.T:
+        counts = np.bincount(fold_of[column > 0], minlength=5)
+        assert counts.max() - counts.min() <= 2
+        assert counts.min() >= 1
+    sizes = np.bincount(fold_of, minlength=5)
+    assert sizes.max() - sizes.min() <= 2
+    # Drawn at random, they are less even.
+    drawn = np.random.default_rng(0).permutation(np.arange(103) % 5)
+    spread = [np.ptp(np.bincount(drawn[column > 0], minlength=5)) for column in labels.T]
+    assert max(spread) > 2
+    assert (spread_labels(labels, 5, 0, None) == fold_of).all()
+    assert (spread_labels(labels, 5, 1, None) != fold_of).any()
+
+
+def test_several_labels_are_spread_by_hand() -> None:
+    # The rarest class, of two bags, goes to both folds; then what is left of the other is.
+    labels = np.array([[1, 1], [1, 1], [0, 1], [0, 1], [0, 0], [0, 0]])
+    for seed in range(5):
+        fold_of = spread_labels(labels, 2, seed, None)
+        assert [sorted(fold_of[pair : pair + 2]) for pair in (0, 2, 4)] == [[0, 1]] * 3
+
+
+def test_patients_of_several_labels_stay_whole() -> None:
+    labels = several_labels(120)
+    groups = np.arange(120) // 3 + 7
+    fold_of = spread_labels(labels, 4, 0, groups)
+    for group in np.unique(groups):
+        assert len(set(fold_of[groups == group])) == 1
+    for column in labels.T:
+        counts = np.bincount(fold_of[column > 0], minlength=4)
+        assert counts.max() - counts.min() <= 4
+
+
+def test_bags_of_several_labels_are_cross_validated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random, labels = np.random.default_rng(1), several_labels(40)[:, 1:4]
+    labels[:3, 0] = labels[8:11, 0] = 1
+    (tmp_path / "data").mkdir()
+    rows = ["slide,label,patient"]
+    values = []
+    for bag, one in enumerate(labels):
+        values.append(random.normal(size=(4 + bag % 5, 3)) + 2 * one)
+        np.save(tmp_path / "data" / f"s{bag}.npy", values[-1].astype(np.float32))
+        names = ";".join(name for name, has in zip("abc", one, strict=True) if has) or "[]"
+        rows.append(f"s{bag},{names},p{bag // 2}")
+    (tmp_path / "data" / "labels.csv").write_text("\n".join(rows) + "\n")
+    out = tmp_path / "out"
+    words = ["crossval", "--data", tmp_path / "data", "--out", out, "--folds", "3"]
+    words += ["--repeats", "2", "--epochs", "3", "--hidden", "8", "--poolings", "mean"]
+    run(*words)
+    said = capsys.readouterr().out
+    assert all(heading in said for heading in ("exact match", "AUC", "mAP"))
+    found = json.loads((out / "crossval.json").read_text())
+    assert set(found["models"]) == {"mean", *BASELINES}
+    bags = read_bags(str(tmp_path / "data"))
+    truth = bags.labels.numpy()
+    folds = [json.loads(file.read_text()) for file in (out / "folds").iterdir()]
+    assert len(folds) == 3 * 2 * 4
+    for name, one in found["models"].items():
+        for repeat in range(2):
+            mine = [f for f in folds if (f["name"], f["repeat"]) == (name, repeat)]
+            index = np.concatenate([f["test"] for f in mine])
+            assert sorted(index) == list(range(40))
+            said = np.concatenate([f["probabilities"] for f in mine])
+            scores = {
+                "auc": roc_auc_score(truth[index], said, average="macro"),
+                "mean_average_precision": average_precision_score(truth[index], said),
+                "exact_match": ((said >= 0.5) == truth[index]).all(axis=1).mean(),
+            }
+            for kind, score in scores.items():
+                assert one["scores"][kind]["repeats"][repeat] == pytest.approx(score)
+    # A baseline is a regression for each class.
+    fold = next(f for f in folds if f["name"].startswith("mean feature"))
+    test = np.array(fold["test"])
+    train = np.setdiff1d(np.arange(40), test)
+    means = np.stack([bags.features(bag).mean(axis=0) for bag in range(40)])
+    centre, spread = means[train].mean(axis=0), means[train].std(axis=0)
+    for k in range(3):
+        one = LogisticRegression().fit((means[train] - centre) / spread, truth[train, k])
+        wanted = one.predict_proba((means[test] - centre) / spread)[:, 1]
+        got = np.array(fold["probabilities"])[:, k]
+        np.testing.assert_allclose(got, wanted, atol=1e-3)
+    assert "8 bags of the rarest class, 'b'" in complaint(capsys, *words, "--folds", "30")
 
 
 def test_scores_are_those_of_the_definition() -> None:

@@ -15,7 +15,8 @@ import torch
 from report.pages import Page, epoch_line, make_model, make_run, make_set, report_of
 
 from loss_attention.evaluation.measuring import evaluate
-from loss_attention.report.page import MOST_EPOCHS, SHOWN_FIRST, SHOWN_FIRST_WIDE, write_report
+from loss_attention.report.page import SHOWN_FIRST, SHOWN_FIRST_WIDE, write_report
+from loss_attention.report.sections import MOST_EPOCHS
 from loss_attention.report.summary import key_metrics, sentences
 from loss_attention.saving import SaveError
 from loss_attention.training.run_folder import METRICS_FILE, RunFolder, metrics_text

@@ -20,16 +20,19 @@ from jaxtyping import Float, Int
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from loss_attention import __version__
-from loss_attention.bags.bag_set import BagSet
-from loss_attention.bags.measures import BASELINES, bag_scores
+from loss_attention.bags.bag_set import BagSet, class_counts
+from loss_attention.bags.division import spread_labels
+from loss_attention.bags.measures import BASELINES, scores_of
 from loss_attention.bags.recipe import BagRecipe
 from loss_attention.bags.training import fit_bags, predicted
-from loss_attention.errors import InputError
+from loss_attention.errors import InputError, quoted
 from loss_attention.prediction import probabilities_of
 from loss_attention.saving import make_folder, read_object, write_whole
 
 FOLDS_FOLDER = "folds"
 SCORES = ("accuracy", "balanced_accuracy", "auc")
+SEVERAL_SCORES = ("exact_match", "auc", "mean_average_precision")
+"""Of bags of one label, and of several."""
 
 
 @dataclass(frozen=True)
@@ -63,25 +66,35 @@ def divided(
 ) -> Iterator[tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]]:
     """Yield the training and the test bags of each fold: classes alike, groups whole.
 
+    Bags of several labels are spread by `spread_labels`.
+
     Raises:
         InputError: fewer bags of a class, or fewer groups, than folds.
     """
     labels = bags.labels.numpy()
-    if labels.ndim == 2:
-        raise InputError("cross-validation is for bags of one label")
-    least = np.bincount(labels, minlength=len(bags.class_names)).min()
+    counts = class_counts(bags)
+    least = min(counts)
     if least < folds:
+        rarest = quoted(bags.class_names[counts.index(least)])
+        most = f"take at most {least}" if least > 1 else "leave this class out"
         raise InputError(
-            f"`folds` {folds}: there are {least} bags of the rarest class, and each fold is to "
-            f"have one; take at most {max(2, least)}"
+            f"`folds` {folds}: there are {least} bags of the rarest class, {rarest}, and each fold "
+            f"is to have one; {most}"
         )
-    if bags.groups is None:
+    groups = None if bags.groups is None else bags.groups.numpy()
+    if groups is not None and len(np.unique(groups)) < folds:
+        raise InputError(f"`folds` {folds}: there are {len(np.unique(groups))} patients or groups")
+    if bags.multi_label:
+        fold_of = spread_labels(labels, folds, seed, groups)
+        for fold in range(folds):
+            if not (fold_of == fold).any():
+                raise InputError(f"`folds` {folds}: too few bags or patients to fill each of them")
+            yield np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+        return
+    if groups is None:
         kinds = StratifiedKFold(folds, shuffle=True, random_state=seed)
         yield from kinds.split(labels, labels)
         return
-    groups = bags.groups.numpy()
-    if len(np.unique(groups)) < folds:
-        raise InputError(f"`folds` {folds}: there are {len(np.unique(groups))} patients or groups")
     grouped = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     yield from grouped.split(labels, labels, groups)
 
@@ -119,7 +132,8 @@ def cross_validated(
 
     Returns:
         The plan, and for each classifier its scores: of each repeat, their mean, their standard
-        deviation over repeats, and the standard error of the accuracy over all folds.
+        deviation over repeats, and the standard error over all folds of the accuracy (of several
+        labels, of exact matches).
 
     Raises:
         InputError: too many folds, or kept folds that are of other data or settings.
@@ -157,23 +171,25 @@ def summary(bags: BagSet, folds: Sequence[dict[str, Any]], plan: Plan) -> dict[s
         mine = [one for one in folds if one["repeat"] == repeat]
         index = np.concatenate([one["test"] for one in mine]).astype(int)
         said = np.concatenate([one["probabilities"] for one in mine])
-        repeats.append(bag_scores(labels[index], said))
-    each = []
-    for one in folds:
-        guess = np.array(one["probabilities"]).argmax(axis=1)
-        each.append(float((guess == labels[np.array(one["test"], dtype=int)]).mean()))
+        repeats.append(scores_of(labels[index], said))
+    right = "exact_match" if bags.multi_label else "accuracy"
+    each = [
+        scores_of(labels[np.array(one["test"], dtype=int)], np.array(one["probabilities"]))[right]
+        for one in folds
+    ]
+    kinds = SEVERAL_SCORES if bags.multi_label else SCORES
     scores = {
         name: {
             "mean": mean(values),
             "sd": stdev(values) if len(values) > 1 else None,
             "repeats": values,
         }
-        for name in SCORES
+        for name in kinds
         if (values := [one[name] for one in repeats])
     }
     return {
         "scores": scores,
-        "accuracy_standard_error": stdev(each) / len(each) ** 0.5,
+        f"{right}_standard_error": stdev(each) / len(each) ** 0.5,
         "seconds": sum(one["seconds"] for one in folds),
         "chosen": [one["chosen"] for one in folds],
     }
@@ -230,7 +246,7 @@ def _chosen(train: BagSet, settings: Sequence[BagRecipe], plan: Plan, repeat: in
         seen, unseen = train.subset(inner), train.subset(held)
         labels = unseen.labels.numpy()
         for number, recipe in enumerate(settings):
-            losses[number] += bag_scores(labels, _probabilities(seen, unseen, recipe))["nll"]
+            losses[number] += scores_of(labels, _probabilities(seen, unseen, recipe))["nll"]
     return int(losses.argmin())
 
 

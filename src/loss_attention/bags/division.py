@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 from loss_attention.bags.bag_set import BagSet
 from loss_attention.bags.recipe import BagRunRecipe
@@ -66,6 +67,48 @@ def parts_of(bags: BagSet, recipe: BagRunRecipe) -> BagParts:
         raise InputError("all training bags are of one class, and two at least are needed")
     used = len(train) + len(validation) + len(test)
     return BagParts(train, validation, test, len(bags) - used)
+
+
+def spread_labels(
+    labels: Int[np.ndarray, "N K"], folds: int, seed: int, groups: Int[np.ndarray, " N"] | None
+) -> Int[np.ndarray, " N"]:
+    """Return the fold of each bag of several labels, each class spread over all folds alike.
+
+    After the iterative stratification of Sechidis, Tsoumakas & Vlahavas ("On the Stratification of
+    Multi-label Data", ECML PKDD 2011): again and again, those that have the class with the fewest
+    bags left go one by one to the fold that lacks most. There it is most of this class, and here,
+    as a group brings bags of many classes with it, of all that the group has, each class (and the
+    number of bags) by its part of all its bags. The groups with most bags of the class go first.
+
+    Args:
+        labels: 0 or 1 for each class.
+        folds: how many there are.
+        seed: draws the order of what is alike.
+        groups: bags of the same number stay together; None: each stands alone.
+    """
+    random = np.random.default_rng(seed)
+    alone = np.arange(len(labels)) if groups is None else groups
+    _, member = np.unique(alone, return_inverse=True)
+    counts = np.zeros((int(member.max()) + 1, labels.shape[1] + 1))
+    np.add.at(counts, member, np.concatenate([labels, np.ones((len(labels), 1))], axis=1))
+    lacking = np.tile(counts.sum(axis=0) / folds, (folds, 1))  # the last column: bags
+    parts = counts / np.maximum(counts.sum(axis=0), 1)
+    fold_of = np.full(len(counts), -1)
+    order = random.permutation(len(counts))
+    while (fold_of < 0).any():
+        rest = order[fold_of[order] < 0]
+        left = counts[rest].sum(axis=0)
+        # What has no class, at the end, is spread by the number of bags alone.
+        kinds = np.flatnonzero(left[:-1]) if left[:-1].any() else np.array([len(left) - 1])
+        kind = int(kinds[left[kinds].argmin()])
+        having = rest[counts[rest, kind] > 0]
+        for one in having[np.argsort(-counts[having, kind], kind="stable")]:
+            ties = random.permutation(folds)
+            best = ties[(lacking[ties] @ parts[one]).argmax()]
+            fold_of[one] = best
+            lacking[best] -= counts[one]
+    found: Int[np.ndarray, " N"] = fold_of[member]
+    return found
 
 
 def _check_groups(bags: BagSet, index: dict[str, np.ndarray]) -> None:

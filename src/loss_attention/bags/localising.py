@@ -90,16 +90,23 @@ def lesions(
         positive: those that are of a lesion.
         tile: the side of a tile, in the units of the coordinates.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
     from scipy.spatial import cKDTree
 
     found = np.full(len(positive), -1, dtype=np.int64)
-    count = int(positive.sum())
-    if count:
-        pairs = cKDTree(coordinates[positive]).query_pairs(TOUCHING * tile, output_type="ndarray")
-        links = coo_array((np.ones(len(pairs)), pairs.T), shape=(count, count))
-        found[positive] = connected_components(links, directed=False)[1]
+    places, member = np.unique(coordinates[positive], axis=0, return_inverse=True)
+    of_place = np.full(len(places), -1, dtype=np.int64)
+    tree, number = cKDTree(places), 0
+    for start in range(len(places)):  # all pairs that touch at once may not fit in memory
+        if of_place[start] >= 0:
+            continue
+        waiting, of_place[start] = [start], number
+        while waiting:
+            near = np.array(tree.query_ball_point(places[waiting.pop()], TOUCHING * tile))
+            near = near[of_place[near] < 0]
+            of_place[near] = number
+            waiting += near.tolist()
+        number += 1
+    found[positive] = of_place[member.ravel()]
     return found
 
 

@@ -181,6 +181,21 @@ def slide_map(
         target: the name of the explained class.
     """
     longest = LONGEST * zoom
+    below, marks = slide_marks(values, quantity, coordinates, tile, frame, longest, thumbnail)
+    how = {"prediction": prediction, "probability": probability, "target": target}
+    return overlay(below, marks, shortest=1, longest=longest, **how)  # type: ignore[arg-type]
+
+
+def slide_marks(
+    values: Float[np.ndarray, " M"],
+    quantity: Quantity,
+    coordinates: Num[np.ndarray, "M 2"],
+    tile: float,
+    frame: Frame,
+    longest: int,
+    thumbnail: Image.Image | None = None,
+) -> tuple[Image.Image, Marks]:
+    """Return what lies under a map, grey, and what is drawn over it; see `slide_map`."""
     heat, there = painted(values, coordinates, tile, frame, longest)
     size = heat.shape[1], heat.shape[0]
     if thumbnail is None:
@@ -189,9 +204,7 @@ def slide_map(
         below = thumbnail.convert("L").resize(size, Image.Resampling.LANCZOS)
     empty = not quantity.signed and not (values > 0).any()
     note = NO_MARGIN if empty else ""
-    marks = Marks(heat, shown=quantity, note=note, most=end_of_scale(values))
-    how = {"prediction": prediction, "probability": probability, "target": target}
-    return overlay(below, marks, shortest=1, longest=longest, **how)  # type: ignore[arg-type]
+    return below, Marks(heat, shown=quantity, note=note, most=end_of_scale(values))
 
 
 def check_zooms(zooms: tuple[int, ...]) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num, Shaped
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -46,17 +46,29 @@ def bag_scores(labels: Int[np.ndarray, " N"], probabilities: Probabilities) -> d
 def label_scores(labels: Int[np.ndarray, "N K"], probabilities: Probabilities) -> dict[str, float]:
     """Return the scores of bags that may have several classes.
 
-    The AUC is the mean over the classes that some bags have and others do not; accurate is a bag
-    of which every class is right; the negative log-likelihood is the sum over classes.
+    An exact match is a bag of which every class is right. AUC and average precision are means over
+    classes (macro): the AUC over those that some bags have and others do not, the average precision
+    over those that occur. The negative log-likelihood is the sum over classes. NaN where there is
+    no class to take a mean of.
     """
-    present = [k for k in range(labels.shape[1]) if 0 < labels[:, k].sum() < len(labels)]
+    counts = labels.sum(axis=0)
+    present = np.flatnonzero((counts > 0) & (counts < len(labels)))
     aucs = [roc_auc_score(labels[:, k], probabilities[:, k]) for k in present]
+    precisions = [
+        average_precision_score(labels[:, k], probabilities[:, k]) for k in np.flatnonzero(counts)
+    ]
     of_labels = np.where(labels > 0, probabilities, 1 - probabilities)
     return {
-        "accuracy": float(((probabilities >= 0.5) == (labels > 0)).all(axis=1).mean()),
+        "exact_match": float(((probabilities >= 0.5) == (labels > 0)).all(axis=1).mean()),
         "auc": float(np.mean(aucs)) if aucs else np.nan,
+        "mean_average_precision": float(np.mean(precisions)) if precisions else np.nan,
         "nll": float(-np.log(np.maximum(of_labels, LEAST)).sum(axis=1).mean()),
     }
+
+
+def scores_of(labels: Shaped[np.ndarray, "N *K"], probabilities: Probabilities) -> dict[str, float]:
+    """Return the scores of bags: of one label, class indices `(N,)`; of several, 0/1 `(N, K)`."""
+    return (label_scores if labels.ndim == 2 else bag_scores)(labels, probabilities)
 
 
 def instance_auc(
@@ -108,19 +120,18 @@ def best_instance(train: BagSet, test: BagSet) -> Probabilities:
     each = int(train.sizes.max()) if train.sizes.sum() <= most else max(1, most // len(train))
     some = [_evenly(train, bag, each) for bag in range(len(train))]
     sizes = [len(one) for one in some]
-    labels = np.repeat(train.labels.numpy(), sizes)
+    labels = np.repeat(train.labels.numpy(), sizes, axis=0)
     weights = np.repeat([1 / size for size in sizes], sizes)
     classes = len(train.class_names)
-    fitted = _regression().fit(
-        np.concatenate(some), labels, logisticregression__sample_weight=weights
-    )
+    answer = _fitted(np.concatenate(some), labels, classes, weights)
     rows = []
     for bag in range(len(test)):
         highest = np.zeros(classes)
         for _, values in slices(test, bag, AT_ONCE):
-            said = _of_all(fitted, fitted.predict_proba(values), classes)
-            highest = np.maximum(highest, said.max(axis=0))
-        if classes == 2:  # its second class is what a bag is searched for
+            highest = np.maximum(highest, answer(values).max(axis=0))
+        if train.multi_label:
+            rows.append(highest)
+        elif classes == 2:  # its second class is what a bag is searched for
             rows.append(np.array([1 - highest[1], highest[1]]))
         else:
             rows.append(highest / highest.sum())
@@ -132,7 +143,7 @@ BASELINES: dict[str, Callable[[BagSet, BagSet], Probabilities]] = {
     "mean feature, logistic regression": mean_feature,
     "single best instance, logistic regression": best_instance,
 }
-"""What needs no network, for bags of one label."""
+"""What needs no network; of several labels, each class is decided by itself."""
 
 
 def _means(bags: BagSet) -> Float[np.ndarray, "N D"]:
@@ -165,9 +176,41 @@ def _regressed(
     test_values: Float[np.ndarray, "n F"],
     test: BagSet,
 ) -> Probabilities:
-    fitted = _regression().fit(train_values, train.labels.numpy())
+    answer = _fitted(train_values, train.labels.numpy(), len(train.class_names))
     assert len(test_values) == len(test)
-    return _of_all(fitted, fitted.predict_proba(test_values), len(train.class_names))
+    return answer(test_values)
+
+
+def _fitted(
+    values: Float[np.ndarray, "N F"],
+    labels: Shaped[np.ndarray, "N *K"],
+    classes: int,
+    weights: Float[np.ndarray, " N"] | None = None,
+) -> Callable[[Num[np.ndarray, "n F"]], Probabilities]:
+    """Return a regression that is fitted: of several labels, one for each class."""
+
+    def fitted(labels: Shaped[np.ndarray, " N"]) -> Any:
+        return _regression().fit(values, labels, logisticregression__sample_weight=weights)
+
+    if labels.ndim == 1:
+        one = fitted(labels)
+        return lambda others: _of_all(one, one.predict_proba(others), classes)
+    # One that all bags have, or none, is said of all others too.
+    constant = [bool(column.all()) or not column.any() for column in labels.T]
+    each = [
+        None if same else fitted(column) for same, column in zip(constant, labels.T, strict=True)
+    ]
+
+    def answer(others: Num[np.ndarray, "n F"]) -> Probabilities:
+        columns = [
+            np.full(len(others), float(labels[0, k]))
+            if one is None
+            else one.predict_proba(others)[:, 1]
+            for k, one in enumerate(each)
+        ]
+        return np.stack(columns, axis=1)
+
+    return answer
 
 
 def _of_all(fitted: Any, found: Float[np.ndarray, "N k"], classes: int) -> Probabilities:

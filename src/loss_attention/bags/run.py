@@ -15,6 +15,7 @@ from loss_attention.bags.job import bag_recipe, begin_bag_run, continue_bag_run
 from loss_attention.bags.model import BagClassifier
 from loss_attention.bags.reading import read_bags
 from loss_attention.bags.recipe import BagRunRecipe
+from loss_attention.bags.report import ending, sentences, write_bag_report
 from loss_attention.bags.saved import load_bag_model
 from loss_attention.bags.tables import is_bag_table, read_bag_table
 from loss_attention.bags.training import predicted
@@ -85,7 +86,7 @@ def finish_bag_run(
     accelerator: Accelerator,
     model: BagClassifier | None = None,
 ) -> BagEvaluation:
-    """Train what is left of a run, and measure its best weights on its test bags, once.
+    """Train what is left of a run, measure its best weights on its test bags, and report.
 
     Raises:
         RunStopped: a signal came; everything is saved.
@@ -107,8 +108,16 @@ def finish_bag_run(
         if not done or stop.requested:
             raise stopped(run, stop.number)
     best = load_bag_weights(run).to(choose_device(accelerator))
-    evaluation = measured(best, parts.test, parts.train, console)
+    return reported(run, best, parts, console)
+
+
+def reported(
+    run: RunFolder, model: BagClassifier, parts: BagParts, console: Console
+) -> BagEvaluation:
+    """Measure a model on its run's test bags, write scores and report down, and say them."""
+    evaluation = measured(model, parts.test, parts.train, console)
     run.write_json(EVALUATION_FILE, evaluation.to_json())
+    conclude(run, model, parts, evaluation, console)
     return evaluation
 
 
@@ -125,16 +134,25 @@ def measured(
 
 
 def show_evaluation(evaluation: BagEvaluation, console: Console) -> None:
-    """Print the scores beside their trivial baselines."""
+    """Print the scores beside their trivial baselines, and in words what they mean."""
     count = f"{evaluation.bags:,} {evaluation.split} bags of {evaluation.instances:,} instances"
     say_line(console, count, "bold")
     for table in evaluation.tables():
         show_table(table, console)
+    for sentence in sentences(evaluation):
+        say_line(console, sentence)
 
 
-def conclude(run: RunFolder, evaluation: BagEvaluation, console: Console) -> None:
-    """Say what was trained, on what and for how long, print the scores, and what is next."""
+def conclude(
+    run: RunFolder,
+    model: BagClassifier,
+    parts: BagParts,
+    evaluation: BagEvaluation,
+    console: Console,
+) -> None:
+    """Write the report; say what was trained, for how long, the scores, and what is next."""
     recipe, facts = bag_recipe(run), run.facts()
+    report = write_bag_report(run, recipe, model, parts, evaluation)
     best = facts.get("best_epoch")
     with guarded(str(run.path / FACTS_FILE)):
         say_line(
@@ -145,9 +163,13 @@ def conclude(run: RunFolder, evaluation: BagEvaluation, console: Console) -> Non
             "bold",
         )
     show_evaluation(evaluation, console)
-    folder = shlex.quote(str(run.path))
-    say_line(console, f"next: loss-attention predict {folder} BAGS")
-    say_line(console, f"scores: {run.path / EVALUATION_FILE}", "bold")
+    said = ending(evaluation, recipe, facts)
+    if said is not None:
+        say_line(console, said, "bold")
+    else:
+        folder = shlex.quote(str(run.path))
+        say_line(console, f"next: loss-attention explain {folder} BAGS --out explained")
+    say_line(console, f"report: {report}", "bold")
 
 
 def train_bags(
@@ -180,7 +202,6 @@ def train_bags(
         with resumable(run):
             parts = parts_of(bags, recipe)
             evaluation = finish_bag_run(run, parts, console, accelerator, model)
-            conclude(run, evaluation, console)
     return evaluation
 
 
@@ -197,9 +218,22 @@ def resume_bags(path: Path, console: Console, data: str | None = None) -> BagEva
         _, parts = own_bags(run, data)
         if data is not None:
             run.note(data=recorded(data, path))
-        evaluation = finish_bag_run(run, parts, console, accelerator)
-        conclude(run, evaluation, console)
-    return evaluation
+        return finish_bag_run(run, parts, console, accelerator)
+
+
+def report_bag_run(
+    path: Path, console: Console, data: str | None, accelerator: Accelerator
+) -> BagEvaluation:
+    """Measure a run on its test bags, and write its scores and its report again.
+
+    Raises:
+        InputError: there are no weights, or bags that cannot be used.
+    """
+    device = choose_device(accelerator)
+    with opened_to_write(path, console) as run:
+        model = load_bag_weights(run).to(device)
+        _, parts = own_bags(run, data)
+        return reported(run, model, parts, console)
 
 
 def evaluate_bag_run(

@@ -11,17 +11,16 @@ import tyro
 
 from loss_attention.bags.kind import is_bag_model
 from loss_attention.bags.recipe import BAGS, BagRecipe, BagRunRecipe, is_bag_run
+from loss_attention.cli.elsewhere import prediction_format, say_predicted
 from loss_attention.cli.options import Device
 from loss_attention.errors import InputError
 from loss_attention.interruption import Interrupted, RunStopped
-from loss_attention.training.recipe import Accelerator
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from loss_attention.predicting import Predicted
-
 SCORES_FILE = "crossval.json"
+BagRun = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="The folder of a run on bags.")]
 BagModel = Annotated[
     tyro.conf.Positional[Path],
     tyro.conf.arg(help="A run's folder, or a .safetensors file, of a classifier of bags."),
@@ -47,52 +46,83 @@ def train(
     return 0
 
 
-def resume(console: Console, run: Path, data: str | None) -> int:
-    """Continue a run on bags, or evaluate a finished one again."""
+def resume(console: Console, run: BagRun, data: str | None = None) -> int:
+    """Continue an interrupted run on bags on the hardware it began on; evaluate and report.
+
+    A finished run is only evaluated again.
+
+    Args:
+        data: Where the run's bags are now, if they have moved.
+    """
     from loss_attention.bags.run import resume_bags
 
     resume_bags(run, console, data)
     return 0
 
 
-def evaluate(console: Console, run: Path, data: str | None, accelerator: Accelerator) -> int:
-    """Measure a run on bags."""
+def evaluate(
+    console: Console, run: BagRun, data: str | None = None, accelerator: Device = "auto"
+) -> int:
+    """Measure how the test bags are told and how instances are found, beside trivial baselines.
+
+    Instances are measured where the data has labels of them. Scores on the run's own bags are also
+    written to the run's folder.
+
+    Args:
+        data: Measure on these bags instead of the run's own; classes are matched by name.
+    """
     from loss_attention.bags.run import evaluate_bag_run, show_evaluation
 
     show_evaluation(evaluate_bag_run(run, console, data, accelerator), console)
     return 0
 
 
-def predict(
-    console: Console, run: Path, data: Sequence[Path], accelerator: Accelerator
-) -> tuple[list[Predicted], tuple[str, ...]]:
-    """Return what a classifier says of bags, and its classes."""
-    from loss_attention.bags.run import predict_bags
-    from loss_attention.terminal import counted
+def report(
+    console: Console, run: BagRun, data: str | None = None, accelerator: Device = "auto"
+) -> int:
+    """Evaluate a run on bags and write its report.html again.
 
+    Args:
+        data: Where the run's bags are now, if they have moved.
+    """
+    from loss_attention.bags.run import report_bag_run
+
+    report_bag_run(run, console, data, accelerator)
+    return 0
+
+
+def predict(
+    console: Console,
+    run: BagModel,
+    data: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(help="A table of instances, or a folder of one file a bag."),
+    ],
+    format: Literal["table", "csv", "jsonl"] | None = None,
+    out: Path | None = None,
+    accelerator: Device = "auto",
+    overwrite: bool = False,
+) -> int:
+    """Name the class of bags, with its probability; they need no labels.
+
+    Args:
+        format: A table for people, or the probabilities of all classes as CSV or JSON lines. None:
+            as --out ends, or a table.
+        out: Write to this file, ending in .csv or .jsonl. None: print.
+        overwrite: Replace a file that is there.
+    """
+    kind = prediction_format(out, format, overwrite=overwrite)
     if len(data) != 1:
         raise InputError(
             f"{run} is of bags, and predicts those of one table or folder: {len(data)} were given"
         )
+    from loss_attention.bags.run import predict_bags
+    from loss_attention.terminal import counted
+
     with counted("predicting", console) as progress:
-        return predict_bags(run, str(data[0]), accelerator, progress)
-
-
-def is_of_bags(path: Path) -> bool:
-    """Return whether a run's folder, trained or not, or a `.safetensors` file, is of bags."""
-    return is_bag_run(path) or is_bag_model(path)
-
-
-def refuse(run: Path, given: Mapping[str, bool]) -> None:
-    """Raise `InputError` where options were given that a run on bags does not have.
-
-    Args:
-        run: the run.
-        given: whether each option was given, by its field.
-    """
-    names = [f"`{name}`" for name, there in given.items() if there]
-    if names:
-        raise InputError(f"{run} is of bags, and takes no {', '.join(names)}")
+        predicted, names = predict_bags(run, data[0], accelerator, progress)
+    say_predicted(console, predicted, names, "bag", kind, out)
+    return 0
 
 
 def crossval(
@@ -336,8 +366,20 @@ def export(
     return 0
 
 
-OF_BAGS: dict[str, Callable[..., int]] = {"explain": explain, "export": export}
+OF_BAGS: dict[str, Callable[..., int]] = {
+    "resume": resume,
+    "evaluate": evaluate,
+    "report": report,
+    "explain": explain,
+    "predict": predict,
+    "export": export,
+}
 """Subcommands that have other options where the model is of bags."""
+
+
+def _is_of_bags(path: Path) -> bool:
+    """Return whether a run's folder, trained or not, or a `.safetensors` file, is of bags."""
+    return is_bag_run(path) or is_bag_model(path)
 
 
 def function_for(
@@ -359,7 +401,7 @@ def function_for(
     """
     if name not in OF_BAGS:
         return usual
-    models = (one for one in arguments if not one.startswith("-") and is_of_bags(Path(one)))
+    models = (one for one in arguments if not one.startswith("-") and _is_of_bags(Path(one)))
     model = next(models, None)
     if model is None:
         return usual
@@ -378,12 +420,20 @@ def scores_table(found: dict[str, Any]) -> Any:
     """Return the scores of all classifiers as a table."""
     from rich.table import Table
 
+    headings = {
+        "accuracy": "accuracy",
+        "exact_match": "exact match",
+        "balanced_accuracy": "balanced",
+        "auc": "AUC",
+        "mean_average_precision": "mAP",
+    }
+    first = next(iter(found["models"].values()))
+    kinds = [kind for kind in headings if kind in first["scores"]]
     table = Table("classifier", box=None)
-    for heading in ("accuracy", "balanced", "AUC"):
-        table.add_column(heading, justify="right")
+    for kind in kinds:
+        table.add_column(headings[kind], justify="right")
     for name, one in found["models"].items():
-        scores = [one["scores"][kind] for kind in ("accuracy", "balanced_accuracy", "auc")]
-        table.add_row(name, *map(_shown, scores))
+        table.add_row(name, *(_shown(one["scores"][kind]) for kind in kinds))
     return table
 
 

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from loss_attention.cli import bags
 from loss_attention.cli.options import Device
 from loss_attention.cli.subcommands import fail
 from loss_attention.errors import InputError, printable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from loss_attention.exporting.quantising import QuantisationLoss
     from loss_attention.exporting.reading import ExportedModel
     from loss_attention.model import PatchClassifier
-    from loss_attention.predicting import Classifier
+    from loss_attention.predicting import Classifier, Predicted
     from loss_attention.training.run_folder import RunFolder
 
 Model = Annotated[
@@ -169,14 +169,14 @@ def predict(
     run: ModelOrFile,
     images: Annotated[
         tyro.conf.Positional[tuple[Path, ...]],
-        tyro.conf.arg(help="Image files, or folders of images; of a run on bags, its BAGS."),
+        tyro.conf.arg(help="Image files, or folders of images."),
     ],
     format: Literal["table", "csv", "jsonl"] | None = None,
     out: Path | None = None,
     accelerator: Device = "auto",
     overwrite: bool = False,
 ) -> int:
-    """Name the class of images, or of bags, with its probability.
+    """Name the class of images, with its probability.
 
     An exported file needs no torch, and runs on the CPU.
 
@@ -187,45 +187,56 @@ def predict(
         accelerator: auto: a GPU if there is one; for a run, as exported files run on the CPU.
         overwrite: Replace a file that is there.
     """
-    from loss_attention.predicting import (
-        PredictSummary,
-        as_csv,
-        as_jsonl,
-        predict_files,
-        table_rows,
-    )
+    from loss_attention.predicting import predict_files
     from loss_attention.terminal import counted
 
     if not images:
         raise InputError("predict needs image files or folders after the run")
-    kind = _format_of(out, format, overwrite=overwrite)
-    what = "bag" if bags.is_of_bags(run) else "file"
-    summary = PredictSummary()
-    if what == "bag":
-        summary.predicted, names = bags.predict(console, run, images, accelerator)
-    else:
-        classifier = _classifier(run, accelerator)
-        names = classifier.class_names
-        with counted("predicting", console) as progress:
-            summary = predict_files(classifier, images, progress)
-    if kind == "table":
-        _show(console, table_rows(summary.predicted, names), what)
-    else:
-        text = (as_csv if kind == "csv" else as_jsonl)(summary.predicted, names, what)
-        if out is None:
-            sys.stdout.write(text)
-        else:
-            from loss_attention.saving import write_whole
-
-            write_whole(out, text)
-            of = "images" if what == "file" else "bags"
-            print(printable(f"{len(summary.predicted)} {of}: {out}"))
+    kind = prediction_format(out, format, overwrite=overwrite)
+    classifier = _classifier(run, accelerator)
+    with counted("predicting", console) as progress:
+        summary = predict_files(classifier, images, progress)
+    say_predicted(console, summary.predicted, classifier.class_names, "file", kind, out)
     for line in (*summary.unread, *summary.unreadable):
         fail(line)
     return 2 if summary.unreadable else 0
 
 
-def _format_of(out: Path | None, format: str | None, *, overwrite: bool) -> str:
+def say_predicted(
+    console: Console,
+    predicted: Sequence[Predicted],
+    names: tuple[str, ...],
+    what: Literal["file", "bag"],
+    kind: str,
+    out: Path | None,
+) -> None:
+    """Print what was said of images or bags, or write it to a file.
+
+    Args:
+        console: for a table.
+        predicted: what was said.
+        names: of the classes.
+        what: each is the name of.
+        kind: table, csv or jsonl; see `prediction_format`.
+        out: the file; None: printed.
+    """
+    from loss_attention.predicting import as_csv, as_jsonl, table_rows
+
+    if kind == "table":
+        _show(console, table_rows(predicted, names), what)
+        return
+    text = (as_csv if kind == "csv" else as_jsonl)(predicted, names, what)
+    if out is None:
+        sys.stdout.write(text)
+        return
+    from loss_attention.saving import write_whole
+
+    write_whole(out, text)
+    of = "images" if what == "file" else "bags"
+    print(printable(f"{len(predicted)} {of}: {out}"))
+
+
+def prediction_format(out: Path | None, format: str | None, *, overwrite: bool) -> str:
     """Return how predictions are to be written."""
     if out is None:
         return format or "table"

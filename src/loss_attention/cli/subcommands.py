@@ -18,7 +18,6 @@ import tyro
 
 from loss_attention import __version__
 from loss_attention.bags.recipe import BAGS, PURPOSE
-from loss_attention.cli import bags
 from loss_attention.cli.options import Device
 from loss_attention.errors import InputError, printable
 from loss_attention.explained.formats import Engine, ExplainedFormat, ImageFormat
@@ -106,15 +105,6 @@ def resume(
         num_nodes: Number of machines for the rest. None: as many as before.
         verbose: Print all metrics, not only those that say most.
     """
-    if bags.is_of_bags(run):
-        changed = {
-            "learning_rate": learning_rate is not None,
-            "loggers": loggers is not None,
-            "devices": devices is not None,
-            "num_nodes": num_nodes is not None,
-        }
-        bags.refuse(run, changed)
-        return bags.resume(console, run, data)
     from loss_attention import runs
     from loss_attention.data.loading import recorded
     from loss_attention.seeds import SeedRuns, is_folder_of_seeds
@@ -182,9 +172,8 @@ def evaluate(
 ) -> int:
     """Measure accuracy and localisation on the test split, beside trivial baselines.
 
-    Of a run on bags: how bags are told and, where the data says which these are, how well the
-    instances are found that decide. Scores on the run's own data are also written to the run's
-    folder. Thresholds are always chosen on the run's own validation images.
+    Scores on the run's own data are also written to the run's folder. Thresholds are always chosen
+    on the run's own validation images.
 
     Args:
         data: Measure on this data instead of the run's own; classes are matched by name.
@@ -200,17 +189,6 @@ def evaluate(
             a quarter of the time that all images do, from 8 to 64.
         verbose: Print all metrics, not only those that say most.
     """
-    if bags.is_of_bags(run):
-        of_images = {
-            "classes": bool(classes),
-            "skip_broken": skip_broken,
-            "masks": masks,
-            "map": map is not None,
-            "within": within != NEAR,
-            "locality": locality is not None,
-        }
-        bags.refuse(run, of_images)
-        return bags.evaluate(console, run, data, accelerator)
     from loss_attention import runs
     from loss_attention.explanation import named_map
     from loss_attention.report.summary import show_scores

@@ -322,13 +322,13 @@ def _card(
     own = next(iter(explanations.values()), None)
     return Card(
         name=name,
-        answer=_listed(names, answer),
-        labels=_listed(names, labels),
+        answer=listed(names, answer),
+        labels=listed(names, labels),
         correct=correct,
         target=names[target],
         probability=probability,
         pictures=(plain, *drawn),
-        bars=_bars(logits, labels, names),
+        bars=class_bars(logits, labels, names),
         patches=None if own is None else _patch_values(own, i),
     )
 
@@ -426,9 +426,10 @@ def _facts(explanation: Explanation, i: int, truths: Float[Tensor, "G 4"]) -> st
     return facts
 
 
-def _bars(
+def class_bars(
     logits: Float[Tensor, " K"], labels: Bool[Tensor, " K"], names: Sequence[str]
 ) -> tuple[Bar, ...]:
+    """Return the classes of the highest logits and those of the labels, as bars."""
     top = logits.argsort(descending=True, stable=True)[:BARS].tolist()
     shown = top + [k for k in labels.nonzero().squeeze(1).tolist() if k not in top][:BARS]
     longest = max(1e-9, max(abs(float(logits[k])) for k in shown))
@@ -446,5 +447,6 @@ def _true_boxes(part: ImageSet, i: int) -> Float[Tensor, "G 4"]:
     return part.boxes[i][relevant & ~part.boxes[i].isnan().any(dim=1)]
 
 
-def _listed(names: Sequence[str], has: Bool[Tensor, " K"]) -> str:
+def listed(names: Sequence[str], has: Bool[Tensor, " K"]) -> str:
+    """Return the names of some classes in a line."""
     return ", ".join(names[k] for k in has.nonzero().squeeze(1).tolist()) or "none"

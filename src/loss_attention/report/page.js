@@ -30,7 +30,7 @@ if (form && cards.length) {
       left += fits;
     }
     form.querySelector("output").textContent = form.sure.value;
-    status.textContent = `${left} of ${cards.length} images on this page`;
+    status.textContent = `${left} of ${cards.length} ${form.dataset.of} on this page`;
   };
   form.addEventListener("input", apply);
   form.addEventListener("change", apply);
@@ -121,6 +121,7 @@ function open(card) {
 dialog.addEventListener("close", () => opener && opener.focus());
 for (const card of cards) {
   const pictures = card.querySelector(".pictures");
+  if (!pictures) continue;
   pictures.classList.add("opens");
   pictures.tabIndex = 0;
   pictures.setAttribute("role", "button");

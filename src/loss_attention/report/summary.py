@@ -45,6 +45,11 @@ SAID = {
     "majority class": "calling all by the commonest class",
     "chance level": "guessing",
     "most frequent labels": "giving all the most frequent labels",
+    # Of bags.
+    "class frequencies": "giving all the commonest classes",
+    "bag size alone": "a regression on the bag's size alone",
+    "mean feature, logistic regression": "a regression on the bag's mean feature",
+    "single best instance, logistic regression": "a regression on single instances",
 }
 """What the sentences call the trivial baselines."""
 Standing = Literal["better", "alike", "worse"]
@@ -133,17 +138,25 @@ def standing(metric: Metric, images: int) -> Standing | None:
 
 def sentences(evaluation: Evaluation) -> list[str]:
     """Say whether the answers are right, whether the map is where the objects are, what it sees."""
-    said = [_answers(evaluation), _pointing(evaluation), _seen(evaluation)]
+    metric = evaluation.get("accuracy") or evaluation.get("exact_match")
+    answers = right_answers(metric, evaluation.images, f"{evaluation.split} images")
+    said = [answers, _pointing(evaluation), _seen(evaluation)]
     return [sentence for sentence in said if sentence]
 
 
-def _answers(evaluation: Evaluation) -> str:
-    metric = evaluation.get("accuracy") or evaluation.get("exact_match")
+def right_answers(metric: Metric | None, count: int, what: str) -> str:
+    """Say how many answers are right, and how many of the best trivial baseline; "" without any.
+
+    Args:
+        metric: the accuracy, or of several labels the exact matches.
+        count: how many answers there are.
+        what: they are about.
+    """
     if metric is None or metric.value is None:
         return ""
-    what = "Right" if metric.name == "accuracy" else "All labels right"
-    said = f"{what} in {_percent(metric.value)} of {evaluation.images:,} {evaluation.split} images"
-    return f"{said}{_against(metric, evaluation.images)}."
+    right = "Right" if metric.name == "accuracy" else "All labels right"
+    said = f"{right} in {percent(metric.value)} of {count:,} {what}"
+    return f"{said}{against(metric, count)}."
 
 
 def _pointing(evaluation: Evaluation) -> str:
@@ -162,15 +175,15 @@ def _pointing(evaluation: Evaluation) -> str:
     where = "at" if whole else f"{metric.label.removeprefix('pointing ')} of"
     marked = f" of {images:,} images with a {'box' if whole else 'mask'}" if images else ""
     said = (
-        f"The {evaluation.map} points {where} the object in {_percent(metric.value)}{marked}"
-        f"{_against(metric, images)}"
+        f"The {evaluation.map} points {where} the object in {percent(metric.value)}{marked}"
+        f"{against(metric, images)}"
     )
     if standing(metric, images) in ("alike", "worse"):
         return f"{said}: do not take the map for where the object is."
     return f"{said}."
 
 
-def _against(metric: Metric, images: int) -> str:
+def against(metric: Metric, images: int) -> str:
     """Say what the best trivial baseline scores, where there is one."""
     best = best_mean([metric])
     if best is None:
@@ -179,7 +192,7 @@ def _against(metric: Metric, images: int) -> str:
     held = standing(metric, images)
     rather = ", which is better" if held == "worse" else ""
     apart = ", and the two are not told apart" if held == "alike" else ""
-    return f"; {printable(SAID.get(name, name))} would in {_percent(value)}{rather}{apart}"
+    return f"; {printable(SAID.get(name, name))} would in {percent(value)}{rather}{apart}"
 
 
 def _seen(evaluation: Evaluation) -> str:
@@ -197,6 +210,6 @@ def _seen(evaluation: Evaluation) -> str:
     )
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
     """Return a fraction in percent, in as many digits as say whether it is all or nothing."""
     return f"{100 * value:.0f} %" if 0.01 <= value <= 0.99 else f"{100 * value:.1f} %"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from math import sqrt
-from typing import Any
+from typing import Any, Protocol
 
 from loss_attention.data.loading import MADE
 from loss_attention.data.records import few
 from loss_attention.errors import printable
-from loss_attention.evaluation.metric import Evaluation
+from loss_attention.evaluation.metric import Evaluation, Metric
 from loss_attention.training.recipe import Recipe
 
 NEARLY_ALL = 0.98
@@ -23,12 +23,31 @@ _FROZEN, _TUNED = "loss-attention train photos", "loss-attention train photos-fi
 _Z = 1.96  # of a 95 % interval
 
 
-def nothing_learned(evaluation: Evaluation) -> str | None:
+class Measured(Protocol):
+    """An evaluation, of images or of bags; see `Evaluation`."""
+
+    @property
+    def split(self) -> str:
+        """Which of them."""
+
+    @property
+    def confusion(self) -> Mapping[str, Mapping[str, int]]:
+        """Of each class that occurs, how many are called what; empty where they have several."""
+
+    def get(self, name: str) -> Metric | None:
+        """Return a metric, None where this evaluation does not have it."""
+
+
+def nothing_learned(evaluation: Measured, what: str = "image") -> str | None:
     """Say that a model is no better than calling all images by one name; None where it is.
 
     It is not where nearly all images are called alike, though more classes occur; nor where neither
     its accuracy is above that of the majority class, nor its balanced accuracy above that of one
     name for all, both within their 95 % intervals. Of one label an image.
+
+    Args:
+        evaluation: of the model.
+        what: it was measured on, with an s for several.
     """
     counts = evaluation.confusion
     if len(counts) < 2:  # several labels, or a single class, which tells nothing
@@ -43,8 +62,8 @@ def nothing_learned(evaluation: Evaluation) -> str | None:
         own = sum(counts.get(name, {}).values())
         beyond = "the commonest class" if own == largest else "a single class"
         return (
-            f"{number} {evaluation.split} images are called {printable(name)}: nothing was learned "
-            f"beyond {beyond}"
+            f"{number} {evaluation.split} {what}s are called {printable(name)}: nothing was "
+            f"learned beyond {beyond}"
         )
     accuracy, majority = evaluation.get("accuracy"), None
     if accuracy is None or accuracy.value is None:
@@ -55,7 +74,7 @@ def nothing_learned(evaluation: Evaluation) -> str | None:
         return None
     return (
         f"accuracy {accuracy.value:.3f} (95 % interval {low:.3f} to {high:.3f}) is no better than "
-        f"that of the majority class, {majority:.3f}: on {total:,} {evaluation.split} images "
+        f"that of the majority class, {majority:.3f}: on {total:,} {evaluation.split} {what}s "
         "nothing can be told to be learned"
     )
 
@@ -93,16 +112,21 @@ def ending(evaluation: Evaluation, recipe: Recipe, facts: Mapping[str, Any]) -> 
     verdict = nothing_learned(evaluation)
     if verdict is None:
         return None
-    rare = _rare(facts)
+    rare = rare_classes(facts)
     return (
         f"{verdict}; next: {_next(recipe, facts)}{f', and more images of {rare}' if rare else ''}"
     )
 
 
-def _rare(facts: Mapping[str, Any]) -> str:
-    """Return the classes with few training images, the rarest first; runs of 0.1 do not say."""
+def rare_classes(facts: Mapping[str, Any], counted: str = "class_images") -> str:
+    """Return the classes with few training images, the rarest first; runs of 0.1 do not say.
+
+    Args:
+        facts: of the run.
+        counted: which of them says how many each class has.
+    """
     # A class without any cannot be learned, and was let pass by the user.
-    counts = sorted(zip(facts.get("class_images", ()), facts.get("classes", ()), strict=False))
+    counts = sorted(zip(facts.get(counted, ()), facts.get("classes", ()), strict=False))
     return few([f"{name} ({count})" for count, name in counts if 0 < count < FEW_OF_A_CLASS])
 
 
