@@ -138,6 +138,7 @@ def crossval(
     weight_decays: tuple[float, ...] = (),
     baselines: bool = True,
     labels: Path | None = None,
+    jobs: int = 1,
 ) -> int:
     """Cross-validate classifiers of bags side by side, on the same folds.
 
@@ -156,6 +157,7 @@ def crossval(
         baselines: Also measure the bag's size alone, its mean feature and its single best instance.
         labels: Of bags in a folder: the CSV of their labels. None: the one in the folder, or the
             names of its folders.
+        jobs: Folds that are worked on at the same time, each by a process of its own.
     """
     from loss_attention.bags.bag_set import described
     from loss_attention.bags.crossval import Plan, cross_validated
@@ -200,6 +202,7 @@ def crossval(
                 out,
                 lambda _task, done, whole: progress(done, whole),
                 baselines=baselines,
+                jobs=jobs,
             )
     except Interrupted as stop:
         raise RunStopped(
