@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import sys
@@ -16,6 +17,7 @@ import pytest
 import torch
 import zarr
 from bags.bag_files import features, places, write
+from safetensors.numpy import save_file as numpy_file
 from safetensors.torch import save_file
 
 from loss_attention.bags import files as bag_files
@@ -125,6 +127,10 @@ def shortened(path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
 
 
+def shorter() -> dict[str, np.ndarray]:
+    return {"features": features(3), "instance_labels": np.zeros(2, int)}
+
+
 def hdf5(path: Path, fill: Callable[[h5py.File], object]) -> None:
     with h5py.File(path, "w") as file:
         fill(file)
@@ -200,6 +206,26 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "a.pt",
         lambda p: write(p, features(3), places(4)),
         "a.pt: `coords` is (4, 2), and there are 3 instances: it must be (3, 2)",
+    ),
+    "labels of another": (
+        "a.h5",
+        lambda p: hdf5(p, lambda f: f.update(shorter())),
+        "a.h5: `instance_labels` is (2), and there are 3 instances: it must be (3), or (3, classe",
+    ),
+    "labels that are measured": (
+        "a.h5",
+        lambda p: with_labels(p, np.zeros(3)),
+        "a.h5: `instance_labels` holds float64 and no whole numbers",
+    ),
+    "classes twice": (
+        "a.h5",
+        lambda p: with_labels(p, np.zeros(3, int), ("a", "a")),
+        "a.h5: `classes` are no names of classes, each once",
+    ),
+    "classes that are numbers": (
+        "a.safetensors",
+        lambda p: with_labels(p, np.zeros(3, int), (1, 2)),  # type: ignore[arg-type]
+        "a.safetensors: `classes` are no names of classes, each once",
     ),
     "not torch": ("a.pt", lambda p: p.write_text("no"), "a.pt is no file of torch.save"),
     "a pickle": ("a.pt", lambda p: p.write_bytes(pickle.dumps(Runs())), "a.pt is no file of torch"),
@@ -295,3 +321,81 @@ def test_places_that_are_no_numbers_are_named(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=r"^a\.h5: row 2 of `coords` is not finite$"):
         found.coordinates(0)
+
+
+def with_labels(path: Path, labels: np.ndarray, classes: tuple[str, ...] = ()) -> Path:
+    """Write a bag's file with labels of its instances, and the names of what they number."""
+    match path.suffix:
+        case ".h5":
+            with h5py.File(path, "w") as file:
+                file["features"] = features(len(labels))
+                file["instance_labels"] = labels
+                if classes:
+                    file["instance_labels"].attrs["classes"] = list(classes)
+        case ".safetensors":
+            tensors = {"features": features(len(labels)), "instance_labels": labels}
+            metadata = {"classes": json.dumps(classes)} if classes else None
+            numpy_file(tensors, path, metadata)
+        case ".pt":
+            torch.save(
+                {
+                    "features": torch.from_numpy(features(len(labels))),
+                    "instance_labels": torch.from_numpy(labels),
+                }
+                | ({"classes": list(classes)} if classes else {}),
+                path,
+            )
+        case ".zarr":
+            group = zarr.open_group(path, mode="w")
+            arrays = {"features": features(len(labels)), "instance_labels": labels}
+            for name, array in arrays.items():
+                group.create_array(name, shape=array.shape, dtype=array.dtype)[...] = array
+            group["instance_labels"].attrs["classes"] = list(classes)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".h5", ".safetensors", ".pt", ".zarr"])
+def test_labels_of_instances_are_read_by_the_names_of_their_classes(
+    ending: str, tmp_path: Path
+) -> None:
+    written = np.array([0, -1, 1, 1], np.int16)
+    path = with_labels(tmp_path / f"a{ending}", written, ("crack", "blowhole"))
+    found = pickle.loads(pickle.dumps(instances(path)))
+    names = ("blowhole", "break", "crack")
+    assert found.instance_labels(0, names, several=False).tolist() == [2, -1, 0, 0]
+    assert found.instance_labels(0, names, several=True).tolist() == [
+        [0, 0, 1],
+        [0, 0, 0],
+        [1, 0, 0],
+        [1, 0, 0],
+    ]
+    flags = np.array([[0, 1], [0, 0], [1, 1]], np.uint8)
+    found = instances(with_labels(tmp_path / f"b{ending}", flags, ("crack", "blowhole")))
+    assert found.instance_labels(0, names, several=True).tolist() == [
+        [1, 0, 0],
+        [0, 0, 0],
+        [1, 0, 1],
+    ]
+
+
+def test_labels_of_instances_without_names_number_the_classes_of_the_bags(tmp_path: Path) -> None:
+    found = instances(with_labels(tmp_path / "a.h5", np.array([True, False])))
+    assert found.files[0].labels == (2,)
+    assert found.instance_labels(0, ("no", "yes"), several=False).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "said"),
+    [
+        ([0, 2, 1], (), "row 2 of `instance_labels` is 2: it must be the number of a class, below"),
+        ([0, 0, -2], (), "row 3 of `instance_labels` is -2: it must be the number of a class, bel"),
+        ([0, 1, 1], ("no", "odd"), "row 2 of `instance_labels` is of the class 'odd', which no b"),
+        ([[0, 1], [3, 0]], (), "row 2 of `instance_labels` is 3: it must be 0 or 1"),
+    ],
+)
+def test_labels_of_instances_that_are_none_are_named(
+    labels: list[Any], classes: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    found = instances(with_labels(tmp_path / "a.h5", np.array(labels), classes))
+    with pytest.raises(InputError, match=f"^a.h5: {said}"):
+        found.instance_labels(0, ("no", "yes"), several=isinstance(labels[0], list))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +16,7 @@ from bags.bag_files import change, features, folder, places, write
 from typed import complaint, run
 
 from loss_attention.bags.bag_set import feature_statistics
+from loss_attention.bags.division import of_classes
 from loss_attention.bags.reading import read_bags
 from loss_attention.errors import InputError
 
@@ -184,3 +188,61 @@ def test_training_from_files_is_training_from_a_table(
         *("crossval", "--data", tmp_path / "bags.parquet", "--out", tmp_path / "o"),
         *("--labels", tmp_path / "files" / "labels.csv"),
     )
+
+
+def label_instances(
+    path: Path, labels: Any, classes: tuple[str, ...] = ("tumour", "normal")
+) -> None:
+    """Put labels of instances into a file that is there."""
+    with h5py.File(path, "a") as file:
+        file.pop("instance_labels", None)
+        file["instance_labels"] = np.asarray(labels)
+        file["instance_labels"].attrs["classes"] = list(classes)
+
+
+def test_instances_of_files_have_labels_that_stay_in_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = folder(tmp_path)
+    for bag, labels in enumerate(([1, 1, 1], [0, -1, 1, 0, -1], [1, 1], [0, 0, 0, -1])):
+        label_instances(root / f"s{bag}.h5", labels)
+    bags = read_bags(str(root))
+    known = bags.subset([3, 1]).instance_labels
+    assert [one.tolist() for one in known] == [[1, 1, 1, -1], [1, -1, 0, 1, -1]]
+    others = of_classes(bags, ("odd", "tumour", "normal"))
+    assert others.instance_labels[1].tolist() == [1, -1, 2, 1, -1]
+    in_memory = replace(bags, instance_labels=tuple(bags.instance_labels))
+    in_memory = of_classes(in_memory, ("odd", "tumour", "normal"))
+    assert in_memory.instance_labels[1].tolist() == [1, -1, 2, 1, -1]
+    label_instances(root / "s1.h5", [0, 7, 1, 0, -1])
+    with pytest.raises(InputError, match=r"^s1\.h5: row 2 of `instance_labels` is 7: it must be "):
+        known[1]
+    with h5py.File(root / "s2.h5", "a") as file:
+        del file["instance_labels"]
+    with pytest.raises(InputError, match=r"^s2\.h5 has no `instance_labels`, and s0\.h5 has: give"):
+        read_bags(str(root))
+
+
+def test_labels_of_instances_are_those_of_one_class_or_several_as_the_bags_are(
+    tmp_path: Path,
+) -> None:
+    root = folder(tmp_path, sizes=(2, 3))
+    label_instances(root / "s0.h5", [[0, 1], [0, 0]])
+    label_instances(root / "s1.h5", [0, -1, 1])
+    said = r"^s0\.h5: `instance_labels` is \(2, 2\), and it must be \(2\)$"
+    with pytest.raises(InputError, match=said):
+        read_bags(str(root))
+    change(root / "labels.csv", "tumour", "tumour;normal")
+    several = read_bags(str(root)).instance_labels
+    assert [one.tolist() for one in several] == [[[1, 0], [0, 0]], [[0, 1], [0, 0], [1, 0]]]
+    label_instances(root / "s0.h5", [[0, 1, 0], [0, 0, 0]])
+    with pytest.raises(InputError, match=r"\(2, 3\), and it must be \(2\), or \(2, 2\) of 0 and 1"):
+        read_bags(str(root))
+
+
+def test_a_class_may_have_brackets_in_its_name(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    change(root / "labels.csv", "tumour", "tumour (large)")
+    bags = read_bags(str(root))
+    assert not bags.multi_label
+    assert bags.class_names == ("normal", "tumour (large)")

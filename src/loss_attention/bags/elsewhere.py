@@ -93,7 +93,7 @@ def tiles_of(bag: ExplainedBag, target: str, tile: float | None, most: int) -> d
         most: likewise.
     """
     assert bag.coordinates is not None
-    side = tile or tile_size(bag.coordinates)
+    side = tile or bag.tile or tile_size(bag.coordinates)
     order = np.argsort(-np.abs(bag.signed), kind="stable")[:most]
     features = []
     for index in order[bag.signed[order] != 0].tolist():

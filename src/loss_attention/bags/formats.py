@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,10 @@ import torch
 
 from loss_attention.errors import InputError, guarded, printable, quoted, reason
 
-FEATURES, COORDS = "features", "coords"
+FEATURES, COORDS, LABELS = "features", "coords", "instance_labels"
+CLASSES = "classes"
+"""What says the names of the classes that `instance_labels` number."""
+MOST_CLASSES = 100_000
 CODECS = frozenset(
     (
         *("blosc", "bytes", "bz2", "crc32c", "delta", "gzip", "lz4", "lzma", "sharding_indexed"),
@@ -55,11 +59,19 @@ class Array(NamedTuple):
 
 
 class Content(NamedTuple):
-    """The arrays of an open file, and how many pixels of a slide a tile covers where it says so."""
+    """The arrays of an open file, and what it says of them.
+
+    Attributes:
+        features, coords, labels: of the instances; None: there are none.
+        tile: how many pixels of a slide a tile covers; None: it does not say.
+        classes: the names of the classes that labels number; empty: it does not say.
+    """
 
     features: Array | None
     coords: Array | None
+    labels: Array | None = None
     tile: int | None = None
+    classes: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -131,7 +143,9 @@ def _hdf5(path: Path, name: str) -> Iterator[Content]:
 
         coords = dataset(COORDS)
         tile = None if coords is None else _tile(coords.attrs)
-        yield Content(array(dataset(FEATURES)), array(coords), tile)
+        labels = dataset(LABELS)
+        names = () if labels is None else _names(labels.attrs.get(CLASSES), name)
+        yield Content(array(dataset(FEATURES)), array(coords), array(labels), tile, names)
 
 
 def _tile(attributes: Mapping[str, Any]) -> int | None:
@@ -142,6 +156,16 @@ def _tile(attributes: Mapping[str, Any]) -> int | None:
     value = np.asarray(attributes.get(name, 0))
     whole = value.size == 1 and value.dtype.kind in "iuf" and 0 < value.item() < 2**31
     return int(value.item()) if whole else None
+
+
+def _names(value: Any, name: str) -> tuple[str, ...]:
+    """Return the names of the classes that a file says its instances' labels number."""
+    found = () if value is None else tuple(np.asarray(value).ravel()[: MOST_CLASSES + 1].tolist())
+    texts = tuple(one.decode("utf-8") if isinstance(one, bytes) else one for one in found)
+    sound = all(isinstance(one, str) for one in texts) and len(set(texts)) == len(texts)
+    if not sound or len(texts) > MOST_CLASSES:
+        raise InputError(f"{name}: `{CLASSES}` are no names of classes, each once")
+    return texts
 
 
 @contextmanager
@@ -174,7 +198,9 @@ def _torch(path: Path, name: str) -> Iterator[Content]:
         there = tensor.untyped_storage().nbytes()  # less where rows are one row, again and again
         return Array(tuple(tensor.shape), kind, part, lambda: there >= tensor.nbytes)
 
-    yield Content(array(FEATURES), array(COORDS))
+    labels = array(LABELS)
+    names = () if labels is None else _names(arrays.get(CLASSES), name)
+    yield Content(array(FEATURES), array(COORDS), labels, classes=names)
 
 
 @contextmanager
@@ -219,7 +245,10 @@ def _safetensors(path: Path, name: str) -> Iterator[Content]:
             kind = str(found.get_dtype())
             return Array(tuple(found.get_shape()), names.get(kind, kind), part)
 
-        yield Content(array(FEATURES), array(COORDS))
+        said: dict[str, str] = there.metadata() or {}
+        sizes = {key: int(one) for key, one in said.items() if re.fullmatch(r"[0-9]{1,10}", one)}
+        classes = _names(json.loads(said[CLASSES]), name) if CLASSES in said else ()
+        yield Content(array(FEATURES), array(COORDS), array(LABELS), _tile(sizes), classes)
 
 
 @contextmanager
@@ -243,7 +272,9 @@ def _zarr(path: Path, name: str) -> Iterator[Content]:
         # Zarr itself would ask for each block by name, however many there are said to be.
         return _of_numpy(one, lambda: _blocks_in(path / one.path) >= number, size)
 
-    yield Content(array(FEATURES), array(COORDS))
+    labels = array(LABELS)
+    names = () if labels is None else _names(arrays[LABELS].attrs.get(CLASSES), name)
+    yield Content(array(FEATURES), array(COORDS), labels, classes=names)
 
 
 def _blocks_in(folder: Path) -> int:
