@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +18,22 @@ import pytest
 import torch
 import zarr
 from bags.bag_files import features, places, write
+from live_memory import LiveMemory
 from safetensors.numpy import save_file as numpy_file
 from safetensors.torch import save_file
 
 from loss_attention.bags import files as bag_files
+from loss_attention.bags import hdf5 as reading
 from loss_attention.bags.files import BagFile, FileInstances, look_at_files
 from loss_attention.errors import InputError
 
 FORMS = (".h5", ".pt", ".npy", ".safetensors", ".zarr")
+
+
+BRAIN_FLOAT = h5py.h5t.IEEE_F32LE.copy()
+BRAIN_FLOAT.set_fields(15, 7, 8, 0, 7)
+BRAIN_FLOAT.set_size(2)
+BRAIN_FLOAT.set_ebias(127)
 
 
 def instances(path: Path) -> FileInstances:
@@ -77,6 +86,107 @@ def test_other_shapes_and_types_are_read_too(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole, np.arange(12).reshape(4, 3)[1:])
     zarr.save_array(tmp_path / "bare.zarr", one, zarr_format=2)
     np.testing.assert_array_equal(instances(tmp_path / "bare.zarr").features(0), one)
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "a block a row": {"chunks": (1, 4)},
+    "blocks of rows": {"chunks": (3, 4)},
+    "blocks of a part of each row": {"chunks": (2, 3)},
+    "compressed": {"chunks": (3, 4), "compression": "gzip"},
+    "a compressed block a row": {"chunks": (1, 4), "compression": "gzip"},
+    "the other order of bytes": {"dtype": ">f2"},
+    "16 bits that are read as 32": {"dtype": BRAIN_FLOAT},
+}
+"""Of datasets of HDF5."""
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("ahead", [(), (1,)])
+@pytest.mark.parametrize(("at_once", "gap"), [(1, 0), (20, 16), (2**20, 0), (2**20, 2**14)])
+def test_some_rows_of_hdf5_are_those_of_the_whole(
+    layout: str,
+    ahead: tuple[int, ...],
+    at_once: int,
+    gap: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading, "AT_ONCE", at_once)
+    monkeypatch.setattr(reading, "GAP", gap)
+    whole, options = np.arange(44).reshape(11, 4), {"dtype": "f2"} | LAYOUTS[layout]
+    if "chunks" in options:
+        options["chunks"] = ahead + options["chunks"]
+    hdf5(
+        tmp_path / "a.h5",
+        lambda f: f.create_dataset("features", data=whole.reshape(*ahead, 11, 4), **options),
+    )
+    found = instances(tmp_path / "a.h5")
+    for index in ([0], [10], [2, 3, 4], [0, 5, 6, 10], list(range(11)), []):
+        read = found.features_at(0, np.array(index, dtype=np.int64))
+        np.testing.assert_array_equal(read, whole[index])
+        assert read.dtype == ("f4" if layout.startswith("16") else "f2")
+        assert read.flags.c_contiguous
+    np.testing.assert_array_equal(found.features(0, 3, 9), whole[3:9])
+
+
+@pytest.mark.parametrize("ending", FORMS)
+def test_some_rows_are_those_of_the_whole(ending: str, tmp_path: Path) -> None:
+    index = np.array([0, 2, 3, 6])
+    for kind in ("float16", "float32", "float64", "int16"):
+        whole = (10 * features(7)).astype(kind)
+        read = instances(write(tmp_path / kind / f"a{ending}", whole)).features_at(0, index)
+        np.testing.assert_array_equal(read, whole[index])
+        assert read.dtype == ("float32" if kind == "int16" else kind)
+        whole = whole[None]
+        ahead = write(tmp_path / "ahead" / kind / f"a{ending}", whole)
+        np.testing.assert_array_equal(instances(ahead).features_at(0, index), whole[0, index])
+
+
+def test_some_rows_of_other_types_are_those_of_the_whole(tmp_path: Path) -> None:
+    rough, index = torch.from_numpy(features(5)).bfloat16(), np.array([1, 4])
+    torch.save(rough, tmp_path / "a.pt")
+    save_file({"features": rough}, tmp_path / "a.safetensors")
+    for name in ("a.pt", "a.safetensors"):
+        read = instances(tmp_path / name).features_at(0, index)
+        np.testing.assert_array_equal(read, rough[index].float().numpy())
+    np.save(tmp_path / "a.npy", np.asfortranarray(features(5).astype(">f4")))
+    read = instances(tmp_path / "a.npy").features_at(0, index)
+    np.testing.assert_array_equal(read, features(5)[index])
+    assert read.flags.c_contiguous
+
+
+@pytest.mark.parametrize("ending", [*FORMS, "-row.h5", "-gzip.h5"])
+def test_no_more_is_read_than_is_asked_for(ending: str, tmp_path: Path) -> None:
+    whole, path = features(1000, 1024), tmp_path / f"a{ending}"
+    block = {"chunks": (10, 1024), "compression": "gzip"}
+    match ending:
+        case "-row.h5":
+            hdf5(path, lambda f: f.create_dataset("features", data=whole, chunks=(1, 1024)))
+        case "-gzip.h5":
+            hdf5(path, lambda f: f.create_dataset("features", data=whole, **block))
+        case ".zarr":
+            zarr.create_array(path, data=whole, chunks=(10, 1024))
+        case _:
+            write(path, whole)
+    found, index = instances(path), np.arange(0, 1000, 50)
+
+    def taken(read: Callable[[], np.ndarray]) -> int:
+        """Bytes at most at once: of tensors but for the file's, which is mapped; or of arrays."""
+        if ending in (".pt", ".safetensors"):
+            with LiveMemory() as tensors:
+                read()
+            return tensors.peak - whole.nbytes
+        tracemalloc.start()
+        read()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    found.features_at(0, index)  # imports what it needs
+    blocks = {".zarr": 40, "-gzip.h5": 2}.get(ending, 0)  # of 10 rows; zarr has all of them at once
+    assert taken(lambda: found.features_at(0, index)) < (20 + 10 * blocks) * 2048 + 50_000
+    assert taken(lambda: found.features(0)) >= whole.nbytes  # what would be too much
 
 
 def test_fingerprints_tell_content_and_not_folders(tmp_path: Path) -> None:

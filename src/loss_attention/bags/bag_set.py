@@ -40,6 +40,18 @@ class Instances(ABC):
     ) -> Num[np.ndarray, "M {self.width}"]:
         """Return the features of a bag's instances from `start` up to `stop`, of any float type."""
 
+    def features_at(
+        self, bag: int, index: Int[np.ndarray, " n"]
+    ) -> Num[np.ndarray, "n {self.width}"]:
+        """Return the features of some of a bag's instances.
+
+        Args:
+            bag: its number.
+            index: numbers of instances, ascending, each once.
+        """
+        found: np.ndarray = self.features(bag)[index]
+        return found
+
     @abstractmethod
     def coordinates(self, bag: int) -> Num[np.ndarray, "M 2"] | None:
         """Return x and y of each instance; None where they lie nowhere."""
@@ -181,6 +193,10 @@ class BagSet:
     def features(self, bag: int, start: int = 0, stop: int | None = None) -> Num[np.ndarray, "M D"]:
         """Return the features of a bag's instances from `start` up to `stop`."""
         return self.instances.features(int(self.rows[bag]), start, stop)
+
+    def features_at(self, bag: int, index: Int[np.ndarray, " n"]) -> Num[np.ndarray, "n D"]:
+        """Return the features of those of a bag's instances that ascending numbers say."""
+        return self.instances.features_at(int(self.rows[bag]), index)
 
     def coordinates(self, bag: int) -> Num[np.ndarray, "M 2"] | None:
         """Return x and y of each instance of a bag; None where they lie nowhere."""

@@ -17,7 +17,15 @@ import numpy as np
 from jaxtyping import Int, Num
 
 from loss_attention.bags.bag_set import Instances
-from loss_attention.bags.formats import COORDS, FEATURES, LABELS, Array, Content, opened
+from loss_attention.bags.formats import (
+    COORDS,
+    FEATURES,
+    LABELS,
+    Array,
+    Content,
+    Rows,
+    opened,
+)
 from loss_attention.errors import InputError, guarded, printable, quoted
 from loss_attention.memory import free_memory
 
@@ -81,6 +89,19 @@ class FileInstances(Instances):
         (found,) = self._read(bag, FEATURES, [rows], file.width)
         return found.astype(np.float32) if found.dtype.kind in "iu" else found
 
+    def features_at(
+        self, bag: int, index: Int[np.ndarray, " n"]
+    ) -> Num[np.ndarray, "n {self.width}"]:
+        """Return the features of some of a bag's instances, and read no others.
+
+        Of an array in blocks, those blocks are read that an instance is in.
+
+        Raises:
+            InputError: see `features`.
+        """
+        (found,) = self._read(bag, FEATURES, [index], self.files[bag].width)
+        return found.astype(np.float32) if found.dtype.kind in "iu" else found
+
     def coordinates(self, bag: int) -> Num[np.ndarray, "M 2"] | None:
         """Return x and y of each instance; None where they lie nowhere.
 
@@ -119,7 +140,7 @@ class FileInstances(Instances):
         where = self.location(bag)
         return _by_class(found.astype(np.int64), file.classes, classes, where, several=several)
 
-    def _read(self, bag: int, what: str, parts: Sequence[slice], *width: int) -> list[np.ndarray]:
+    def _read(self, bag: int, what: str, parts: Sequence[Rows], *width: int) -> list[np.ndarray]:
         """Return parts of an array of a bag's file, which must have the shape that it had."""
         name, size = self.names[bag], self.files[bag].size
         with opened(self.folder / name, name) as content:
@@ -268,7 +289,7 @@ def understood(content: Content, name: str) -> BagFile:
     return BagFile(size, width, features.kind, coords is not None, tile, known, classes)
 
 
-def _rows(array: Array, rows: slice, name: str, axes: int = 1) -> np.ndarray:
+def _rows(array: Array, rows: Rows, name: str, axes: int = 1) -> np.ndarray:
     """Return some rows of an array as an array of their own, in this machine's order of bytes.
 
     Args:
@@ -278,17 +299,17 @@ def _rows(array: Array, rows: slice, name: str, axes: int = 1) -> np.ndarray:
         axes: that a row has.
     """
     axis = len(array.shape) - 1 - axes
-    asked = max((rows.stop - rows.start) * array.bytes // max(array.shape[axis], 1), array.block)
+    count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+    asked = max(count * array.bytes // max(array.shape[axis], 1), array.block)
     if asked > UNASKED and asked > (free := free_memory()):
         raise InputError(
             f"{printable(name)}: {asked / 1e9:.1f} GB are to be read at once and {free / 1e9:.1f} "
             "GB are free"
         )
-    found = array.part(rows, axis)
-    if found.shape[axis] != rows.stop - rows.start:
+    found = array.part(rows, axis).reshape(-1, *array.shape[axis + 1 :])
+    if len(found) != count:
         raise InputError(f"{printable(name)} holds less than it says")
-    found = found.reshape(-1, *array.shape[axis + 1 :])
-    return np.array(found, dtype=found.dtype.newbyteorder("="))
+    return np.ascontiguousarray(found, dtype=found.dtype.newbyteorder("="))
 
 
 def _shape(array: Array) -> str:

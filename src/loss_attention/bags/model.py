@@ -249,7 +249,12 @@ class BagClassifier(nn.Module):
         return self._weighed(logits[None], None if scores is None else scores[None], None)
 
     def _hidden(self, features: Float[Tensor, "S D"]) -> Float[Tensor, "S h"]:
-        hidden: Tensor = self.layers((features.to(self.mean.dtype) - self.mean) / self.std)
+        # Large: one copy is made of them, whether they come in 16 bits or not.
+        if features.dtype == self.mean.dtype:
+            values = features - self.mean
+        else:
+            values = features.to(self.mean.dtype).sub_(self.mean)
+        hidden: Tensor = self.layers(values.div_(self.std))
         return hidden
 
     def _class_vectors(self, hidden: Float[Tensor, "S h"]) -> Float[Tensor, "S K"]:

@@ -39,6 +39,7 @@ class BagSummary:
     Attributes:
         count: how many were explained.
         written: the files, but for pictures.
+        skipped: files that were there already, whole.
         index: the page of all; None: none was written.
         without: bags that have no coordinates, and so no map.
         bare: bags that have no thumbnail though a folder of them was given.
@@ -47,6 +48,7 @@ class BagSummary:
 
     count: int = 0
     written: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
     index: Path | None = None
     without: int = 0
     bare: int = 0
@@ -275,6 +277,12 @@ def said(summary: BagSummary, out: Path) -> list[str]:
     place = summary.written[0] if len(summary.written) == 1 and summary.index is None else out
     page = "" if summary.index is None else f"; all of them: {summary.index}"
     lines = [f"{count(summary.count, 'bag')} explained in {place}{page}"]
+    if summary.skipped and not summary.written:
+        lines = []
+    if len(summary.skipped) == 1:
+        lines.append(f"{summary.skipped[0]} is there already: skipped")
+    elif summary.skipped:
+        lines.append(f"{len(summary.skipped):,} shards in {out} are there already: skipped")
     if summary.without:
         lines.append(f"without coordinates, and so without a map: {count(summary.without, 'bag')}")
     if summary.bare:
