@@ -39,13 +39,15 @@ SHOWN = {
 }
 """Columns of the tables, and the metrics of `evaluate` that stand there."""
 BASELINES = ("centred box", "uniform")
-TRAINING = ("--image-size", "224", "--classes", "20", "--validation-fraction", "0.1")
+TRAINING = ("--classes", "20", "--validation-fraction", "0.1")
 EPOCHS = 6
+IMAGE_SIZE = 224
+"""That of the row tiny-20; the images have 64 pixels a side."""
 
 
-def row_of(fraction: float, weight: float, epochs: int) -> tuple[str, Row]:
+def row_of(fraction: float, weight: float, epochs: int, image_size: int) -> tuple[str, Row]:
     """Return the name and the training of a fraction of the boxes."""
-    flags = [*TRAINING, "--epochs", str(epochs)]
+    flags = ["--image-size", str(image_size), *TRAINING, "--epochs", str(epochs)]
     what = "labels alone"
     if fraction:
         flags += ["--guide", f"{weight:g}", "--guide-fraction", f"{fraction:g}"]
@@ -56,7 +58,7 @@ def row_of(fraction: float, weight: float, epochs: int) -> tuple[str, Row]:
 
 def measured(fraction: float, seed: int, place: Place, given: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate what is missing of a run; return what it reached."""
-    name, row = row_of(fraction, given.guide, given.epochs)
+    name, row = row_of(fraction, given.guide, given.epochs, given.image_size)
     run = trained(name, row, seed, place)
     out, maps = place.runs / f"{name}-{seed}", {}
     for map in MAPS:
@@ -146,6 +148,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = options("guiding", __doc__)
     parser.add_argument("--guide", type=float, default=WEIGHT, help="weight of the guidance")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--image-size", type=int, default=IMAGE_SIZE)
     return parser.parse_args(words)
 
 
@@ -160,6 +163,7 @@ def measure(given: argparse.Namespace) -> list[Path]:
         for seed in range(given.seeds)
     ]
     chosen = {"limit": None, "seeds": 3, "guide": WEIGHT, "epochs": EPOCHS}
+    chosen["image_size"] = IMAGE_SIZE
     numbers = {
         "command": told("guiding.py", given, chosen),
         "vector_units": torch.backends.cpu.get_cpu_capability(),

@@ -127,7 +127,7 @@ def told(script: str, given: Any, defaults: Mapping[str, Any]) -> str:
         if value != default:
             words = value if isinstance(value, list) else [value]
             said = (f"{word:g}" if isinstance(word, float) else str(word) for word in words)
-            flags.append(f" --{name} {shlex.join(said)}")
+            flags.append(f" --{name.replace('_', '-')} {shlex.join(said)}")
     return f"python benchmarks/{script}" + "".join(flags)
 
 

@@ -43,7 +43,9 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 def runs(tmp_path: Path, commands) -> list[dict[str, Any]]:
     (tmp_path / "data" / "tiny-imagenet-200").mkdir(parents=True)
     place = photos.Place(tmp_path / "data", tmp_path / "lite0.pth", tmp_path / "runs", 5)
-    given = guiding.parsed(["--data-root", str(place.data_root), "--guide", "0.5"])
+    given = guiding.parsed(
+        ["--data-root", str(place.data_root), "--guide", "0.5", "--image-size", "128"]
+    )
     found = [guiding.measured(fraction, 0, place, given) for fraction in (0.0, 0.01)]
     count = len(commands)
     assert guiding.measured(0.01, 0, place, given)["maps"] == found[1]["maps"]
@@ -55,6 +57,7 @@ def test_each_fraction_is_trained_and_its_maps_measured(runs, commands) -> None:
     assert [words[0] for words in commands] == ["train", "evaluate"] * 2
     first, second = (words for words in commands if words[0] == "train")
     assert "--guide" not in first
+    assert first[first.index("--image-size") + 1] == "128"
     assert second[second.index("--guide") + 1] == "0.5"
     assert second[second.index("--guide-fraction") + 1] == "0.01"
     for run in runs:
