@@ -1,0 +1,493 @@
+"""Classifiers of bags at the size of whole slides: time, and memory that does not grow.
+
+python benchmarks/slides.py --folder WHERE_SLIDES_ARE_MADE
+
+Made-up slides, each in a file of HDF5 as CLAM and TRIDENT write it. Trained and evaluated are our
+classifiers and, in turns with them, gated attention as it is commonly written: one bag a step, its
+features read whole, in a few lines of torch. Where torchmil is installed, its ABMIL takes turns,
+too. A small one, to try it: `--slides 8 --distinct 2 --instances 500 --width 64 --turns 1
+--results elsewhere`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import h5py
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+
+from loss_attention.terminal import markdown_table
+
+if TYPE_CHECKING:
+    from loss_attention.bags.bag_set import BagSet
+
+ROOT = Path(__file__).resolve().parent.parent
+NAME = "slides"
+HIDDEN, UNITS, DROPOUT = 256, 128, 0.25
+"""Of every network: features after the hidden layer, and units of the attention."""
+LEARNING_RATE = 1e-4
+DRAWN = 10
+"""With `most_instances`, a tenth of each slide is trained on."""
+MILESTONES = (10, 100, 1000)
+"""Slides after which the peak of the memory is read."""
+PLAIN, TORCHMIL = "plain torch, gated attention", "torchmil, gated attention"
+OURS = {
+    "loss-attention": ("loss-attention", 1),
+    "gated attention": ("gated-attention", 1),
+    "loss-attention, a tenth drawn": ("loss-attention", DRAWN),
+}
+"""Our classifiers: their pooling, and the part of a slide that a step sees, one of so many."""
+GROWN = ("loss-attention", PLAIN)
+"""Those that are watched for memory over all slides."""
+Work = Literal["training", "evaluation"]
+WORKS: tuple[Work, ...] = ("training", "evaluation")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to measure."""
+
+    slides: int = 1000
+    """How many there are."""
+    distinct: int = 25
+    """Of these, so many have a file of their own; the others are links to them."""
+    instances: int = 20_000
+    """Of each slide."""
+    width: int = 1024
+    """Features of each instance, float16."""
+    layout: Literal["rows", "whole"] = "rows"
+    """rows: a block a row, as CLAM and TRIDENT write; whole: all features in one piece."""
+    slides_a_turn: int = 20
+    """Slides that each classifier is trained on in a turn, and as many that it is evaluated on."""
+    turns: int = 5
+    """How often each takes its turn; one more is to warm up."""
+    seed: int = 0
+    """Of slides and weights."""
+    folder: Path | None = None
+    """Where the slides go; what lies there is not made again. None: a folder that is removed."""
+    results: Annotated[Path, tyro.conf.arg(help="Folder of the JSON file and the page.")] = (
+        ROOT / "results"
+    )
+
+
+@contextmanager
+def made_up_slides(given: Arguments) -> Iterator[Path]:
+    """Make the slides, a file each, and a CSV of their labels; every second has a lesion."""
+    from measuring import same_settings
+
+    if given.folder is None:
+        with tempfile.TemporaryDirectory() as name:
+            yield fill(Path(name), given)
+        return
+    decide = ("slides", "distinct", "instances", "width", "layout", "seed")
+    same_settings(given.folder, {name: getattr(given, name) for name in decide})
+    yield fill(given.folder / "features", given)
+
+
+def fill(folder: Path, given: Arguments) -> Path:
+    """Write what is missing of the slides, and return their folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = ["slide_id,label"]
+    for number in range(given.slides):
+        path, label = slide_path(folder, number), number % given.distinct % 2
+        rows.append(f"{path.stem},{('normal', 'tumour')[label]}")
+        if path.exists():
+            continue
+        if number < given.distinct:
+            whole = path.with_suffix(".part")
+            write_slide(whole, given, number, lesion=bool(label))
+            whole.replace(path)
+        else:
+            os.link(slide_path(folder, number % given.distinct), path)
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def slide_path(folder: Path, number: int) -> Path:
+    """Return the file of a slide."""
+    return folder / f"slide_{number:04}.h5"
+
+
+def write_slide(path: Path, given: Arguments, number: int, *, lesion: bool) -> None:
+    """Write a slide; in a lesion, a fiftieth of it, the first features are higher."""
+    random = np.random.default_rng((given.seed, number))
+    features = random.standard_normal((given.instances, given.width), dtype=np.float32)
+    side = round(given.instances**0.5) + 1
+    tiles = np.arange(given.instances)
+    if lesion:
+        features[tiles < given.instances / 50, : max(1, given.width // 16)] += 1
+    blocks = (1, given.width) if given.layout == "rows" else None
+    with h5py.File(path, "w") as file:
+        file.create_dataset("features", data=features.astype(np.float16), chunks=blocks)
+        coords = file.create_dataset(
+            "coords", data=np.stack([tiles % side, tiles // side], axis=1) * 256
+        )
+        coords.attrs.update(patch_size=256, patch_size_level0=256)
+
+
+class PlainAttention(nn.Module):
+    """Gated attention (Ilse et al. 2018, Eqs. 7 to 9), as it is commonly written.
+
+    Args:
+        width: D, features of an instance.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(width, HIDDEN), nn.ReLU(), nn.Dropout(DROPOUT))
+        self.tanh = nn.Sequential(nn.Linear(HIDDEN, UNITS), nn.Tanh())
+        self.gate = nn.Sequential(nn.Linear(HIDDEN, UNITS), nn.Sigmoid())
+        self.score = nn.Linear(UNITS, 1)
+        self.classifier = nn.Linear(HIDDEN, 2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the logits (2,) of a bag of features (M, D)."""
+        hidden = self.hidden(features)
+        scores = self.score(self.tanh(hidden) * self.gate(hidden))
+        weights = torch.softmax(scores, dim=0)
+        logits: Tensor = self.classifier((weights * hidden).sum(dim=0))
+        return logits
+
+
+def of_torchmil(width: int) -> nn.Module:
+    """Return torchmil's gated attention of the same size; its logit is of the second class."""
+    from torchmil.models import ABMIL
+
+    hidden = nn.Sequential(nn.Linear(width, HIDDEN), nn.ReLU(), nn.Dropout(DROPOUT))
+    network: nn.Module = ABMIL(in_shape=(width,), att_dim=UNITS, gated=True, feat_ext=hidden)
+    return network
+
+
+class Plain:
+    """A network that is trained and evaluated on one slide at a time, read whole to float32."""
+
+    def __init__(self, folder: Path, bags: BagSet, seed: int, kind: str) -> None:
+        torch.manual_seed(seed)
+        self.folder, self.labels = folder, bags.labels
+        if kind == TORCHMIL:
+            network = of_torchmil(bags.width)
+            self.logits: Callable[[Tensor], Tensor] = lambda one: network(one[None])[0]
+            self.loss: Callable[[Tensor, Tensor], Tensor] = lambda logit, label: (
+                nn.functional.binary_cross_entropy_with_logits(logit, label.float())
+            )
+        else:
+            network = self.logits = PlainAttention(bags.width)
+            self.loss = nn.functional.cross_entropy
+        self.network = network
+        self.optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
+
+    def features(self, number: int) -> Tensor:
+        """Return the features of a slide."""
+        with h5py.File(slide_path(self.folder, number), "r") as file:
+            return torch.from_numpy(file["features"][:]).float()
+
+    def training(self, slides: Sequence[int]) -> int:
+        """Take a step on each slide, and return how many instances were seen."""
+        self.network.train()
+        seen = 0
+        for number in slides:
+            features = self.features(number)
+            loss = self.loss(self.logits(features), self.labels[number])
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            seen += len(features)
+        return seen
+
+    @torch.no_grad()
+    def evaluation(self, slides: Sequence[int]) -> int:
+        """Decide on each slide, and return how many instances were seen."""
+        self.network.eval()
+        seen = 0
+        for number in slides:
+            features = self.features(number)
+            float(self.logits(features).argmax())
+            seen += len(features)
+        return seen
+
+
+class Ours:
+    """A `BagClassifier`, with a slide a step."""
+
+    def __init__(self, bags: BagSet, seed: int, pooling: str, part: int) -> None:
+        from loss_attention.bags.recipe import BagRecipe
+        from loss_attention.bags.training import BagTrainer, build_bag_model
+
+        self.bags = bags
+        recipe = BagRecipe(
+            pooling=pooling,
+            hidden=(HIDDEN,),
+            dropout=DROPOUT,
+            batch_bags=1,
+            most_instances=None if part == 1 else max(1, int(bags.sizes.max()) // part),
+            learning_rate=LEARNING_RATE,
+            normalise=False,  # that is: it divides by 1, and a first pass is measured by itself
+            seed=seed,
+        )
+        self.trainer = BagTrainer(build_bag_model(recipe, bags), bags, recipe)
+
+    def training(self, slides: Sequence[int]) -> int:
+        """Take a step on each slide, and return how many instances were seen."""
+        trainer, most = self.trainer, self.trainer.recipe.most_instances
+        trainer.model.train()
+        seen = 0
+        for number in slides:
+            trainer.train_step(np.array([number]), 0.0)
+            trainer.step += 1
+            size = int(self.bags.sizes[number])
+            seen += size if most is None else min(size, most)
+        return seen
+
+    def evaluation(self, slides: Sequence[int]) -> int:
+        """Decide on each slide, and return how many instances were seen."""
+        from loss_attention.bags.training import predicted
+
+        part = self.bags.subset(list(slides))
+        for prediction in predicted(self.trainer.model, part):
+            float(prediction.logits.argmax())
+        return int(part.sizes.sum())
+
+
+def names() -> list[str]:
+    """Return what is measured: torchmil where it is installed."""
+    return [*OURS, PLAIN, *([TORCHMIL] if find_spec("torchmil") else [])]
+
+
+def classifier(name: str, folder: Path, bags: BagSet, seed: int) -> Ours | Plain:
+    """Return what is measured, by its name."""
+    if name in OURS:
+        return Ours(bags, seed, *OURS[name])
+    return Plain(folder, bags, seed, name)
+
+
+def rates(given: Arguments, folder: Path) -> dict[str, Any]:
+    """Return instances and slides a second of each classifier, which take turns."""
+    from measuring import ratio, spread
+
+    from loss_attention.bags.bag_set import feature_statistics
+    from loss_attention.bags.reading import read_bags
+
+    bags = read_bags(str(folder))
+    each = {name: classifier(name, folder, bags, given.seed) for name in names()}
+    instances: dict[str, dict[Work, list[float]]] = {
+        name: {one: [] for one in WORKS} for name in each
+    }
+    first_pass: list[float] = []
+    for turn in range(1 + given.turns):
+        begin = turn * given.slides_a_turn
+        slides = [number % given.slides for number in range(begin, begin + given.slides_a_turn)]
+        for name, one in each.items():
+            for work in WORKS:
+                began = time.perf_counter()
+                seen = getattr(one, work)(slides)
+                if turn:
+                    instances[name][work].append(seen / (time.perf_counter() - began))
+        began = time.perf_counter()
+        part = bags.subset(slides)
+        feature_statistics(part)
+        if turn:
+            first_pass.append(int(part.sizes.sum()) / (time.perf_counter() - began))
+    found: dict[str, Any] = {}
+    for name, works in instances.items():
+        found[name] = {
+            work: {
+                "instances_per_second": spread(values),
+                "of_plain": ratio(values, instances[PLAIN][work]),
+            }
+            for work, values in works.items()
+        }
+    whole, drawn = (
+        [rate * of / given.instances for rate in instances[name]["training"]]
+        for name, of in (("loss-attention", 1), ("loss-attention, a tenth drawn", DRAWN))
+    )
+    return {
+        "classifiers": found,
+        "first_pass_instances_per_second": spread(first_pass),
+        "drawn_slides_per_second_of_whole": ratio(drawn, whole),
+    }
+
+
+def memory(given: Arguments, folder: Path) -> dict[str, dict[str, dict[str, int]]]:
+    """Return the peak bytes of each classifier after so many slides, in a process of its own."""
+    from measuring import timed
+
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for name in names():
+        most = given.slides if name in GROWN else min(given.slides, MILESTONES[0])
+        for work in WORKS:
+            words = json.dumps([name, work, most, str(folder), given.seed])
+            done = timed(sys.executable, str(Path(__file__)), "alone", words)
+            (line,) = (one for one in done.output.splitlines() if one.startswith("{"))
+            found.setdefault(name, {})[work] = json.loads(line)
+    return found
+
+
+def alone(name: str, work: Work, most: int, folder: str, seed: int) -> dict[int, int]:
+    """Return the peak bytes of this process after each milestone, but for what it began with."""
+    from isolated import process_memory
+
+    from loss_attention.bags.reading import read_bags
+
+    bags = read_bags(folder)
+    one = classifier(name, Path(folder), bags, seed)
+    before, done = process_memory("VmRSS"), 0
+    found = {}
+    for milestone in milestones(most):
+        getattr(one, work)(range(done, milestone))
+        done = milestone
+        found[milestone] = max(0, process_memory("VmHWM") - before)
+    return found
+
+
+def milestones(slides: int) -> list[int]:
+    """Return after how many of so many slides memory is read.
+
+    Example:
+        >>> milestones(1000), milestones(60), milestones(8)
+        ([10, 100, 1000], [10, 60], [8])
+    """
+    return [one for one in MILESTONES if one < slides] + [slides]
+
+
+def page(numbers: dict[str, Any]) -> str:
+    """Return the page of the numbers."""
+    from measuring import shown
+
+    said, peaks, machine = numbers["arguments"], numbers["memory"], numbers["hardware"]
+    rows = [
+        [
+            name,
+            *(
+                cell
+                for work in WORKS
+                for cell in (
+                    shown(one[work]["instances_per_second"], 0),
+                    shown(one[work]["of_plain"]),
+                )
+            ),
+            *(_mb(next(iter(peaks[name][work].values()))) for work in WORKS),
+        ]
+        for name, one in numbers["classifiers"].items()
+    ]
+    after = milestones(said["slides"])
+    grown = [
+        [name, work, *(_mb(peaks[name][work][str(one)]) for one in after)]
+        for name in GROWN
+        for work in WORKS
+    ]
+    blocks = (
+        "a block a row, as CLAM and TRIDENT write" if said["layout"] == "rows" else "as they are"
+    )
+    megabytes = said["instances"] * said["width"] * 2 / 1e6
+    parts = [
+        "# Bags at the size of whole slides",
+        f"`{numbers['command']}`. {said['slides']:,} made-up slides of {said['instances']:,} "
+        f"instances with {said['width']:,} features of 16 bits, {megabytes:,.1f} MB each, in HDF5 "
+        f"({blocks}). {said['distinct']:,} of the files are distinct, all others links to them, so "
+        "that they fit on the disk; so what is read mostly comes from the system's cache of "
+        "files. One slide a step, hidden layer of "
+        f"{HIDDEN}, {UNITS} units of attention, AdamW, all in one process that also reads.",
+        f"`{PLAIN}` is what the field commonly writes: features read whole by h5py, turned to "
+        "float32, and Ilse et al.'s gated attention in a few lines (in this benchmark). "
+        "Ours also returns what each instance adds to each class.",
+        "## Speed and memory",
+        f"{said['turns']} turns of {said['slides_a_turn']} slides each, all classifiers in each "
+        "turn; median and range. *Of plain* is by turn. Memory is the peak of a process of its "
+        f"own over {after[0]:,} slides, above what it held before the first.",
+        markdown_table(
+            [
+                "",
+                *("training, instances/s", "of plain", "evaluation, instances/s", "of plain"),
+                *("training, peak MB", "evaluation, peak MB"),
+            ],
+            rows,
+            "lrrrrrr",
+        ),
+        f"With `--most-instances {said['instances'] // DRAWN:,}`, the third row, a step reads the "
+        "instances that it draws and no others: "
+        f"{shown(numbers['drawn_slides_per_second_of_whole'], 1)} times the slides a second of a "
+        "training that sees them whole. A training that normalises, as by default, first reads "
+        "all of its slides once: "
+        f"{shown(numbers['first_pass_instances_per_second'], 0)} instances a second.",
+        "## Memory does not grow",
+        "Peak MB after so many slides, in a process of its own.",
+        markdown_table(
+            ["", "", *(f"after {one:,}" for one in after)], grown, "ll" + "r" * len(after)
+        ),
+        f"Measured {numbers['measured']} on {machine['cpu']}, {machine['cores']} cores, "
+        f"{numbers['threads']} threads of torch; torch {numbers['versions']['torch']}, h5py "
+        f"{numbers['h5py']}{numbers['torchmil']}.",
+    ]
+    usual = Arguments()
+    if any(said[name] < getattr(usual, name) for name in LEAST):
+        parts.insert(1, "**Tried at a small size: no number here says anything.**")
+    return "\n\n".join(parts) + "\n"
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.0f}"
+
+
+LEAST = {
+    "slides": 2,
+    "distinct": 2,
+    "instances": DRAWN,
+    "width": 1,
+    "slides_a_turn": 1,
+    "turns": 1,
+    "seed": 0,
+}
+"""The least value of each option."""
+
+
+def measure(given: Arguments) -> list[Path]:
+    """Measure, and write the JSON file and the page of it."""
+    from importlib.metadata import version
+
+    from measuring import keep_with_page, told
+
+    options = {
+        name: value for name, value in asdict(given).items() if name not in ("folder", "results")
+    }
+    defaults = {name: getattr(Arguments(), name) for name in options}
+    with made_up_slides(given) as folder:
+        numbers = {
+            "command": told(f"{NAME}.py", given, defaults).replace("_", "-"),
+            "arguments": options,
+            "threads": torch.get_num_threads(),
+            "h5py": h5py.__version__,
+            "torchmil": f", torchmil {version('torchmil')}" if TORCHMIL in names() else "",
+            **rates(given, folder),
+            "memory": memory(given, folder),
+        }
+    return keep_with_page(NAME, numbers, page, given.results)
+
+
+def main() -> None:
+    """Run the command."""
+    if sys.argv[1:2] == ["alone"]:
+        print(json.dumps(alone(*json.loads(sys.argv[2]))))
+        return
+    from measuring import refuse_below, write_and_list
+
+    given = tyro.cli(Arguments)
+    least = {name.replace("_", "-"): (getattr(given, name), one) for name, one in LEAST.items()}
+    refuse_below(NAME, least)
+    write_and_list(NAME, lambda: measure(given))
+
+
+if __name__ == "__main__":
+    main()
