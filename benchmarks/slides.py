@@ -416,8 +416,8 @@ def page(numbers: dict[str, Any]) -> str:
             rows,
             "lrrrrrr",
         ),
-        f"With `--most-instances {said['instances'] // DRAWN:,}`, the third row, a step reads the "
-        "instances that it draws and no others: "
+        f"With `--most-instances {said['instances'] // DRAWN:,}`, the third row, a step reads "
+        "little more than the instances that it draws: "
         f"{shown(numbers['drawn_slides_per_second_of_whole'], 1)} times the slides a second of a "
         "training that sees them whole. A training that normalises, as by default, first reads "
         "all of its slides once: "
