@@ -286,6 +286,11 @@ def test_names_of_files_are_their_own_and_stay_in_the_folder() -> None:
     assert all(name.isprintable() and len(name) <= 210 for name in found)
 
 
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+    return rows
+
+
 def command(*arguments: object) -> int:
     with pytest.raises(SystemExit) as stop:
         main([str(argument) for argument in arguments])
@@ -314,6 +319,11 @@ def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "1 bag explained in" in capsys.readouterr().out
     assert command("explain", run, data, "--out", out, "--format", "geojson") == 0
     assert (out / "1.geojson").is_file()
+    table = ("explain", run, data, "--out", out, "--format", "parquet")
+    assert command(*table, "--shard", "2/2") == command(*table, "--shards", 2) == 0
+    assert "part-00002-of-00002.parquet is there already: skipped" in capsys.readouterr().out
+    names = [row["bag"] for part in sorted(out.glob("part-*")) for row in rows_of(part)]
+    assert names == ["1", "2"]
 
 
 @pytest.mark.parametrize(
@@ -324,6 +334,11 @@ def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--format", "jsonl", "--zooms", "2"], "--zooms is of --format json, not of jsonl"),
         (["--format", "parquet", "--tile-size", "2"], "--tile-size is of maps and tiles"),
         (["--most-tiles", "5"], "--most-tiles is of --format geojson, not of json"),
+        (["--shard", "1/2"], "--shard is of --format parquet, not of json"),
+        (["--format", "parquet", "--shard", "3/2"], "--shard counts from 1: 1/2 to 2/2"),
+        (["--format", "parquet", "--shards", "0"], "--shards must be at least 1, got 0"),
+        (["--format", "parquet", "--shards", "3"], "there are 2 bags, so at most 2 shards"),
+        (["--format", "parquet", "--shards", "2", "--shard", "1/2"], "leave --shard"),
         (["--zooms", "11"], "--zooms must be from 1 to 10, got 11"),
         (["--tile-size", "-1"], "--tile-size must be a number above 0"),
         (["--thumbnails", "nowhere"], "--thumbnails nowhere: there is no such folder"),

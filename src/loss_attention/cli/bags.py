@@ -227,6 +227,8 @@ def explain(
     versus: str | None = None,
     map: Literal["evidence", "contrast", "margin", "weights"] | None = None,
     format: Literal["json", "geojson", "parquet", "jsonl"] = "json",
+    shard: str | None = None,
+    shards: int | None = None,
     bags: tuple[str, ...] = (),
     top: int = 10,
     pictures: Annotated[bool | None, tyro.conf.DisallowNone] = None,
@@ -251,7 +253,12 @@ def explain(
             instance counts, without a sign. None: the evidence, or the contrast where class vectors
             are not centred.
         format: json: files and maps of each bag. geojson: its tiles, for QuPath. parquet, jsonl:
-            one table with a row a bag, all instances in it.
+            a table with a row a bag, all instances in it; parquet: in one file or a file for each
+            shard.
+        shard: With --format parquet: explain only a part of the bags, NUMBER/OF from 1/OF to OF/OF,
+            to a file of its own. A shard that is there is skipped. None: all bags.
+        shards: With --format parquet: all bags, in so many files, one after the other. Shards that
+            are there are skipped.
         bags: Only these, by name. None of them given: all.
         top: How many instances the JSON files list for the class, and as many against it.
         pictures: Draw maps. None: with --format json.
@@ -273,23 +280,34 @@ def explain(
             "thumbnail_downsample": thumbnail_downsample,
         },
         "geojson": {"most_tiles": most_tiles},
+        "parquet": {"shard": shard, "shards": shards},
     }
     for of, options in asked.items():
         for name, value in options.items():
             if value is not None and format != of:
                 raise InputError(f"`{name}` is of `format` {of}, not of {format}")
-    if tile_size is not None and format not in asked:
+    if tile_size is not None and format not in ("json", "geojson"):
         raise InputError(f"`tile_size` is of maps and tiles, and `format` {format} has none")
-    for name, count, least in (("top", top, 0), ("most_tiles", most_tiles, 1)):
+    if shard is not None and shards is not None:
+        raise InputError("`shards` writes all of them: leave `shard`, which is one")
+    for name, count, least in (
+        ("top", top, 0),
+        ("most_tiles", most_tiles, 1),
+        ("shards", shards, 1),
+    ):
         if count is not None and count < least:
             raise InputError(f"`{name}` must be at least {least}, got {count}")
     from loss_attention.bags import elsewhere, writing
     from loss_attention.bags.explaining import bag_question
     from loss_attention.bags.reading import read_bags
     from loss_attention.bags.saved import load_bag_model
+    from loss_attention.explained.shards import Shard
     from loss_attention.terminal import counted, say_line
     from loss_attention.training.devices import choose_device
 
+    parts = [Shard(number, shards or 1) for number in range(1, (shards or 1) + 1)]
+    if shard is not None:
+        parts = [Shard.named(shard)]
     maps = None
     if format == "json" and pictures is not False:
         maps = writing.Maps(zooms or writing.ZOOMS, tile_size, thumbnails, thumbnail_downsample)
@@ -308,7 +326,9 @@ def explain(
                 model, found, out, question, tile=tile_size, most=most, **how
             )
         else:
-            summary = elsewhere.write_table(model, found, out, question, format, **how)
+            summary = elsewhere.write_table(
+                model, found, out, question, format, shards=parts, **how
+            )
     for line in writing.said(summary, out):
         say_line(console, line)
     return 0
