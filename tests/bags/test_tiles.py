@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from bags.bag_files import change
 from markdown_pages import run_page
 from PIL import Image
 from torch import nn
@@ -257,8 +258,40 @@ def test_settings_and_images_are_not_mixed_in_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.h5 is of no image of data folder"):
         tiled(root, out)
     (out / "tiles.json").unlink()
+    (out / "labels.csv").unlink()
     with pytest.raises(InputError, match=r"holds gone\.h5, which was not written here: name ano"):
         tiled(root, out)
+
+
+def test_nothing_of_the_users_is_written_over(tmp_path: Path) -> None:
+    root = data(tmp_path / "data")
+    before = (root / "labels.csv").read_text()
+    for out in (root, root / "features"):
+        with pytest.raises(InputError, match=r"lies within data folder .*, and would be taken for"):
+            tiled(root, out)
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "labels.csv").write_text(before)
+    with pytest.raises(InputError, match=r"holds labels\.csv, which was not written here: name an"):
+        tiled(root, tmp_path / "others")
+    assert (root / "labels.csv").read_text() == (tmp_path / "others" / "labels.csv").read_text()
+    assert sorted(one.name for one in (tmp_path / "others").iterdir()) == ["labels.csv"]
+
+
+def test_a_damaged_file_is_told_with_what_to_do(tmp_path: Path) -> None:
+    root, out = data(tmp_path / "data"), tmp_path / "bags"
+    tiled(root, out)
+    (out / "p0.h5").write_bytes(b"")
+    with pytest.raises(InputError, match=r"p0\.h5 cannot be read: .*; remove it, and it is made a"):
+        tiled(root, out)
+    (out / "p0.h5").unlink()
+    assert tiled(root, out).made == 1
+
+
+def test_patients_in_two_splits_are_refused(tmp_path: Path) -> None:
+    root = data(tmp_path / "data")
+    change(root / "labels.csv", "test,n1", "test,n0")
+    with pytest.raises(InputError, match=r"leak: 1 group of test also in train, .* leave `group`"):
+        images_to_tile(str(root), group="patient")
 
 
 def test_images_that_cannot_be_read_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -280,7 +313,7 @@ def test_names_that_collide_or_are_odd_make_files_of_their_own(tmp_path: Path) -
     tiled(root, tmp_path / "bags")
     bags = read_bags(str(tmp_path / "bags"))
     assert sorted(bags.names) == sorted(
-        ["a-x.png", "x.jpg", "b-x.png", "NULLE", "q_s t", "index-2"]
+        ["a-x.png", "a-x.jpg", "b-x.png", "NULLE", "q_s t", "index-2"]
     )
     picture(16, 16).save(root / "b" / "NULL.png")
     with pytest.raises(
