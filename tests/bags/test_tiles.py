@@ -20,9 +20,13 @@ from typed import complaint, make_folder, run
 import loss_attention as la
 from loss_attention.bags import images as image_bags
 from loss_attention.bags import tiles
+from loss_attention.bags.elsewhere import write_tiles
+from loss_attention.bags.explaining import bag_question
 from loss_attention.bags.images import Tiled, images_to_tile, tile_images
 from loss_attention.bags.reading import read_bags
+from loss_attention.bags.recipe import BagRecipe
 from loss_attention.bags.tiles import Tiling, object_pixels, tile_features
+from loss_attention.bags.training import fit_bags
 from loss_attention.bags.writing import Maps
 from loss_attention.data.masks import PictureMask, Segment, SegmentMask
 from loss_attention.data.records import Box, Record
@@ -178,7 +182,7 @@ def test_images_become_a_folder_of_bags(
         monkeypatch.setattr(image_bags.importlib.util, "find_spec", lambda _: None)
     root, out = data(tmp_path / "data"), tmp_path / "bags"
     images = images_to_tile(str(root), group="patient")
-    result = tile_images(images, means(), Tiling(16, 8, covered=0.05), out)
+    result = tile_images(images, means(), Tiling(16, 8, covered=0.1), out)
     assert (result.bags, result.made, result.width, result.unmarked) == (4, 4, 3, 2)
     assert sorted(path.name for path in out.iterdir()) == [
         "labels.csv",
@@ -197,7 +201,7 @@ def test_images_become_a_folder_of_bags(
     np.testing.assert_array_equal(bags.features(2), expected)
     np.testing.assert_array_equal(bags.coordinates(2), corners)
     # 16 of 256 pixels are an object's in p1; of p3, 16 of the 9 x 12 that there are.
-    assert [one.tolist() for one in bags.instance_labels] == [[-1] * 8, [0], [-1] * 8, [0]]
+    assert [one.tolist() for one in bags.instance_labels] == [[-1] * 8, [-1], [-1] * 8, [0]]
     with (out / "labels.csv").open() as file:
         assert next(csv.DictReader(file)) == {
             "bag": "p0",
@@ -224,6 +228,19 @@ def test_hdf5_says_of_tiles_what_clam_and_trident_do(tmp_path: Path) -> None:
         "name": "p0",
         "image": "p0.png",
     }
+
+
+def test_a_tile_is_drawn_as_large_as_its_file_says(tmp_path: Path) -> None:
+    tiled(data(tmp_path / "data"), tmp_path / "bags")
+    bags = read_bags(str(tmp_path / "bags"))
+    model = fit_bags(bags, BagRecipe(pooling="mean", hidden=(), epochs=1))
+    write_tiles(model, bags, tmp_path / "qupath", bag_question(model))
+    for bag, tiles_of_it in (("p1", 1), ("p2", 8)):
+        drawn = json.loads((tmp_path / "qupath" / f"{bag}.geojson").read_text())["features"]
+        assert len(drawn) == tiles_of_it
+        for one in drawn:
+            corners = np.array(one["geometry"]["coordinates"][0])
+            assert np.ptp(corners, axis=0).tolist() == [16, 16]
 
 
 def test_what_is_there_is_kept_and_the_rest_is_made(tmp_path: Path) -> None:
