@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from bags.bag_files import change
 from markdown_pages import run_page
 from PIL import Image
 from torch import nn
-from typed import complaint, make_folder, run
+from typed import complaint, exit_code, make_folder, run
 
 import loss_attention as la
 from loss_attention.bags import images as image_bags
@@ -28,6 +30,7 @@ from loss_attention.bags.recipe import BagRecipe
 from loss_attention.bags.tiles import Tiling, object_pixels, tile_features
 from loss_attention.bags.training import fit_bags
 from loss_attention.bags.writing import Maps
+from loss_attention.cli import tiles as command
 from loss_attention.data.masks import PictureMask, Segment, SegmentMask
 from loss_attention.data.records import Box, Record
 from loss_attention.errors import InputError
@@ -387,6 +390,21 @@ def test_what_cannot_be_tiled_is_said_in_a_line(
     out = tmp_path / "bags"
     assert said in complaint(capsys, "tile", root, "--out", out, *RANDOM, *words)
     assert not out.exists()
+
+
+def test_a_command_that_is_stopped_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> Tiled:
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr(image_bags, "tile_images", stopped)
+    root = make_folder(tmp_path / "data", each=1)
+    assert exit_code("tile", root, "--tile", "8", "--out", tmp_path / "bags", *RANDOM) == 130
+    said = f"stopped; the bags that are done are kept in {tmp_path / 'bags'}: the same command go"
+    assert said in capsys.readouterr().err
+    default = inspect.signature(command.tile).parameters["covered"].default
+    assert default == tiles.COVERED
 
 
 def test_data_that_is_made_here_has_no_images_to_cut(
