@@ -351,7 +351,8 @@ def tiles_section(numbers: Mapping[str, Any]) -> list[str]:
         f"{numbers['tiling']}`). A photo has one label; a tile has the class of the defect where "
         "the photo's mask covers 0.01 of it, which no training sees. Instance AUC: of all tiles of "
         "the test photos with a defect, by their evidence for the photo's class and by their "
-        f"weight. Mean of {seeds} seeds and, in brackets, the worst. One hidden layer of 256, "
+        "weight (with mean pooling it tells the size of a photo and no more). Mean of "
+        f"{seeds} seeds and, in brackets, the worst. One hidden layer of 256, "
         f"{numbers['epochs']} epochs, classes weighed alike; weight decay {decays}, by the log "
         f"loss of {numbers['validated_on']} held-out training photos, then trained on all of them, "
         "and the test photos looked at once.",
@@ -360,8 +361,9 @@ def tiles_section(numbers: Mapping[str, Any]) -> list[str]:
             rows,
             "lrrrrr",
         ),
-        "Image models are those of [results/photos.md](photos.md), on the same split: they see a "
-        "photo as a whole, with augmented views of it, at a larger size.",
+        "Image models are those of [results/photos.md](photos.md), on the same split, of which is "
+        "said there that most test photos show a tile of the training photos too. They see a photo "
+        "as a whole, enlarged, and a changed view of it, and here they are better.",
     ]
 
 

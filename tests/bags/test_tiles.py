@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,18 +13,24 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from bags.bag_files import change
 from markdown_pages import run_page
 from PIL import Image
 from torch import nn
-from typed import complaint, make_folder, run
+from typed import complaint, exit_code, make_folder, run
 
 import loss_attention as la
 from loss_attention.bags import images as image_bags
 from loss_attention.bags import tiles
+from loss_attention.bags.elsewhere import write_tiles
+from loss_attention.bags.explaining import bag_question
 from loss_attention.bags.images import Tiled, images_to_tile, tile_images
 from loss_attention.bags.reading import read_bags
+from loss_attention.bags.recipe import BagRecipe
 from loss_attention.bags.tiles import Tiling, object_pixels, tile_features
+from loss_attention.bags.training import fit_bags
 from loss_attention.bags.writing import Maps
+from loss_attention.cli import tiles as command
 from loss_attention.data.masks import PictureMask, Segment, SegmentMask
 from loss_attention.data.records import Box, Record
 from loss_attention.errors import InputError
@@ -177,7 +185,7 @@ def test_images_become_a_folder_of_bags(
         monkeypatch.setattr(image_bags.importlib.util, "find_spec", lambda _: None)
     root, out = data(tmp_path / "data"), tmp_path / "bags"
     images = images_to_tile(str(root), group="patient")
-    result = tile_images(images, means(), Tiling(16, 8, covered=0.05), out)
+    result = tile_images(images, means(), Tiling(16, 8, covered=0.1), out)
     assert (result.bags, result.made, result.width, result.unmarked) == (4, 4, 3, 2)
     assert sorted(path.name for path in out.iterdir()) == [
         "labels.csv",
@@ -196,7 +204,7 @@ def test_images_become_a_folder_of_bags(
     np.testing.assert_array_equal(bags.features(2), expected)
     np.testing.assert_array_equal(bags.coordinates(2), corners)
     # 16 of 256 pixels are an object's in p1; of p3, 16 of the 9 x 12 that there are.
-    assert [one.tolist() for one in bags.instance_labels] == [[-1] * 8, [0], [-1] * 8, [0]]
+    assert [one.tolist() for one in bags.instance_labels] == [[-1] * 8, [-1], [-1] * 8, [0]]
     with (out / "labels.csv").open() as file:
         assert next(csv.DictReader(file)) == {
             "bag": "p0",
@@ -223,6 +231,19 @@ def test_hdf5_says_of_tiles_what_clam_and_trident_do(tmp_path: Path) -> None:
         "name": "p0",
         "image": "p0.png",
     }
+
+
+def test_a_tile_is_drawn_as_large_as_its_file_says(tmp_path: Path) -> None:
+    tiled(data(tmp_path / "data"), tmp_path / "bags")
+    bags = read_bags(str(tmp_path / "bags"))
+    model = fit_bags(bags, BagRecipe(pooling="mean", hidden=(), epochs=1))
+    write_tiles(model, bags, tmp_path / "qupath", bag_question(model))
+    for bag, tiles_of_it in (("p1", 1), ("p2", 8)):
+        drawn = json.loads((tmp_path / "qupath" / f"{bag}.geojson").read_text())["features"]
+        assert len(drawn) == tiles_of_it
+        for one in drawn:
+            corners = np.array(one["geometry"]["coordinates"][0])
+            assert np.ptp(corners, axis=0).tolist() == [16, 16]
 
 
 def test_what_is_there_is_kept_and_the_rest_is_made(tmp_path: Path) -> None:
@@ -257,8 +278,40 @@ def test_settings_and_images_are_not_mixed_in_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.h5 is of no image of data folder"):
         tiled(root, out)
     (out / "tiles.json").unlink()
+    (out / "labels.csv").unlink()
     with pytest.raises(InputError, match=r"holds gone\.h5, which was not written here: name ano"):
         tiled(root, out)
+
+
+def test_nothing_of_the_users_is_written_over(tmp_path: Path) -> None:
+    root = data(tmp_path / "data")
+    before = (root / "labels.csv").read_text()
+    for out in (root, root / "features"):
+        with pytest.raises(InputError, match=r"lies within data folder .*, and would be taken for"):
+            tiled(root, out)
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "labels.csv").write_text(before)
+    with pytest.raises(InputError, match=r"holds labels\.csv, which was not written here: name an"):
+        tiled(root, tmp_path / "others")
+    assert (root / "labels.csv").read_text() == (tmp_path / "others" / "labels.csv").read_text()
+    assert sorted(one.name for one in (tmp_path / "others").iterdir()) == ["labels.csv"]
+
+
+def test_a_damaged_file_is_told_with_what_to_do(tmp_path: Path) -> None:
+    root, out = data(tmp_path / "data"), tmp_path / "bags"
+    tiled(root, out)
+    (out / "p0.h5").write_bytes(b"")
+    with pytest.raises(InputError, match=r"p0\.h5 cannot be read: .*; remove it, and it is made a"):
+        tiled(root, out)
+    (out / "p0.h5").unlink()
+    assert tiled(root, out).made == 1
+
+
+def test_patients_in_two_splits_are_refused(tmp_path: Path) -> None:
+    root = data(tmp_path / "data")
+    change(root / "labels.csv", "test,n1", "test,n0")
+    with pytest.raises(InputError, match=r"leak: 1 group of test also in train, .* leave `group`"):
+        images_to_tile(str(root), group="patient")
 
 
 def test_images_that_cannot_be_read_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -280,7 +333,7 @@ def test_names_that_collide_or_are_odd_make_files_of_their_own(tmp_path: Path) -
     tiled(root, tmp_path / "bags")
     bags = read_bags(str(tmp_path / "bags"))
     assert sorted(bags.names) == sorted(
-        ["a-x.png", "x.jpg", "b-x.png", "NULLE", "q_s t", "index-2"]
+        ["a-x.png", "a-x.jpg", "b-x.png", "NULLE", "q_s t", "index-2"]
     )
     picture(16, 16).save(root / "b" / "NULL.png")
     with pytest.raises(
@@ -337,6 +390,21 @@ def test_what_cannot_be_tiled_is_said_in_a_line(
     out = tmp_path / "bags"
     assert said in complaint(capsys, "tile", root, "--out", out, *RANDOM, *words)
     assert not out.exists()
+
+
+def test_a_command_that_is_stopped_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> Tiled:
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr(image_bags, "tile_images", stopped)
+    root = make_folder(tmp_path / "data", each=1)
+    assert exit_code("tile", root, "--tile", "8", "--out", tmp_path / "bags", *RANDOM) == 130
+    said = f"stopped; the bags that are done are kept in {tmp_path / 'bags'}: the same command go"
+    assert said in capsys.readouterr().err
+    default = inspect.signature(command.tile).parameters["covered"].default
+    assert default == tiles.COVERED
 
 
 def test_data_that_is_made_here_has_no_images_to_cut(

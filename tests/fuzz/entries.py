@@ -73,6 +73,8 @@ def bagged(path: Path) -> None:
     feature_statistics(bags)
     for bag in range(len(bags)):
         bags.coordinates(bag)
+        if bags.instance_labels is not None:
+            bags.instance_labels[bag]
     bags.fingerprint()
 
 

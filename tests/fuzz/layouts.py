@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 from bags import bag_files
 from fuzz import archives, stores
 from fuzz.documents import json_lines, json_value, yaml_value
@@ -199,6 +201,10 @@ def bags() -> list[Seed]:
     for ending in (".h5", ".pt", ".npy", ".safetensors", ".zarr"):
         with tempfile.TemporaryDirectory() as place:
             root = bag_files.folder(Path(place), ending=ending)
+            for path in root.glob("*.h5"):
+                with h5py.File(path, "a") as file:
+                    file["instance_labels"] = np.arange(len(file["features"])) % 3 - 1
+                    file["instance_labels"].attrs["classes"] = ["tumour", "normal"]
             paths = [path for path in sorted(root.rglob("*")) if path.is_file()]
             files = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
         seeds.append(Seed(files, {n: cells if n == "labels.csv" else None for n in files}))

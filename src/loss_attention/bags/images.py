@@ -34,8 +34,8 @@ from loss_attention.bags.tiles import (
 from loss_attention.bags.writing import image_names
 from loss_attention.data.decoding import UnreadableImage
 from loss_attention.data.division import SPLITS
-from loss_attention.data.groups import with_groups
-from loss_attention.data.loading import MADE, open_source
+from loss_attention.data.groups import shared_groups, with_groups
+from loss_attention.data.loading import MADE, open_source, understood
 from loss_attention.data.records import (
     Encoded,
     Part,
@@ -51,7 +51,7 @@ from loss_attention.data.records import (
 from loss_attention.data.stacking import read_encoded
 from loss_attention.errors import InputError, guarded, printable, quoted
 from loss_attention.explained.pipeline import in_order, threads
-from loss_attention.saving import make_folder, read_object, whole_file, write_whole
+from loss_attention.saving import TEMPORARY, make_folder, read_object, whole_file, write_whole
 from loss_attention.terminal import json_text
 from loss_attention.training.features import FrozenBackbone
 
@@ -97,6 +97,7 @@ class ImageBags:
 
     Attributes:
         where: what the data is called.
+        folder: that it lies in; None: in none.
         images: all of them, the training split's first.
         class_names: of the K classes.
         values: what labels of records hold, for each class.
@@ -107,6 +108,7 @@ class ImageBags:
     """
 
     where: str
+    folder: Path | None
     images: tuple[TiledImage, ...]
     class_names: tuple[str, ...]
     values: tuple[Any, ...]
@@ -172,6 +174,9 @@ def images_to_tile(data: str, *, group: str | None = None, skip_broken: bool = F
         refuse(source.where, source.problems)
     if group is not None:
         source = with_groups(source, group)
+        leak = next((one for one in shared_groups(source) if one.startswith("leak")), None)
+        if leak is not None:
+            raise InputError(f"{source.where}: {leak}: put each into one, or leave `group` out")
     parts, notes = _used_parts(source)
     named = {class_name(source, one): one for part in parts for one in _stored(source, part)}
     names = tuple(class_name(source, one) for one in _in_order(source, named.values()))
@@ -189,6 +194,7 @@ def images_to_tile(data: str, *, group: str | None = None, skip_broken: bool = F
         raise InputError(f"{source.where} has one class only{only}: a classifier needs two")
     return ImageBags(
         where=source.where,
+        folder=path if (path := understood(data).path) is not None and path.is_dir() else None,
         images=tuple(images),
         class_names=names,
         values=tuple(named[name] for name in names),
@@ -260,6 +266,11 @@ def tile_images(
     of_each = images.marked(tiling.objects)
     marked = any(of_each)
     facts = settings(backbone, tiling, marked=marked)
+    if images.folder is not None and out.resolve().is_relative_to(images.folder.resolve()):
+        raise InputError(
+            f"`out` {out} lies within {images.where}, and would be taken for part of it: name "
+            "another folder"
+        )
     check_labels_csv(images)
     form = _claim(out, facts)
     writer = _Writer(out, form, images, tiling, marked=marked)
@@ -307,10 +318,9 @@ def _claim(out: Path, facts: Mapping[str, Any]) -> str:
     """
     file = out / SETTINGS_FILE
     if not file.exists():
-        if out.is_dir() and (other := next(_bag_files(out), None)) is not None:
+        if out.is_dir() and (other := _first_of_others(out)) is not None:
             raise InputError(
-                f"{out} holds {printable(other.name)}, which was not written here: name another "
-                "`out`"
+                f"{out} holds {printable(other)}, which was not written here: name another `out`"
             )
         form = ".h5" if importlib.util.find_spec("h5py") else ".safetensors"
         make_folder(out)
@@ -331,6 +341,12 @@ def _claim(out: Path, facts: Mapping[str, Any]) -> str:
     return str(form)
 
 
+def _first_of_others(out: Path) -> str | None:
+    """Return the first name in a folder that is no leftover of a write."""
+    names = sorted(path.name for path in out.iterdir())
+    return next((name for name in names if not TEMPORARY.fullmatch(name)), None)
+
+
 def _bag_files(out: Path) -> Iterator[Path]:
     return (path for path in sorted(out.iterdir()) if path.suffix.lower() in READERS)
 
@@ -348,7 +364,10 @@ def _missing(images: ImageBags, writer: _Writer, result: Tiled) -> list[TiledIma
         if path is None:
             missing.append(image)
             continue
-        name, size, shape = said_of(path)
+        try:
+            name, size, shape = said_of(path)
+        except InputError as error:
+            raise InputError(f"{error}; remove it, and it is made again") from error
         if (name, size) != (printable(image.record.name), image.bytes):
             raise InputError(
                 f"{path} holds the tiles of another image, {name} of {size:,} bytes: name another "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from loss_attention.data.decoding import is_image, read_image
 from loss_attention.data.records import count
 from loss_attention.errors import InputError
 from loss_attention.explained.encoding import encoded
-from loss_attention.explained.sources import cut, output_names, refuse_to_replace
+from loss_attention.explained.sources import cut, refuse_to_replace
 from loss_attention.report.overview import INDEX_FILE, Entry, index_page
 from loss_attention.saving import make_folder, write_whole
 from loss_attention.terminal import json_text
@@ -112,7 +113,8 @@ class Maps:
         paths = sorted(
             Path(place) / name for place, _, names in walked for name in names if is_image(name)
         )
-        return dict(zip(image_names(paths), paths, strict=True))
+        names = image_names([path.relative_to(self.thumbnails) for path in paths])
+        return dict(zip(names, paths, strict=True))
 
 
 def write_bags(
@@ -241,14 +243,17 @@ def file_names(bags: Sequence[str]) -> list[str]:
 def image_names(paths: Sequence[Path]) -> list[str]:
     """Return what the bags of image files are called, and their files without the ending.
 
-    It is the file's name without its ending, and more of its path where that does not tell files
-    apart; see `output_names`.
+    It is the file's name without its ending, and its whole path where another file has that name.
 
     Example:
         >>> image_names([Path("x/a.jpg"), Path("x/b.png"), Path("y/b.png"), Path("y/c:d.jpg")])
         ['a', 'x-b.png', 'y-b.png', 'c_d']
     """
-    return file_names([name.lstrip(".") for name in output_names(paths)])
+    times = Counter(path.stem.casefold() for path in paths)
+    names = (
+        path.stem if times[path.stem.casefold()] == 1 else "-".join(path.parts) for path in paths
+    )
+    return file_names([name.lstrip(".") for name in names])
 
 
 def counted_bags(

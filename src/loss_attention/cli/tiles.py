@@ -59,7 +59,8 @@ def tile(
         covered: Fraction of a tile that an object covers at least for the tile to have its class.
         group: Which images belong together, as those of a patient do: a column of the table that
             lists them, or a pattern with one group that is found in their paths, as num_([0-9]+).
-        skip_broken: Go on without the images that have an error, and say how many.
+        skip_broken: Go on without the images that have an error, and say which.
+        precision: Of the arithmetic. auto: bf16 if the hardware has fast bf16, else 32.
     """
     from loss_attention.bags.tiles import Tiling
 
