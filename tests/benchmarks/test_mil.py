@@ -42,15 +42,23 @@ def test_each_part_writes_its_numbers_and_the_page_has_them_all(
     run(monkeypatch, "digits", "--seeds", "2", *small)
     classic = ("--data", tmp_path, "--only", "musk1", "--repeats", "1", "--runs", tmp_path / "runs")
     run(monkeypatch, "classic", *classic, *small)
+    table(digit_bags(40, seed=1), tmp_path / "fox.parquet")
+    more = ("--data", tmp_path, "--only", "fox", "--repeats", "1", "--runs", tmp_path / "runs")
+    run(monkeypatch, "classic", *more, *small)  # beside the set that is there
     page = (tmp_path / "bags.md").read_text()
+    assert "| classifier | | musk1 | fox |" in page
     numbers = json.loads((tmp_path / "bags-classic.json").read_text())
     score = numbers["sets"]["musk1"]["models"]["max"]["scores"]["accuracy"]["mean"]
     assert f"| max | accuracy | {score:.3f} |" in page
-    assert "| attention, its paper | accuracy | 0.892 |" in page
+    assert "| attention, its paper | accuracy | 0.892 | 0.615 |" in page
     tests = json.loads((tmp_path / "bags-assumptions.json").read_text())["tests"]
     aucs = [one["test"] for one in tests["poisoned"]["max"]]
     assert f"{sum(aucs) / 2:.2f} ({min(aucs):.2f})" in page
     assert "python benchmarks/mil.py digits --seeds 2" in page
+    assert "one hidden layer of 64 and a dropout of 0, as chosen on other seeds" in page
+    other = ("--data", tmp_path, "--only", "fox", "--repeats", "1", "--runs", tmp_path / "runs")
+    run(monkeypatch, "classic", *other, *small, "--epochs", "2")  # not beside other settings
+    assert set(json.loads((tmp_path / "bags-classic.json").read_text())["sets"]) == {"fox"}
 
 
 def test_tiles_of_photos_are_measured_beside_models_of_the_whole_photo(
