@@ -184,3 +184,51 @@ def test_training_from_files_is_training_from_a_table(
         *("crossval", "--data", tmp_path / "bags.parquet", "--out", tmp_path / "o"),
         *("--labels", tmp_path / "files" / "labels.csv"),
     )
+
+
+def test_new_slides_need_no_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bags = folder(tmp_path / "bags")
+    run("train", "bags", "--data", bags, "--out", tmp_path / "run", "--epochs", "1", *CPU)
+    new = tmp_path / "new"
+    for name in ("a", "b"):
+        write(new / "h5_files" / f"{name}.h5", features(3), places(3))
+    write(new / "pt_files" / "a.pt", features(3), places(3))
+    capsys.readouterr()
+    run("predict", tmp_path / "run", new, "--format", "jsonl")
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["bag"] for line in said] == ["a", "b"]
+    run("explain", tmp_path / "run", new, "--out", tmp_path / "maps")
+    told = json.loads((tmp_path / "maps" / "b.json").read_text())
+    assert (told["label"], told["class"]) == ("", said[1]["prediction"])
+    assert told["probability"] == pytest.approx(max(said[1]["probabilities"].values()))
+    # Two of one name are called by their paths.
+    write(new / "again" / "a.h5", features(3), places(3))
+    run("predict", tmp_path / "run", new, "--format", "jsonl")
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()[-4:]]
+    assert [line["bag"] for line in said] == ["again/a", "h5_files/a", "h5_files/b", "pt_files/a"]
+    (tmp_path / "classes").mkdir()
+    for name in ("x", "y"):
+        write(tmp_path / "classes" / f"of-{name}" / f"{name}.h5", features(3), places(3))
+    run("predict", tmp_path / "run", tmp_path / "classes", "--format", "jsonl")
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert [line["bag"] for line in said] == ["of-x/x", "of-y/y"]  # as they are called in training
+    # What a broken CSV says hinders no prediction, but training.
+    change(bags / "labels.csv", "s3,tumour", "s9,tumour")
+    run("predict", tmp_path / "run", bags)
+    bare = write(tmp_path / "bare" / "a.h5", features(3), places(3)).parent
+    for words in (["train", "bags", "--data", bare], ["crossval", "--data", bare]):
+        told = complaint(capsys, *words, "--out", tmp_path / "other")
+        assert "nothing says which bag has which label" in told
+
+
+def test_labels_are_shown_where_there_are_some(tmp_path: Path) -> None:
+    bags = folder(tmp_path / "bags")
+    run("train", "bags", "--data", bags, "--out", tmp_path / "run", "--epochs", "1", *CPU)
+    for name, number in (("x", 0), ("y", 1)):
+        write(tmp_path / "new" / f"{name}.h5", features(3, seed=number), places(3))
+    (tmp_path / "new" / "labels.csv").write_text("bag,label\nx,tumour\ny,tumour\n")
+    run("explain", tmp_path / "run", tmp_path / "new", "--out", tmp_path / "maps")
+    assert json.loads((tmp_path / "maps" / "x.json").read_text())["label"] == "tumour"
+
+
+CPU = ("--hidden", "4", "--validation-fraction", "0", "--accelerator", "cpu")

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from loss_attention.bags.labels import HowRead
 from loss_attention.bags.reading import read_bags
 from loss_attention.errors import InputError
 
@@ -126,3 +127,15 @@ def test_a_table_that_does_not_fit_is_refused(
     monkeypatch.setattr("loss_attention.bags.labels.free_memory", lambda: 100)
     with pytest.raises(InputError, match="make it a folder of one file a bag"):
         read_bags(table(tmp_path, kind="parquet"))
+
+
+def test_labels_may_be_left_out_where_nothing_is_trained(tmp_path: Path) -> None:
+    data = table(tmp_path, kind="parquet", drop="label", instance_label=["x"] * 6)
+    for labelled in (None, False):
+        bags = read_bags(data, how=HowRead(labelled=labelled))
+        assert bags.class_names == ()
+        assert bags.labels.tolist() == [0, 0, 0]
+        assert (bags.width, bags.instance_labels) == (2, None)
+    alike = table(tmp_path, kind="parquet", label=["t"] * 6)
+    assert read_bags(alike, how=HowRead(labelled=None)).class_names == ("t",)
+    assert read_bags(alike, how=HowRead(labelled=False)).class_names == ()

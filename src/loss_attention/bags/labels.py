@@ -41,6 +41,23 @@ MOST_FAULTS = 1000
 _SEVERAL = re.compile(r"[;|]|\s*[\[({]")
 
 
+@dataclass(frozen=True)
+class HowRead:
+    """How what is said of bags is read.
+
+    Attributes:
+        labelled: True: their labels are needed, of two classes at least. None: they are read where
+            there are some. False: whatever is said of bags beside their names is left unread. Bags
+            without labels have the label 0, and no names of classes.
+    """
+
+    labelled: bool | None = True
+
+
+AS_TRAINED = HowRead()
+"""What is trained on."""
+
+
 @dataclass
 class BagLabels:
     """What the rows of a table say of bags.
@@ -192,7 +209,7 @@ def read_labels(
     where: str,
     *,
     several: bool = False,
-    labelled: bool = True,
+    how: HowRead = AS_TRAINED,
 ) -> BagLabels:
     """Return what a table says of bags.
 
@@ -202,10 +219,10 @@ def read_labels(
         where: what it is called in errors.
         several: a bag may have several labels: in a cell, separated by ; or |, or as 0 and 1 in a
             column a class where there is none for labels.
-        labelled: False: labels are left unread, and all bags have the label 0.
+        how: whether labels are needed.
 
     Raises:
-        InputError: no labels, all alike, or a row without a bag.
+        InputError: no labels or all alike, where they are needed; a row without a bag.
     """
     bag, label = columns["bag"], columns["label"]
     assert bag is not None
@@ -216,22 +233,21 @@ def read_labels(
     number = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     _, first = np.unique(number, return_index=True)
     names = tuple(str(one).strip() for one in encoded.dictionary.to_pylist())
-    found = BagLabels(names, number, first)
-    if not labelled:
-        found.labels = torch.zeros(len(names), dtype=torch.int64)
-    elif label is not None:
+    found = BagLabels(names, number, first, labels=torch.zeros(len(names), dtype=torch.int64))
+    if how.labelled is False:
+        return found
+    if label is not None:
         values = _same(table, label, found, where)
         if several and any(isinstance(one, str) and _SEVERAL.search(one) for one in set(values)):
             found.class_names, found.labels = _several(values, label, found, where)
         else:
-            found.class_names, found.labels = _classes(values)
-    else:
-        flags = one_hot_columns(table, columns) if several else []
-        if not flags:
-            raise lacking("label", where)
+            found.class_names, found.labels = _classes(values, 2 if how.labelled else 1)
+    elif flags := one_hot_columns(table, columns) if several else []:
         found.class_names = tuple(name.strip() for name in flags)
         flagged = [_same(table, name, found, where) for name in flags]
         found.labels = torch.tensor(flagged, dtype=torch.uint8).T.contiguous()
+    elif how.labelled:
+        raise lacking("label", where)
     if (split := columns.get("split")) is not None:
         found.splits = _splits(_same(table, split, found, where), split, found, where)
     if (patient := columns.get("patient")) is not None:
@@ -307,13 +323,13 @@ def _nulls(column: Any) -> Int[np.ndarray, " n"]:
     return found
 
 
-def _classes(values: Sequence[Any]) -> tuple[tuple[str, ...], Int[Tensor, " N"]]:
-    """Return the names of the classes, in order, and the index of each value."""
+def _classes(values: Sequence[Any], least: int) -> tuple[tuple[str, ...], Int[Tensor, " N"]]:
+    """Return the names of the classes, at least so many, in order, and the index of each value."""
     try:
         known = sorted(set(values) - {None})
     except TypeError as error:
         raise InputError("labels must be all text or all numbers") from error
-    if len(known) < 2:
+    if len(known) < least:
         one = quoted(known[0]) if known else "none"
         raise InputError(f"all bags are of class {one}: two at least are needed")
     index = {value: place for place, value in enumerate(known)} | {None: 0}

@@ -12,12 +12,12 @@ from loss_attention.bags.bag_set import BagSet, described
 from loss_attention.bags.division import BagParts, check_width, of_classes, parts_of
 from loss_attention.bags.evaluation import BagEvaluation, evaluate_bags
 from loss_attention.bags.job import bag_recipe, begin_bag_run, continue_bag_run
+from loss_attention.bags.labels import HowRead
 from loss_attention.bags.model import BagClassifier
 from loss_attention.bags.reading import read_bags
 from loss_attention.bags.recipe import BagRunRecipe
 from loss_attention.bags.report import ending, sentences, write_bag_report
 from loss_attention.bags.saved import load_bag_model
-from loss_attention.bags.tables import is_bag_table, read_bag_table
 from loss_attention.bags.training import predicted
 from loss_attention.data.loading import recorded
 from loss_attention.errors import InputError, guarded
@@ -281,7 +281,7 @@ def predict_bags(
 
     Args:
         source: a run's folder or its `.safetensors` file.
-        data: the bags; a table of them needs no label.
+        data: the bags.
         accelerator: where to compute.
         progress: called with bags done and all of them.
 
@@ -293,9 +293,7 @@ def predict_bags(
         model = load_bag_weights(RunFolder.open(source)).to(device)
     else:
         model = load_bag_model(source).to(device)
-    table = Path(data).expanduser()
-    without = table.is_file() and is_bag_table(table)
-    bags = read_bag_table(table, labelled=False) if without else read_bags(data)
+    bags = read_bags(data, how=HowRead(labelled=False))
     check_width(bags, model.in_features)
     found = []
     for name, prediction in zip(bags.names, predicted(model, bags), strict=True):

@@ -282,6 +282,7 @@ def explain(
             raise InputError(f"`{name}` must be at least {least}, got {count}")
     from loss_attention.bags import elsewhere, writing
     from loss_attention.bags.explaining import bag_question
+    from loss_attention.bags.labels import HowRead
     from loss_attention.bags.reading import read_bags
     from loss_attention.bags.saved import load_bag_model
     from loss_attention.terminal import counted, say_line
@@ -292,7 +293,7 @@ def explain(
         maps = writing.Maps(zooms or writing.ZOOMS, tile_size, thumbnails, thumbnail_downsample)
     model = load_bag_model(run).to(choose_device(accelerator))
     question = bag_question(model, target=target, versus=versus, map=map)
-    found = read_bags(data)
+    found = read_bags(data, how=HowRead(labelled=None))
     if bags:
         found = found.subset(_named(bags, found.names))
     with counted("explaining", console) as progress:
