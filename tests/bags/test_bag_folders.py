@@ -14,6 +14,7 @@ from typed import complaint, run
 
 from loss_attention.bags.bag_set import feature_statistics
 from loss_attention.bags.reading import read_bags
+from loss_attention.bags.recipe import BagRunRecipe
 from loss_attention.errors import InputError
 
 
@@ -232,3 +233,52 @@ def test_labels_are_shown_where_there_are_some(tmp_path: Path) -> None:
 
 
 CPU = ("--hidden", "4", "--validation-fraction", "0", "--accelerator", "cpu")
+
+
+def test_columns_of_other_names_in_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bags, names = folder(tmp_path / "bags"), ("--columns", "bag=slide name", "label=diagnosis")
+    change(bags / "labels.csv", "slide_id,label,patient", "slide name,diagnosis,who")
+    whole = tmp_path / "run"
+    run("data", "check", bags, *names)
+    assert "4 bags of 2 classes" in capsys.readouterr().out
+    run("train", "bags", "--data", bags, "--out", whole, "--epochs", "1", *CPU, *names)
+    assert BagRunRecipe.from_yaml(whole / "recipe.yaml").columns == names[1:]
+    words = ["crossval", "--data", bags, "--out", tmp_path / "scores", "--folds", "2", *names]
+    run(*words, "--repeats", "1", "--epochs", "1", "--poolings", "mean", "--hidden", "4")
+    run("evaluate", whole)  # finds them by its recipe
+    run("report", whole)
+    run("explain", whole, bags, "--out", tmp_path / "maps")
+    assert json.loads((tmp_path / "maps" / "s1.json").read_text())["label"] == "tumour"
+    # Other data may have those names, or the usual ones, or names of its own.
+    for number, header in enumerate(("slide name,diagnosis", "slide,label", "piece,kind")):
+        other = folder(tmp_path / f"other{number}", sizes=(3, 4))
+        change(other / "labels.csv", "slide_id,label", header)
+        more = ["--columns", "bag=piece", "label=kind"] if number == 2 else []
+        capsys.readouterr()
+        run("evaluate", whole, "--data", other, *more)
+        assert "2 given bags" in capsys.readouterr().out
+        run("explain", whole, other, "--out", tmp_path / f"maps{number}", *more)
+        assert json.loads((tmp_path / f"maps{number}" / "s1.json").read_text())["label"] == "tumour"
+    for more, said in (
+        (["bag=slide"], "labels.csv: no column 'slide' for the bag among slide name, diagnosis"),
+        (["x=left"], "labels.csv says what bags are: it has no column for --columns x"),
+        (["bag"], "--columns 'bag': write WHAT=COLUMN"),
+    ):
+        told = complaint(capsys, "data", "check", bags, "--columns", *more)
+        assert said in told
+    told = complaint(capsys, "evaluate", whole, *names)
+    assert "--columns are of --data" in told
+    told = complaint(capsys, "predict", whole, bags, *names)
+    assert "only files are read here, and --columns are of a table" in told
+    (bags / "labels.csv").unlink()
+    told = complaint(capsys, "data", "check", bags, *names)
+    assert "no CSV of labels has the columns that --columns names: there is none" in told
+
+
+def test_a_recipe_of_before_has_the_usual_columns(tmp_path: Path) -> None:
+    text = BagRunRecipe(data="x").to_yaml()
+    assert "columns: []\n" in text
+    (tmp_path / "recipe.yaml").write_text(text.replace("columns: []\n", ""))
+    assert BagRunRecipe.from_yaml(tmp_path / "recipe.yaml").columns == ()

@@ -24,13 +24,13 @@ from loss_attention.bags.labels import (
     BagLabels,
     HowRead,
     csv_header,
-    is_usual,
     one_hot_columns,
     read_csv,
     read_labels,
     usual_columns,
 )
 from loss_attention.data.division import SPLITS
+from loss_attention.data.records import few
 from loss_attention.errors import InputError, guarded, printable, quoted
 
 LISTS = (".csv", ".tsv")
@@ -74,7 +74,7 @@ def read_bag_folder(
         labels: the CSV that says which bag has which label; None: the one in the folder, or the
             names of its folders.
         progress: called with the number of files looked at and their total.
-        how: whether labels are needed.
+        how: what columns of a CSV are called, and whether labels are needed.
 
     Raises:
         InputError: the first thing that is wrong: a bag without a file, a file without a label or
@@ -143,7 +143,9 @@ def open_folder(root: Path, labels: Path | None = None, how: HowRead = AS_TRAINE
     files = list(_files(root))
     if not files:
         raise InputError(f"{root} holds no bags ({', '.join(READERS)})")
-    table = labels if labels is not None or how.labelled is False else _table_in(root)
+    if how.labelled is False and how.named and how.required:
+        raise InputError(f"{root}: only files are read here, and `columns` are of a table")
+    table = labels if labels is not None or how.labelled is False else _table_in(root, how)
     if table is not None:
         return _listed(root, files, table, how)
     return _in_class_folders(root, files, how)
@@ -163,17 +165,26 @@ def _files(root: Path) -> Iterator[str]:
                     yield (Path(place) / name).relative_to(root).as_posix()
 
 
-def _table_in(root: Path) -> Path | None:
-    """Return the CSV at the top of a folder that says the labels of bags, if there is one."""
+def _table_in(root: Path, how: HowRead) -> Path | None:
+    """Return the CSV at the top of a folder that says the labels of bags, if there is one.
+
+    Raises:
+        InputError: there are two, or none with the columns that were named.
+    """
     found: list[Path] = []
     flagged: list[Path] = []
-    tables = (one for one in root.iterdir() if one.suffix.lower() in LISTS and one.is_file())
-    for path in sorted(tables):
+    tables = sorted(one for one in root.iterdir() if one.suffix.lower() in LISTS and one.is_file())
+    for path in tables:
         header = csv_header(path)
-        if any(is_usual(name, ("bag",)) for name in header):
-            (found if any(is_usual(name, ("label",)) for name in header) else flagged).append(path)
+        if how.has(header, "bag"):
+            (found if how.has(header, "label") else flagged).append(path)
     if not found:
-        found = [path for path in flagged if _has_classes(path)]
+        found = [path for path in flagged if _has_classes(path, how)]
+    if not found and how.named and how.required:
+        if len(tables) == 1:
+            usual_columns(csv_header(tables[0]), printable(tables[0].name), how, OF_BAGS)
+        there = f"{tables[0].name} has {few(csv_header(tables[0]))}" if tables else "there is none"
+        raise InputError(f"{root}: no CSV of labels has the columns that `columns` names: {there}")
     if len(found) > 1:
         raise InputError(
             f"{root}: {found[0].name} and {found[1].name} both say labels of bags: say which "
@@ -182,11 +193,11 @@ def _table_in(root: Path) -> Path | None:
     return next(iter(found), None)
 
 
-def _has_classes(table: Path) -> bool:
+def _has_classes(table: Path, how: HowRead) -> bool:
     """Return whether a CSV has a column of 0 and 1 for each of several classes."""
-    rows = read_csv(table)
+    rows = read_csv(table, how)
     where = printable(table.name)
-    return bool(one_hot_columns(rows, usual_columns(rows.column_names, {}, where, OF_BAGS)))
+    return bool(one_hot_columns(rows, usual_columns(rows.column_names, where, how, OF_BAGS)))
 
 
 def _in_folders_by_form(files: Sequence[str]) -> bool:
@@ -222,8 +233,8 @@ def _listed(root: Path, files: Sequence[str], table: Path, how: HowRead) -> BagF
     where = printable(table.name)
     if not table.is_file():
         raise InputError(f"no labels at {table}: it is not there")
-    rows = read_csv(table)
-    columns = usual_columns(rows.column_names, {}, where, OF_BAGS)
+    rows = read_csv(table, how)
+    columns = usual_columns(rows.column_names, where, how, OF_BAGS)
     said = read_labels(rows, columns, where, several=True, how=how)
     of_names, notes = _by_name(files, lambda file: PurePosixPath(file).stem, said.faults)
     found: dict[str, int] = {}

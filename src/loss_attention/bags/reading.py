@@ -26,7 +26,7 @@ def read_bags(
         labels: a CSV of the labels of the bags of a folder; None: the one in the folder, or the
             names of its folders.
         progress: called with the number of files looked at and their total.
-        how: whether labels are needed.
+        how: what columns are called, and whether labels are needed.
 
     Raises:
         InputError: there is none, or it is malformed; file and row are named.

@@ -1,7 +1,8 @@
 """Bags in one table, CSV or parquet: a row an instance, with the bag that it is of.
 
-Columns are known by their usual names: the bag and its label, and, where there are such, the label
-of the instance, its place, the patient and the split. All others are features.
+Columns are known by their usual names, or by those that are given: the bag and its label, and,
+where there are such, the label of the instance, its place, the patient and the split. All others
+are features.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def read_bag_table(path: Path, how: HowRead = AS_TRAINED) -> BagSet:
 
     Args:
         path: a CSV or parquet file.
-        how: whether labels are needed.
+        how: what columns are called, and whether labels are needed.
 
     Raises:
         InputError: a file that is none or too large to read, a column that is missing or twice
@@ -104,7 +105,7 @@ def _table(path: Path) -> Any:
 
 def _columns(names: Sequence[str], where: str, how: HowRead) -> Columns:
     """Return which column is what."""
-    found = usual_columns(names, {}, where)
+    found = usual_columns(names, where, how)
     if how.labelled and found["label"] is None:
         raise lacking("label", where)
     if (found["x"] is None) != (found["y"] is None):
@@ -127,7 +128,7 @@ def _features(table: Any, columns: Sequence[str], where: str) -> Float[np.ndarra
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
             raise InputError(
                 f"{where}: column {quoted(name)} holds {kind} and no numbers: a feature must be "
-                "a number; leave the column out, or say what it is"
+                "a number; leave the column out, or say with `columns` what it is"
             )
         values[:, place] = column.to_numpy()
     bad = np.argwhere(~np.isfinite(values))
