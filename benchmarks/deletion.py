@@ -24,7 +24,8 @@ from loss_attention.terminal import markdown_table
 
 NETWORK = "centred logits"
 AGAINST = "grad-cam"
-METHODS = ("margin", "contrast", "evidence", "grad-cam-competition", AGAINST)
+METHODS = ("margin", "contrast", "grad-cam-competition", AGAINST)
+"""Of centred logits, the evidence is the contrast."""
 
 
 def measured(seed: int, given: argparse.Namespace) -> dict[str, Any]:

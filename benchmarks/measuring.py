@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -124,7 +125,9 @@ def told(script: str, given: Any, defaults: Mapping[str, Any]) -> str:
     for name, default in defaults.items():
         value = getattr(given, name)
         if value != default:
-            flags.append(f" --{name} {f'{value:g}' if isinstance(value, float) else value}")
+            words = value if isinstance(value, list) else [value]
+            said = (f"{word:g}" if isinstance(word, float) else str(word) for word in words)
+            flags.append(f" --{name} {shlex.join(said)}")
     return f"python benchmarks/{script}" + "".join(flags)
 
 

@@ -139,7 +139,7 @@ def measure(given: argparse.Namespace) -> list[Path]:
     """Measure what is missing, and write it."""
     same_settings(given.runs, {"limit": given.limit})
     runs = [measured(name, seed, given) for name in given.only for seed in range(given.seeds)]
-    chosen = {"limit": None, "seeds": 3}
+    chosen = {"limit": None, "seeds": 3, "only": list(NETWORKS)}
     numbers = {"command": told("trade_off.py", given, chosen), "runs": runs}
     written, picture = (
         keep_with_page("trade-off", numbers, page, given.out),

@@ -166,6 +166,16 @@ def own_images(clone: Path) -> Path:
 
 
 @pytest.fixture
+def own_bags(clone: Path) -> Path:
+    """A newcomer's feature files in that folder: `features/*.h5` and a CSV of labels."""
+    from bags.bag_files import folder
+
+    pytest.importorskip("h5py")
+    (clone / "features").mkdir()
+    return folder(clone / "features", sizes=(3, 5, 2, 4, 6, 3, 4, 5, 3, 4, 5, 6))
+
+
+@pytest.fixture
 def small_cifar10(clone: Path) -> Path:
     """A folder in CIFAR-10's layout on the hub, with 60 training and 20 test images."""
     import datasets

@@ -13,13 +13,13 @@ from markdown_pages import run_page
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.usefixtures("own_images")
+@pytest.mark.usefixtures("own_images", "own_bags")
 def test_readme_runs_from_top_to_bottom(repository: Path, clone: Path) -> None:
     page = (repository / "README.md").read_text(encoding="utf-8")
     done = run_page(page, clone)
     assert (clone / "runs" / "demo" / "report.html").is_file()
     # The README is to show how to do all of these; a page that has lost one has lost its point.
-    for purpose in ("demo", "train photos", "resume", "explain", "compare"):
+    for purpose in ("demo", "train photos", "train bags", "resume", "explain", "compare"):
         assert any(f"loss-attention {purpose} " in command for command in done), purpose
     assert "python" in done
 

@@ -33,8 +33,7 @@ def write(path: Path, features: Any, coords: Any = None, **attributes: int) -> P
         case ".zarr":
             group = zarr.open_group(path, mode="w")
             for name, array in arrays.items():
-                group.create_array(name, shape=array.shape, dtype=array.dtype, chunks=(2, 2))
-                group[name][:] = array
+                group.create_array(name, data=array, chunks=(2,) * array.ndim)
     return path
 
 

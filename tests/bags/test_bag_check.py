@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from bags.bag_files import change, features, folder, places, write
@@ -101,3 +102,19 @@ def test_what_is_taken_for_bags(tmp_path: Path, capsys: pytest.CaptureFixture[st
     labels = (root / "labels.csv").rename(tmp_path / "labels.csv")
     code, lines, error = checked(capsys, root, "--labels", labels)
     assert (code, lines[-1]) == (0, "no errors in 4 bags")
+
+
+def test_labels_of_instances_are_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder(tmp_path, sizes=(2, 2))
+    for bag, labels in enumerate(([0, 0], [1, -1])):
+        with h5py.File(root / f"s{bag}.h5", "a") as file:
+            file["instance_labels"] = np.array(labels)
+    code, lines, _ = checked(capsys, root)
+    assert (code, "labels of instances: yes" in lines) == (0, True)
+    with h5py.File(root / "s1.h5", "a") as file:
+        file["instance_labels"][...] = [0, 2]
+    code, lines, _ = checked(capsys, root)
+    said = "error: s1.h5: row 2 of `instance_labels` is 2: it must be the number of a class, below"
+    assert (code, lines[-1].startswith(said)) == (2, True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +18,22 @@ import pytest
 import torch
 import zarr
 from bags.bag_files import features, places, write
+from live_memory import LiveMemory
+from safetensors.numpy import save_file as numpy_file
 from safetensors.torch import save_file
 
 from loss_attention.bags import files as bag_files
+from loss_attention.bags import hdf5 as reading
 from loss_attention.bags.files import BagFile, FileInstances, look_at_files
 from loss_attention.errors import InputError
 
 FORMS = (".h5", ".pt", ".npy", ".safetensors", ".zarr")
+
+
+BRAIN_FLOAT = h5py.h5t.IEEE_F32LE.copy()
+BRAIN_FLOAT.set_fields(15, 7, 8, 0, 7)
+BRAIN_FLOAT.set_size(2)
+BRAIN_FLOAT.set_ebias(127)
 
 
 def instances(path: Path) -> FileInstances:
@@ -77,6 +88,107 @@ def test_other_shapes_and_types_are_read_too(tmp_path: Path) -> None:
     np.testing.assert_array_equal(instances(tmp_path / "bare.zarr").features(0), one)
 
 
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "a block a row": {"chunks": (1, 4)},
+    "blocks of rows": {"chunks": (3, 4)},
+    "blocks of a part of each row": {"chunks": (2, 3)},
+    "compressed": {"chunks": (3, 4), "compression": "gzip"},
+    "a compressed block a row": {"chunks": (1, 4), "compression": "gzip"},
+    "the other order of bytes": {"dtype": ">f2"},
+    "16 bits that are read as 32": {"dtype": BRAIN_FLOAT},
+}
+"""Of datasets of HDF5."""
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("ahead", [(), (1,)])
+@pytest.mark.parametrize(("at_once", "gap"), [(1, 0), (20, 16), (2**20, 0), (2**20, 2**14)])
+def test_some_rows_of_hdf5_are_those_of_the_whole(
+    layout: str,
+    ahead: tuple[int, ...],
+    at_once: int,
+    gap: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading, "AT_ONCE", at_once)
+    monkeypatch.setattr(reading, "GAP", gap)
+    whole, options = np.arange(44).reshape(11, 4), {"dtype": "f2"} | LAYOUTS[layout]
+    if "chunks" in options:
+        options["chunks"] = ahead + options["chunks"]
+    hdf5(
+        tmp_path / "a.h5",
+        lambda f: f.create_dataset("features", data=whole.reshape(*ahead, 11, 4), **options),
+    )
+    found = instances(tmp_path / "a.h5")
+    for index in ([0], [10], [2, 3, 4], [0, 5, 6, 10], list(range(11)), []):
+        read = found.features_at(0, np.array(index, dtype=np.int64))
+        np.testing.assert_array_equal(read, whole[index])
+        assert read.dtype == ("f4" if layout.startswith("16") else "f2")
+        assert read.flags.c_contiguous
+    np.testing.assert_array_equal(found.features(0, 3, 9), whole[3:9])
+
+
+@pytest.mark.parametrize("ending", FORMS)
+def test_some_rows_are_those_of_the_whole(ending: str, tmp_path: Path) -> None:
+    index = np.array([0, 2, 3, 6])
+    for kind in ("float16", "float32", "float64", "int16"):
+        whole = (10 * features(7)).astype(kind)
+        read = instances(write(tmp_path / kind / f"a{ending}", whole)).features_at(0, index)
+        np.testing.assert_array_equal(read, whole[index])
+        assert read.dtype == ("float32" if kind == "int16" else kind)
+        whole = whole[None]
+        ahead = write(tmp_path / "ahead" / kind / f"a{ending}", whole)
+        np.testing.assert_array_equal(instances(ahead).features_at(0, index), whole[0, index])
+
+
+def test_some_rows_of_other_types_are_those_of_the_whole(tmp_path: Path) -> None:
+    rough, index = torch.from_numpy(features(5)).bfloat16(), np.array([1, 4])
+    torch.save(rough, tmp_path / "a.pt")
+    save_file({"features": rough}, tmp_path / "a.safetensors")
+    for name in ("a.pt", "a.safetensors"):
+        read = instances(tmp_path / name).features_at(0, index)
+        np.testing.assert_array_equal(read, rough[index].float().numpy())
+    np.save(tmp_path / "a.npy", np.asfortranarray(features(5).astype(">f4")))
+    read = instances(tmp_path / "a.npy").features_at(0, index)
+    np.testing.assert_array_equal(read, features(5)[index])
+    assert read.flags.c_contiguous
+
+
+@pytest.mark.parametrize("ending", [*FORMS, "-row.h5", "-gzip.h5"])
+def test_no_more_is_read_than_is_asked_for(ending: str, tmp_path: Path) -> None:
+    whole, path = features(1000, 1024), tmp_path / f"a{ending}"
+    block = {"chunks": (10, 1024), "compression": "gzip"}
+    match ending:
+        case "-row.h5":
+            hdf5(path, lambda f: f.create_dataset("features", data=whole, chunks=(1, 1024)))
+        case "-gzip.h5":
+            hdf5(path, lambda f: f.create_dataset("features", data=whole, **block))
+        case ".zarr":
+            zarr.create_array(path, data=whole, chunks=(10, 1024))
+        case _:
+            write(path, whole)
+    found, index = instances(path), np.arange(0, 1000, 50)
+
+    def taken(read: Callable[[], np.ndarray]) -> int:
+        """Bytes at most at once: of tensors but for the file's, which is mapped; or of arrays."""
+        if ending in (".pt", ".safetensors"):
+            with LiveMemory() as tensors:
+                read()
+            return tensors.peak - whole.nbytes
+        tracemalloc.start()
+        read()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    found.features_at(0, index)  # imports what it needs
+    blocks = {".zarr": 40, "-gzip.h5": 2}.get(ending, 0)  # of 10 rows; zarr has all of them at once
+    assert taken(lambda: found.features_at(0, index)) < (20 + 10 * blocks) * 2048 + 50_000
+    assert taken(lambda: found.features(0)) >= whole.nbytes  # what would be too much
+
+
 def test_fingerprints_tell_content_and_not_folders(tmp_path: Path) -> None:
     prints = []
     for place, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -123,6 +235,10 @@ def zipped(path: Path) -> None:
 def shortened(path: Path, size: int) -> None:
     write(path, features(100))
     path.write_bytes(path.read_bytes()[:size])
+
+
+def shorter() -> dict[str, np.ndarray]:
+    return {"features": features(3), "instance_labels": np.zeros(2, int)}
 
 
 def hdf5(path: Path, fill: Callable[[h5py.File], object]) -> None:
@@ -200,6 +316,26 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "a.pt",
         lambda p: write(p, features(3), places(4)),
         "a.pt: `coords` is (4, 2), and there are 3 instances: it must be (3, 2)",
+    ),
+    "labels of another": (
+        "a.h5",
+        lambda p: hdf5(p, lambda f: f.update(shorter())),
+        "a.h5: `instance_labels` is (2), and there are 3 instances: it must be (3), or (3, classe",
+    ),
+    "labels that are measured": (
+        "a.h5",
+        lambda p: with_labels(p, np.zeros(3)),
+        "a.h5: `instance_labels` holds float64 and no whole numbers",
+    ),
+    "classes twice": (
+        "a.h5",
+        lambda p: with_labels(p, np.zeros(3, int), ("a", "a")),
+        "a.h5: `classes` are no names of classes, each once",
+    ),
+    "classes that are numbers": (
+        "a.safetensors",
+        lambda p: with_labels(p, np.zeros(3, int), (1, 2)),  # type: ignore[arg-type]
+        "a.safetensors: `classes` are no names of classes, each once",
     ),
     "not torch": ("a.pt", lambda p: p.write_text("no"), "a.pt is no file of torch.save"),
     "a pickle": ("a.pt", lambda p: p.write_bytes(pickle.dumps(Runs())), "a.pt is no file of torch"),
@@ -295,3 +431,81 @@ def test_places_that_are_no_numbers_are_named(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=r"^a\.h5: row 2 of `coords` is not finite$"):
         found.coordinates(0)
+
+
+def with_labels(path: Path, labels: np.ndarray, classes: tuple[str, ...] = ()) -> Path:
+    """Write a bag's file with labels of its instances, and the names of what they number."""
+    match path.suffix:
+        case ".h5":
+            with h5py.File(path, "w") as file:
+                file["features"] = features(len(labels))
+                file["instance_labels"] = labels
+                if classes:
+                    file["instance_labels"].attrs["classes"] = list(classes)
+        case ".safetensors":
+            tensors = {"features": features(len(labels)), "instance_labels": labels}
+            metadata = {"classes": json.dumps(classes)} if classes else None
+            numpy_file(tensors, path, metadata)
+        case ".pt":
+            torch.save(
+                {
+                    "features": torch.from_numpy(features(len(labels))),
+                    "instance_labels": torch.from_numpy(labels),
+                }
+                | ({"classes": list(classes)} if classes else {}),
+                path,
+            )
+        case ".zarr":
+            group = zarr.open_group(path, mode="w")
+            arrays = {"features": features(len(labels)), "instance_labels": labels}
+            for name, array in arrays.items():
+                group.create_array(name, shape=array.shape, dtype=array.dtype)[...] = array
+            group["instance_labels"].attrs["classes"] = list(classes)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".h5", ".safetensors", ".pt", ".zarr"])
+def test_labels_of_instances_are_read_by_the_names_of_their_classes(
+    ending: str, tmp_path: Path
+) -> None:
+    written = np.array([0, -1, 1, 1], np.int16)
+    path = with_labels(tmp_path / f"a{ending}", written, ("crack", "blowhole"))
+    found = pickle.loads(pickle.dumps(instances(path)))
+    names = ("blowhole", "break", "crack")
+    assert found.instance_labels(0, names, several=False).tolist() == [2, -1, 0, 0]
+    assert found.instance_labels(0, names, several=True).tolist() == [
+        [0, 0, 1],
+        [0, 0, 0],
+        [1, 0, 0],
+        [1, 0, 0],
+    ]
+    flags = np.array([[0, 1], [0, 0], [1, 1]], np.uint8)
+    found = instances(with_labels(tmp_path / f"b{ending}", flags, ("crack", "blowhole")))
+    assert found.instance_labels(0, names, several=True).tolist() == [
+        [1, 0, 0],
+        [0, 0, 0],
+        [1, 0, 1],
+    ]
+
+
+def test_labels_of_instances_without_names_number_the_classes_of_the_bags(tmp_path: Path) -> None:
+    found = instances(with_labels(tmp_path / "a.h5", np.array([True, False])))
+    assert found.files[0].labels == (2,)
+    assert found.instance_labels(0, ("no", "yes"), several=False).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "said"),
+    [
+        ([0, 2, 1], (), "row 2 of `instance_labels` is 2: it must be the number of a class, below"),
+        ([0, 0, -2], (), "row 3 of `instance_labels` is -2: it must be the number of a class, bel"),
+        ([0, 1, 1], ("no", "odd"), "row 2 of `instance_labels` is of the class 'odd', which no b"),
+        ([[0, 1], [3, 0]], (), "row 2 of `instance_labels` is 3: it must be 0 or 1"),
+    ],
+)
+def test_labels_of_instances_that_are_none_are_named(
+    labels: list[Any], classes: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    found = instances(with_labels(tmp_path / "a.h5", np.array(labels), classes))
+    with pytest.raises(InputError, match=f"^a.h5: {said}"):
+        found.instance_labels(0, ("no", "yes"), several=isinstance(labels[0], list))

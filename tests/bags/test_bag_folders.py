@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +17,7 @@ from bags.bag_files import change, features, folder, places, write
 from typed import complaint, run
 
 from loss_attention.bags.bag_set import feature_statistics
+from loss_attention.bags.division import of_classes
 from loss_attention.bags.reading import read_bags
 from loss_attention.bags.recipe import BagRunRecipe
 from loss_attention.errors import InputError
@@ -194,6 +199,8 @@ def test_new_slides_need_no_labels(tmp_path: Path, capsys: pytest.CaptureFixture
     for name in ("a", "b"):
         write(new / "h5_files" / f"{name}.h5", features(3), places(3))
     write(new / "pt_files" / "a.pt", features(3), places(3))
+    for name in ("a", "b"):  # which nobody looks at here
+        label_instances(new / "h5_files" / f"{name}.h5", np.zeros((3, 2), int))
     capsys.readouterr()
     run("predict", tmp_path / "run", new, "--format", "jsonl")
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -203,6 +210,9 @@ def test_new_slides_need_no_labels(tmp_path: Path, capsys: pytest.CaptureFixture
     assert (told["label"], told["class"]) == ("", said[1]["prediction"])
     assert told["probability"] == pytest.approx(max(said[1]["probabilities"].values()))
     # Two of one name are called by their paths.
+    shutil.rmtree(new / "h5_files")
+    for name in ("a", "b"):
+        write(new / "h5_files" / f"{name}.h5", features(3), places(3))
     write(new / "again" / "a.h5", features(3), places(3))
     run("predict", tmp_path / "run", new, "--format", "jsonl")
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()[-4:]]
@@ -282,3 +292,61 @@ def test_a_recipe_of_before_has_the_usual_columns(tmp_path: Path) -> None:
     assert "columns: []\n" in text
     (tmp_path / "recipe.yaml").write_text(text.replace("columns: []\n", ""))
     assert BagRunRecipe.from_yaml(tmp_path / "recipe.yaml").columns == ()
+
+
+def label_instances(
+    path: Path, labels: Any, classes: tuple[str, ...] = ("tumour", "normal")
+) -> None:
+    """Put labels of instances into a file that is there."""
+    with h5py.File(path, "a") as file:
+        file.pop("instance_labels", None)
+        file["instance_labels"] = np.asarray(labels)
+        file["instance_labels"].attrs["classes"] = list(classes)
+
+
+def test_instances_of_files_have_labels_that_stay_in_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = folder(tmp_path)
+    for bag, labels in enumerate(([1, 1, 1], [0, -1, 1, 0, -1], [1, 1], [0, 0, 0, -1])):
+        label_instances(root / f"s{bag}.h5", labels)
+    bags = read_bags(str(root))
+    known = bags.subset([3, 1]).instance_labels
+    assert [one.tolist() for one in known] == [[1, 1, 1, -1], [1, -1, 0, 1, -1]]
+    others = of_classes(bags, ("odd", "tumour", "normal"))
+    assert others.instance_labels[1].tolist() == [1, -1, 2, 1, -1]
+    in_memory = replace(bags, instance_labels=tuple(bags.instance_labels))
+    in_memory = of_classes(in_memory, ("odd", "tumour", "normal"))
+    assert in_memory.instance_labels[1].tolist() == [1, -1, 2, 1, -1]
+    label_instances(root / "s1.h5", [0, 7, 1, 0, -1])
+    with pytest.raises(InputError, match=r"^s1\.h5: row 2 of `instance_labels` is 7: it must be "):
+        known[1]
+    with h5py.File(root / "s2.h5", "a") as file:
+        del file["instance_labels"]
+    with pytest.raises(InputError, match=r"^s2\.h5 has no `instance_labels`, and s0\.h5 has: give"):
+        read_bags(str(root))
+
+
+def test_labels_of_instances_are_those_of_one_class_or_several_as_the_bags_are(
+    tmp_path: Path,
+) -> None:
+    root = folder(tmp_path, sizes=(2, 3))
+    label_instances(root / "s0.h5", [[0, 1], [0, 0]])
+    label_instances(root / "s1.h5", [0, -1, 1])
+    said = r"^s0\.h5: `instance_labels` is \(2, 2\), and it must be \(2\)$"
+    with pytest.raises(InputError, match=said):
+        read_bags(str(root))
+    change(root / "labels.csv", "tumour", "tumour;normal")
+    several = read_bags(str(root)).instance_labels
+    assert [one.tolist() for one in several] == [[[1, 0], [0, 0]], [[0, 1], [0, 0], [1, 0]]]
+    label_instances(root / "s0.h5", [[0, 1, 0], [0, 0, 0]])
+    with pytest.raises(InputError, match=r"\(2, 3\), and it must be \(2\), or \(2, 2\) of 0 and 1"):
+        read_bags(str(root))
+
+
+def test_a_class_may_have_brackets_in_its_name(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    change(root / "labels.csv", "tumour", "tumour (large)")
+    bags = read_bags(str(root))
+    assert not bags.multi_label
+    assert bags.class_names == ("normal", "tumour (large)")

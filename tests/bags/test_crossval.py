@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bags.bag_files import folder
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 from typed import complaint, run
@@ -22,6 +23,7 @@ from loss_attention.bags.measures import BASELINES, bag_scores, precision_at
 from loss_attention.bags.reading import read_bags
 from loss_attention.bags.recipe import BagRecipe
 from loss_attention.errors import InputError
+from loss_attention.explained.pipeline import cores
 
 QUICK = BagRecipe(hidden=(16,), epochs=15, learning_rate=3e-3, dropout=0.0)
 
@@ -177,6 +179,32 @@ def test_it_goes_on_where_it_was_stopped(
             del one["seconds"]
     assert again == whole
     assert set(whole["models"]) == {"mean", *BASELINES}
+
+
+@pytest.mark.skipif(cores() < 2, reason="two jobs need two cores")
+def test_several_jobs_find_what_one_does(tmp_path: Path) -> None:
+    where = folder(tmp_path / "data", sizes=(3, 5, 2, 4, 6, 3, 4, 5))
+    bags = read_bags(str(where))
+    recipe = replace(QUICK, pooling="mean", normalise=False)
+    models, plan = {"mean": [recipe]}, Plan(folds=2, repeats=1)
+    found, order = [], []
+    for jobs in (1, 2):
+        out, told = tmp_path / str(jobs), []
+        scores = cross_validated(
+            bags, models, plan, out, lambda task, *_, told=told: told.append(task.name), jobs=jobs
+        )
+        folds = [json.loads(file.read_text()) for file in sorted((out / "folds").iterdir())]
+        assert len(folds) == 2 * 4
+        found.append((scores["plan"], [one["probabilities"] for one in folds]))
+        order.append(told)
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-5)
+    assert (found[0][0], order[0]) == (found[1][0], order[1])
+
+
+def test_more_jobs_than_cores_are_refused(bags: BagSet, tmp_path: Path) -> None:
+    for jobs in (0, 10_000):
+        with pytest.raises(InputError, match=f"`jobs` must be between 1 and .*, got {jobs}"):
+            cross_validated(bags, {}, Plan(), tmp_path, jobs=jobs)
 
 
 def test_settings_are_chosen_on_inner_folds_alone(

@@ -142,6 +142,17 @@ def test_what_it_stands_on_is_told() -> None:
     assert "**Tried with 1% of the whole: no number here says anything.**" in page(part=0.01)
 
 
+def test_seeds_of_several_machines_stand_apart() -> None:
+    stand = {"measured": "2026-11-28", "vector_units": "AVX2", "hardware": {"precision": "32"}}
+    runs = [run(head, seed, 0.5) for seed in (0, 1) for head in ("loss-attention", "mean")]
+    runs = [one | ({"stand": stand} if one["seed"] else {}) for one in runs]
+    text = page(runs=runs)
+    assert "\n\nSeeds 0: Written " in text
+    assert "\n\nSeeds 1: Written 2026-11-28; measured on a CPU, 2 cores" in text
+    assert "vector units AVX2, comparisons in float32, training in float32" in text
+    assert "Seeds 0" not in page()
+
+
 def test_the_worst_seed_of_grid_pointing_is_told() -> None:
     def pointed(head: str, seed: int, margin: float, competing: float | None) -> dict:
         one = run(head, seed, 0.5)

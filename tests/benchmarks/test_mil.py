@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import mil
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from loss_attention.bags.bag_set import BagSet
 from loss_attention.bags.made_up import digit_bags
@@ -49,6 +51,49 @@ def test_each_part_writes_its_numbers_and_the_page_has_them_all(
     aucs = [one["test"] for one in tests["poisoned"]["max"]]
     assert f"{sum(aucs) / 2:.2f} ({min(aucs):.2f})" in page
     assert "python benchmarks/mil.py digits --seeds 2" in page
+
+
+def test_tiles_of_photos_are_measured_beside_models_of_the_whole_photo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, numbers = tmp_path / "photos", np.random.default_rng(0)
+    photos.mkdir()
+    rows = ["image,label,mask,split"]
+    for number in range(20):
+        kind = ("free", "blowhole")[number % 2]
+        pixels, mask = numbers.integers(90, 110, (24, 32)), np.zeros((24, 32))
+        if kind == "blowhole":
+            pixels[8:16, 16:24], mask[8:16, 16:24] = 0, 255
+        for name, values in (("photo", pixels), ("mask", mask)):
+            Image.fromarray(values.astype(np.uint8)).save(photos / f"{name}{number}.png")
+        shown = f"mask{number}.png" if kind == "blowhole" else ""
+        rows.append(f"photo{number}.png,{kind},{shown},{'test' if number > 13 else 'train'}")
+    (photos / "labels.csv").write_text("\n".join(rows) + "\n")
+    row = {"row": "tiles", "seed": 0, "what": "tiles, frozen", "metrics": []}
+    row["metrics"] = [{"name": "accuracy", "value": 0.875}, {"name": "nll", "value": 1.0}]
+    row["metrics"].append({"name": "balanced_accuracy", "value": 0.75})
+    (tmp_path / "photos.json").write_text(json.dumps({"runs": [row, {**row, "row": "other"}]}))
+    small = ("--tile", "8", "--image-size", "32", "--backbone", "timm/test_resnet")
+    monkeypatch.setattr(mil, "TILING", (*small, "--no-pretrained"))
+    run(
+        monkeypatch,
+        *("tiles", "--data", photos, "--runs", tmp_path / "runs", "--out", tmp_path),
+        *("--poolings", "mean", "loss-attention", "--epochs", "20", "--seeds", "2"),
+    )
+    text = (tmp_path / "bags-tiles.json").read_text()
+    assert str(tmp_path) not in text
+    found = json.loads(text)
+    assert found["bags"] == [14, 6]
+    assert found["instances"] == [12, 12]
+    scores = found["poolings"]["loss-attention"]["test"]
+    assert [one["accuracy"] for one in scores] == [1.0, 1.0]
+    assert all(one["instances, evidence"] > 0.9 for one in scores)
+    assert [one["instances, weights"] for one in found["poolings"]["mean"]["test"]] == [0.5, 0.5]
+    page = (tmp_path / "bags.md").read_text()
+    assert "| image model: tiles, frozen | 0.875 (0.875) | 0.750 (0.750) |" in page
+    assert "python benchmarks/mil.py tiles --seeds 2 --data FOLDER`" in page
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "tiles", "--out", tmp_path)
 
 
 def test_a_pooling_passes_where_its_worst_seed_does() -> None:

@@ -38,6 +38,8 @@ def test_networks_are_trained_once_and_drawn(tmp_path: Path, commands) -> None:
     written = trade_off.measure(given)
     assert [path.name for path in written] == ["trade-off.json", "trade-off.md", "trade-off.png"]
     assert len(commands) == 4
+    command = "python benchmarks/trade_off.py --seeds 2 --only 'wider windows' ResNet18"
+    assert f"`{command}`" in written[1].read_text()
     assert commands[0][:4] == ("train", "digits", "--patch-kernel", "5")
     trade_off.measure(given)
     assert len(commands) == 4

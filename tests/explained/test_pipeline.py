@@ -64,7 +64,7 @@ def test_threads_hand_on_what_fails() -> None:
 
 
 def test_a_process_that_dies_is_told_in_a_line() -> None:
-    message = "a process that draws pictures was ended"
+    message = "a process of `workers` was ended"
     with pytest.raises(KilledError, match=message) as caught, processes(1) as submit:
         list(in_order(submit, os._exit, [3], most=1))
     assert "\n" not in str(caught.value)

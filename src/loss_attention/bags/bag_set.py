@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,9 +40,25 @@ class Instances(ABC):
     ) -> Num[np.ndarray, "M {self.width}"]:
         """Return the features of a bag's instances from `start` up to `stop`, of any float type."""
 
+    def features_at(
+        self, bag: int, index: Int[np.ndarray, " n"]
+    ) -> Num[np.ndarray, "n {self.width}"]:
+        """Return the features of some of a bag's instances.
+
+        Args:
+            bag: its number.
+            index: numbers of instances, ascending, each once.
+        """
+        found: np.ndarray = self.features(bag)[index]
+        return found
+
     @abstractmethod
     def coordinates(self, bag: int) -> Num[np.ndarray, "M 2"] | None:
         """Return x and y of each instance; None where they lie nowhere."""
+
+    def tile(self, bag: int) -> int | None:  # noqa: ARG002 (only files say so)
+        """Return how many pixels of its slide a tile of a bag covers; None: it is not said."""
+        return None
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -93,6 +110,41 @@ class PackedInstances(Instances):
         return digest.hexdigest()[:16]
 
 
+class ReadLabels(Sequence[Any]):
+    """Labels of the instances of bags that are read when they are asked for.
+
+    Args:
+        read: returns those of a bag by its number in `Instances`.
+        rows: the numbers of the bags.
+        changes: what is made of them after that, in this order.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int], Int[np.ndarray, "M *K"]],
+        rows: Int[np.ndarray, " N"],
+        changes: tuple[Callable[[np.ndarray], np.ndarray], ...] = (),
+    ) -> None:
+        self._read, self._rows, self._changes = read, rows, changes
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, bag: Any) -> Any:
+        found = self._read(int(self._rows[bag]))
+        for change in self._changes:
+            found = change(found)
+        return found
+
+    def of(self, index: Int[np.ndarray, " n"]) -> ReadLabels:
+        """Return those of the bags of these indices, in this order."""
+        return ReadLabels(self._read, self._rows[index], self._changes)
+
+    def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> ReadLabels:
+        """Return what a function makes of those of each bag, once they are read."""
+        return ReadLabels(self._read, self._rows, (*self._changes, change))
+
+
 @dataclass(frozen=True)
 class BagSet:
     """A set of labelled bags.
@@ -103,8 +155,8 @@ class BagSet:
         labels: class indices `(N,)`, int64; or, multi-label, 0/1 of shape `(N, K)`, uint8.
         class_names: the name of each of the K classes.
         names: of each bag, for people.
-        instance_labels: for each bag the class of each instance, shape `(M,)`, int64; of several
-            labels, 0/1 of shape `(M, K)`. None where they are not known.
+        instance_labels: for each bag the class of each instance, shape `(M,)`, int64, -1 for none
+            of them; of several labels, 0/1 of shape `(M, K)`. None where they are not known.
         groups: which bags belong together, as those of one patient do, the same number for those,
             shape `(N,)`, int64; None: each stands alone.
         splits: "train", "validation" or "test" for each bag; empty: it is not said.
@@ -115,7 +167,7 @@ class BagSet:
     labels: Shaped[Tensor, N * K]
     class_names: tuple[str, ...]
     names: tuple[str, ...]
-    instance_labels: tuple[Int[np.ndarray, M * K], ...] | None = None
+    instance_labels: tuple[Int[np.ndarray, M * K], ...] | ReadLabels | None = None
     groups: Int[Tensor, " N"] | None = None
     splits: tuple[str, ...] = ()
 
@@ -142,9 +194,17 @@ class BagSet:
         """Return the features of a bag's instances from `start` up to `stop`."""
         return self.instances.features(int(self.rows[bag]), start, stop)
 
+    def features_at(self, bag: int, index: Int[np.ndarray, " n"]) -> Num[np.ndarray, "n D"]:
+        """Return the features of those of a bag's instances that ascending numbers say."""
+        return self.instances.features_at(int(self.rows[bag]), index)
+
     def coordinates(self, bag: int) -> Num[np.ndarray, "M 2"] | None:
         """Return x and y of each instance of a bag; None where they lie nowhere."""
         return self.instances.coordinates(int(self.rows[bag]))
+
+    def tile(self, bag: int) -> int | None:
+        """Return how many pixels of its slide a tile of a bag covers; None: it is not said."""
+        return self.instances.tile(int(self.rows[bag]))
 
     def location(self, bag: int) -> str:
         """Return what errors call a bag: its file, where it has one of its own, or its name."""
@@ -155,12 +215,16 @@ class BagSet:
         index = np.asarray(index, dtype=np.int64)
         there = torch.from_numpy(index)
         known, groups = self.instance_labels, self.groups
+        if isinstance(known, ReadLabels):
+            known = known.of(index)
+        elif known is not None:
+            known = tuple(known[i] for i in index)
         return replace(
             self,
             rows=self.rows[index],
             labels=self.labels[there],
             names=tuple(self.names[i] for i in index),
-            instance_labels=None if known is None else tuple(known[i] for i in index),
+            instance_labels=known,
             groups=None if groups is None else groups[there],
             splits=tuple(self.splits[i] for i in index) if self.splits else (),
         )

@@ -15,7 +15,7 @@ from jaxtyping import Num
 
 from loss_attention.bags.bag_set import BagSet, not_finite, slices
 from loss_attention.bags.files import BagFile, Progress, look_at_files
-from loss_attention.bags.folders import bag_set, open_folder, selected, unlike
+from loss_attention.bags.folders import bag_set, open_folder, selected, unfit, unlike
 from loss_attention.bags.formats import READERS
 from loss_attention.bags.labels import AS_TRAINED, HowRead, csv_header, is_usual
 from loss_attention.bags.tables import is_bag_table, read_bag_table
@@ -124,13 +124,17 @@ def _check_folder(
         if good:
             fault = unlike(folder.files[good[0]], files[0], folder.files[bag], found)
             result.faults += [] if fault is None else [fault]
-            if files[0].width != found.width:
-                continue
+        if (fault := unfit(folder, folder.files[bag], found)) is not None:
+            result.faults.append(fault)
+            continue
+        if good and files[0].width != found.width:
+            continue
         good.append(bag)
         files.append(found)
     if good:
         bags = bag_set(selected(folder, good), files)
         result.facts += [*_facts(bags), _kinds(files, bags, result), _places(bags, files)]
+        result.facts += [] if bags.instance_labels is None else ["labels of instances: yes"]
         _look_at_all(bags, result, progress)
     return len(good), result
 
@@ -211,6 +215,8 @@ def _look(bags: BagSet, bag: int) -> tuple[str, str]:
             if not np.isfinite(values).all():
                 return f"{where}: {not_finite(values, start)}", ""
         coords = bags.coordinates(bag)
+        if bags.instance_labels is not None:
+            bags.instance_labels[bag]  # which is checked as it is read
     except InputError as error:
         return str(error), ""
     return "", "" if coords is None else _doubled(coords, where)

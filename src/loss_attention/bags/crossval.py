@@ -11,11 +11,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -26,6 +28,7 @@ from loss_attention.bags.measures import BASELINES, scores_of
 from loss_attention.bags.recipe import BagRecipe
 from loss_attention.bags.training import fit_bags, predicted
 from loss_attention.errors import InputError, quoted
+from loss_attention.explained.pipeline import cores, in_order, processes
 from loss_attention.prediction import probabilities_of
 from loss_attention.saving import make_folder, read_object, write_whole
 
@@ -118,6 +121,7 @@ def cross_validated(
     told: Callable[[Task, int, int], object] = lambda *_: None,
     *,
     baselines: bool = True,
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Cross-validate, and return the scores of each classifier.
 
@@ -129,6 +133,8 @@ def cross_validated(
         folder: where what came of each fold is kept; what is there already is not done again.
         told: called after each fold with the task, how many are done and how many there are.
         baselines: also measure what needs no network.
+        jobs: folds that are worked on at the same time, each by a process of its own. A script
+            that asks for more than one has `if __name__ == "__main__":` (see `multiprocessing`).
 
     Returns:
         The plan, and for each classifier its scores: of each repeat, their mean, their standard
@@ -136,9 +142,12 @@ def cross_validated(
         labels, of exact matches).
 
     Raises:
-        InputError: too many folds, or kept folds that are of other data or settings.
+        InputError: too many folds or jobs, or kept folds that are of other data or settings.
         BagDivergedError: a training diverged.
+        KilledError: a process died.
     """
+    if not 1 <= jobs <= cores():
+        raise InputError(f"`jobs` must be between 1 and {cores()}, the cores, got {jobs}")
     make_folder(folder / FOLDS_FOLDER)
     names = [*models, *(BASELINES if baselines else ())]
     tasks = [
@@ -149,10 +158,13 @@ def cross_validated(
     ]
     fingerprint = bags.fingerprint()
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for done, task in enumerate(tasks, start=1):
-        settings = models.get(task.name, ())
-        found[task.name].append(_kept(bags, task, settings, plan, folder, fingerprint))
-        told(task, done, len(tasks))
+    fold = _Fold(bags, models, plan, folder, fingerprint)
+    with processes(0 if jobs == 1 else jobs, "jobs", partial(_begin, fold, jobs)) as submit:
+        work = partial(_result, fold) if jobs == 1 else _worked
+        results = in_order(submit, work, tasks, most=2 * jobs)
+        for done, (task, result) in enumerate(zip(tasks, results, strict=True), start=1):
+            found[task.name].append(result)
+            told(task, done, len(tasks))
     return {
         "plan": asdict(plan),
         "bags": len(bags),
@@ -195,15 +207,33 @@ def summary(bags: BagSet, folds: Sequence[dict[str, Any]], plan: Plan) -> dict[s
     }
 
 
-def _kept(
-    bags: BagSet,
-    task: Task,
-    settings: Sequence[BagRecipe],
-    plan: Plan,
-    folder: Path,
-    fingerprint: str,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Fold:
+    """What all folds are worked on with; see `cross_validated`."""
+
+    bags: BagSet
+    models: Mapping[str, Sequence[BagRecipe]]
+    plan: Plan
+    folder: Path
+    fingerprint: str
+
+
+# What a process of its own works on folds with.
+_given: dict[str, _Fold] = {}
+
+
+def _begin(fold: _Fold, jobs: int) -> None:
+    _given["fold"] = fold
+    torch.set_num_threads(max(1, cores() // jobs))
+
+
+def _worked(task: Task) -> dict[str, Any]:
+    return _result(_given["fold"], task)
+
+
+def _result(fold: _Fold, task: Task) -> dict[str, Any]:
     """Return what came of a fold, from its file if it has one."""
+    bags, plan, settings = fold.bags, fold.plan, fold.models.get(task.name, ())
     asked = {
         "name": task.name,
         "repeat": task.repeat,
@@ -211,11 +241,11 @@ def _kept(
         "test": task.test.tolist(),
         "settings": [asdict(one) for one in settings],
         "inner": plan.inner,
-        "data_fingerprint": fingerprint,
+        "data_fingerprint": fold.fingerprint,
         "package_version": __version__,
     }
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
-    file = folder / FOLDS_FOLDER / f"{digest}.json"
+    file = fold.folder / FOLDS_FOLDER / f"{digest}.json"
     if file.exists():
         return read_object(file)
     import time

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Int
 
-from loss_attention.bags.bag_set import BagSet
+from loss_attention.bags.bag_set import BagSet, ReadLabels
 from loss_attention.bags.recipe import BagRunRecipe
 from loss_attention.data.division import hold_out
 from loss_attention.errors import InputError, quoted
@@ -145,16 +147,31 @@ def of_classes(bags: BagSet, names: tuple[str, ...]) -> BagSet:
     if bags.multi_label:
         labels = bags.labels.new_zeros(len(bags), len(names))
         labels[:, place] = bags.labels
-        known = None if known is None else tuple(_spread(one, place, len(names)) for one in known)
+        known = _each(known, partial(_spread, place=place.numpy(), classes=len(names)))
     else:
         labels = place[bags.labels]
-        known = None if known is None else tuple(place.numpy()[one] for one in known)
+        known = _each(known, partial(_renumbered, place=place.numpy()))
     return replace(bags, labels=labels, class_names=names, instance_labels=known)
 
 
-def _spread(labels: np.ndarray, place: torch.Tensor, classes: int) -> np.ndarray:
+Known = tuple[np.ndarray, ...] | ReadLabels | None
+
+
+def _each(known: Known, change: Callable[[np.ndarray], np.ndarray]) -> Known:
+    """Return what a function makes of the labels of each bag's instances."""
+    if isinstance(known, ReadLabels):
+        return known.changed(change)
+    return None if known is None else tuple(map(change, known))
+
+
+def _renumbered(labels: np.ndarray, place: np.ndarray) -> np.ndarray:
+    renumbered: np.ndarray = np.append(place, -1)[labels]  # of no class, -1, the last
+    return renumbered
+
+
+def _spread(labels: np.ndarray, place: np.ndarray, classes: int) -> np.ndarray:
     spread = np.zeros((len(labels), classes), dtype=labels.dtype)
-    spread[:, place.numpy()] = labels
+    spread[:, place] = labels
     return spread
 
 

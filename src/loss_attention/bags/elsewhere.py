@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from loss_attention.bags.bag_set import BagSet
 from loss_attention.bags.explaining import BagQuestion, ExplainedBag
 from loss_attention.bags.maps import check_side, tile_size
 from loss_attention.bags.model import BagClassifier
+from loss_attention.bags.saved import as_bytes
 from loss_attention.bags.writing import (
     BagSummary,
     Progress,
@@ -23,13 +24,19 @@ from loss_attention.bags.writing import (
 )
 from loss_attention.errors import InputError, quoted
 from loss_attention.explained.elsewhere import feature, feature_collection
-from loss_attention.explained.shards import METADATA_KEY, NUMBERS, ROWS, write_rows
+from loss_attention.explained.shards import (
+    Shard,
+    refuse_more_shards,
+    refuse_other_shards,
+    shard_to_write,
+    table_to_write,
+)
 from loss_attention.explained.sources import refuse_to_replace
 from loss_attention.saving import make_folder, whole_file, write_whole
 from loss_attention.terminal import as_unicode, json_text
 
 MOST_TILES = 5000
-TABLES = {"parquet": "bags.parquet", "jsonl": "bags.jsonl"}
+JSON_LINES = "bags.jsonl"
 FOR, AGAINST = (180, 4, 38), (59, 76, 192)
 """Red and blue, as maps have them."""
 
@@ -93,7 +100,7 @@ def tiles_of(bag: ExplainedBag, target: str, tile: float | None, most: int) -> d
         most: likewise.
     """
     assert bag.coordinates is not None
-    side = tile or tile_size(bag.coordinates)
+    side = tile or bag.tile or tile_size(bag.coordinates)
     order = np.argsort(-np.abs(bag.signed), kind="stable")[:most]
     features = []
     for index in order[bag.signed[order] != 0].tolist():
@@ -127,42 +134,106 @@ def write_table(
     question: BagQuestion,
     kind: TableFormat,
     *,
+    shards: Sequence[Shard] = (Shard(),),
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> BagSummary:
-    """Write a row for each bag, all its instances in it, to bags.parquet or bags.jsonl.
+    """Write a row for each bag, all its instances in it, to Parquet or to bags.jsonl.
 
-    The file is there once it is whole. A few million instances are held at a time.
+    A file is there once it is whole. A few million instances are held at a time. A Parquet file is
+    a shard, as those of images are: one that is there is left as it is.
 
     Args:
         model: a classifier of bags.
         bags: to explain.
-        out: the folder of the file.
+        out: the folder of the files.
         question: what is asked; see `bag_question`.
-        kind: of the file.
-        overwrite: replace one that is there.
-        progress: called with the number of bags done and of all.
+        kind: of the files.
+        shards: the parts of the bags that are written, one after the other; of Parquet.
+        overwrite: replace what is there.
+        progress: called with the number of bags done and of all of these shards.
 
     Raises:
-        InputError: a file in the way, or bags that the model does not take.
+        InputError: a file in the way; a shard of other bags, of another model or question or of
+            another number of shards; one that another process writes; more shards than bags; or
+            bags that the model does not take.
         SaveError: a full disk, for instance.
     """
-    path = out / TABLES[kind]
+    if kind == "parquet":
+        return _write_shards(model, bags, out, question, shards, overwrite, progress)
+    if tuple(shards) != (Shard(),):
+        raise InputError("`shard` is of `format` parquet, not of jsonl")
+    path = out / JSON_LINES
     refuse_to_replace([], [path], overwrite=overwrite)
     make_folder(out)
     summary = BagSummary(written=[path])
-    rows = (row_of(model, bag) for bag in counted_bags(model, bags, question, summary, progress))
     with whole_file(path) as file:
-        if kind == "parquet":
-            _as_parquet(file, rows, model, question)
-        else:
-            for row in rows:
-                plain = {
-                    name: value.tolist() if isinstance(value, np.ndarray) else value
-                    for name, value in row.items()
-                }
-                file.write((json_text(plain) + "\n").encode())
+        for bag in counted_bags(model, bags, question, summary, progress):
+            plain = {
+                name: value.tolist() if isinstance(value, np.ndarray) else value
+                for name, value in row_of(model, bag).items()
+            }
+            file.write((json_text(plain) + "\n").encode())
     return summary
+
+
+def _write_shards(
+    model: BagClassifier,
+    bags: BagSet,
+    out: Path,
+    question: BagQuestion,
+    shards: Sequence[Shard],
+    overwrite: bool,
+    progress: Progress | None,
+) -> BagSummary:
+    """Write shards one after the other, but for those that are there."""
+    for shard in shards:
+        asked = f"`shard` {shard.number}/{shard.of}"
+        refuse_more_shards(shard.of, asked, len(bags), "bags")
+        refuse_other_shards(out, shard.of, f"{asked} one of {shard.of}")
+    make_folder(out)
+    parts = [bags.subset(shard.part(bags.names)) for shard in shards]
+    digest, schema = _digest_of(model, question, bags), _schema(question)
+    summary, whole, there = BagSummary(), sum(map(len, parts)), 0
+    for shard, part in zip(shards, parts, strict=True):
+
+        def told(done: int, _: int, before: int = there) -> None:
+            if progress is not None:
+                progress(before + done, whole)
+
+        known = digest(part)
+        with shard_to_write(out, shard, known, "bags", overwrite=overwrite) as file:
+            if file is None:
+                summary.skipped.append(out / shard.file)
+                there += len(part)
+                continue
+            about = {"version": __version__, "classes": list(model.class_names), "digest": known}
+            with table_to_write(file, schema, about) as write:
+                for bag in counted_bags(model, part, question, summary, told):
+                    row = row_of(model, bag)
+                    write({name: [value] for name, value in row.items()}, len(bag.evidence))
+        summary.written.append(out / shard.file)
+    return summary
+
+
+def _digest_of(
+    model: BagClassifier, question: BagQuestion, bags: BagSet
+) -> Callable[[BagSet], str]:
+    """Return a function of a shard's bags, which tells it from any other shard.
+
+    That is: of other bags, of features that are no longer the same, of another model or question.
+    """
+    begun = hashlib.sha256(as_bytes(model))
+    asked = (question.target, question.versus, question.map)
+    begun.update(repr((asked, bags.class_names, bags.instances.fingerprint())).encode())
+
+    def digest(part: BagSet) -> str:
+        whole = begun.copy()
+        names = [as_unicode(name) for name in part.names]
+        whole.update(repr((names, part.rows.tolist(), part.labels.tolist())).encode())
+        return whole.hexdigest()
+
+    return digest
 
 
 def row_of(model: BagClassifier, bag: ExplainedBag) -> dict[str, Any]:
@@ -185,15 +256,9 @@ def row_of(model: BagClassifier, bag: ExplainedBag) -> dict[str, Any]:
     return found if bag.quantity.name == "evidence" else found | {bag.quantity.name: bag.signed}
 
 
-def _as_parquet(
-    file: IO[bytes],
-    rows: Iterator[dict[str, Any]],
-    model: BagClassifier,
-    question: BagQuestion,
-) -> None:
-    """Write rows in groups of a few million instances."""
+def _schema(question: BagQuestion) -> Any:
+    """Return the Arrow schema of the table."""
     import pyarrow as pa
-    from pyarrow import parquet
 
     floats, places, text = pa.list_(pa.float32()), pa.list_(pa.float64()), pa.string()
     kinds = {"bag": text, "label": text, "class": text, "probability": pa.float32()}
@@ -201,15 +266,4 @@ def _as_parquet(
     # Not float16: a weight among 100,000 is below what that has to full precision.
     kinds |= {"evidence": floats, "weights": floats, "x": places, "y": places}
     kinds |= {} if question.signed.name == "evidence" else {question.signed.name: floats}
-    told = {"version": __version__, "classes": list(model.class_names)}
-    schema = pa.schema(list(kinds.items())).with_metadata({METADATA_KEY: json.dumps(told)})
-    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
-        held: list[dict[str, list[Any]]] = []
-        numbers = 0
-        for row in rows:
-            held.append({name: [value] for name, value in row.items()})
-            numbers += len(row["evidence"])
-            if len(held) >= ROWS or numbers >= NUMBERS:
-                write_rows(writer, held)
-                held, numbers = [], 0
-        write_rows(writer, held)
+    return pa.schema(list(kinds.items()))

@@ -103,6 +103,7 @@ class ExplainedBag:
         signed: what instances are for or against by, shape `(M,)`.
         quantity: what that is.
         coordinates: x and y of each instance; None: they lie nowhere.
+        tile: side of its tiles, in the units of these; None: its file does not say.
     """
 
     name: str
@@ -117,6 +118,7 @@ class ExplainedBag:
     signed: Float[np.ndarray, " M"]
     quantity: Quantity
     coordinates: Num[np.ndarray, "M 2"] | None
+    tile: float | None = None
 
     def shown(self, *, weights: bool) -> tuple[Float[np.ndarray, " M"], Quantity]:
         """Return what a picture shows of each instance: of what has no sign, the positive part."""
@@ -237,6 +239,7 @@ def _of_bag(
         signed[0].cpu().numpy() + 0.0,
         question.signed,
         bags.coordinates(bag),
+        bags.tile(bag),
     )
 
 

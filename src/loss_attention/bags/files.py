@@ -1,7 +1,7 @@
 """Bags in files of their own: what a file says of its bag, and its instances a slice at a time.
 
 A file has `features`, (M, D) or (1, M, D), and perhaps `coords`, (M, 2), as CLAM and TRIDENT write
-them in HDF5; of a file that holds one array alone, it is the features.
+them in HDF5, and `instance_labels`; of a file that holds one array alone, it is the features.
 """
 
 from __future__ import annotations
@@ -14,11 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Int, Num
 
 from loss_attention.bags.bag_set import Instances
-from loss_attention.bags.formats import COORDS, FEATURES, Array, Content, opened
-from loss_attention.errors import InputError, guarded, printable
+from loss_attention.bags.formats import (
+    COORDS,
+    FEATURES,
+    LABELS,
+    Array,
+    Content,
+    Rows,
+    opened,
+)
+from loss_attention.errors import InputError, guarded, printable, quoted
 from loss_attention.memory import free_memory
 
 Progress = Callable[[int, int], object]
@@ -39,6 +47,8 @@ class BagFile:
         kind: the type of the features, as numpy calls it, or bfloat16.
         placed: whether instances have coordinates.
         tile: pixels of the slide that a tile covers; None: it is not said.
+        labels: the shape of the labels of instances, (M,) or (M, K); None: there are none.
+        classes: the names of the classes that these number; empty: it is not said.
     """
 
     size: int
@@ -46,6 +56,8 @@ class BagFile:
     kind: str
     placed: bool
     tile: int | None
+    labels: tuple[int, ...] | None = None
+    classes: tuple[str, ...] = ()
 
 
 class FileInstances(Instances):
@@ -77,6 +89,19 @@ class FileInstances(Instances):
         (found,) = self._read(bag, FEATURES, [rows], file.width)
         return found.astype(np.float32) if found.dtype.kind in "iu" else found
 
+    def features_at(
+        self, bag: int, index: Int[np.ndarray, " n"]
+    ) -> Num[np.ndarray, "n {self.width}"]:
+        """Return the features of some of a bag's instances, and read no others.
+
+        Of an array in blocks, those blocks are read that an instance is in.
+
+        Raises:
+            InputError: see `features`.
+        """
+        (found,) = self._read(bag, FEATURES, [index], self.files[bag].width)
+        return found.astype(np.float32) if found.dtype.kind in "iu" else found
+
     def coordinates(self, bag: int) -> Num[np.ndarray, "M 2"] | None:
         """Return x and y of each instance; None where they lie nowhere.
 
@@ -91,14 +116,40 @@ class FileInstances(Instances):
             raise InputError(f"{self.location(bag)}: row {bad[0] + 1} of `coords` is not finite")
         return found
 
-    def _read(self, bag: int, what: str, parts: Sequence[slice], width: int) -> list[np.ndarray]:
+    def tile(self, bag: int) -> int | None:
+        """Return how many pixels of the slide a tile covers; None where the file does not say."""
+        return self.files[bag].tile
+
+    def instance_labels(
+        self, bag: int, classes: Sequence[str], *, several: bool
+    ) -> Int[np.ndarray, "M *K"]:
+        """Return the class of each instance of a bag, -1 for none.
+
+        Args:
+            bag: its number.
+            classes: the names of the classes of the bags.
+            several: return 0 or 1 for each class instead, of shape `(M, K)`.
+
+        Raises:
+            InputError: the file is no longer what it was, or an instance's label is no class of the
+                bags.
+        """
+        file = self.files[bag]
+        assert file.labels is not None
+        (found,) = self._read(bag, LABELS, [slice(0, file.size)], *file.labels[1:])
+        where = self.location(bag)
+        return _by_class(found.astype(np.int64), file.classes, classes, where, several=several)
+
+    def _read(self, bag: int, what: str, parts: Sequence[Rows], *width: int) -> list[np.ndarray]:
         """Return parts of an array of a bag's file, which must have the shape that it had."""
         name, size = self.names[bag], self.files[bag].size
         with opened(self.folder / name, name) as content:
-            array = content.coords if what == COORDS else content.features
-            if array is None or array.shape not in ((size, width), (1, size, width)):
+            array = {FEATURES: content.features, COORDS: content.coords, LABELS: content.labels}[
+                what
+            ]
+            if array is None or array.shape not in ((size, *width), (1, size, *width)):
                 raise InputError(f"{self.location(bag)} is no longer what it was at the beginning")
-            return [_rows(array, rows, name) for rows in parts]
+            return [_rows(array, rows, name, len(width)) for rows in parts]
 
     def location(self, bag: int) -> str:
         """Return the file of a bag, as errors name it."""
@@ -124,6 +175,50 @@ class FileInstances(Instances):
         with _threads() as pool:
             found = b"".join(pool.map(sample, range(len(self.files))))
         return hashlib.sha256(found).hexdigest()[:16]
+
+
+def _by_class(
+    found: Int[np.ndarray, "M *K"],
+    own: Sequence[str],
+    classes: Sequence[str],
+    where: str,
+    *,
+    several: bool,
+) -> Int[np.ndarray, "M *K"]:
+    """Return labels of instances by the classes of the bags; see `FileInstances.instance_labels`.
+
+    Args:
+        found: as they are stored.
+        own: the names of the classes that these number; empty: those of the bags.
+        classes: of the bags.
+        where: the file, for errors.
+        several: an instance may have several.
+    """
+    names = tuple(own or classes)
+    flat = found.ndim == 1
+    wrong = (found < -1) | (found >= len(names)) if flat else (found != 0) & (found != 1)
+    if wrong.any():
+        row, *column = np.argwhere(wrong)[0]
+        rule = f"the number of a class, below {len(names)}, or -1 for none" if flat else "0 or 1"
+        raise InputError(
+            f"{where}: row {row + 1} of `{LABELS}` is {found[(row, *column)]}: it must be {rule}"
+        )
+    rows, *columns = np.nonzero(found >= 0 if flat else found)
+    numbers = found[rows] if flat else columns[0]
+    place = np.array([classes.index(name) if name in classes else -1 for name in names], int)
+    lost = np.flatnonzero(place[numbers] < 0)
+    if len(lost):
+        row, name = rows[lost[0]] + 1, quoted(names[numbers[lost[0]]])
+        raise InputError(
+            f"{where}: row {row} of `{LABELS}` is of the class {name}, which no bag has"
+        )
+    if several:
+        spread = np.zeros((len(found), len(classes)), dtype=np.int64)
+        spread[rows, place[numbers]] = 1
+        return spread
+    of_each = np.full(len(found), -1, dtype=np.int64)
+    of_each[rows] = place[numbers]
+    return of_each
 
 
 def look_at_files(
@@ -153,17 +248,21 @@ def understood(content: Content, name: str) -> BagFile:
             file than it says.
     """
     name = printable(name)
-    features, coords, tile = content
+    features, coords, labels, tile, classes = content
     if features is None:
         other = ", but has `coords`: they are of other files" if coords is not None else ""
         raise InputError(f"{name} holds no `{FEATURES}`{other}")
-    for what, array in ((FEATURES, features), (COORDS, coords)):
+    for what, array in ((FEATURES, features), (COORDS, coords), (LABELS, labels)):
         if array is None:
             continue
+        whole_numbers = what == LABELS
         with guarded(f"{name}: `{what}`"):
             kind = "f" if array.kind == "bfloat16" else np.dtype(array.kind).kind
-        if kind not in "fiu" or (kind == "f" and array.kind in ("float128", "longdouble")):
-            raise InputError(f"{name}: `{what}` holds {printable(array.kind)} and no numbers")
+        if kind not in ("iub" if whole_numbers else "fiu") or (
+            kind == "f" and array.kind in ("float128", "longdouble")
+        ):
+            rule = "whole numbers" if whole_numbers else "numbers"
+            raise InputError(f"{name}: `{what}` holds {printable(array.kind)} and no {rule}")
         if not array.whole():
             raise InputError(
                 f"{name}: `{what}` is said to be {_shape(array)}, of which the file holds a part"
@@ -181,22 +280,36 @@ def understood(content: Content, name: str) -> BagFile:
             f"{name}: `{COORDS}` is {_shape(coords)}, and there are {size:,} instances: it must be "
             f"({size}, 2)"
         )
-    return BagFile(size, width, features.kind, coords is not None, tile)
+    if labels is not None and (len(labels.shape) not in (1, 2) or labels.shape[0] != size):
+        raise InputError(
+            f"{name}: `{LABELS}` is {_shape(labels)}, and there are {size:,} instances: it must be "
+            f"({size}), or ({size}, classes) of 0 and 1"
+        )
+    known = None if labels is None else labels.shape
+    return BagFile(size, width, features.kind, coords is not None, tile, known, classes)
 
 
-def _rows(array: Array, rows: slice, name: str) -> np.ndarray:
-    """Return some rows of an array as an array of their own, in this machine's order of bytes."""
-    asked = max((rows.stop - rows.start) * array.bytes // max(array.shape[-2], 1), array.block)
+def _rows(array: Array, rows: Rows, name: str, axes: int = 1) -> np.ndarray:
+    """Return some rows of an array as an array of their own, in this machine's order of bytes.
+
+    Args:
+        array: of an open file.
+        rows: which of them.
+        name: of the file.
+        axes: that a row has.
+    """
+    axis = len(array.shape) - 1 - axes
+    count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+    asked = max(count * array.bytes // max(array.shape[axis], 1), array.block)
     if asked > UNASKED and asked > (free := free_memory()):
         raise InputError(
             f"{printable(name)}: {asked / 1e9:.1f} GB are to be read at once and {free / 1e9:.1f} "
             "GB are free"
         )
-    found = array.part(rows, len(array.shape) - 2)
-    if found.shape[-2] != rows.stop - rows.start:
+    found = array.part(rows, axis).reshape(-1, *array.shape[axis + 1 :])
+    if len(found) != count:
         raise InputError(f"{printable(name)} holds less than it says")
-    found = found.reshape(-1, array.shape[-1])
-    return np.array(found, dtype=found.dtype.newbyteorder("="))
+    return np.ascontiguousarray(found, dtype=found.dtype.newbyteorder("="))
 
 
 def _shape(array: Array) -> str:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 
-from loss_attention.bags.bag_set import BagSet
+from loss_attention.bags.bag_set import BagSet, ReadLabels
 from loss_attention.bags.files import BagFile, FileInstances, Progress, look_at_files
-from loss_attention.bags.formats import READERS
+from loss_attention.bags.formats import COORDS, LABELS, READERS
 from loss_attention.bags.labels import (
     AS_TRAINED,
     OF_BAGS,
@@ -91,20 +92,28 @@ def read_bag_folder(
         if isinstance(found, InputError):
             raise found
         files.append(found)
-        if (fault := unlike(folder.files[0], files[0], name, found)) is not None:
-            raise InputError(fault)
+        for fault in (unlike(folder.files[0], files[0], name, found), unfit(folder, name, found)):
+            if fault is not None:
+                raise InputError(fault)
     return bag_set(folder, files)
 
 
 def bag_set(folder: BagFolder, files: Sequence[BagFile]) -> BagSet:
     """Return the bags of a folder in which nothing is wrong."""
     said = folder.said
+    instances, rows = FileInstances(folder.root, folder.files, files), np.arange(len(said.names))
+    known = None
+    if said.class_names and all(file.labels is not None for file in files):
+        several = said.labels.ndim == 2
+        read = partial(instances.instance_labels, classes=said.class_names, several=several)
+        known = ReadLabels(read, rows)
     return BagSet(
-        instances=FileInstances(folder.root, folder.files, files),
-        rows=np.arange(len(said.names)),
+        instances=instances,
+        rows=rows,
         labels=said.labels,
         class_names=said.class_names,
         names=said.names,
+        instance_labels=known,
         groups=said.groups,
         splits=said.splits,
     )
@@ -115,10 +124,27 @@ def unlike(name: str, file: BagFile, other_name: str, other: BagFile) -> str | N
     first, second = printable(name), printable(other_name)
     if file.width != other.width:
         return f"{second} has {other.width:,} features an instance, and {first} {file.width:,}"
-    if file.placed != other.placed:
-        without, having = (second, first) if file.placed else (first, second)
-        return f"{without} has no `coords`, and {having} has: give them to all bags, or to none"
+    for what, there, there_too in (
+        (COORDS, file.placed, other.placed),
+        (LABELS, file.labels is not None, other.labels is not None),
+    ):
+        if there != there_too:
+            without, having = (second, first) if there else (first, second)
+            return f"{without} has no `{what}`, and {having} has: give them to all bags, or to none"
     return None
+
+
+def unfit(folder: BagFolder, name: str, file: BagFile) -> str | None:
+    """Return what is wrong with the shape of a file's labels of instances, by those of the bags."""
+    if file.labels is None or not folder.said.class_names:
+        return None
+    several, shape = folder.said.labels.ndim == 2, tuple(file.labels)
+    classes = len(file.classes or folder.said.class_names)
+    if shape == (file.size,) or (several and shape == (file.size, classes)):
+        return None
+    rule = f"({file.size})" + (f", or ({file.size}, {classes}) of 0 and 1" if several else "")
+    found = ", ".join(map(str, shape))
+    return f"{printable(name)}: `{LABELS}` is ({found}), and it must be {rule}"
 
 
 def selected(folder: BagFolder, index: Sequence[int]) -> BagFolder:

@@ -9,19 +9,26 @@ import importlib
 import json
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
+from loss_attention.bags.hdf5 import some_rows
 from loss_attention.errors import InputError, guarded, printable, quoted, reason
 
-FEATURES, COORDS = "features", "coords"
+FEATURES, COORDS, LABELS = "features", "coords", "instance_labels"
+CLASSES = "classes"
+"""What says the names of the classes that `instance_labels` number."""
+MOST_CLASSES = 100_000
 CODECS = frozenset(
     (
         *("blosc", "bytes", "bz2", "crc32c", "delta", "gzip", "lz4", "lzma", "sharding_indexed"),
@@ -30,6 +37,8 @@ CODECS = frozenset(
 )
 """Of zarr, those that make nothing but numbers; numcodecs has one that unpickles."""
 
+Rows = slice | Int[np.ndarray, " n"]
+
 
 class Array(NamedTuple):
     """An array in an open file.
@@ -37,14 +46,15 @@ class Array(NamedTuple):
     Attributes:
         shape: its axes.
         kind: its type as numpy calls it, or bfloat16.
-        part: the part between two numbers along an axis, the second argument.
+        part: some rows along an axis, the second argument, in memory of their own: those from one
+            to another, or those of ascending numbers.
         whole: whether all of it is in the file.
         block: bytes that are read at once at least, as those of a compressed block.
     """
 
     shape: tuple[int, ...]
     kind: str
-    part: Callable[[slice, int], np.ndarray]
+    part: Callable[[Rows, int], np.ndarray]
     whole: Callable[[], bool] = lambda: True
     block: int = 0
 
@@ -55,11 +65,19 @@ class Array(NamedTuple):
 
 
 class Content(NamedTuple):
-    """The arrays of an open file, and how many pixels of a slide a tile covers where it says so."""
+    """The arrays of an open file, and what it says of them.
+
+    Attributes:
+        features, coords, labels: of the instances; None: there are none.
+        tile: how many pixels of a slide a tile covers; None: it does not say.
+        classes: the names of the classes that labels number; empty: it does not say.
+    """
 
     features: Array | None
     coords: Array | None
+    labels: Array | None = None
     tile: int | None = None
+    classes: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -81,16 +99,6 @@ def opened(path: Path, name: str) -> Iterator[Content]:
             raise InputError(f"{printable(name)} is empty")
         with READERS[ending](path, printable(name)) as content:
             yield content
-
-
-def _of_numpy(array: Any, whole: Callable[[], bool] = lambda: True, block: int = 0) -> Array:
-    """Return an array that is sliced as numpy's are."""
-
-    def part(rows: slice, axis: int) -> np.ndarray:
-        found: np.ndarray = array[(slice(None),) * axis + (rows,)]
-        return found
-
-    return Array(tuple(array.shape), str(array.dtype), part, whole, block)
 
 
 def _needed(library: str, name: str) -> Any:
@@ -121,17 +129,24 @@ def _hdf5(path: Path, name: str) -> Iterator[Content]:
         def array(found: Any) -> Array | None:
             if found is None:
                 return None
-            blocks = found.chunks
-            if blocks is None:
-                return _of_numpy(found, lambda: found.id.get_storage_size() >= found.nbytes)
-            grid = zip(found.shape, blocks, strict=True)
-            number = prod(-(-length // one) for length, one in grid)
-            size = found.dtype.itemsize * prod(blocks)
-            return _of_numpy(found, lambda: found.id.get_num_chunks() >= number, size)
+
+            def whole() -> bool:
+                if found.chunks is None:
+                    size = found.size * found.id.get_type().get_size()
+                    return bool(found.id.get_storage_size() >= size)
+                grid = zip(found.shape, found.chunks, strict=True)
+                number = prod(-(-length // one) for length, one in grid)
+                return bool(found.id.get_num_chunks() >= number)
+
+            block = 0 if found.chunks is None else found.dtype.itemsize * prod(found.chunks)
+            part = partial(some_rows, found)
+            return Array(found.shape, str(found.dtype), part, whole, block)
 
         coords = dataset(COORDS)
         tile = None if coords is None else _tile(coords.attrs)
-        yield Content(array(dataset(FEATURES)), array(coords), tile)
+        labels = dataset(LABELS)
+        names = () if labels is None else _names(labels.attrs.get(CLASSES), name)
+        yield Content(array(dataset(FEATURES)), array(coords), array(labels), tile, names)
 
 
 def _tile(attributes: Mapping[str, Any]) -> int | None:
@@ -142,6 +157,16 @@ def _tile(attributes: Mapping[str, Any]) -> int | None:
     value = np.asarray(attributes.get(name, 0))
     whole = value.size == 1 and value.dtype.kind in "iuf" and 0 < value.item() < 2**31
     return int(value.item()) if whole else None
+
+
+def _names(value: Any, name: str) -> tuple[str, ...]:
+    """Return the names of the classes that a file says its instances' labels number."""
+    found = () if value is None else tuple(np.asarray(value).ravel()[: MOST_CLASSES + 1].tolist())
+    texts = tuple(one.decode("utf-8") if isinstance(one, bytes) else one for one in found)
+    sound = all(isinstance(one, str) for one in texts) and len(set(texts)) == len(texts)
+    if not sound or len(texts) > MOST_CLASSES:
+        raise InputError(f"{name}: `{CLASSES}` are no names of classes, each once")
+    return texts
 
 
 @contextmanager
@@ -167,14 +192,16 @@ def _torch(path: Path, name: str) -> Iterator[Content]:
         if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_meta:
             raise InputError(f"{name}: `{what}` is a {type(tensor).__name__} and no plain tensor")
 
-        def part(rows: slice, axis: int) -> np.ndarray:
-            return _numpy(tensor.detach()[(slice(None),) * axis + (rows,)])
+        def part(rows: Rows, axis: int) -> np.ndarray:
+            return _own(tensor.detach()[(slice(None),) * axis + (rows,)], rows)
 
         kind = str(tensor.dtype).removeprefix("torch.")
         there = tensor.untyped_storage().nbytes()  # less where rows are one row, again and again
         return Array(tuple(tensor.shape), kind, part, lambda: there >= tensor.nbytes)
 
-    yield Content(array(FEATURES), array(COORDS))
+    labels = array(LABELS)
+    names = () if labels is None else _names(arrays.get(CLASSES), name)
+    yield Content(array(FEATURES), array(COORDS), labels, classes=names)
 
 
 @contextmanager
@@ -188,7 +215,13 @@ def _npy(path: Path, name: str) -> Iterator[Content]:
         _, _, kind = (read or np.lib.format.read_array_header_2_0)(file)
     if kind.hasobject or kind.kind not in "fiu":
         raise InputError(f"{name} holds {'objects' if kind.hasobject else kind} and no numbers")
-    yield Content(_of_numpy(np.load(path, mmap_mode="r", allow_pickle=False)), None)
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+
+    def part(rows: Rows, axis: int) -> np.ndarray:
+        found = array[(slice(None),) * axis + (rows,)]
+        return np.array(found) if isinstance(rows, slice) else np.asarray(found)
+
+    yield Content(Array(array.shape, str(array.dtype), part), None)
 
 
 @contextmanager
@@ -213,13 +246,17 @@ def _safetensors(path: Path, name: str) -> Iterator[Content]:
                 return None
             found = there.get_slice(what)
 
-            def part(rows: slice, axis: int) -> np.ndarray:
-                return _numpy(found[(slice(None),) * axis + (rows,)])
+            def part(rows: Rows, axis: int) -> np.ndarray:
+                chosen = rows if isinstance(rows, slice) else rows.tolist()
+                return _own(found[(slice(None),) * axis + (chosen,)], rows)
 
             kind = str(found.get_dtype())
             return Array(tuple(found.get_shape()), names.get(kind, kind), part)
 
-        yield Content(array(FEATURES), array(COORDS))
+        said: dict[str, str] = there.metadata() or {}
+        sizes = {key: int(one) for key, one in said.items() if re.fullmatch(r"[0-9]{1,10}", one)}
+        classes = _names(json.loads(said[CLASSES]), name) if CLASSES in said else ()
+        yield Content(array(FEATURES), array(COORDS), array(LABELS), _tile(sizes), classes)
 
 
 @contextmanager
@@ -240,10 +277,20 @@ def _zarr(path: Path, name: str) -> Iterator[Content]:
         grid = zip(one.shape, one.shards or one.chunks, strict=True)
         number = prod(-(-length // block) for length, block in grid)
         size = one.dtype.itemsize * prod(one.chunks)
-        # Zarr itself would ask for each block by name, however many there are said to be.
-        return _of_numpy(one, lambda: _blocks_in(path / one.path) >= number, size)
 
-    yield Content(array(FEATURES), array(COORDS))
+        def part(rows: Rows, axis: int) -> np.ndarray:
+            found: np.ndarray = one.oindex[(slice(None),) * axis + (rows,)]
+            return found
+
+        # Zarr itself would ask for each block by name, however many there are said to be.
+        def whole() -> bool:
+            return bool(_blocks_in(path / one.path) >= number)
+
+        return Array(one.shape, str(one.dtype), part, whole, size)
+
+    labels = array(LABELS)
+    names = () if labels is None else _names(arrays[LABELS].attrs.get(CLASSES), name)
+    yield Content(array(FEATURES), array(COORDS), labels, classes=names)
 
 
 def _blocks_in(folder: Path) -> int:
@@ -267,8 +314,13 @@ def _codecs(value: Any) -> Iterator[str]:
             yield from _codecs(one)
 
 
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
-    found: np.ndarray = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+def _own(tensor: torch.Tensor, rows: Rows) -> np.ndarray:
+    """Return some rows as an array of their own: between two numbers they are a view of a file."""
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.float()
+    elif isinstance(rows, slice):
+        tensor = tensor.clone()
+    found: np.ndarray = tensor.numpy()
     return found
 
 

@@ -40,7 +40,7 @@ OF_BAGS = ("bag", "label", "patient", "split")
 """Those that say something of a bag as a whole."""
 MOST_FAULTS = 1000
 """Rows that are told of one kind of error; of more there is their number."""
-_SEVERAL = re.compile(r"[;|]|\s*[\[({]")
+_SEVERAL = re.compile(r"[;|]|^\s*[\[({]")
 
 
 @dataclass(frozen=True)

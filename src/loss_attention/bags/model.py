@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from loss_attention.attention import centred, check_mask, full_precision, pool_patches, real_part
+from loss_attention.bags.dropout import Dropout
 from loss_attention.bags.pooling import Pooling, pooling_named
 from loss_attention.errors import InputError
 from loss_attention.prediction import AdditivePrediction, ClassWeightedPrediction, PatchPrediction
@@ -109,7 +110,7 @@ class BagClassifier(nn.Module):
         width = in_features
         for channels in hidden:
             layers += [nn.Linear(width, channels), nn.ReLU()]
-            layers += [nn.Dropout(dropout)] if dropout else []
+            layers += [Dropout(dropout)] if dropout else []
             width = channels
         self.layers = nn.Sequential(*layers)
         self.pooling: Pooling = entry.build(
@@ -248,7 +249,12 @@ class BagClassifier(nn.Module):
         return self.weighed(logits[None], None if scores is None else scores[None], None)
 
     def _hidden(self, features: Float[Tensor, "S D"]) -> Float[Tensor, "S h"]:
-        hidden: Tensor = self.layers((features.to(self.mean.dtype) - self.mean) / self.std)
+        # Large: one copy is made of them, whether they come in 16 bits or not.
+        if features.dtype == self.mean.dtype:
+            values = features - self.mean
+        else:
+            values = features.to(self.mean.dtype).sub_(self.mean)
+        hidden: Tensor = self.layers(values.div_(self.std))
         return hidden
 
     def _class_vectors(self, hidden: Float[Tensor, "S h"]) -> Float[Tensor, "S K"]:

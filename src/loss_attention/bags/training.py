@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int, Num
 from torch import Tensor
 
 from loss_attention.bags.bag_set import BagSet, feature_statistics
@@ -27,6 +27,9 @@ from loss_attention.training.sampling import noise_seed, seed_noise, stream
 
 INSTANCES_OF_BAG = 2**43
 """Beside what `sampling` and `frozen` draw of the same seed."""
+READ_AHEAD = 2**25
+"""Features that are read together where a bag is decided on in parts: 64 MB of 16 bits. To open a
+file again for each part takes longer."""
 
 
 class BagDivergedError(ReportedError, ValueError):
@@ -219,22 +222,21 @@ class BagTrainer:
             sizes = sizes.clip(max=most)
         return sizes
 
-    def _batch(self, bags: Int[np.ndarray, " B"]) -> tuple[Float[Tensor, "S D"], Int[Tensor, " B"]]:
+    def _batch(self, bags: Int[np.ndarray, " B"]) -> tuple[Num[Tensor, "S D"], Int[Tensor, " B"]]:
         """Return the instances of bags, one bag's after the other's, and how many each has."""
         parts = [self._instances(int(bag)) for bag in bags]
-        features = torch.from_numpy(np.concatenate(parts)).to(self.device)
-        return features.float(), torch.tensor([len(part) for part in parts])
+        values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        sizes = torch.tensor([len(part) for part in parts])
+        return torch.from_numpy(values).to(self.device), sizes
 
     def _instances(self, bag: int) -> np.ndarray:
-        """Return the instances of a bag that this epoch sees."""
+        """Return the instances of a bag that this epoch sees; no others are read."""
         most, size = self.recipe.most_instances, int(self.bags.sizes[bag])
-        found = self.bags.features(bag)
         if most is None or size <= most:
-            return found
+            return self.bags.features(bag)
         generator = stream(self.recipe.seed, self.epoch, INSTANCES_OF_BAG + bag)
         chosen = torch.randperm(size, generator=generator)[:most].sort().values
-        sampled: np.ndarray = found[chosen.numpy()]
-        return sampled
+        return self.bags.features_at(bag, chosen.numpy())
 
 
 def step_bags(
@@ -275,12 +277,22 @@ def predicted(
     model: BagClassifier, bags: BagSet, at_once: int = AT_ONCE
 ) -> Iterator[PatchPrediction]:
     """Yield the prediction for each bag, of any size, by itself."""
-    device = model.mean.device
     model.eval()
     for bag, size in enumerate(bags.sizes):
+        yield model.predict(_reader(bags, bag, model.mean.device, at_once), int(size), at_once)
 
-        def read(start: int, stop: int, bag: int = bag) -> Tensor:
-            values = np.ascontiguousarray(bags.features(bag, start, stop))
-            return torch.from_numpy(values).to(device).float()
 
-        yield model.predict(read, int(size), at_once)
+def _reader(
+    bags: BagSet, bag: int, device: torch.device, at_once: int
+) -> Callable[[int, int], Num[Tensor, "M D"]]:
+    """Return a function that returns instances of a bag, of which it reads many at a time."""
+    most = max(at_once, READ_AHEAD // bags.width)
+    first, held = 0, bags.features(bag, 0, most)
+
+    def read(start: int, stop: int) -> Tensor:
+        nonlocal first, held
+        if not first <= start <= stop <= first + len(held):
+            first, held = start, bags.features(bag, start, start + most)
+        return torch.from_numpy(held[start - first : stop - first]).to(device)
+
+    return read

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from PIL import Image
@@ -14,11 +16,11 @@ from loss_attention.bags.bag_set import BagSet
 from loss_attention.bags.explaining import BagQuestion, ExplainedBag, explained
 from loss_attention.bags.maps import check_side, check_zooms, frame_of, slide_map, tile_size
 from loss_attention.bags.model import BagClassifier
-from loss_attention.data.decoding import read_image
+from loss_attention.data.decoding import is_image, read_image
 from loss_attention.data.records import count
 from loss_attention.errors import InputError
 from loss_attention.explained.encoding import encoded
-from loss_attention.explained.sources import cut, refuse_to_replace
+from loss_attention.explained.sources import cut, output_names, refuse_to_replace
 from loss_attention.report.overview import INDEX_FILE, Entry, index_page
 from loss_attention.saving import make_folder, write_whole
 from loss_attention.terminal import json_text
@@ -37,6 +39,7 @@ class BagSummary:
     Attributes:
         count: how many were explained.
         written: the files, but for pictures.
+        skipped: files that were there already, whole.
         index: the page of all; None: none was written.
         without: bags that have no coordinates, and so no map.
         bare: bags that have no thumbnail though a folder of them was given.
@@ -45,6 +48,7 @@ class BagSummary:
 
     count: int = 0
     written: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
     index: Path | None = None
     without: int = 0
     bare: int = 0
@@ -58,8 +62,9 @@ class Maps:
     Attributes:
         zooms: 1: the longer side of the slide has 800 pixels; 4: four times as many. Maps of the
             first lie in the folder itself, those of the others in x4 and so on.
-        tile: side of a tile in pixels of the slide; None: as its coordinates say.
-        thumbnails: folder of NAME.png or NAME.jpg for the bag NAME; None: there are none.
+        tile: side of a tile in pixels of the slide; None: as its file or its coordinates say.
+        thumbnails: folder of NAME.png or NAME.jpg for the bag NAME, or of the photos that were cut
+            into tiles; None: there are none.
         downsample: pixels of the slide in one of a thumbnail, which begins at the slide's corner.
             None: a thumbnail shows the rectangle around the tiles.
     """
@@ -84,7 +89,10 @@ class Maps:
         return out if zoom == self.zooms[0] else out / f"x{zoom}"
 
     def thumbnail(self, bag: str, name: str) -> Image.Image | None:
-        """Return the thumbnail of a bag, by its name or by that of its files."""
+        """Return the thumbnail of a bag, by its name or by that of its files.
+
+        Of photos, it is the one that `image_names` calls so, also in a folder within.
+        """
         if self.thumbnails is None:
             return None
         for stem, ending in itertools.product(dict.fromkeys((bag, name)), THUMBNAILS):
@@ -93,7 +101,18 @@ class Maps:
                 there = path.parent == self.thumbnails and path.is_file()
             if there:
                 return read_image(path, 1)
-        return None
+        photo = self._photos.get(bag)
+        return None if photo is None else read_image(photo, 1)
+
+    @cached_property
+    def _photos(self) -> dict[str, Path]:
+        """The images in the folder of thumbnails and those within, by the names of their bags."""
+        assert self.thumbnails is not None
+        walked = os.walk(self.thumbnails)
+        paths = sorted(
+            Path(place) / name for place, _, names in walked for name in names if is_image(name)
+        )
+        return dict(zip(image_names(paths), paths, strict=True))
 
 
 def write_bags(
@@ -177,7 +196,7 @@ def _draw(
 ) -> None:
     """Draw the maps of a bag."""
     assert bag.coordinates is not None
-    tile = maps.tile or tile_size(bag.coordinates)
+    tile = maps.tile or bag.tile or tile_size(bag.coordinates)
     thumbnail = maps.thumbnail(bag.name, name)
     summary.bare += maps.thumbnails is not None and thumbnail is None
     frame = frame_of(bag.name, bag.coordinates, tile, thumbnail, maps.downsample)
@@ -219,6 +238,19 @@ def file_names(bags: Sequence[str]) -> list[str]:
     return found
 
 
+def image_names(paths: Sequence[Path]) -> list[str]:
+    """Return what the bags of image files are called, and their files without the ending.
+
+    It is the file's name without its ending, and more of its path where that does not tell files
+    apart; see `output_names`.
+
+    Example:
+        >>> image_names([Path("x/a.jpg"), Path("x/b.png"), Path("y/b.png"), Path("y/c:d.jpg")])
+        ['a', 'x-b.png', 'y-b.png', 'c_d']
+    """
+    return file_names([name.lstrip(".") for name in output_names(paths)])
+
+
 def counted_bags(
     model: BagClassifier,
     bags: BagSet,
@@ -245,6 +277,12 @@ def said(summary: BagSummary, out: Path) -> list[str]:
     place = summary.written[0] if len(summary.written) == 1 and summary.index is None else out
     page = "" if summary.index is None else f"; all of them: {summary.index}"
     lines = [f"{count(summary.count, 'bag')} explained in {place}{page}"]
+    if summary.skipped and not summary.written:
+        lines = []
+    if len(summary.skipped) == 1:
+        lines.append(f"{summary.skipped[0]} is there already: skipped")
+    elif summary.skipped:
+        lines.append(f"{len(summary.skipped):,} shards in {out} are there already: skipped")
     if summary.without:
         lines.append(f"without coordinates, and so without a map: {count(summary.without, 'bag')}")
     if summary.bare:

@@ -21,7 +21,7 @@ import tyro
 
 from loss_attention import __version__
 from loss_attention.bags.recipe import BAGS, BagRunRecipe
-from loss_attention.cli import bags, elsewhere, serving, subcommands
+from loss_attention.cli import bags, elsewhere, serving, subcommands, tiles
 from loss_attention.cli.subcommands import fail
 from loss_attention.errors import InputError, ReportedError, unknown_name
 from loss_attention.interruption import KEYBOARD, ending_on_signals
@@ -79,6 +79,11 @@ SUBCOMMANDS: dict[str, Subcommand] = {
         subcommands.compare,
         "compare RUN [--methods A,B,...]",
         "compare methods of explanation",
+    ),
+    "tile": Subcommand(
+        tiles.tile,
+        "tile IMAGES --tile PIXELS --out DIR",
+        "make bags of images: features of their tiles",
     ),
     "crossval": Subcommand(
         bags.crossval,

@@ -148,6 +148,7 @@ def crossval(
     baselines: bool = True,
     labels: Path | None = None,
     columns: tuple[str, ...] = (),
+    jobs: int = 1,
 ) -> int:
     """Cross-validate classifiers of bags side by side, on the same folds.
 
@@ -168,6 +169,7 @@ def crossval(
             names of its folders.
         columns: What columns of the table or the CSV are called that do not have their usual names,
             as bag=slide_name label=diagnosis.
+        jobs: Folds that are worked on at the same time, each by a process of its own.
     """
     from loss_attention.bags.bag_set import described
     from loss_attention.bags.crossval import Plan, cross_validated
@@ -213,6 +215,7 @@ def crossval(
                 out,
                 lambda _task, done, whole: progress(done, whole),
                 baselines=baselines,
+                jobs=jobs,
             )
     except Interrupted as stop:
         raise RunStopped(

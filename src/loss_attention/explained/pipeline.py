@@ -88,11 +88,15 @@ def threads(count: int) -> Iterator[Submit]:
 
 
 @contextmanager
-def processes(count: int) -> Iterator[Submit]:
+def processes(
+    count: int, option: str = "workers", begin: Callable[[], object] = bool
+) -> Iterator[Submit]:
     """Lend processes, which finish what they have begun when the context ends, and leave the rest.
 
     Args:
         count: how many; 0: none, and everything is done on the spot.
+        option: what a user calls their number.
+        begin: what each does first.
 
     Raises:
         KilledError: one of them died.
@@ -101,7 +105,7 @@ def processes(count: int) -> Iterator[Submit]:
         yield at_once
         return
     pool = ProcessPoolExecutor(
-        count, mp_context=get_context("spawn"), initializer=leave_signals_to_the_parent
+        count, mp_context=get_context("spawn"), initializer=_begun, initargs=(begin,)
     )
 
     def submit(function: Callable[..., Result], /, *values: Any) -> Future[Result]:
@@ -112,11 +116,15 @@ def processes(count: int) -> Iterator[Submit]:
         yield submit
     except BrokenProcessPool as error:
         raise KilledError(
-            "a process that draws pictures was ended, most likely for want of memory; try fewer "
-            "`workers`, or `workers` 0"
+            f"a process of `{option}` was ended, most likely for want of memory; ask for fewer"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begun(begin: Callable[[], object]) -> None:
+    leave_signals_to_the_parent()
+    begin()
 
 
 def cores() -> int:

@@ -1,8 +1,8 @@
 """Image files explained to a Parquet table, whole or a shard of it: a row an image.
 
-A shard is a part of the images, one after the other, in a file of its own; shard 1/1 is all of
-them. It is there once it is whole, so a run that was cut short goes on with the shards that are
-missing. Each is locked while it is written.
+A shard is a part of the images, or of the bags, one after the other, in a file of its own; shard
+1/1 is all of them. It is there once it is whole, so a run that was cut short goes on with the
+shards that are missing. Each is locked while it is written.
 """
 
 from __future__ import annotations
@@ -210,8 +210,10 @@ def write_shard(
         SaveError: a full disk, for instance.
     """
     summary = TableSummary(out / shard.file, len(jobs))
-    with _locked(out, shard, patience):
-        if not overwrite and is_there(summary.path, digest):
+    with shard_to_write(
+        out, shard, digest, "images", overwrite=overwrite, patience=patience
+    ) as file:
+        if file is None:
             summary.skipped = True
             return summary
         told = {"version": __version__, "classes": list(model.class_names), "units": UNITS}
@@ -222,7 +224,6 @@ def write_shard(
         answers = answered(model, question, batches, len(jobs), summary.unreadable, progress)
         count = workers if pictures else 0
         with (
-            whole_file(summary.path) as file,
             closing(batches),
             processes(count) as submit,
             threads(1) as beside,  # the network has the next batch while rows are made of one
@@ -247,22 +248,11 @@ def _written(
     told: dict[str, Any],
 ) -> Iterator[Answered]:
     """Write answers as rows, and yield them on."""
-    from pyarrow import parquet
-
-    schema = table_schema().with_metadata({METADATA_KEY: json.dumps(told)})
-    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
-        held: list[Columns] = []
-        rows = numbers = 0
+    with table_to_write(file, table_schema(), told) as write:
         for answer in answers:
             columns = answer.columns(model, question)
-            held.append(columns)
-            rows += len(columns["path"])
-            numbers += sum(len(row) for row in columns["patch_weights"] if row is not None)
-            if rows >= ROWS or numbers >= NUMBERS:
-                write_rows(writer, held)
-                held, rows, numbers = [], 0, 0
+            write(columns, sum(len(row) for row in columns["patch_weights"] if row is not None))
             yield answer
-        write_rows(writer, held)
 
 
 def _drawings(
@@ -290,7 +280,41 @@ def _drawings(
         yield Explained(image.number, str(job.source), None, said, drawing)
 
 
-def write_rows(writer: Any, batches: Sequence[Columns]) -> None:
+@contextlib.contextmanager
+def table_to_write(
+    file: IO[bytes], schema: Any, told: dict[str, Any]
+) -> Iterator[Callable[[Columns, int], None]]:
+    """Open a table: what is yielded takes rows as columns, and the numbers of patches in them.
+
+    It holds a few million numbers before it writes them.
+
+    Args:
+        file: where it goes.
+        schema: of the columns.
+        told: what the table's metadata says.
+    """
+    from pyarrow import parquet
+
+    schema = schema.with_metadata({METADATA_KEY: json.dumps(told)})
+    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        held: list[Columns] = []
+        rows = numbers = 0
+
+        def write(columns: Columns, size: int) -> None:
+            nonlocal rows, numbers
+            held.append(columns)
+            rows += len(next(iter(columns.values())))
+            numbers += size
+            if rows >= ROWS or numbers >= NUMBERS:
+                _write_group(writer, held)
+                held.clear()
+                rows = numbers = 0
+
+        yield write
+        _write_group(writer, held)
+
+
+def _write_group(writer: Any, batches: Sequence[Columns]) -> None:
     """Write the rows of some batches as one row group; of none, nothing."""
     import pyarrow as pa
 
@@ -325,19 +349,57 @@ def digest_of(model: PatchClassifier, question: OwnQuestion) -> Callable[[Sequen
     return digest
 
 
-def is_there(path: Path, digest: str) -> bool:
+@contextlib.contextmanager
+def shard_to_write(
+    out: Path,
+    shard: Shard,
+    digest: str,
+    of: str,
+    *,
+    overwrite: bool = False,
+    patience: float = 0,
+) -> Iterator[IO[bytes] | None]:
+    """Open a shard, which gets its name once it is whole; None: it is there already.
+
+    Args:
+        out: the folder of the shards, which is there.
+        shard: which of them.
+        digest: of what it is to hold.
+        of: what its rows are of, such as "images".
+        overwrite: write it anew though it is there.
+        patience: seconds to wait for another process that writes it.
+
+    Raises:
+        InputError: another shard is there; another process writes it.
+        SaveError: a full disk, for instance.
+    """
+    path = out / shard.file
+    with _locked(out, shard, patience):
+        if not overwrite and is_there(path, digest, of):
+            yield None
+            return
+        with whole_file(path) as file:
+            yield file
+
+
+def is_there(path: Path, digest: str, of: str = "images") -> bool:
     """Return whether a shard is there, which is whole then.
+
+    Args:
+        path: its file.
+        digest: of what it is to hold.
+        of: what its rows are of.
 
     Raises:
         InputError: another one is.
     """
     if path.exists():
-        _require_same(path, digest)
+        _require_same(path, digest, of)
         return True
     return False
 
 
-def _require_same(path: Path, digest: str) -> None:
+def _require_same(path: Path, digest: str, of: str) -> None:
     """Raise `InputError` unless a file is the shard that would be written."""
     from pyarrow import parquet
 
@@ -351,15 +413,15 @@ def _require_same(path: Path, digest: str) -> None:
         ) from error
     if known != digest:
         raise InputError(
-            f"{path} is a shard of other images, of another model or of other options; name "
+            f"{path} is a shard of other {of}, of another model or of other options; name "
             "another `out`, or replace it with `overwrite`"
         )
 
 
-def refuse_more_shards(of: int, asked: str, images: int) -> None:
-    """Raise `InputError` where there would be shards without an image."""
-    if of > images:
-        raise InputError(f"{asked}: there are {images} images, so at most {images} shards")
+def refuse_more_shards(of: int, asked: str, count: int, what: str = "images") -> None:
+    """Raise `InputError` where there would be shards with nothing in them."""
+    if of > count:
+        raise InputError(f"{asked}: there are {count} {what}, so at most {count} shards")
 
 
 def refuse_other_shards(out: Path, of: int, asked: str) -> None:

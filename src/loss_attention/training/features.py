@@ -24,7 +24,7 @@ from typing import IO, Any, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from rich.console import Console
 from torch import Tensor
 
@@ -83,6 +83,56 @@ Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
+class FrozenBackbone:
+    """A backbone that makes features of images and does not learn.
+
+    Attributes:
+        model: its backbone makes them; it is copied.
+        precision: of the arithmetic, as `choose_precision` has it.
+        device: where they are computed.
+    """
+
+    model: PatchClassifier
+    precision: str
+    device: torch.device
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides the features of an image, as JSON can hold it."""
+        model = self.model
+        return {
+            "backbone": model.spec.backbone,
+            "weights": _digest(*model.backbone.state_dict().values(), model.mean, model.std),
+            "precision": self.precision,
+        }
+
+    def images_at_once(self, height: int, width: int) -> int:
+        """Return how many images of a size to give it together."""
+        most = PIXELS if self.device.type == "cpu" else GPU_PIXELS
+        return max(1, most // (height * width))
+
+    def features_of(self, images: UInt8[Tensor, "B C H W"]) -> Features:
+        """Return what the backbone makes of images, on the device."""
+        bf16 = self.precision == "bf16"
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, bf16):
+            there = images.to(self.device).contiguous(memory_format=torch.channels_last)
+            features: Features = self._fast.features(there)
+        return features
+
+    def pooled(self, images: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+        """Return the mean over the cells of each level's map, one level after the other.
+
+        Returns:
+            float32, on the CPU.
+        """
+        maps = levels_of(self.features_of(images))
+        return torch.cat([one.float().mean(dim=(2, 3)) for one in maps], dim=1).cpu()
+
+    @cached_property
+    def _fast(self) -> PatchClassifier:
+        return for_inference(self.model).to(self.device)
+
+
+@dataclass(frozen=True)
 class FeatureSource:
     """What features are made of.
 
@@ -105,9 +155,9 @@ class FeatureSource:
 
         The shapes of the maps are among it.
         """
-        model, recipe = self.model, self.recipe
+        recipe = self.recipe
         noise = torch.Generator().manual_seed(VIEW_SEED)
-        shape = (PROBES, len(model.mean), *self.data.size)
+        shape = (PROBES, len(self.model.mean), *self.data.size)
         probes = torch.randint(0, 256, shape, dtype=torch.uint8, generator=noise)
         shapes = [list(one.shape[1:]) for one in levels_of(self.features_of(probes[:1]))]
         views: dict[str, Any] = {"views": recipe.views}
@@ -120,10 +170,8 @@ class FeatureSource:
             "format_version": FORMAT_VERSION,
             "classes": digest_of(repr(self.data.class_names))[:16],
             "image_size": list(self.data.size),
-            "backbone": model.spec.backbone,
-            "weights": _digest(*model.backbone.state_dict().values(), model.mean, model.std),
             "levels": shapes,
-            "precision": self.precision,
+            **self.backbone.facts(),
             **views,
         }
 
@@ -174,15 +222,12 @@ class FeatureSource:
 
     def features_of(self, images: UInt8[Tensor, "B C H W"]) -> Features:
         """Return what the backbone makes of images, on the device."""
-        bf16 = self.precision == "bf16"
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, bf16):
-            there = images.to(self.device).contiguous(memory_format=torch.channels_last)
-            features: Features = self._fast.features(there)
-        return features
+        return self.backbone.features_of(images)
 
     @cached_property
-    def _fast(self) -> PatchClassifier:
-        return for_inference(self.model).to(self.device)
+    def backbone(self) -> FrozenBackbone:
+        """What makes the features."""
+        return FrozenBackbone(self.model, self.precision, self.device)
 
     @cached_property
     def _augmenter(self) -> Augmenter:
@@ -418,9 +463,7 @@ class FeatureFolder:
         self, source: FeatureSource, identities: Sequence[bytes], console: Console
     ) -> None:
         data, missing = source.data.images_and_labels(), self.missing(identities)
-        most = PIXELS if source.device.type == "cpu" else GPU_PIXELS
-        height, width = data.size
-        batches = torch.split(torch.tensor(missing), max(1, most // (height * width)))
+        batches = torch.split(torch.tensor(missing), source.backbone.images_at_once(*data.size))
         with contextlib.ExitStack() as held:
             files = [held.enter_context(file) for file in self._files()]
             held.callback(self._save, files)
