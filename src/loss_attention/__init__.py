@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loss_attention.attention import capsule_weights, patch_weights
+    from loss_attention.bags.exported import ExportedBagClassifier, PredictedBag
     from loss_attention.bags.model import BagClassifier
     from loss_attention.estimator import PatchClassifierEstimator
     from loss_attention.explained.objects import FoundObject, find_objects
@@ -44,6 +45,7 @@ _HOMES = {
     "EvidencePrediction": "prediction",
     "Explanation": "explanation",
     "Exported": "exporting.writing",
+    "ExportedBagClassifier": "bags.exported",
     "ExportedModel": "exporting.reading",
     "FoundObject": "explained.objects",
     "ImagePrediction": "prediction",
@@ -51,6 +53,7 @@ _HOMES = {
     "PatchClassifier": "model",
     "PatchClassifierEstimator": "estimator",
     "PatchPrediction": "prediction",
+    "PredictedBag": "bags.exported",
     "RoutedPrediction": "prediction",
     "TrainedRun": "fitting",
     "capsule_weights": "attention",
@@ -73,6 +76,7 @@ __all__ = [
     "EvidencePrediction",
     "Explanation",
     "Exported",
+    "ExportedBagClassifier",
     "ExportedModel",
     "FoundObject",
     "ImagePrediction",
@@ -80,6 +84,7 @@ __all__ = [
     "PatchClassifier",
     "PatchClassifierEstimator",
     "PatchPrediction",
+    "PredictedBag",
     "RoutedPrediction",
     "TrainedRun",
     "capsule_weights",

@@ -83,7 +83,10 @@ def refuse(folder: Path) -> None:
     with pytest.raises(InputError, match="it holds a classifier of bags, not of images"):
         ExportedModel(path)
     path.unlink()
-    exporting.MOST_DIFFERENCE = -1.0
-    with pytest.raises(ExportError, match=r"was not written: its output .*differs"):
-        export_bags(model, path)
+    most, exporting.MOST_DIFFERENCE = exporting.MOST_DIFFERENCE, -1.0
+    try:
+        with pytest.raises(ExportError, match=r"was not written: its output .*differs"):
+            export_bags(model, path)
+    finally:
+        exporting.MOST_DIFFERENCE = most
     assert not list(folder.iterdir())

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
+import torch
 from bags import bags_written
 
+import loss_attention as la
+from loss_attention.bags.exported import WEIGHTS
+from loss_attention.bags.exporting import described
 from loss_attention.bags.pooling import POOLINGS
 from loss_attention.exporting.reading import METADATA_KEY
 
@@ -41,9 +49,20 @@ def test_onnx_files_need_no_torch(names: list[str], tmp_path: Path, plain: Any) 
         ]
         values = session.run(list(about["outputs"]), {"features": features, "mask": mask})
         found = dict(zip(about["outputs"], values, strict=True))
-        model = bags_written.model_of(name)
+        model, reader = (
+            bags_written.model_of(name),
+            la.ExportedBagClassifier(tmp_path / f"{name}.onnx"),
+        )
         for bag, size in enumerate(bags_written.SIZES):
             logits, evidence = bags_written.said_alone(model, bag)
+            for at_once in (1, 4, 100):
+                said = reader(features[bag, :size], at_once)
+                np.testing.assert_allclose(said.logits, logits, atol=1e-5)
+                np.testing.assert_allclose(said.evidence, evidence, atol=1e-5)
+                np.testing.assert_allclose(said.weights, found["weights"][bag, :size], atol=1e-5)
+                probabilities = found["probabilities"][bag]
+                np.testing.assert_allclose(said.probabilities, probabilities, atol=1e-5)
+                assert said.prediction == str(logits.argmax())
             np.testing.assert_allclose(found["logits"][bag], logits, atol=1e-5)
             np.testing.assert_allclose(found["evidence"][bag, :size], evidence, atol=1e-5)
             assert found["weights"][bag].sum() == pytest.approx(1, abs=1e-6)
@@ -51,3 +70,83 @@ def test_onnx_files_need_no_torch(names: list[str], tmp_path: Path, plain: Any) 
 
 def test_what_cannot_be_written_leaves_no_file(tmp_path: Path, plain: Any) -> None:
     plain(bags_written.refuse, tmp_path)
+
+
+@pytest.mark.parametrize("name", list(WEIGHTS))
+@pytest.mark.parametrize("classes", [2, 3])
+def test_weights_are_those_of_the_poolings(name: str, classes: int) -> None:
+    random = np.random.default_rng(0)
+    positive = 0 if classes == 2 else None
+    pooling = POOLINGS[name].build(4, 0.5, positive)
+    about = described(bags_written.model_of(name, classes), mask=False)
+    about = replace(about, threshold=0.5, positive=positive)
+    for vectors in (
+        random.normal(size=(7, classes)),
+        np.zeros((3, classes)),
+        -np.ones((4, classes)),
+    ):
+        scores = random.normal(size=len(vectors))
+        some = torch.from_numpy(vectors)[None], torch.from_numpy(scores)[None]
+        wanted = pooling.weights(*some, None)[0].numpy()
+        np.testing.assert_allclose(WEIGHTS[name](vectors, scores, about), wanted, atol=1e-12)
+    assert set(WEIGHTS) == {name for name in POOLINGS if not POOLINGS[name].additive}
+
+
+def test_a_file_is_read_without_torch_and_what_is_none_is_named(tmp_path: Path, plain: Any) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    plain(bags_written.write_onnx_files, tmp_path, ["gated-attention"])
+    path = tmp_path / "gated-attention.onnx"
+    features = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float16)
+    with h5py.File(tmp_path / "bag.h5", "w") as file:
+        file["features"] = features
+    program = (
+        "import sys, h5py, loss_attention as la\n"
+        "bag = h5py.File(sys.argv[2])['features']\n"
+        "said = la.ExportedBagClassifier(sys.argv[1])(bag, at_once=7)\n"
+        "assert not {'torch', 'onnx', 'pyarrow'} & set(sys.modules)\n"
+        "print(*said.logits)"
+    )
+    words = [sys.executable, "-c", program, str(path), str(tmp_path / "bag.h5")]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    with torch.no_grad():
+        model = bags_written.model_of("gated-attention")
+        wanted = model(torch.from_numpy(features)[None].float()).logits[0]
+    np.testing.assert_allclose([float(one) for one in ended.stdout.split()], wanted, atol=1e-5)
+
+    reader = la.ExportedBagClassifier(path)
+    for wrong, said in (
+        (features[:, :3], r"shape \(M, 4\), got \(50, 3\)"),
+        (features[:0], r"got \(0, 4\)"),
+        (features.astype(int), "must be floating point, got int64"),
+        (
+            np.where(features == features[20, 2], np.nan, features),
+            "row 21, feature 3 is not finite",
+        ),
+    ):
+        with pytest.raises(ValueError, match=said):
+            reader(wrong, at_once=8)
+    assert reader.metadata.class_names == ("0", "1", "2")
+    proto = onnx.load(path)
+    about = json.loads(proto.metadata_props[0].value)
+    for changes, said in (
+        ({"kind": None}, "of images: ExportedModel runs it"),
+        ({"format_version": 99}, "is of format 99"),
+        ({"pooling": "of tomorrow"}, "its pooling of tomorrow is unknown"),
+        ({"in_features": "4"}, "metadata is damaged"),
+        ({"positive": 2}, "metadata is damaged"),
+        ({"class_names": None}, "metadata is damaged"),
+    ):
+        proto.metadata_props[0].value = json.dumps(about | changes)
+        onnx.save(proto, tmp_path / "changed.onnx")
+        with pytest.raises(ValueError, match=rf"changed\.onnx: .*{said}"):
+            la.ExportedBagClassifier(tmp_path / "changed.onnx")
+    (tmp_path / "cut.onnx").write_bytes(path.read_bytes()[:500])
+    for name, said in (
+        ("cut.onnx", "cannot be opened as onnx"),
+        ("none.onnx", "there is no file"),
+        ("bags.pt2", "bags are read from .onnx files"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            la.ExportedBagClassifier(tmp_path / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typed import complaint, run
 from loss_attention.bags.bag_set import feature_statistics
 from loss_attention.bags.division import of_classes
 from loss_attention.bags.reading import read_bags
+from loss_attention.bags.recipe import BagRunRecipe
 from loss_attention.errors import InputError
 
 
@@ -188,6 +190,108 @@ def test_training_from_files_is_training_from_a_table(
         *("crossval", "--data", tmp_path / "bags.parquet", "--out", tmp_path / "o"),
         *("--labels", tmp_path / "files" / "labels.csv"),
     )
+
+
+def test_new_slides_need_no_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bags = folder(tmp_path / "bags")
+    run("train", "bags", "--data", bags, "--out", tmp_path / "run", "--epochs", "1", *CPU)
+    new = tmp_path / "new"
+    for name in ("a", "b"):
+        write(new / "h5_files" / f"{name}.h5", features(3), places(3))
+    write(new / "pt_files" / "a.pt", features(3), places(3))
+    for name in ("a", "b"):  # which nobody looks at here
+        label_instances(new / "h5_files" / f"{name}.h5", np.zeros((3, 2), int))
+    capsys.readouterr()
+    run("predict", tmp_path / "run", new, "--format", "jsonl")
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["bag"] for line in said] == ["a", "b"]
+    run("explain", tmp_path / "run", new, "--out", tmp_path / "maps")
+    told = json.loads((tmp_path / "maps" / "b.json").read_text())
+    assert (told["label"], told["class"]) == ("", said[1]["prediction"])
+    assert told["probability"] == pytest.approx(max(said[1]["probabilities"].values()))
+    # Two of one name are called by their paths.
+    shutil.rmtree(new / "h5_files")
+    for name in ("a", "b"):
+        write(new / "h5_files" / f"{name}.h5", features(3), places(3))
+    write(new / "again" / "a.h5", features(3), places(3))
+    run("predict", tmp_path / "run", new, "--format", "jsonl")
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()[-4:]]
+    assert [line["bag"] for line in said] == ["again/a", "h5_files/a", "h5_files/b", "pt_files/a"]
+    (tmp_path / "classes").mkdir()
+    for name in ("x", "y"):
+        write(tmp_path / "classes" / f"of-{name}" / f"{name}.h5", features(3), places(3))
+    run("predict", tmp_path / "run", tmp_path / "classes", "--format", "jsonl")
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert [line["bag"] for line in said] == ["of-x/x", "of-y/y"]  # as they are called in training
+    # What a broken CSV says hinders no prediction, but training.
+    change(bags / "labels.csv", "s3,tumour", "s9,tumour")
+    run("predict", tmp_path / "run", bags)
+    bare = write(tmp_path / "bare" / "a.h5", features(3), places(3)).parent
+    for words in (["train", "bags", "--data", bare], ["crossval", "--data", bare]):
+        told = complaint(capsys, *words, "--out", tmp_path / "other")
+        assert "nothing says which bag has which label" in told
+
+
+def test_labels_are_shown_where_there_are_some(tmp_path: Path) -> None:
+    bags = folder(tmp_path / "bags")
+    run("train", "bags", "--data", bags, "--out", tmp_path / "run", "--epochs", "1", *CPU)
+    for name, number in (("x", 0), ("y", 1)):
+        write(tmp_path / "new" / f"{name}.h5", features(3, seed=number), places(3))
+    (tmp_path / "new" / "labels.csv").write_text("bag,label\nx,tumour\ny,tumour\n")
+    run("explain", tmp_path / "run", tmp_path / "new", "--out", tmp_path / "maps")
+    assert json.loads((tmp_path / "maps" / "x.json").read_text())["label"] == "tumour"
+
+
+CPU = ("--hidden", "4", "--validation-fraction", "0", "--accelerator", "cpu")
+
+
+def test_columns_of_other_names_in_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bags, names = folder(tmp_path / "bags"), ("--columns", "bag=slide name", "label=diagnosis")
+    change(bags / "labels.csv", "slide_id,label,patient", "slide name,diagnosis,who")
+    whole = tmp_path / "run"
+    run("data", "check", bags, *names)
+    assert "4 bags of 2 classes" in capsys.readouterr().out
+    run("train", "bags", "--data", bags, "--out", whole, "--epochs", "1", *CPU, *names)
+    assert BagRunRecipe.from_yaml(whole / "recipe.yaml").columns == names[1:]
+    words = ["crossval", "--data", bags, "--out", tmp_path / "scores", "--folds", "2", *names]
+    run(*words, "--repeats", "1", "--epochs", "1", "--poolings", "mean", "--hidden", "4")
+    run("evaluate", whole)  # finds them by its recipe
+    run("report", whole)
+    run("explain", whole, bags, "--out", tmp_path / "maps")
+    assert json.loads((tmp_path / "maps" / "s1.json").read_text())["label"] == "tumour"
+    # Other data may have those names, or the usual ones, or names of its own.
+    for number, header in enumerate(("slide name,diagnosis", "slide,label", "piece,kind")):
+        other = folder(tmp_path / f"other{number}", sizes=(3, 4))
+        change(other / "labels.csv", "slide_id,label", header)
+        more = ["--columns", "bag=piece", "label=kind"] if number == 2 else []
+        capsys.readouterr()
+        run("evaluate", whole, "--data", other, *more)
+        assert "2 given bags" in capsys.readouterr().out
+        run("explain", whole, other, "--out", tmp_path / f"maps{number}", *more)
+        assert json.loads((tmp_path / f"maps{number}" / "s1.json").read_text())["label"] == "tumour"
+    for more, said in (
+        (["bag=slide"], "labels.csv: no column 'slide' for the bag among slide name, diagnosis"),
+        (["x=left"], "labels.csv says what bags are: it has no column for --columns x"),
+        (["bag"], "--columns 'bag': write WHAT=COLUMN"),
+    ):
+        told = complaint(capsys, "data", "check", bags, "--columns", *more)
+        assert said in told
+    told = complaint(capsys, "evaluate", whole, *names)
+    assert "--columns are of --data" in told
+    told = complaint(capsys, "predict", whole, bags, *names)
+    assert "only files are read here, and --columns are of a table" in told
+    (bags / "labels.csv").unlink()
+    told = complaint(capsys, "data", "check", bags, *names)
+    assert "no CSV of labels has the columns that --columns names: there is none" in told
+
+
+def test_a_recipe_of_before_has_the_usual_columns(tmp_path: Path) -> None:
+    text = BagRunRecipe(data="x").to_yaml()
+    assert "columns: []\n" in text
+    (tmp_path / "recipe.yaml").write_text(text.replace("columns: []\n", ""))
+    assert BagRunRecipe.from_yaml(tmp_path / "recipe.yaml").columns == ()
 
 
 def label_instances(

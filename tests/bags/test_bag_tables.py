@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
+from loss_attention.bags.labels import USUAL, HowRead
 from loss_attention.bags.reading import read_bags
+from loss_attention.bags.recipe import COLUMNS, BagRunRecipe
 from loss_attention.errors import InputError
 
 ROWS: dict[str, list[Any]] = {
@@ -126,3 +129,50 @@ def test_a_table_that_does_not_fit_is_refused(
     monkeypatch.setattr("loss_attention.bags.labels.free_memory", lambda: 100)
     with pytest.raises(InputError, match="make it a folder of one file a bag"):
         read_bags(table(tmp_path, kind="parquet"))
+
+
+def test_labels_may_be_left_out_where_nothing_is_trained(tmp_path: Path) -> None:
+    data = table(tmp_path, kind="parquet", drop="label", instance_label=["x"] * 6)
+    for labelled in (None, False):
+        bags = read_bags(data, how=HowRead(labelled=labelled))
+        assert bags.class_names == ()
+        assert bags.labels.tolist() == [0, 0, 0]
+        assert (bags.width, bags.instance_labels) == (2, None)
+    alike = table(tmp_path, kind="parquet", label=["t"] * 6)
+    assert read_bags(alike, how=HowRead(labelled=None)).class_names == ("t",)
+    assert read_bags(alike, how=HowRead(labelled=False)).class_names == ()
+
+
+def test_columns_may_have_other_names(tmp_path: Path) -> None:
+    usual = read_bags(table(tmp_path, kind="parquet"))
+    frame = pd.read_parquet(tmp_path / "bags.parquet")
+    other = {"slide_id": "group", "label": "diagnosis", "x": "left", "y": "top"}
+    frame.rename(columns=other).to_parquet(tmp_path / "other.parquet")
+    named = {"bag": "group", "label": "diagnosis", "x": "left", "y": "top"}
+    bags = read_bags(str(tmp_path / "other.parquet"), how=HowRead(named))
+    assert bags.fingerprint() == usual.fingerprint()
+    assert bags.names == usual.names
+    assert bags.groups is None  # `group` is the bag here, and not the patient
+    # Where names are a run's own, those that are not there are passed over.
+    assert read_bags(str(tmp_path / "bags.parquet"), how=HowRead(named, required=False)).width == 2
+    with pytest.raises(InputError, match="no column 'group' for the bag among slide_id, label"):
+        read_bags(str(tmp_path / "bags.parquet"), how=HowRead(named))
+
+
+def test_kinds_of_columns_are_those_that_have_usual_names() -> None:
+    assert tuple(USUAL) == COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (["slide"], "`columns` 'slide': write WHAT=COLUMN, as bag=slide_name"),
+        (["bag="], "write WHAT=COLUMN"),
+        (["bags=a"], "unknown kind of column in `columns`: 'bags'; did you mean 'bag'?"),
+        (["bag=a", "bag=b"], "named twice"),
+        (["bag=a", "label=a"], "named twice"),
+    ],
+)
+def test_names_of_columns_are_checked(columns: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        BagRunRecipe(data="x", columns=tuple(columns))

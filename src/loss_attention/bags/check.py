@@ -17,7 +17,7 @@ from loss_attention.bags.bag_set import BagSet, not_finite, slices
 from loss_attention.bags.files import BagFile, Progress, look_at_files
 from loss_attention.bags.folders import bag_set, open_folder, selected, unfit, unlike
 from loss_attention.bags.formats import READERS
-from loss_attention.bags.labels import csv_header, is_usual
+from loss_attention.bags.labels import AS_TRAINED, HowRead, csv_header, is_usual
 from loss_attention.bags.tables import is_bag_table, read_bag_table
 from loss_attention.data.check import Checked
 from loss_attention.data.decoding import is_image
@@ -68,7 +68,10 @@ def _has_bags_alone(root: Path) -> bool:
 
 
 def check_bags(
-    data: str, labels: Path | None = None, progress: Progress | None = None
+    data: str,
+    labels: Path | None = None,
+    progress: Progress | None = None,
+    how: HowRead = AS_TRAINED,
 ) -> tuple[int, Checked]:
     """Look at every instance of a table or folder of bags for all that is wrong.
 
@@ -77,6 +80,7 @@ def check_bags(
         labels: a CSV of the labels of the bags of a folder; None: the one in the folder, or the
             names of its folders.
         progress: called with the number of bags looked at and their total.
+        how: what columns are called.
 
     Returns:
         How many bags could be read, and what is there, wrong and doubtful.
@@ -86,12 +90,12 @@ def check_bags(
     """
     path = Path(data).expanduser()
     if path.is_dir():
-        return _check_folder(path, labels, progress)
+        return _check_folder(path, labels, progress, how)
     if labels is not None:
         raise InputError(f"`labels` are of a folder of bags, and {path} is none")
     result = Checked()
     try:
-        bags = read_bag_table(path)
+        bags = read_bag_table(path, how)
     except InputError as error:
         result.faults.append(str(error))
         return 0, result
@@ -101,9 +105,9 @@ def check_bags(
 
 
 def _check_folder(
-    root: Path, labels: Path | None, progress: Progress | None
+    root: Path, labels: Path | None, progress: Progress | None, how: HowRead
 ) -> tuple[int, Checked]:
-    folder = open_folder(root, labels)
+    folder = open_folder(root, labels, how)
     endings = Counter(Path(name).suffix.lower() for name in folder.files)
     kinds = ", ".join(f"{number:,} {ending}" for ending, number in endings.items())
     result = Checked(

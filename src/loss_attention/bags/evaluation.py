@@ -163,12 +163,14 @@ class Sought:
         evidence: for the class.
         weights: of the bag's pooling, whatever the class.
         coordinates: x and y of each; None: they lie nowhere.
+        tile: side of a tile, in the same units; None: as coordinates say.
     """
 
     positive: Bool[np.ndarray, " M"]
     evidence: Float[np.ndarray, " M"]
     weights: Float[np.ndarray, " M"]
     coordinates: Num[np.ndarray, "M 2"] | None = None
+    tile: float | None = None
 
 
 def evaluate_bags(
@@ -196,9 +198,9 @@ def evaluate_bags(
         if bags.instance_labels is not None:
             evidence = prediction.evidence[0].cpu().numpy()
             weights = prediction.patch_weights[0].cpu().numpy()
-            known, places = bags.instance_labels[bag], bags.coordinates(bag)
+            known, where = bags.instance_labels[bag], (bags.coordinates(bag), bags.tile(bag))
             sought += [
-                Sought(_of_class(known, k), evidence[:, k].astype(np.float64), weights, places)
+                Sought(_of_class(known, k), evidence[:, k].astype(np.float64), weights, *where)
                 for k in _classes_sought(model, bags, bag)
             ]
         progress(bag + 1, len(bags))
@@ -299,7 +301,7 @@ def _found_lesions(sought: Sequence[Sought]) -> FoundLesions | None:
     for bag, one in enumerate(sought):
         if one.coordinates is None:
             return None
-        tile = tile_size(one.coordinates)
+        tile = one.tile or tile_size(one.coordinates)
         for name, values in answers.items():
             found = slide_hits(one.coordinates, values[bag], one.positive, tile, TOUCHING * tile)
             hits[name].append(found)

@@ -92,7 +92,7 @@ class ExplainedBag:
 
     Attributes:
         name: of the bag.
-        label: what the data says that it is, for people.
+        label: what the data says that it is, for people; "": nothing.
         predicted: index of the class of the highest logit.
         target: index of the explained class.
         versus: index of the class that this is held against; None: no single one.
@@ -226,11 +226,9 @@ def _of_bag(
         signed = prediction.margin_of(classes)
     else:
         signed = prediction.map_of(question.map, classes)
-    label = bags.labels[bag]
-    labels = label.nonzero().flatten() if bags.multi_label else label[None]
     return ExplainedBag(
         bags.names[bag],
-        ", ".join(bags.class_names[one] for one in labels.tolist()),
+        _label(bags, bag),
         predicted_class,
         target,
         question.versus,
@@ -243,3 +241,10 @@ def _of_bag(
         bags.coordinates(bag),
         bags.tile(bag),
     )
+
+
+def _label(bags: BagSet, bag: int) -> str:
+    """Return the classes of a bag, as the data has them; "" where it has none."""
+    label = bags.labels[bag]
+    labels = label.nonzero().flatten() if bags.multi_label else label[None]
+    return ", ".join(bags.class_names[one] for one in labels.tolist()) if bags.class_names else ""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from loss_attention import __version__
+from loss_attention.attention import real_part
+from loss_attention.bags.exported import FEATURES, INSTANCE_LOGITS, MASK, SCORES, BagMetadata
 from loss_attention.bags.model import BagClassifier
+from loss_attention.bags.pooling import Pooling
 from loss_attention.bags.recipe import BAGS
 from loss_attention.errors import InputError, ReportedError, printable, reason
 from loss_attention.exporting.network import program_of
@@ -33,7 +35,6 @@ from loss_attention.prediction import PatchPrediction, probabilities_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FEATURES, MASK = "features", "mask"
 TRACED = (2, 5)
 TRIED = ((1, 1), (1, 7), (1, 300), (3, 11))
 """Bags and instances of each that a file is traced and tried with."""
@@ -54,8 +55,16 @@ class ExportedBags(nn.Module):
     def forward(
         self, features: Float[Tensor, "B M D"], mask: Bool[Tensor, "B M"] | None = None
     ) -> dict[str, Tensor]:
-        """Return what `OUTPUTS` describes."""
-        return _outputs(self.model.dense(features, mask), competing=self.competing)
+        """Return what `outputs_of` describes."""
+        logits, scores = self.model.instances(features.flatten(0, 1))
+        if logits is None:
+            return _outputs(self.model.dense(features, mask), competing=self.competing)
+        logits = logits.reshape(*features.shape[:2], -1)
+        scores = None if scores is None else scores.reshape(features.shape[:2])
+        found = self.model.weighed(logits, scores, mask)
+        alone = {INSTANCE_LOGITS: real_part(logits, mask)}
+        alone |= {} if scores is None else {SCORES: real_part(scores, mask)}
+        return _outputs(found, competing=self.competing) | alone
 
 
 def _outputs(prediction: PatchPrediction, *, competing: bool) -> dict[str, Tensor]:
@@ -74,39 +83,18 @@ OUTPUTS = {
     "each class, those of the class of the highest logit",
     "evidence": "(B, M, K): what each instance adds to the logit of each class",
 }
+OF_INSTANCES = {
+    INSTANCE_LOGITS: "(B, M, K): the class vector of each instance, whatever else is in its bag",
+    SCORES: "(B, M): what attention weighs each instance by, before the softmax over the bag",
+}
 
 
-@dataclass(frozen=True)
-class BagMetadata:
-    """What a file says of itself.
-
-    Attributes:
-        kind: bags, so that it is taken for no image's.
-        format_version: of this description.
-        package_version: of the loss-attention that wrote it.
-        class_names: of the K classes, in the order of the logits.
-        multi_label: a bag may have several classes.
-        competing: probabilities are a softmax; else each is a sigmoid.
-        pooling: how instances are weighed.
-        in_features: D, features of an instance; they are normalised within the file.
-        inputs: by name, and what they are; likewise
-        outputs: of the file.
-    """
-
-    kind: str
-    format_version: int
-    package_version: str
-    class_names: tuple[str, ...]
-    multi_label: bool
-    competing: bool
-    pooling: str
-    in_features: int
-    inputs: dict[str, str]
-    outputs: dict[str, str]
-
-    def to_json(self) -> str:
-        """Return it as JSON."""
-        return json.dumps(asdict(self))
+def outputs_of(model: BagClassifier) -> dict[str, str]:
+    """Return the outputs of a model's file, by name, and what they are."""
+    if model.additive:
+        return OUTPUTS
+    scored = type(model.pooling).scores is not Pooling.scores
+    return OUTPUTS | {name: said for name, said in OF_INSTANCES.items() if scored or name != SCORES}
 
 
 @dataclass(frozen=True)
@@ -187,9 +175,11 @@ def described(model: BagClassifier, *, mask: bool) -> BagMetadata:
         multi_label=model.multi_label,
         competing=model.competing,
         pooling=model.pooling_name,
+        threshold=model.settings["threshold"],
+        positive=model.positive,
         in_features=model.in_features,
         inputs=inputs,
-        outputs=OUTPUTS,
+        outputs=outputs_of(model),
     )
 
 
@@ -223,6 +213,7 @@ def _checked(file: Path, path: Path, model: BagClassifier, about: BagMetadata) -
             # Not as it was traced: each bag is packed, and padded afterwards.
             with torch.no_grad():
                 said = _outputs(model(features, mask), competing=model.competing)
+                said |= _alone(model, features, mask, about)
             for key, value in said.items():
                 far = np.abs(found[key].astype(np.float64) - value.numpy())
                 # Additive pooling adds up logits that grow with the bag, and rounding with them.
@@ -244,6 +235,18 @@ def _checked(file: Path, path: Path, model: BagClassifier, about: BagMetadata) -
     return worst
 
 
+def _alone(
+    model: BagClassifier, features: Float[Tensor, "B M D"], mask: Tensor, about: BagMetadata
+) -> dict[str, Tensor]:
+    """Return what the model says of each instance alone, 0 where it is masked."""
+    found = zip((INSTANCE_LOGITS, SCORES), model.instances(features.flatten(0, 1)), strict=True)
+    return {
+        name: real_part(value.reshape(*mask.shape, *value.shape[1:]), mask)
+        for name, value in found
+        if value is not None and name in about.outputs
+    }
+
+
 def opened(file: Path, about: BagMetadata) -> Any:
     """Return a function from inputs by name to outputs by name, which runs a file."""
     if file.suffix.lower() == ".onnx":
@@ -253,8 +256,9 @@ def opened(file: Path, about: BagMetadata) -> Any:
         session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
         def run(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-            values = session.run(list(OUTPUTS), {name: inputs[name] for name in about.inputs})
-            return dict(zip(OUTPUTS, values, strict=True))
+            names = list(about.outputs)
+            values = session.run(names, {name: inputs[name] for name in about.inputs})
+            return dict(zip(names, values, strict=True))
 
         return run
     network = torch.export.load(file).module()

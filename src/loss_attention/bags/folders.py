@@ -20,16 +20,18 @@ from loss_attention.bags.bag_set import BagSet, ReadLabels
 from loss_attention.bags.files import BagFile, FileInstances, Progress, look_at_files
 from loss_attention.bags.formats import COORDS, LABELS, READERS
 from loss_attention.bags.labels import (
+    AS_TRAINED,
     OF_BAGS,
     BagLabels,
+    HowRead,
     csv_header,
-    is_usual,
     one_hot_columns,
     read_csv,
     read_labels,
     usual_columns,
 )
 from loss_attention.data.division import SPLITS
+from loss_attention.data.records import few
 from loss_attention.errors import InputError, guarded, printable, quoted
 
 LISTS = (".csv", ".tsv")
@@ -61,7 +63,10 @@ class BagFolder:
 
 
 def read_bag_folder(
-    root: Path, labels: Path | None = None, progress: Progress | None = None
+    root: Path,
+    labels: Path | None = None,
+    progress: Progress | None = None,
+    how: HowRead = AS_TRAINED,
 ) -> BagSet:
     """Read what a folder of bags says of them; their features stay in their files.
 
@@ -70,13 +75,14 @@ def read_bag_folder(
         labels: the CSV that says which bag has which label; None: the one in the folder, or the
             names of its folders.
         progress: called with the number of files looked at and their total.
+        how: what columns of a CSV are called, and whether labels are needed.
 
     Raises:
         InputError: the first thing that is wrong: a bag without a file, a file without a label or
             that is not what its ending says, features of several widths, or a patient in two
             splits.
     """
-    folder = open_folder(root, labels)
+    folder = open_folder(root, labels, how)
     if folder.faults:
         rest = len(folder.faults) - 1
         more = f"; `data check` shows {rest:,} more" if rest else ""
@@ -97,7 +103,7 @@ def bag_set(folder: BagFolder, files: Sequence[BagFile]) -> BagSet:
     said = folder.said
     instances, rows = FileInstances(folder.root, folder.files, files), np.arange(len(said.names))
     known = None
-    if all(file.labels is not None for file in files):
+    if said.class_names and all(file.labels is not None for file in files):
         several = said.labels.ndim == 2
         read = partial(instances.instance_labels, classes=said.class_names, several=several)
         known = ReadLabels(read, rows)
@@ -130,7 +136,7 @@ def unlike(name: str, file: BagFile, other_name: str, other: BagFile) -> str | N
 
 def unfit(folder: BagFolder, name: str, file: BagFile) -> str | None:
     """Return what is wrong with the shape of a file's labels of instances, by those of the bags."""
-    if file.labels is None:
+    if file.labels is None or not folder.said.class_names:
         return None
     several, shape = folder.said.labels.ndim == 2, tuple(file.labels)
     classes = len(file.classes or folder.said.class_names)
@@ -151,21 +157,24 @@ def selected(folder: BagFolder, index: Sequence[int]) -> BagFolder:
     )
 
 
-def open_folder(root: Path, labels: Path | None = None) -> BagFolder:
+def open_folder(root: Path, labels: Path | None = None, how: HowRead = AS_TRAINED) -> BagFolder:
     """Return which bags a folder has and what is said of them, with what is wrong in that.
 
     Raises:
-        InputError: no files of bags, nothing that says their labels, or two things that do.
+        InputError: no files of bags, nothing that says their labels where they are needed, or two
+            things that do.
     """
     if root.suffix.lower() in READERS:
         raise InputError(f"{root} is one bag: name the folder that it is in")
     files = list(_files(root))
     if not files:
         raise InputError(f"{root} holds no bags ({', '.join(READERS)})")
-    table = labels if labels is not None else _table_in(root)
+    if how.labelled is False and how.named and how.required:
+        raise InputError(f"{root}: only files are read here, and `columns` are of a table")
+    table = labels if labels is not None or how.labelled is False else _table_in(root, how)
     if table is not None:
-        return _listed(root, files, table)
-    return _in_class_folders(root, files)
+        return _listed(root, files, table, how)
+    return _in_class_folders(root, files, how)
 
 
 def _files(root: Path) -> Iterator[str]:
@@ -182,17 +191,26 @@ def _files(root: Path) -> Iterator[str]:
                     yield (Path(place) / name).relative_to(root).as_posix()
 
 
-def _table_in(root: Path) -> Path | None:
-    """Return the CSV at the top of a folder that says the labels of bags, if there is one."""
+def _table_in(root: Path, how: HowRead) -> Path | None:
+    """Return the CSV at the top of a folder that says the labels of bags, if there is one.
+
+    Raises:
+        InputError: there are two, or none with the columns that were named.
+    """
     found: list[Path] = []
     flagged: list[Path] = []
-    tables = (one for one in root.iterdir() if one.suffix.lower() in LISTS and one.is_file())
-    for path in sorted(tables):
+    tables = sorted(one for one in root.iterdir() if one.suffix.lower() in LISTS and one.is_file())
+    for path in tables:
         header = csv_header(path)
-        if any(is_usual(name, ("bag",)) for name in header):
-            (found if any(is_usual(name, ("label",)) for name in header) else flagged).append(path)
+        if how.has(header, "bag"):
+            (found if how.has(header, "label") else flagged).append(path)
     if not found:
-        found = [path for path in flagged if _has_classes(path)]
+        found = [path for path in flagged if _has_classes(path, how)]
+    if not found and how.named and how.required:
+        if len(tables) == 1:
+            usual_columns(csv_header(tables[0]), printable(tables[0].name), how, OF_BAGS)
+        there = f"{tables[0].name} has {few(csv_header(tables[0]))}" if tables else "there is none"
+        raise InputError(f"{root}: no CSV of labels has the columns that `columns` names: {there}")
     if len(found) > 1:
         raise InputError(
             f"{root}: {found[0].name} and {found[1].name} both say labels of bags: say which "
@@ -201,21 +219,49 @@ def _table_in(root: Path) -> Path | None:
     return next(iter(found), None)
 
 
-def _has_classes(table: Path) -> bool:
+def _has_classes(table: Path, how: HowRead) -> bool:
     """Return whether a CSV has a column of 0 and 1 for each of several classes."""
-    rows = read_csv(table)
+    rows = read_csv(table, how)
     where = printable(table.name)
-    return bool(one_hot_columns(rows, usual_columns(rows.column_names, {}, where, OF_BAGS)))
+    return bool(one_hot_columns(rows, usual_columns(rows.column_names, where, how, OF_BAGS)))
 
 
-def _listed(root: Path, files: Sequence[str], table: Path) -> BagFolder:
+def _in_folders_by_form(files: Sequence[str]) -> bool:
+    """Return whether a bag is there in several forms, each in a folder of its own, as of CLAM."""
+    forms: dict[str, set[str]] = {}
+    for file in map(PurePosixPath, files):
+        forms.setdefault(file.stem, set()).add(file.suffix.lower())
+    return any(len(some) > 1 for some in forms.values())
+
+
+def _unlabelled(root: Path, files: Sequence[str]) -> BagFolder:
+    """Return all bags of a folder, of which nothing is said.
+
+    They are called as their files are; where two in different folders have one name, by their path.
+    """
+    faults: list[str] = []
+    of_names, notes = _by_name(files, lambda file: PurePosixPath(file).stem, faults)
+    if faults:
+        of_names, notes = _by_name(files, lambda file: str(PurePosixPath(file).with_suffix("")), [])
+    return _unsaid(root, of_names, notes)
+
+
+def _unsaid(root: Path, of_names: dict[str, str], notes: list[str]) -> BagFolder:
+    """Return bags by the names of their files, of which nothing else is said."""
+    each = np.arange(len(of_names))
+    labels = torch.zeros(len(each), dtype=torch.int64)
+    said = BagLabels(tuple(of_names), each, each, labels=labels)
+    return BagFolder(root, said, tuple(of_names.values()), "no labels", notes)
+
+
+def _listed(root: Path, files: Sequence[str], table: Path, how: HowRead) -> BagFolder:
     """Return the bags that both a CSV and a folder have, and what only one has as what is wrong."""
     where = printable(table.name)
     if not table.is_file():
         raise InputError(f"no labels at {table}: it is not there")
-    rows = read_csv(table)
-    columns = usual_columns(rows.column_names, {}, where, OF_BAGS)
-    said = read_labels(rows, columns, where, several=True)
+    rows = read_csv(table, how)
+    columns = usual_columns(rows.column_names, where, how, OF_BAGS)
+    said = read_labels(rows, columns, where, several=True, how=how)
     of_names, notes = _by_name(files, lambda file: PurePosixPath(file).stem, said.faults)
     found: dict[str, int] = {}
     lost: list[int] = []
@@ -259,7 +305,7 @@ def _stems(name: str) -> Iterator[str]:
     yield last.rpartition(".")[0]
 
 
-def _in_class_folders(root: Path, files: Sequence[str]) -> BagFolder:
+def _in_class_folders(root: Path, files: Sequence[str], how: HowRead) -> BagFolder:
     """Return bags whose class is the folder that they are in; above it there may be splits."""
     parts = [PurePosixPath(file).parts for file in files]
     divided = all(len(one) > 2 and one[0].casefold() in SPLITS for one in parts)
@@ -268,7 +314,10 @@ def _in_class_folders(root: Path, files: Sequence[str]) -> BagFolder:
         (file for file, one in zip(files, parts, strict=True) if len(one) < depth + 2), None
     )
     classes = sorted({one[depth] for one in parts if len(one) > depth + 1})
-    if loose is not None or len(classes) < 2:
+    none = loose is not None or len(classes) < 2
+    if not how.labelled and (none or _in_folders_by_form(files)):
+        return _unlabelled(root, files)
+    if none:
         raise InputError(
             f"{root}: nothing says which bag has which label: put a CSV with the columns bag and "
             "label beside the files, name one with `labels`, or make a folder a class"
@@ -278,6 +327,8 @@ def _in_class_folders(root: Path, files: Sequence[str]) -> BagFolder:
     names = tuple(of_names)
     kept = [PurePosixPath(one).parts for one in of_names.values()]
     each = np.arange(len(names))
+    if how.labelled is False:
+        return _unsaid(root, of_names, notes)
     said = BagLabels(
         names,
         each,

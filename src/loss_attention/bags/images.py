@@ -573,7 +573,7 @@ def check_labels_csv(images: ImageBags) -> None:
     for name in ("bag", "label", *_optional(images)):
         for image, value in zip(images.images, rows.column(name).to_pylist(), strict=True):
             _require_same(images, image, name, _row(images, image)[name], value)
-    columns = usual_columns(rows.column_names, {}, LABELS_FILE, OF_BAGS)
+    columns = usual_columns(rows.column_names, LABELS_FILE, kinds=OF_BAGS)
     said = read_labels(rows, columns, LABELS_FILE, several=True)
     if said.faults:
         raise InputError(f"{images.where}: {said.faults[0]}")

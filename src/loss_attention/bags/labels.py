@@ -7,7 +7,7 @@ is said of a bag must be the same in all of its rows.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from loss_attention.bags.recipe import named_columns
 from loss_attention.data.division import SPLITS
 from loss_attention.data.formats.cells import read_labels_cell
+from loss_attention.data.records import few
 from loss_attention.errors import InputError, guarded, printable, quoted
 from loss_attention.memory import free_memory
 
@@ -39,6 +41,37 @@ OF_BAGS = ("bag", "label", "patient", "split")
 MOST_FAULTS = 1000
 """Rows that are told of one kind of error; of more there is their number."""
 _SEVERAL = re.compile(r"[;|]|^\s*[\[({]")
+
+
+@dataclass(frozen=True)
+class HowRead:
+    """How what is said of bags is read.
+
+    Attributes:
+        named: what columns are called that do not have their usual names, by what they are.
+        required: these columns must be there; else the usual names count where one is not.
+        labelled: True: their labels are needed, of two classes at least. None: they are read where
+            there are some. False: whatever is said of bags beside their names is left unread. Bags
+            without labels have the label 0, and no names of classes.
+    """
+
+    named: Mapping[str, str] = field(default_factory=dict)
+    required: bool = True
+    labelled: bool | None = True
+
+    def given(self, names: Collection[str], what: str) -> str | None:
+        """Return the name that was given to a column among these; None: its usual names count."""
+        name = self.named.get(what)
+        return name if name is not None and (self.required or name in names) else None
+
+    def has(self, names: Collection[str], what: str) -> bool:
+        """Return whether one of some columns is what."""
+        name = self.given(names, what)
+        return any(is_usual(one, (what,)) for one in names) if name is None else name in names
+
+
+AS_TRAINED = HowRead()
+"""What is trained on."""
 
 
 @dataclass
@@ -77,12 +110,28 @@ class BagLabels:
             self.faults.append(f"and {len(rows) - MOST_FAULTS:,} more rows of this kind")
 
 
-def read_csv(path: Path) -> Any:
+def how_asked(
+    columns: Sequence[str], own: Sequence[str] = (), *, labelled: bool | None = True
+) -> HowRead:
+    """Return how bags are read that a command names.
+
+    Args:
+        columns: what was said of their columns; see `named_columns`.
+        own: what the run says of its own, which counts for columns that are there, where nothing
+            was said.
+        labelled: see `HowRead`.
+    """
+    return HowRead(named_columns(columns or own), bool(columns), labelled)
+
+
+def read_csv(path: Path, how: HowRead = AS_TRAINED) -> Any:
     """Return the table of a CSV, after a look at its size; names of bags are texts, as written."""
     where = printable(path.name)
     fits(4 * path.stat().st_size, path)
     header = csv_header(path)
-    texts = [name for name in header if is_usual(name, ("bag", "patient", "split"))]
+    kinds = ("bag", "patient", "split")
+    texts = [name for name in header if is_usual(name, kinds)]
+    texts += [name for kind in kinds if (name := how.given(header, kind)) in header and name]
     with guarded(where):
         return checked_table(
             pa.csv.read_csv(
@@ -154,7 +203,7 @@ def checked_table(table: Any, where: str) -> Any:
 
 
 def usual_columns(
-    names: Sequence[str], named: Mapping[str, str], where: str, kinds: Iterable[str] = tuple(USUAL)
+    names: Sequence[str], where: str, how: HowRead = AS_TRAINED, kinds: Sequence[str] = tuple(USUAL)
 ) -> dict[str, str | None]:
     """Return which column is what, by the names that were given and the usual ones.
 
@@ -162,11 +211,20 @@ def usual_columns(
         InputError: no such column, two that may be it, or none for the bag.
     """
     found: dict[str, str | None] = {}
+    other = next((what for what in how.named if what not in kinds), None)
+    if other is not None and how.required:
+        raise InputError(
+            f"{where} says what bags are: it has no column for `columns` {other}, which are of "
+            "instances"
+        )
+    taken = {how.given(names, what) for what in kinds}
     for what in kinds:
-        given = named.get(what)
+        given = how.given(names, what)
         if given is not None and given not in names:
-            raise InputError(f"{where}: no column {quoted(given)} for `{what}`")
-        alike = [name for name in names if is_usual(name, (what,))]
+            raise InputError(
+                f"{where}: no column {quoted(given)} for the {what} among {few(names)}"
+            )
+        alike = [name for name in names if is_usual(name, (what,)) and name not in taken]
         if given is None and len(alike) > 1:
             raise InputError(
                 f"{where}: {quoted(alike[0])} and {quoted(alike[1])} may both be the {what}: "
@@ -181,8 +239,8 @@ def usual_columns(
 def lacking(what: str, where: str) -> InputError:
     """Return the error for a column that is not there."""
     return InputError(
-        f"{where}: no column for the {what} (usually {' or '.join(USUAL[what][:2])}): rename the "
-        "one that it is"
+        f"{where}: no column for the {what} (usually {' or '.join(USUAL[what][:2])}): say which it "
+        f"is with `columns` {what}=NAME"
     )
 
 
@@ -192,7 +250,7 @@ def read_labels(
     where: str,
     *,
     several: bool = False,
-    labelled: bool = True,
+    how: HowRead = AS_TRAINED,
 ) -> BagLabels:
     """Return what a table says of bags.
 
@@ -202,10 +260,10 @@ def read_labels(
         where: what it is called in errors.
         several: a bag may have several labels: in a cell, separated by ; or |, or as 0 and 1 in a
             column a class where there is none for labels.
-        labelled: False: labels are left unread, and all bags have the label 0.
+        how: whether labels are needed.
 
     Raises:
-        InputError: no labels, all alike, or a row without a bag.
+        InputError: no labels or all alike, where they are needed; a row without a bag.
     """
     bag, label = columns["bag"], columns["label"]
     assert bag is not None
@@ -216,22 +274,21 @@ def read_labels(
     number = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     _, first = np.unique(number, return_index=True)
     names = tuple(str(one).strip() for one in encoded.dictionary.to_pylist())
-    found = BagLabels(names, number, first)
-    if not labelled:
-        found.labels = torch.zeros(len(names), dtype=torch.int64)
-    elif label is not None:
+    found = BagLabels(names, number, first, labels=torch.zeros(len(names), dtype=torch.int64))
+    if how.labelled is False:
+        return found
+    if label is not None:
         values = _same(table, label, found, where)
         if several and any(isinstance(one, str) and _SEVERAL.search(one) for one in set(values)):
             found.class_names, found.labels = _several(values, label, found, where)
         else:
-            found.class_names, found.labels = _classes(values)
-    else:
-        flags = one_hot_columns(table, columns) if several else []
-        if not flags:
-            raise lacking("label", where)
+            found.class_names, found.labels = _classes(values, 2 if how.labelled else 1)
+    elif flags := one_hot_columns(table, columns) if several else []:
         found.class_names = tuple(name.strip() for name in flags)
         flagged = [_same(table, name, found, where) for name in flags]
         found.labels = torch.tensor(flagged, dtype=torch.uint8).T.contiguous()
+    elif how.labelled:
+        raise lacking("label", where)
     if (split := columns.get("split")) is not None:
         found.splits = _splits(_same(table, split, found, where), split, found, where)
     if (patient := columns.get("patient")) is not None:
@@ -307,13 +364,13 @@ def _nulls(column: Any) -> Int[np.ndarray, " n"]:
     return found
 
 
-def _classes(values: Sequence[Any]) -> tuple[tuple[str, ...], Int[Tensor, " N"]]:
-    """Return the names of the classes, in order, and the index of each value."""
+def _classes(values: Sequence[Any], least: int) -> tuple[tuple[str, ...], Int[Tensor, " N"]]:
+    """Return the names of the classes, at least so many, in order, and the index of each value."""
     try:
         known = sorted(set(values) - {None})
     except TypeError as error:
         raise InputError("labels must be all text or all numbers") from error
-    if len(known) < 2:
+    if len(known) < least:
         one = quoted(known[0]) if known else "none"
         raise InputError(f"all bags are of class {one}: two at least are needed")
     index = {value: place for place, value in enumerate(known)} | {None: 0}

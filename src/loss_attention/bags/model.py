@@ -246,7 +246,7 @@ class BagClassifier(nn.Module):
             )
             return self._added(logits[None], weights[None], None)
         assert logits is not None
-        return self._weighed(logits[None], None if scores is None else scores[None], None)
+        return self.weighed(logits[None], None if scores is None else scores[None], None)
 
     def _hidden(self, features: Float[Tensor, "S D"]) -> Float[Tensor, "S h"]:
         # Large: one copy is made of them, whether they come in 16 bits or not.
@@ -274,19 +274,20 @@ class BagClassifier(nn.Module):
     ) -> PatchPrediction:
         of_bags = None if scores is None else padded(scores)
         if logits is not None:
-            return self._weighed(padded(logits), of_bags, mask)
+            return self.weighed(padded(logits), of_bags, mask)
         assert of_bags is not None
         weights = self.pooling.weights(of_bags.unsqueeze(2), of_bags, mask)
         flat = weights.flatten() if mask is None or dense else weights[mask]
         vectors = self._class_vectors(flat.unsqueeze(1) * self._hidden(features))
         return self._added(padded(vectors), weights, mask)
 
-    def _weighed(
+    def weighed(
         self,
         logits: Float[Tensor, "B M K"],
         scores: Float[Tensor, "B M"] | None,
         mask: Bool[Tensor, "B M"] | None,
     ) -> PatchPrediction:
+        """Return the prediction from what `instances` says of each, padded; not of the additive."""
         weights = self.pooling.weights(logits, scores, mask)
         if weights.ndim == 2:
             whole = pool_patches(logits, weights, mask)

@@ -5,11 +5,12 @@ No torch: `--help` is made of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from loss_attention.errors import InputError, guarded
+from loss_attention.errors import InputError, guarded, quoted, unknown_name
 from loss_attention.model_spec import KIND
 from loss_attention.training.recipe import from_file, settings_in, settings_text
 
@@ -17,6 +18,34 @@ BAGS = "bags"
 """The recipe's name, and what the recipe.yaml of its runs says that they are on."""
 PURPOSE = "bags of instances: slides, sets, tables of feature vectors"
 RECIPE_FILE = "recipe.yaml"
+COLUMNS = ("bag", "label", "instance_label", "x", "y", "patient", "split")
+"""What columns of a table of instances may be beside features; of a list of bags, four of them."""
+
+
+def named_columns(columns: Sequence[str]) -> dict[str, str]:
+    """Return what columns are called, by what they are.
+
+    Args:
+        columns: a text such as `bag=slide_name` for each that does not have its usual name.
+
+    Raises:
+        InputError: another form, something that no column is, or one that is named twice.
+
+    Example:
+        >>> named_columns(["bag=slide name", "label=y=1"])
+        {'bag': 'slide name', 'label': 'y=1'}
+    """
+    found: dict[str, str] = {}
+    for one in columns:
+        what, _, name = one.partition("=")
+        if not name:
+            raise InputError(f"`columns` {quoted(one)}: write WHAT=COLUMN, as bag=slide_name")
+        if what not in COLUMNS:
+            raise unknown_name("kind of column in `columns`:", what, COLUMNS)
+        if what in found or name in found.values():
+            raise InputError(f"`columns` {quoted(one)}: the {what}, or this column, is named twice")
+        found[what] = name
+    return found
 
 
 @dataclass(frozen=True)
@@ -75,6 +104,9 @@ class BagRunRecipe(BagRecipe):
 
     data: str = ""
     """A table of instances, CSV or parquet, or a folder of one file a bag."""
+    columns: tuple[str, ...] = ()
+    """What columns of the table, or of the CSV of labels, are called that do not have their usual
+    names, as bag=slide_name label=diagnosis. Also of instance_label, x, y, patient and split."""
     positive: str | None = None
     """Of two classes, the one that a bag is searched for: instances speak for it or do not. None:
     the second by name."""
@@ -88,6 +120,7 @@ class BagRunRecipe(BagRecipe):
     def __post_init__(self) -> None:
         """Refuse what no run can have."""
         super().__post_init__()
+        named_columns(self.columns)
         if not 0 < self.test_fraction < 1:
             raise InputError(f"`test_fraction` must be in (0, 1), got {self.test_fraction}")
         if not 0 <= self.validation_fraction < 1:

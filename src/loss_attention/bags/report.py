@@ -383,7 +383,7 @@ def _picture(bag: ExplainedBag, target: str, room: int) -> Picture | None:
     if bag.coordinates is None:
         return None
     values, quantity = bag.shown(weights=False)
-    tile = tile_size(bag.coordinates)
+    tile = bag.tile or tile_size(bag.coordinates)
     area = frame_of(bag.name, bag.coordinates, tile, None, None)
     below, marks = slide_marks(values, quantity, bag.coordinates, tile, area, LONGEST)
     drawn = panel(below, marks, shortest=1, longest=LONGEST)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -12,12 +12,12 @@ from loss_attention.bags.bag_set import BagSet, described
 from loss_attention.bags.division import BagParts, check_width, of_classes, parts_of
 from loss_attention.bags.evaluation import BagEvaluation, evaluate_bags
 from loss_attention.bags.job import bag_recipe, begin_bag_run, continue_bag_run
+from loss_attention.bags.labels import how_asked
 from loss_attention.bags.model import BagClassifier
 from loss_attention.bags.reading import read_bags
-from loss_attention.bags.recipe import BagRunRecipe
+from loss_attention.bags.recipe import BagRunRecipe, is_bag_run
 from loss_attention.bags.report import ending, sentences, write_bag_report
 from loss_attention.bags.saved import load_bag_model
-from loss_attention.bags.tables import is_bag_table, read_bag_table
 from loss_attention.bags.training import predicted
 from loss_attention.data.loading import recorded
 from loss_attention.errors import InputError, guarded
@@ -33,20 +33,23 @@ from loss_attention.training.recipe import Accelerator
 from loss_attention.training.run_folder import EVALUATION_FILE, RunFolder
 
 
-def own_bags(run: RunFolder, data: str | None = None) -> tuple[BagSet, BagParts]:
+def own_bags(
+    run: RunFolder, data: str | None = None, columns: Sequence[str] = ()
+) -> tuple[BagSet, BagParts]:
     """Load a run's own bags, from where they lie now, divided as they were.
 
     Args:
         run: the run.
         data: where they lie; None: where they lay, or as they lay from here or from the run's
             folder.
+        columns: what their columns are called; none: as the recipe says.
 
     Raises:
         InputError: they are gone, cannot be read, or are others than the run began with.
     """
     recipe, facts = bag_recipe(run), run.facts()
     where = find_again(recipe.data, facts, run.path).data if data is None else data
-    bags = read_bags(where)
+    bags = read_bags(where, how=how_asked(columns or recipe.columns))
     if bags.fingerprint() != facts.get("data_fingerprint"):
         raise InputError(
             f"the bags of {run.path} have changed since it began ({where}); begin a new run with "
@@ -193,7 +196,7 @@ def train_bags(
     choose_accelerator(accelerator, 1)  # what is missing should not wait for the data
     run = RunFolder(path)
     with run.claimed(overwrite=overwrite):
-        bags = read_bags(recipe.data)
+        bags = read_bags(recipe.data, how=how_asked(recipe.columns))
         say_line(console, f"{recipe.data}: {described(bags)}")
         model = begin_bag_run(run, recipe, bags, accelerator)
         if model.positive is not None:
@@ -236,10 +239,26 @@ def report_bag_run(
         return reported(run, model, parts, console)
 
 
+def columns_of(source: Path) -> tuple[str, ...]:
+    """Return what a run says of the columns of its data; of a `.safetensors` file, nothing."""
+    return bag_recipe(RunFolder.open(source)).columns if is_bag_run(source) else ()
+
+
 def evaluate_bag_run(
-    path: Path, console: Console, data: str | None, accelerator: Accelerator
+    path: Path,
+    console: Console,
+    data: str | None,
+    accelerator: Accelerator,
+    columns: Sequence[str] = (),
 ) -> BagEvaluation:
     """Measure a run on its test bags, or on other bags; the scores of its own are written down.
+
+    Args:
+        path: the run's folder.
+        console: where to show progress.
+        data: the other bags; None: its own.
+        accelerator: where to compute.
+        columns: what their columns are called; see `how_asked`.
 
     Raises:
         InputError: there are no weights, or bags that cannot be used.
@@ -247,13 +266,16 @@ def evaluate_bag_run(
     device = choose_device(accelerator)
     run = RunFolder.open(path)
     model = load_bag_weights(run).to(device)
-    other = None if data is None else read_bags(data)
+    if columns and data is None:
+        raise InputError("`columns` are of `data`: those of the run's own bags are in its recipe")
+    how = how_asked(columns, columns_of(path))
+    other = None if data is None else read_bags(data, how=how)
     if other is not None and other.fingerprint() == run.facts().get("data_fingerprint"):
         say_line(console, f"{data} is the run's own data: its test bags are measured")
         other = None
     if other is None:
         with run.locked():
-            _, parts = own_bags(run, data)
+            _, parts = own_bags(run, data, columns)
             evaluation = measured(model, parts.test, parts.train, console)
             run.write_json(EVALUATION_FILE, evaluation.to_json())
         return evaluation
@@ -276,14 +298,16 @@ def predict_bags(
     data: str,
     accelerator: Accelerator,
     progress: Callable[[int, int], object] = lambda *_: None,
+    columns: Sequence[str] = (),
 ) -> tuple[list[Predicted], tuple[str, ...]]:
     """Return what a classifier says of bags, whose labels it does not look at, and its classes.
 
     Args:
         source: a run's folder or its `.safetensors` file.
-        data: the bags; a table of them needs no label.
+        data: the bags.
         accelerator: where to compute.
         progress: called with bags done and all of them.
+        columns: what columns of a table are called; see `how_asked`.
 
     Raises:
         InputError: bags or a classifier that cannot be used, or probabilities that are not finite.
@@ -293,9 +317,7 @@ def predict_bags(
         model = load_bag_weights(RunFolder.open(source)).to(device)
     else:
         model = load_bag_model(source).to(device)
-    table = Path(data).expanduser()
-    without = table.is_file() and is_bag_table(table)
-    bags = read_bag_table(table, labelled=False) if without else read_bags(data)
+    bags = read_bags(data, how=how_asked(columns, columns_of(source), labelled=False))
     check_width(bags, model.in_features)
     found = []
     for name, prediction in zip(bags.names, predicted(model, bags), strict=True):

@@ -1,12 +1,13 @@
 """Bags in one table, CSV or parquet: a row an instance, with the bag that it is of.
 
-Columns are known by their usual names: the bag and its label, and, where there are such, the label
-of the instance, its place, the patient and the split. All others are features.
+Columns are known by their usual names, or by those that are given: the bag and its label, and,
+where there are such, the label of the instance, its place, the patient and the split. All others
+are features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,15 @@ import pyarrow.parquet
 from jaxtyping import Float, Int
 
 from loss_attention.bags.bag_set import BagSet, PackedInstances
-from loss_attention.bags.labels import checked_table, fits, lacking, read_labels, usual_columns
+from loss_attention.bags.labels import (
+    AS_TRAINED,
+    HowRead,
+    checked_table,
+    fits,
+    lacking,
+    read_labels,
+    usual_columns,
+)
 from loss_attention.errors import InputError, guarded, printable, quoted
 
 ENDINGS = (".csv", ".tsv", ".parquet")
@@ -38,16 +47,12 @@ def is_bag_table(path: Path) -> bool:
     return path.suffix.lower() in ENDINGS
 
 
-def read_bag_table(
-    path: Path, named: dict[str, str] | None = None, *, labelled: bool = True
-) -> BagSet:
+def read_bag_table(path: Path, how: HowRead = AS_TRAINED) -> BagSet:
     """Read bags from a table.
 
     Args:
         path: a CSV or parquet file.
-        named: what columns are called that do not have their usual names, by what they are.
-        labelled: False: whatever it says of labels is left unread, and need not be there; the bags
-            have the label 0 then, and no names of classes.
+        how: what columns are called, and whether labels are needed.
 
     Raises:
         InputError: a file that is none or too large to read, a column that is missing or twice
@@ -56,8 +61,8 @@ def read_bag_table(
     """
     table = _table(path)
     where = printable(path.name)
-    columns = _columns(table.column_names, named or {}, where, labelled=labelled)
-    said = read_labels(table, columns.found, where, labelled=labelled)
+    columns = _columns(table.column_names, where, how)
+    said = read_labels(table, columns.found, where, how=how)
     if said.faults:
         raise InputError(said.faults[0])
     order = np.argsort(said.number, kind="stable")
@@ -67,7 +72,7 @@ def read_bag_table(
     if columns.found["x"] is not None and columns.found["y"] is not None:
         positions = _features(table, (columns.found["x"], columns.found["y"]), where)[order]
     known = None
-    if labelled and columns.found["instance_label"] is not None:
+    if said.class_names and columns.found["instance_label"] is not None:
         name = columns.found["instance_label"]
         known = _instance_labels(table, name, said.class_names, where)[order]
     return BagSet(
@@ -98,12 +103,10 @@ def _table(path: Path) -> Any:
     return checked_table(table, printable(path.name))
 
 
-def _columns(
-    names: Sequence[str], named: Mapping[str, str], where: str, *, labelled: bool
-) -> Columns:
-    """Return which column is what, by the names that were given and the usual ones."""
-    found = usual_columns(names, named, where)
-    if labelled and found["label"] is None:
+def _columns(names: Sequence[str], where: str, how: HowRead) -> Columns:
+    """Return which column is what."""
+    found = usual_columns(names, where, how)
+    if how.labelled and found["label"] is None:
         raise lacking("label", where)
     if (found["x"] is None) != (found["y"] is None):
         raise InputError(f"{where}: a column of one coordinate without the other")
@@ -125,7 +128,7 @@ def _features(table: Any, columns: Sequence[str], where: str) -> Float[np.ndarra
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
             raise InputError(
                 f"{where}: column {quoted(name)} holds {kind} and no numbers: a feature must be "
-                "a number; leave the column out, or say what it is"
+                "a number; leave the column out, or say with `columns` what it is"
             )
         values[:, place] = column.to_numpy()
     bad = np.argwhere(~np.isfinite(values))

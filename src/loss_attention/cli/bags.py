@@ -61,7 +61,11 @@ def resume(console: Console, run: BagRun, data: str | None = None) -> int:
 
 
 def evaluate(
-    console: Console, run: BagRun, data: str | None = None, accelerator: Device = "auto"
+    console: Console,
+    run: BagRun,
+    data: str | None = None,
+    columns: tuple[str, ...] = (),
+    accelerator: Device = "auto",
 ) -> int:
     """Measure how the test bags are told and how instances are found, beside trivial baselines.
 
@@ -70,10 +74,12 @@ def evaluate(
 
     Args:
         data: Measure on these bags instead of the run's own; classes are matched by name.
+        columns: With --data: what its columns are called, as bag=slide_name label=diagnosis. None
+            of them given: as in the run's own data, or as they usually are.
     """
     from loss_attention.bags.run import evaluate_bag_run, show_evaluation
 
-    show_evaluation(evaluate_bag_run(run, console, data, accelerator), console)
+    show_evaluation(evaluate_bag_run(run, console, data, accelerator, columns), console)
     return 0
 
 
@@ -100,6 +106,7 @@ def predict(
     ],
     format: Literal["table", "csv", "jsonl"] | None = None,
     out: Path | None = None,
+    columns: tuple[str, ...] = (),
     accelerator: Device = "auto",
     overwrite: bool = False,
 ) -> int:
@@ -109,6 +116,8 @@ def predict(
         format: A table for people, or the probabilities of all classes as CSV or JSON lines. None:
             as --out ends, or a table.
         out: Write to this file, ending in .csv or .jsonl. None: print.
+        columns: What columns of a table are called, as bag=slide_name. None of them given: as in
+            the run's own data, or as they usually are.
         overwrite: Replace a file that is there.
     """
     kind = prediction_format(out, format, overwrite=overwrite)
@@ -120,7 +129,7 @@ def predict(
     from loss_attention.terminal import counted
 
     with counted("predicting", console) as progress:
-        predicted, names = predict_bags(run, data[0], accelerator, progress)
+        predicted, names = predict_bags(run, data[0], accelerator, progress, columns)
     say_predicted(console, predicted, names, "bag", kind, out)
     return 0
 
@@ -138,6 +147,7 @@ def crossval(
     weight_decays: tuple[float, ...] = (),
     baselines: bool = True,
     labels: Path | None = None,
+    columns: tuple[str, ...] = (),
     jobs: int = 1,
 ) -> int:
     """Cross-validate classifiers of bags side by side, on the same folds.
@@ -157,10 +167,13 @@ def crossval(
         baselines: Also measure the bag's size alone, its mean feature and its single best instance.
         labels: Of bags in a folder: the CSV of their labels. None: the one in the folder, or the
             names of its folders.
+        columns: What columns of the table or the CSV are called that do not have their usual names,
+            as bag=slide_name label=diagnosis.
         jobs: Folds that are worked on at the same time, each by a process of its own.
     """
     from loss_attention.bags.bag_set import described
     from loss_attention.bags.crossval import Plan, cross_validated
+    from loss_attention.bags.labels import how_asked
     from loss_attention.bags.pooling import pooling_named
     from loss_attention.bags.reading import read_bags
     from loss_attention.saving import write_whole
@@ -191,7 +204,7 @@ def crossval(
     }
     plan = Plan(folds, repeats, recipe.seed, inner)
     with counted("looking at files", console) as progress:
-        bags = read_bags(data, labels, progress)
+        bags = read_bags(data, labels, progress, how_asked(columns))
     say_line(console, f"{data}: {described(bags)}")
     try:
         with counted("cross-validating", console) as progress:
@@ -237,6 +250,7 @@ def explain(
     thumbnails: Path | None = None,
     thumbnail_downsample: float | None = None,
     most_tiles: int | None = None,
+    columns: tuple[str, ...] = (),
     accelerator: Device = "auto",
     overwrite: bool = False,
 ) -> int:
@@ -270,6 +284,8 @@ def explain(
         thumbnail_downsample: Pixels of the slide in one of its thumbnail, which shows the whole
             slide. None: thumbnails show the rectangle around the tiles.
         most_tiles: With --format geojson: tiles of a bag, those that say most. None: 5000.
+        columns: What columns of the table or the CSV are called, as bag=slide_name. None of them
+            given: as in the run's own data, or as they usually are.
         overwrite: Replace files that are already in the folder.
     """
     asked: dict[str, dict[str, Any]] = {
@@ -299,7 +315,9 @@ def explain(
             raise InputError(f"`{name}` must be at least {least}, got {count}")
     from loss_attention.bags import elsewhere, writing
     from loss_attention.bags.explaining import bag_question
+    from loss_attention.bags.labels import how_asked
     from loss_attention.bags.reading import read_bags
+    from loss_attention.bags.run import columns_of
     from loss_attention.bags.saved import load_bag_model
     from loss_attention.explained.shards import Shard
     from loss_attention.terminal import counted, say_line
@@ -313,7 +331,7 @@ def explain(
         maps = writing.Maps(zooms or writing.ZOOMS, tile_size, thumbnails, thumbnail_downsample)
     model = load_bag_model(run).to(choose_device(accelerator))
     question = bag_question(model, target=target, versus=versus, map=map)
-    found = read_bags(data)
+    found = read_bags(data, how=how_asked(columns, columns_of(run), labelled=None))
     if bags:
         found = found.subset(_named(bags, found.names))
     with counted("explaining", console) as progress:

@@ -709,6 +709,7 @@ def check_data(
     out: Path | None = None,
     group: str | None = None,
     labels: Path | None = None,
+    columns: tuple[str, ...] = (),
 ) -> int:
     """Show what a data set contains, and its warnings and errors.
 
@@ -717,16 +718,18 @@ def check_data(
             a pattern with one group that is found in their paths, as num_([0-9]+).
         labels: Of bags in a folder: the CSV of their labels. None: the one in the folder, or the
             names of its folders.
+        columns: Of bags: what columns of the table or the CSV are called that do not have their
+            usual names, as bag=slide_name label=diagnosis.
         out: Draw some of the images, with their labels and boxes, to this .png or .jpg file.
     """
     if out is not None:
         _require_new_picture(out)
     from loss_attention.bags.check import is_bags
 
-    if labels is not None or is_bags(data):
+    if labels is not None or columns or is_bags(data):
         if out is not None or group is not None:
             raise InputError(f"{data} holds bags, and `out` and `group` are of images")
-        return _check_bags(console, data, labels)
+        return _check_bags(console, data, labels, columns)
     from loss_attention.data.check import check_named, contact_sheet
     from loss_attention.data.records import count
     from loss_attention.saving import write_whole
@@ -749,13 +752,14 @@ def check_data(
     return 0
 
 
-def _check_bags(console: Console, data: str, labels: Path | None) -> int:
+def _check_bags(console: Console, data: str, labels: Path | None, columns: tuple[str, ...]) -> int:
     from loss_attention.bags.check import check_bags
+    from loss_attention.bags.labels import how_asked
     from loss_attention.data.records import count
     from loss_attention.terminal import counted, say_line
 
     with counted("looking at bags", console) as progress:
-        read, result = check_bags(data, labels, progress)
+        read, result = check_bags(data, labels, progress, how_asked(columns))
     _say_checked(console, data, result)
     if result.faults:
         return fail(

@@ -88,8 +88,8 @@ class Metadata:
         values = json.loads(text)
         if values.get("kind") == "bags":
             raise InputError(
-                "it holds a classifier of bags, not of images: onnxruntime or torch run it, on the "
-                "inputs that its metadata names"
+                "it holds a classifier of bags, not of images: ExportedBagClassifier runs it, or "
+                "torch on the inputs that its metadata names"
             )
         version = values["format_version"]
         if type(version) is int and version > FORMAT_VERSION:
