@@ -18,7 +18,7 @@ from training.tiny import start_run, tiny_recipe, tiny_splits
 
 import loss_attention as la
 from loss_attention import fitting, runs
-from loss_attention.cli import subcommands
+from loss_attention.cli import explaining, subcommands
 from loss_attention.errors import InputError
 from loss_attention.saving import sealed
 from loss_attention.training import devices
@@ -68,7 +68,7 @@ def moves(monkeypatch) -> Moves:
 def explain(run: Path, out: Path, accelerator: str) -> None:
     picture = out / "picture.png"
     Image.fromarray(np.zeros((12, 12), np.uint8)).save(picture)
-    subcommands.explain(QUIET, run, (picture,), out / "explained", accelerator=accelerator)
+    explaining.explain(QUIET, run, (picture,), out / "explained", accelerator=accelerator)
 
 
 @pytest.mark.parametrize("wanted", ["auto", "cpu"])

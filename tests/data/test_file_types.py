@@ -13,7 +13,7 @@ from data.refusing import load, refusal
 from PIL import Image
 from rich.console import Console
 
-from loss_attention.cli.subcommands import check_data
+from loss_attention.cli.checking import check_data
 from loss_attention.data import decoding
 from loss_attention.data.decoding import is_image, may_be_meant
 from loss_attention.data.tree import list_images

@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 from sklearn.model_selection import StratifiedGroupKFold
 
-from loss_attention.cli.subcommands import check_data
+from loss_attention.cli.checking import check_data
 from loss_attention.data import groups as grouping
 from loss_attention.data.division import hold_out
 from loss_attention.data.loading import load_splits

@@ -15,7 +15,7 @@ from loss_attention import cli
 from loss_attention.backbones.weights import read_weights_file
 from loss_attention.bags.bag_set import feature_statistics
 from loss_attention.bags.reading import read_bags
-from loss_attention.cli.subcommands import explain
+from loss_attention.cli.explaining import explain
 from loss_attention.data.decoding import read_image, read_numbers, read_size
 from loss_attention.data.loading import load_splits
 from loss_attention.data.sample import Splits, Storage

@@ -21,7 +21,7 @@ import tyro
 
 from loss_attention import __version__
 from loss_attention.bags.recipe import BAGS, BagRunRecipe
-from loss_attention.cli import bags, elsewhere, serving, subcommands, tiles
+from loss_attention.cli import bags, checking, elsewhere, explaining, serving, subcommands, tiles
 from loss_attention.cli.subcommands import fail
 from loss_attention.errors import InputError, ReportedError, unknown_name
 from loss_attention.interruption import KEYBOARD, ending_on_signals
@@ -56,7 +56,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
         "score a run beside its trivial baselines",
     ),
     "explain": Subcommand(
-        subcommands.explain,
+        explaining.explain,
         "explain RUN IMAGE|FOLDER ... --out DIR",
         "show where the evidence lies",
     ),
@@ -99,7 +99,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
         "reproduce tables and figures of the paper",
     ),
     "data": Subcommand(
-        subcommands.check_data,
+        checking.check_data,
         "data check PATH [--group COLUMN|PATTERN] [--out PICTURE]",
         "show what a data set contains, with warnings and errors",
     ),

@@ -7,7 +7,6 @@ everything that needs it are imported inside the functions.
 from __future__ import annotations
 
 import contextlib
-import io
 import sys
 from dataclasses import replace
 from functools import partial
@@ -20,7 +19,6 @@ from loss_attention import __version__
 from loss_attention.bags.recipe import BAGS, PURPOSE
 from loss_attention.cli.options import Device
 from loss_attention.errors import InputError, printable
-from loss_attention.explained.formats import Engine, ExplainedFormat, ImageFormat
 from loss_attention.interruption import Interrupted, RunStopped
 from loss_attention.training.recipe import LoggerName, Recipe, RunOptions
 from loss_attention.training.recipes import RECIPES
@@ -29,7 +27,6 @@ from loss_attention.training.recipes import demo as demo_recipe
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from loss_attention.data.check import Checked
     from loss_attention.runs import FinishedRun
 
 Flat = tyro.conf.arg(name="")
@@ -43,8 +40,6 @@ DEMO = (
     "Trains two networks to name the digit in a scene, from the names alone, and then asks where "
     "they looked: about a minute on two cores."
 )
-MOST_LINES = 50
-"""How many errors, and how many warnings, of a data set are printed."""
 COMPARISON_FILES = ("comparison.json", "comparison.md", "maps.png", "values.npz")
 
 
@@ -318,210 +313,6 @@ def demo(
     return 0
 
 
-def explain(
-    console: Console,
-    run: Annotated[
-        tyro.conf.Positional[Path],
-        tyro.conf.arg(help="A run's folder, a .safetensors file of this package, or a Hub id."),
-    ],
-    images: Annotated[
-        tyro.conf.Positional[tuple[Path, ...]],
-        tyro.conf.arg(help="Image files, or folders of images."),
-    ],
-    out: Path,
-    target: str | None = None,
-    versus: str | None = None,
-    map: str | None = None,
-    method: str | None = None,
-    tile: int | None = None,
-    overlap: float | None = None,
-    scale: float | None = None,
-    format: ExplainedFormat = "json",
-    shard: str | None = None,
-    engine: Engine = "local",
-    shards: int | None = None,
-    pictures: Annotated[bool | None, tyro.conf.DisallowNone] = None,
-    image_format: ImageFormat = "png",
-    workers: int | None = None,
-    accelerator: Device = "auto",
-    overwrite: bool = False,
-) -> int:
-    """Show where the evidence lies: write a picture and a JSON file for each image, or a table.
-
-    Of a folder of images, index.html and contact-sheet.jpg show all of them.
-
-    Args:
-        out: The folder for the pictures and JSON files.
-        target: Explain this class instead of the predicted one.
-        versus: Why the target and not this class: show the evidence for the one against the other.
-        map: What the picture shows of the class. margin: the evidence that no other class disputes;
-            contrast: the evidence over the mean of all classes; evidence: all of it. None: the
-            margin, or the evidence where each class is decided by itself (several labels, or
-            one-vs-rest).
-        method: Another map, of any model: margin, contrast, evidence, cam, grad-cam, layer-cam,
-            integrated-gradients (these three also with -competition, of the logit less the greatest
-            other), occlusion, or a trivial baseline: uniform, random, edges. None: what the model's
-            own patches say; the head "baseline" has no patches and needs a method.
-        tile: Explain photos at their own size, in tiles with sides of so many pixels, whose patches
-            are weighed together. None: resize them to the size that the model was trained at.
-        overlap: With --tile: the least fraction of a tile that its neighbour sees too, in [0, 1).
-            None: 0.25.
-        scale: With --tile: factor of a photo's sides before it is cut, such as 0.5, so that things
-            are as large as they were in training. None: 1.
-        format: json: a file for each image. parquet: a table with a row for each, in one file or a
-            file for each shard. coco, label-studio, fiftyone, qupath: the objects that are found,
-            for these programs.
-        shard: With --format parquet: explain only a part of the images, NUMBER/OF from 1/OF to
-            OF/OF, to a file of its own. A shard that is there is skipped. None: all images.
-        engine: local: this process. ray: with --format parquet, all shards at once by actors on the
-            Ray cluster of RAY_ADDRESS, or on one that is begun on this machine. Shards that are
-            there are skipped.
-        shards: With --engine ray: how many there are. None: one for each 10,000 images.
-        pictures: Draw them. None: with --format json.
-        image_format: Of the pictures. png keeps every pixel; jpeg and webp are faster and smaller.
-        workers: Processes that draw and write pictures. None: one for each core, where there are
-            100 images or more. With --engine ray: actors, each with the model. None: as many as
-            there are GPUs, or as many as find cores for their threads.
-        overwrite: Replace explanations that are already in the folder.
-    """
-    if not images:
-        raise InputError("explain needs image files or folders after the run")
-    for name, value in (("overlap", overlap), ("scale", scale)):
-        if tile is None and value is not None:
-            raise InputError(f"`{name}` is of photos in tiles: it needs `tile`")
-    if shard is not None and format != "parquet":
-        raise InputError("`shard` is of a table: it needs `format` parquet")
-    if format != "json" and method is not None:
-        raise InputError(
-            f"`format` {format} is of what the model's own patches say: it takes no `method`"
-        )
-    if format not in ("json", "parquet") and pictures:
-        raise InputError(f"`format` {format} has no `pictures`; json and parquet have")
-    least = 1 if engine == "ray" else 0
-    if workers is not None and workers < least:
-        raise InputError(f"`workers` must be at least {least}, got {workers}")
-    if engine == "ray":
-        _check_for_ray(format, shard, pictures=bool(pictures))
-    elif shards is not None:
-        raise InputError("`shards` is of `engine` ray; of the local one, `shard` is NUMBER/OF")
-    from loss_attention.explained.waiting import wait_briefly
-
-    wait_briefly()  # before torch is there
-    from loss_attention.explained.files import explain_files
-    from loss_attention.explained.objects import THRESHOLD
-    from loss_attention.explained.questions import own_question
-    from loss_attention.explanation import named_map
-    from loss_attention.model import load
-    from loss_attention.terminal import counted
-    from loss_attention.tiling import OVERLAP, Tiles
-    from loss_attention.training.devices import choose_device
-    from loss_attention.training.finished import load_weights, object_threshold, written_to
-    from loss_attention.training.run_folder import RunFolder
-
-    part = None
-    if format == "parquet":
-        from loss_attention.explained.shards import Shard, explain_table
-
-        part = Shard() if shard is None else Shard.named(shard)
-    tiles = None
-    if tile is not None:
-        tiles = Tiles(tile=tile, overlap=OVERLAP if overlap is None else overlap)
-    device = choose_device("cpu" if engine == "ray" else accelerator)
-    folder = RunFolder.open(run) if (run / "recipe.yaml").is_file() else None
-    model = (load(run) if folder is None else load_weights(folder)).to(device)
-    found = None if folder is None or method else object_threshold(folder)
-    threshold, factor = THRESHOLD if found is None else found, 1.0 if scale is None else scale
-    with written_to(folder, out), counted("explaining", console) as progress:
-        if format != "json":
-            question = own_question(
-                model,
-                target=target,
-                versus=versus,
-                map=named_map(map),
-                threshold=threshold,
-                tiles=tiles,
-                scale=factor,
-            )
-        if engine == "ray":
-            from loss_attention.explained.on_ray import explain_on_ray, silenced
-
-            with silenced():
-                table = explain_on_ray(
-                    model,
-                    question,
-                    images,
-                    out,
-                    shards=shards,
-                    workers=workers,
-                    accelerator=accelerator,
-                    overwrite=overwrite,
-                    progress=progress,
-                )
-            said = f"{table.rows} images explained in {out}"
-            if table.skipped:
-                said += f"; {table.skipped} of {table.shards} shards were there already"
-            problems = table.unread, table.unreadable
-        elif part is not None:
-            rows = explain_table(
-                model,
-                question,
-                images,
-                out,
-                shard=part,
-                pictures=bool(pictures),
-                image_format=image_format,
-                workers=workers,
-                overwrite=overwrite,
-                progress=progress,
-            )
-            said = f"{rows.rows} images explained in {rows.path}"
-            said = f"{rows.path} is there already: skipped" if rows.skipped else said
-            problems = rows.unread, rows.unreadable
-        elif format != "json" and format != "parquet":
-            from loss_attention.explained.elsewhere import explain_elsewhere
-
-            summary = explain_elsewhere(
-                model, question, images, out, format, overwrite=overwrite, progress=progress
-            )
-            said = f"objects of {summary.count} images written to {out}"
-            problems = summary.unread, summary.unreadable
-        else:
-            summary = explain_files(
-                model,
-                images,
-                out,
-                target=target,
-                versus=versus,
-                map=named_map(map),
-                method=method,
-                object_threshold=threshold,
-                tiles=tiles,
-                scale=factor,
-                pictures=pictures is not False,
-                image_format=image_format,
-                workers=workers,
-                overwrite=overwrite,
-                progress=progress,
-            )
-            page = "" if summary.index is None else f"; all of them: {summary.index}"
-            said = f"{len(summary.written)} images explained in {out}{page}"
-            problems = summary.unread, summary.unreadable
-    print(printable(said))
-    for line in (*problems[0], *problems[1]):
-        fail(line)
-    return 2 if problems[1] else 0
-
-
-def _check_for_ray(format: ExplainedFormat, shard: str | None, *, pictures: bool) -> None:
-    """Raise `InputError` for what actors do not do."""
-    if format != "parquet":
-        raise InputError("`engine` ray writes a table: it needs `format` parquet")
-    if pictures:
-        raise InputError("`engine` ray draws no `pictures`; `engine` local does")
-    if shard is not None:
-        raise InputError("`shard` is of `engine` local; ray writes all: `shards` says how many")
-
-
 def _listed(text: str | None) -> list[str] | None:
     """Return the names that an option lists with commas between; None where it is not given."""
     return None if text is None else [name.strip() for name in text.split(",")]
@@ -695,103 +486,6 @@ def reproduce(
     for problem in outcome.problems:
         fail(problem)
     return 2 if outcome.problems else 0
-
-
-def check_data(
-    console: Console,
-    data: Annotated[
-        tyro.conf.Positional[str],
-        tyro.conf.arg(
-            help="A folder, an archive, a table of images, a known name, NAME:PATH, or a Hugging "
-            "Face dataset id; or bags: a table of instances, or a folder of feature files."
-        ),
-    ],
-    out: Path | None = None,
-    group: str | None = None,
-    labels: Path | None = None,
-    columns: tuple[str, ...] = (),
-) -> int:
-    """Show what a data set contains, and its warnings and errors.
-
-    Args:
-        group: Show groups of images that belong together: a column of the table that lists them, or
-            a pattern with one group that is found in their paths, as num_([0-9]+).
-        labels: Of bags in a folder: the CSV of their labels. None: the one in the folder, or the
-            names of its folders.
-        columns: Of bags: what columns of the table or the CSV are called that do not have their
-            usual names, as bag=slide_name label=diagnosis.
-        out: Draw some of the images, with their labels and boxes, to this .png or .jpg file.
-    """
-    if out is not None:
-        _require_new_picture(out)
-    from loss_attention.bags.check import is_bags
-
-    if labels is not None or columns or is_bags(data):
-        if out is not None or group is not None:
-            raise InputError(f"{data} holds bags, and `out` and `group` are of images")
-        return _check_bags(console, data, labels, columns)
-    from loss_attention.data.check import check_named, contact_sheet
-    from loss_attention.data.records import count
-    from loss_attention.saving import write_whole
-    from loss_attention.terminal import counted, say_line
-
-    with counted("looking at images", console) as progress:
-        source, result = check_named(data, progress, group=group)
-    _say_checked(console, source.where, result)
-    if out is not None:
-        drawn = io.BytesIO()
-        contact_sheet(source).save(drawn, "PNG" if out.suffix.lower() == ".png" else "JPEG")
-        write_whole(out, drawn.getvalue())
-        say_line(console, f"contact sheet: {out}")
-    if result.faults:
-        hint = "--skip-broken trains without images that have an error"
-        return fail(f"{count(len(result.faults), 'error')} in {data}; {hint}")
-    read = count(sum(map(len, source.parts)), "image")
-    partly = f"{read} read without errors; other files are not read, see above"
-    say_line(console, partly if source.unread else f"no errors in {read}")
-    return 0
-
-
-def _check_bags(console: Console, data: str, labels: Path | None, columns: tuple[str, ...]) -> int:
-    from loss_attention.bags.check import check_bags
-    from loss_attention.bags.labels import how_asked
-    from loss_attention.data.records import count
-    from loss_attention.terminal import counted, say_line
-
-    with counted("looking at bags", console) as progress:
-        read, result = check_bags(data, labels, progress, how_asked(columns))
-    _say_checked(console, data, result)
-    if result.faults:
-        return fail(
-            f"{count(len(result.faults), 'error')} in {data}: bags are read where there is none"
-        )
-    say_line(console, f"no errors in {count(read, 'bag')}")
-    return 0
-
-
-def _say_checked(console: Console, where: str, result: Checked) -> None:
-    """Print what a check found, of each kind so many lines."""
-    from loss_attention.terminal import say_line
-
-    say_line(console, where)
-    for title, lines in (
-        ("", result.facts),
-        ("warning: ", result.doubts),
-        ("error: ", result.faults),
-    ):
-        for line in lines[:MOST_LINES]:
-            say_line(console, f"  {title}{line}")
-        if len(lines) > MOST_LINES:
-            say_line(console, f"  {title}and {len(lines) - MOST_LINES:,} more")
-
-
-def _require_new_picture(out: Path) -> None:
-    if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise InputError(f"--out {out}: the contact sheet is a picture, .png or .jpg")
-    if out.exists():
-        raise InputError(f"--out {out} exists already; name another")
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.parent}")
 
 
 def recipes(console: Console) -> int:  # noqa: ARG001 (as all subcommands)
