@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import notebooks
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 from apart import until
 from browsing import open_page
@@ -48,7 +53,26 @@ def test_every_tutorial_runs(repository: Path) -> None:
     assert {page.name for page in pages} == run | {"bags.md"}
 
 
-def test_the_page_on_bags_runs(
+@pytest.mark.usefixtures("own_bags")
+def test_the_pages_on_bags_run(repository: Path, clone: Path) -> None:
+    docs = repository / "docs"
+    page = (docs / "bags.md").read_text(encoding="utf-8")
+    before, _, rest = page.partition("## From photos to bags")  # see bags/test_tiles.py
+    assert len(run_page(before + rest.partition("\n## ")[2], clone, "bags.md")) == 9
+    rows = ["bag,label,f0,f1"]
+    rows += [f"{row // 3},{row // 3 % 2},{row % 5},{row % 7}" for row in range(60)]
+    for name in ("slides", "new", "other"):
+        table = pa.csv.read_csv(BytesIO("\n".join(rows).encode()))
+        if name == "other":
+            pa.csv.write_csv(table, clone / "other.csv")
+        else:
+            pq.write_table(table, clone / f"{name}.parquet")
+    shutil.rmtree(clone / "runs" / "slides")
+    (clone / "said.csv").unlink()
+    assert len(run_page((docs / "bags-runs.md").read_text("utf-8"), clone, "bags-runs.md")) == 7
+
+
+def test_the_tutorial_on_bags_runs(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (repository / "docs" / "tutorials" / "bags.md").read_text(encoding="utf-8")

@@ -440,9 +440,9 @@ def test_the_section_on_photos_runs_and_evidence_lies_over_them(
     section = page.partition("## From photos to bags")[2].partition("\n## ")[0]
     make_folder(tmp_path / "photos")
     assert len(run_page(section, tmp_path, "docs/bags.md")) == 3
-    assert (tmp_path / "maps" / "dark-3.png.png").is_file()
+    assert (tmp_path / "tile-maps" / "dark-3.png.png").is_file()
     thumbnails = Maps(thumbnails=tmp_path / "photos")
-    for bag in read_bags(str(tmp_path / "features")).names:
+    for bag in read_bags(str(tmp_path / "tiles")).names:
         kind, name = bag.split("-")
         photo = Image.open(tmp_path / "photos" / kind / name).convert("L")
         assert thumbnails.thumbnail(bag, bag) == photo
