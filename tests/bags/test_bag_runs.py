@@ -20,7 +20,7 @@ from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 from typed import complaint, exit_code, run
 
 from loss_attention.bags import crossval, job, measures
-from loss_attention.bags.bag_set import BagSet
+from loss_attention.bags.bag_set import BagSet, PackedInstances
 from loss_attention.bags.division import of_classes, parts_of
 from loss_attention.bags.evaluation import evaluate_bags
 from loss_attention.bags.made_up import digit_bags
@@ -397,6 +397,27 @@ def test_what_is_measured_in_parts_is_the_same(
     monkeypatch.setattr(measures, "_regression", noting)
     BASELINES["single best instance, logistic regression"](train, test)
     assert fitted == [80]
+
+
+def test_bags_without_an_instance_of_their_class_are_not_searched() -> None:
+    """Of more than two classes: the instances of flawless parts show no class at all."""
+    values = np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32)
+    bags = BagSet(
+        PackedInstances(values, np.array([4, 4, 4])),
+        rows=np.arange(3),
+        labels=torch.tensor([0, 1, 2]),
+        class_names=("free", "crack", "hole"),
+        names=("a", "b", "c"),
+        instance_labels=tuple(np.array(one) for one in ([-1] * 4, [1, -1, -1, 1], [-1, 2, -1, -1])),
+    )
+    torch.manual_seed(0)
+    model = BagClassifier(4, 3, pooling="mean", hidden=(5,)).eval()
+    found = {one.name: one.value for one in evaluate_bags(model, bags, train=None).metrics}
+    evidence = [model(torch.from_numpy(values[4 * k : 4 * k + 4])[None]).evidence for k in (1, 2)]
+    ranked = torch.cat([one[0, :, k] for k, one in zip((1, 2), evidence, strict=True)])
+    truth = [1, 0, 0, 1, 0, 1, 0, 0]
+    expected = roc_auc_score(truth, ranked.detach().numpy())
+    assert found["instance_auc_evidence"] == pytest.approx(expected)
 
 
 def test_the_class_that_is_searched_for_has_a_name(

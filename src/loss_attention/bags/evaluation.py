@@ -233,11 +233,14 @@ def _confusion(bags: BagSet, said: Float[np.ndarray, "N K"]) -> dict[str, dict[s
 def _classes_sought(model: BagClassifier, bags: BagSet, bag: int) -> list[int]:
     """Return the classes whose instances a bag is searched for.
 
-    Of two, the one that makes a bag positive, in every bag; of more, the bag's own.
+    Of two, the one that makes a bag positive, in every bag; of more, the bag's own that an instance
+    of it has: where nothing shows a class, as that of flawless parts, there is nothing to find.
     """
-    if bags.multi_label:
-        return np.flatnonzero(bags.labels[bag].numpy()).tolist()
-    return [int(bags.labels[bag]) if model.positive is None else model.positive]
+    if model.positive is not None:
+        return [model.positive]
+    labels, known = bags.labels[bag], bags.instance_labels
+    own = labels.nonzero().flatten().tolist() if bags.multi_label else [int(labels)]
+    return [k for k in own if known is None or _of_class(known[bag], k).any()]
 
 
 def _of_class(known: Int[np.ndarray, "M *K"], k: int) -> Bool[np.ndarray, " M"]:
