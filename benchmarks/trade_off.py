@@ -41,6 +41,7 @@ METRICS = {
     "r90 / window": "locality_r90_by_window_heaviest",
     "L(window)": "locality_window_heaviest",
     "window, px": "window",
+    "r90, px": "locality_r90_heaviest",
 }
 """Columns of the table, and what stands there; all of the heaviest patch of an image."""
 
@@ -59,6 +60,7 @@ def measured(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
         "seed": seed,
         "command": " ".join(("loss-attention", *words)),
         "locality_images": locality["images"],
+        "map": found.get("map", "evidence"),
         "metrics": {one["name"]: one["value"] for one in found["metrics"]}
         | {"window": float(locality["heaviest"]["window"])},
     }
@@ -93,7 +95,9 @@ def page(numbers: Mapping[str, Any]) -> str:
         f"`{numbers['command']}`, {numbers['measured']}, on {machine['cpu']}, {machine['cores']} "
         f"cores; {versions}.",
         "Scenes of digits. Means over seeds, lowest and highest in brackets; r90 and L of the "
-        f"heaviest patch of {images} images, EPG and pointing of the margin map.",
+        f"heaviest patch of {images} images, EPG and pointing of the margin map. Another patch "
+        "layer changes the window more than how far a patch sees: a wider window is truer to what "
+        "it shows, and says less about where.",
         "![Accuracy over r90 / window, a point a network](trade-off.png)",
         markdown_table(
             ["network", *METRICS, "command of the first seed"], rows, "l" + "r" * len(METRICS) + "l"

@@ -45,7 +45,10 @@ def test_networks_are_trained_once_and_drawn(tmp_path: Path, commands) -> None:
     assert len(commands) == 4
     text = written[1].read_text(encoding="utf-8")
     assert "| wider windows | 0.905 (0.900 to 0.910) |" in text
-    assert "| 16 (16 to 16) | `loss-attention train digits --patch-kernel 5 --seed 0` |" in text
+    assert (
+        "| 16 (16 to 16) | 1 (1 to 1) | `loss-attention train digits --patch-kernel 5 --seed 0` |"
+        in text
+    )
     assert str(tmp_path) not in text
     with Image.open(written[2]) as picture:
         assert picture.size[0] > 600
