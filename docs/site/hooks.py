@@ -18,7 +18,15 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ("*.md", "bench/*.md", "bench/*.png", "bench/*.txt", "ledger/*.md", "ledger/*/*.md")
+RESULTS = (
+    "*.md",
+    "*.png",
+    "bench/*.md",
+    "bench/*.png",
+    "bench/*.txt",
+    "ledger/*.md",
+    "ledger/*/*.md",
+)
 """What pages lead to; trainings, which no one commits, lie deeper."""
 # Lower case: MkDocs takes README.md for the index of its folder, which docs/ has already.
 AT_THE_ROOT = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,12 @@ import numpy as np
 
 from loss_attention.bags.recipe import BAGS
 from loss_attention.errors import InputError, printable, reason
-from loss_attention.exporting.reading import FORMAT_VERSION, METADATA_KEY, format_of, required
+from loss_attention.exporting.reading import (
+    METADATA_KEY,
+    format_of,
+    of_this_version,
+    required,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,19 +80,11 @@ class BagMetadata:
         values = json.loads(text)
         if values.get("kind") != BAGS:
             raise InputError("it holds a classifier of images: ExportedModel runs it")
-        version = values["format_version"]
-        if type(version) is int and version > FORMAT_VERSION:
-            raise InputError(
-                f"it is of format {version}, this version reads up to {FORMAT_VERSION}: upgrade "
-                "loss-attention"
-            )
-        known = {field.name for field in fields(cls)}
-        values = {name: value for name, value in values.items() if name in known}
+        values = of_this_version(values, cls)
         names, positive = values["class_names"], values["positive"]
         texts = [*names, *values["inputs"], *values["outputs"], values["pooling"]]
         sound = (
-            version == FORMAT_VERSION
-            and isinstance(names, list)
+            isinstance(names, list)
             and len(names) > 1
             and all(isinstance(one, str) for one in texts)
             and type(values["in_features"]) is int

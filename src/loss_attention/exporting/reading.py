@@ -91,19 +91,11 @@ class Metadata:
                 "it holds a classifier of bags, not of images: ExportedBagClassifier runs it, or "
                 "torch on the inputs that its metadata names"
             )
-        version = values["format_version"]
-        if type(version) is int and version > FORMAT_VERSION:
-            raise InputError(
-                f"it is of format {version}, this version reads up to {FORMAT_VERSION}: upgrade "
-                "loss-attention"
-            )
-        known = {field.name for field in fields(cls)}
-        values = {name: value for name, value in values.items() if name in known}
+        values = of_this_version(values, cls)
         height, width = values["image_size"]
         names = values["class_names"]
         sound = (
-            version == FORMAT_VERSION
-            and isinstance(names, list)
+            isinstance(names, list)
             and len(names) > 0
             and all(isinstance(name, str) for name in names)
             and all(type(side) is int and 0 < side <= 2**15 for side in (height, width))
@@ -211,6 +203,25 @@ def format_of(path: Path) -> Format:
             f"{known}"
         )
     return SUFFIXES[suffix]
+
+
+def of_this_version(values: Mapping[str, Any], described: type) -> dict[str, Any]:
+    """Return what a file says in the fields of a dataclass that describes it; others are new.
+
+    Raises:
+        InputError: it is of a newer version.
+        ValueError: it is of none.
+    """
+    version = values["format_version"]
+    if type(version) is int and version > FORMAT_VERSION:
+        raise InputError(
+            f"it is of format {version}, this version reads up to {FORMAT_VERSION}: upgrade "
+            "loss-attention"
+        )
+    if version != FORMAT_VERSION:
+        raise ValueError("its description is damaged")
+    known = {field.name for field in fields(described)}
+    return {name: value for name, value in values.items() if name in known}
 
 
 def required(library: str) -> Any:
