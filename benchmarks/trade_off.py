@@ -61,7 +61,7 @@ def measured(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
         "command": " ".join(("loss-attention", *words)),
         "locality_images": locality["images"],
         "map": found.get("map", "evidence"),
-        "metrics": {one["name"]: one["value"] for one in found["metrics"]}
+        "scores": {one["name"]: one["value"] for one in found["metrics"]}
         | {"window": float(locality["heaviest"]["window"])},
     }
 
@@ -82,7 +82,7 @@ def page(numbers: Mapping[str, Any]) -> str:
         (
             name,
             *(
-                shown([run["metrics"].get(metric) for run in runs], 0 if "px" in label else 3)
+                shown([run["scores"].get(metric) for run in runs], 0 if "px" in label else 3)
                 for label, metric in METRICS.items()
             ),
             f"`{runs[0]['command']}`",
@@ -115,7 +115,7 @@ def draw(numbers: Mapping[str, Any], path: Path) -> None:
     for name, runs in by_network(numbers["runs"]).items():
         ranges = []
         for metric in ("locality_r90_by_window_heaviest", "accuracy"):
-            values = [run["metrics"][metric] for run in runs]
+            values = [run["scores"][metric] for run in runs]
             middle = sum(values) / len(values)
             ranges.append((middle, [[middle - min(values)], [max(values) - middle]]))
         (x, across), (y, up) = ranges

@@ -34,7 +34,7 @@ SMALL = {
     "optimizer": "sgd",
     "learning_rate": 0.05,
     "batch_size": 8,
-    "epochs": 1,
+    "epochs": 2,
     "precision": "32",
     "accelerator": "cpu",
 }
