@@ -17,9 +17,10 @@ import numpy as np
 from loss_attention.bags.recipe import BAGS
 from loss_attention.errors import InputError, printable, reason
 from loss_attention.exporting.reading import (
-    METADATA_KEY,
+    described,
     format_of,
     of_this_version,
+    onnx_session,
     required,
 )
 
@@ -141,27 +142,20 @@ class ExportedBagClassifier:
             )
         if not path.is_file():
             raise InputError(f"there is no file {name}")
-        runtime = required("onnxruntime")
-        options = runtime.SessionOptions()
-        options.log_severity_level = 4  # what is wrong comes as an error too
+        required("onnxruntime")
         try:
-            session = runtime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-            entries = session.get_modelmeta().custom_metadata_map
+            session, entries = onnx_session(path)
         except Exception as error:  # whatever it raises at a file that it cannot take
             raise InputError(f"{name} cannot be opened as onnx: {reason(error)}") from error
-        if METADATA_KEY not in entries:
-            raise InputError(f"{name}: not written by loss-attention: its metadata lacks the model")
         try:
-            self.metadata = BagMetadata.from_json(entries[METADATA_KEY])
-            self._by_parts = INSTANCE_LOGITS in self.metadata.outputs
-            if self._by_parts and self.metadata.pooling not in WEIGHTS:
-                raise InputError(f"its pooling {self.metadata.pooling} is unknown to this version")
+            self.metadata = described(entries, BagMetadata.from_json)
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
-        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise InputError(f"{name}: its metadata is damaged ({reason(error)})") from error
+        self._by_parts = INSTANCE_LOGITS in self.metadata.outputs
+        if self._by_parts and self.metadata.pooling not in WEIGHTS:
+            raise InputError(
+                f"{name}: its pooling {self.metadata.pooling} is unknown to this version"
+            )
         self._session = session
 
     def __call__(self, features: Any, at_once: int = AT_ONCE) -> PredictedBag:

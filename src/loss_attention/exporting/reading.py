@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Format = Literal["onnx", "torch", "openvino"]
 SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch", ".xml": "openvino"}
 """How files of each format end; OpenVINO's has its weights beside it, ending in .bin."""
+Description = TypeVar("Description")
 FORMAT_VERSION = 1
 METADATA_KEY = "loss-attention"
 """The one entry of a file's metadata that is ours; in torch's, the extra file of that name."""
@@ -239,23 +240,42 @@ def required(library: str) -> Any:
         ) from error
 
 
-def _described(entries: Mapping[str, str]) -> Metadata:
+def described(entries: Mapping[str, str], read: Callable[[str], Description]) -> Description:
+    """Return what a file says of itself.
+
+    Args:
+        entries: the file's metadata, by name.
+        read: makes a description of its text.
+
+    Raises:
+        InputError: it is not there, damaged, or of what `read` does not take.
+    """
     if METADATA_KEY not in entries:
         raise InputError("not written by loss-attention: its metadata lacks the model")
     try:
-        return Metadata.from_json(entries[METADATA_KEY])
+        return read(entries[METADATA_KEY])
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"its metadata is damaged ({reason(error)})") from error
 
 
-def _open_onnx(path: Path) -> tuple[Metadata, Run]:
+def onnx_session(path: Path) -> tuple[Any, Mapping[str, str]]:
+    """Return an ONNX file, ready to run by onnxruntime on the CPU, and its metadata.
+
+    Raises:
+        InputError: onnxruntime is not installed. Of a file that it cannot take: whatever it raises.
+    """
     runtime = required("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # what is wrong comes as an error too
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    about = _described(session.get_modelmeta().custom_metadata_map)
+    return session, session.get_modelmeta().custom_metadata_map
+
+
+def _open_onnx(path: Path) -> tuple[Metadata, Run]:
+    session, entries = onnx_session(path)
+    about = described(entries, Metadata.from_json)
     names = list(about.outputs)
 
     def run(images: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -272,7 +292,7 @@ def _open_openvino(path: Path) -> tuple[Metadata, Run]:
     entries = {}
     if model.has_rt_info([METADATA_KEY]):
         entries[METADATA_KEY] = model.get_rt_info([METADATA_KEY]).astype(str)
-    about = _described(entries)
+    about = described(entries, Metadata.from_json)
     # Else it computes in half precision where the processor can.
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     names = list(about.outputs)
@@ -289,7 +309,8 @@ def _open_torch(path: Path) -> tuple[Metadata, Run]:
 
     extra = {METADATA_KEY: ""}
     program = torch.export.load(path, extra_files=extra)
-    about = _described({name: text for name, text in extra.items() if text})
+    entries = {name: text for name, text in extra.items() if text}
+    about = described(entries, Metadata.from_json)
     network = program.module()
 
     def run(images: NDArray[Any]) -> dict[str, NDArray[Any]]:
