@@ -59,6 +59,8 @@ else:  # what is none of these meets the messages below
 WEIGHTS_FILE = "model.safetensors"
 FORMAT_VERSION = 1
 METADATA_KEY = "loss-attention"
+EXPORTED = (".onnx", ".pt2", ".xml")
+"""How files end that `export` writes, which are no models here."""
 _ROUNDING = 1 / 255
 """How far floating-point images may leave [0, 1], as resizing and number formats have it."""
 
@@ -555,6 +557,11 @@ def _opened(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         name = printable(str(path))
+        if path.suffix.lower() in EXPORTED:
+            raise InputError(
+                f"{name} is an exported file, which `predict` and ExportedModel run: give the "
+                f"run's folder, or the {WEIGHTS_FILE} in it"
+            ) from error
         raise InputError(f"{name} is truncated or no safetensors file ({reason(error)})") from error
 
 

@@ -37,8 +37,13 @@ LEAST_PROBABILITY = 0.5
 class NamesClasses(Protocol):
     """What knows its classes, and whether one may have several."""
 
-    class_names: tuple[str, ...]
-    multi_label: bool
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the K classes."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image or a bag may have several."""
 
 
 class Classifier(NamesClasses, Protocol):

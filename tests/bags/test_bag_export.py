@@ -19,6 +19,7 @@ import loss_attention as la
 from loss_attention.bags.exported import WEIGHTS
 from loss_attention.bags.exporting import described
 from loss_attention.bags.pooling import POOLINGS
+from loss_attention.cli import main
 from loss_attention.exporting.reading import METADATA_KEY
 
 SOME = ["additive"]
@@ -68,6 +69,14 @@ def test_onnx_files_need_no_torch(names: list[str], tmp_path: Path, plain: Any) 
             assert found["weights"][bag].sum() == pytest.approx(1, abs=1e-6)
 
 
+def said_by(code: int, capsys: pytest.CaptureFixture[str], *words: object) -> Any:
+    """What a command that ends with a code has printed."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    assert ended.value.code == code
+    return capsys.readouterr()
+
+
 def test_what_cannot_be_written_leaves_no_file(tmp_path: Path, plain: Any) -> None:
     plain(bags_written.refuse, tmp_path)
 
@@ -92,13 +101,17 @@ def test_weights_are_those_of_the_poolings(name: str, classes: int) -> None:
     assert set(WEIGHTS) == {name for name in POOLINGS if not POOLINGS[name].additive}
 
 
-def test_a_file_is_read_without_torch_and_what_is_none_is_named(tmp_path: Path, plain: Any) -> None:
+def test_a_file_is_read_without_torch_and_what_is_none_is_named(
+    tmp_path: Path, plain: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     plain(bags_written.write_onnx_files, tmp_path, ["gated-attention"])
     path = tmp_path / "gated-attention.onnx"
     features = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float16)
-    with h5py.File(tmp_path / "bag.h5", "w") as file:
+    (tmp_path / "bags").mkdir()
+    bag = tmp_path / "bags" / "bag.h5"
+    with h5py.File(bag, "w") as file:
         file["features"] = features
     program = (
         "import sys, h5py, loss_attention as la\n"
@@ -107,13 +120,28 @@ def test_a_file_is_read_without_torch_and_what_is_none_is_named(tmp_path: Path, 
         "assert not {'torch', 'onnx', 'pyarrow'} & set(sys.modules)\n"
         "print(*said.logits)"
     )
-    words = [sys.executable, "-c", program, str(path), str(tmp_path / "bag.h5")]
+    words = [sys.executable, "-c", program, str(path), str(bag)]
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     with torch.no_grad():
         model = bags_written.model_of("gated-attention")
         wanted = model(torch.from_numpy(features)[None].float()).logits[0]
     np.testing.assert_allclose([float(one) for one in ended.stdout.split()], wanted, atol=1e-5)
+
+    folder = bag.parent
+    line = json.loads(said_by(0, capsys, "predict", path, folder, "--format", "jsonl").out)
+    assert (line["bag"], line["prediction"]) == ("bag", str(int(wanted.argmax())))
+    found = list(line["probabilities"].values())
+    np.testing.assert_allclose(found, wanted.softmax(dim=0), atol=1e-5)
+    refused = said_by(2, capsys, "explain", path, folder, "--out", tmp_path / "maps").err
+    assert "is an exported file, which `predict` and Exported" in refused
+    with h5py.File(bag, "r+") as file:
+        file["features"][20, 2] = np.nan
+    refused = said_by(2, capsys, "predict", path, folder).err
+    assert "bag.h5: row 21, feature 3 is not finite" in refused
+    np.save(bag.with_suffix(".npy"), features[:, :3])
+    bag.unlink()
+    assert "3 features" in said_by(2, capsys, "predict", path, folder).err
 
     reader = la.ExportedBagClassifier(path)
     for wrong, said in (

@@ -69,6 +69,37 @@ def test_patients_splits_and_labels_of_instances_are_kept(tmp_path: Path) -> Non
     assert bags.width == 2
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet", "lists"])
+def test_a_bag_may_have_several_labels_and_so_may_an_instance(kind: str, tmp_path: Path) -> None:
+    labels = {"b": ["tumour", "necrosis"], "a": [], "c": ["tumour"]}
+    each = [["tumour"], [], ["necrosis", "tumour"], [], [], []]
+    if kind == "lists":
+        bag_cells: list[Any] = [labels[name] for name in ROWS["slide_id"]]
+        cells: list[Any] = each
+    else:
+        bag_cells = ["; ".join(labels[name]) or "[]" for name in ROWS["slide_id"]]
+        cells = ["|".join(one) or "[]" for one in each]
+    kind = "parquet" if kind == "lists" else kind
+    bags = read_bags(table(tmp_path, kind=kind, label=bag_cells, instance_label=cells))
+    assert bags.class_names == ("necrosis", "tumour")
+    assert bags.labels.tolist() == [[1, 1], [0, 0], [0, 1]]
+    assert bags.instance_labels is not None
+    found = [one.tolist() for one in bags.instance_labels]
+    assert found == [[[0, 1], [1, 1], [0, 0]], [[0, 0], [0, 0]], [[0, 0]]]
+
+
+def test_an_empty_cell_of_an_instance_is_none_of_several_classes(tmp_path: Path) -> None:
+    cells = ["a;b", "a", "a;b", "b", "a", "a;b"]
+    data = table(tmp_path, label=cells, instance_label=["", "a", "a", "b", "", "a;c"])
+    with pytest.raises(
+        InputError, match=r"row 6: instance_label 'c' is no class of a bag \(a, b\)"
+    ):
+        read_bags(data)
+    bags = read_bags(table(tmp_path, label=cells, instance_label=["", "a", "a", "b", "", "b"]))
+    assert bags.instance_labels is not None
+    assert bags.instance_labels[0].tolist() == [[0, 0], [1, 0], [0, 1]]
+
+
 def test_classes_of_numbers_are_in_their_order(tmp_path: Path) -> None:
     bags = read_bags(table(tmp_path, label=[10, 2, 10, 2, 2, 10]))
     assert bags.class_names == ("2", "10")
@@ -102,6 +133,8 @@ def test_classes_of_numbers_are_in_their_order(tmp_path: Path) -> None:
         ({"split": ["train"] * 5 + ["fold1"]}, "row 6 says split 'fold1' of the bag 'b'"),
         ({"split": ["fold1"] * 6}, "split 'fold1' is none of train"),
         ({"instance_label": ["mitosis"] * 6}, "row 1: instance_label 'mitosis' is no class"),
+        ({"label": ["a;b", "b", "a;b", "", "b", "a;b"]}, "row 4: label has no label"),
+        ({"label": ["a;b", "b", "a", "b", "b", "a;b"]}, "row 3 says label 'a' of the bag 'b'"),
     ],
 )
 def test_what_is_wrong_is_named(changes: dict[str, Any], said: str, tmp_path: Path) -> None:

@@ -241,6 +241,25 @@ class BagSet:
         return digest.hexdigest()[:16]
 
 
+class Features:
+    """The features of one bag, which are read when a slice of them is taken.
+
+    Args:
+        bags: it is one of these.
+        bag: its number among them.
+
+    Attributes:
+        shape: `(M, D)`.
+    """
+
+    def __init__(self, bags: BagSet, bag: int) -> None:
+        self.shape = int(bags.sizes[bag]), bags.width
+        self._bags, self._bag = bags, bag
+
+    def __getitem__(self, rows: slice) -> Num[np.ndarray, "m D"]:
+        return self._bags.features(self._bag, rows.start, rows.stop)
+
+
 def class_counts(bags: BagSet) -> list[int]:
     """Return how many bags have each class."""
     labels, classes = bags.labels, len(bags.class_names)

@@ -261,7 +261,7 @@ def _listed(root: Path, files: Sequence[str], table: Path, how: HowRead) -> BagF
         raise InputError(f"no labels at {table}: it is not there")
     rows = read_csv(table, how)
     columns = usual_columns(rows.column_names, where, how, OF_BAGS)
-    said = read_labels(rows, columns, where, several=True, how=how)
+    said = read_labels(rows, columns, where, one_hot=True, how=how)
     of_names, notes = _by_name(files, lambda file: PurePosixPath(file).stem, said.faults)
     found: dict[str, int] = {}
     lost: list[int] = []

@@ -574,7 +574,7 @@ def check_labels_csv(images: ImageBags) -> None:
         for image, value in zip(images.images, rows.column(name).to_pylist(), strict=True):
             _require_same(images, image, name, _row(images, image)[name], value)
     columns = usual_columns(rows.column_names, LABELS_FILE, kinds=OF_BAGS)
-    said = read_labels(rows, columns, LABELS_FILE, several=True)
+    said = read_labels(rows, columns, LABELS_FILE, one_hot=True)
     if said.faults:
         raise InputError(f"{images.where}: {said.faults[0]}")
     for image, row in zip(images.images, said.labels.tolist(), strict=True):

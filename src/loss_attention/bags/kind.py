@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from loss_attention.bags.recipe import BAGS
+from loss_attention.exporting.reading import onnx_session
 from loss_attention.model_spec import KIND
 
 WEIGHTS_FILE, METADATA_KEY = "model.safetensors", "loss-attention"
@@ -27,4 +28,15 @@ def is_bag_model(path: Path) -> bool:
             described = json.loads((opened.metadata() or {})[METADATA_KEY])
         return bool(described["config"].get(KIND) == BAGS)
     except Exception:  # whatever broken content leads the reader into
+        return False
+
+
+def is_exported_bags(path: Path) -> bool:
+    """Return whether an `.onnx` file holds a classifier of bags; see `is_bag_model`."""
+    if path.suffix.lower() != ".onnx" or not path.is_file():
+        return False
+    try:
+        entries = onnx_session(path, optimised=False)[1]
+        return bool(json.loads(entries[METADATA_KEY]).get(KIND) == BAGS)
+    except Exception:  # likewise, or onnxruntime is not installed
         return False

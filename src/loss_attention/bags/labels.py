@@ -6,6 +6,7 @@ is said of a bag must be the same in all of its rows.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -249,17 +250,18 @@ def read_labels(
     columns: Mapping[str, str | None],
     where: str,
     *,
-    several: bool = False,
+    one_hot: bool = False,
     how: HowRead = AS_TRAINED,
 ) -> BagLabels:
     """Return what a table says of bags.
+
+    A bag has several labels where they stand in one cell, separated by ; or |, or as a list.
 
     Args:
         table: of pyarrow.
         columns: which of its columns is what.
         where: what it is called in errors.
-        several: a bag may have several labels: in a cell, separated by ; or |, or as 0 and 1 in a
-            column a class where there is none for labels.
+        one_hot: where there is no column for labels, columns of 0 and 1 are those of the classes.
         how: whether labels are needed.
 
     Raises:
@@ -279,11 +281,11 @@ def read_labels(
         return found
     if label is not None:
         values = _same(table, label, found, where)
-        if several and any(isinstance(one, str) and _SEVERAL.search(one) for one in set(values)):
+        if holds_several(values):
             found.class_names, found.labels = _several(values, label, found, where)
         else:
             found.class_names, found.labels = _classes(values, 2 if how.labelled else 1)
-    elif flags := one_hot_columns(table, columns) if several else []:
+    elif flags := one_hot_columns(table, columns) if one_hot else []:
         found.class_names = tuple(name.strip() for name in flags)
         flagged = [_same(table, name, found, where) for name in flags]
         found.labels = torch.tensor(flagged, dtype=torch.uint8).T.contiguous()
@@ -296,6 +298,11 @@ def read_labels(
     if found.patients and found.splits:
         found.faults += divided_patients(found, where)
     return found
+
+
+def holds_several(values: Iterable[Any]) -> bool:
+    """Return whether one of the values of a column is several labels."""
+    return any(isinstance(one, str) and _SEVERAL.search(one) for one in set(values))
 
 
 def one_hot_columns(table: Any, columns: Mapping[str, str | None]) -> list[str]:
@@ -334,7 +341,7 @@ def grouped(names: Sequence[str]) -> Int[Tensor, " N"]:
 
 def _same(table: Any, name: str, said: BagLabels, where: str) -> list[Any]:
     """Return what a column says of each bag; note rows that say nothing or something else."""
-    column = table.column(name).combine_chunks()
+    column = plain_column(table, name)
     rows = _nulls(column)
     said.note(rows, lambda row: f"{where}: row {row + 1} has no {quoted(name)}")
     encoded = column.dictionary_encode()
@@ -355,6 +362,15 @@ def _same(table: Any, name: str, said: BagLabels, where: str) -> list[Any]:
 
     said.note(other, line)
     return [None if code < 0 else values[code] for code in of_bags]
+
+
+def plain_column(table: Any, name: str) -> Any:
+    """Return a column in one piece, lists as the text that a cell of a CSV would have."""
+    column = table.column(name).combine_chunks()
+    if not pa.types.is_nested(column.type):
+        return column
+    lists = (None if one is None else json.dumps(one, default=str) for one in column.to_pylist())
+    return pa.array(lists, type=pa.string())
 
 
 def _nulls(column: Any) -> Int[np.ndarray, " n"]:
@@ -386,7 +402,7 @@ def _several(
     for value in dict.fromkeys(values):
         try:
             if value is not None:
-                cells[value] = [str(one) for one in read_labels_cell(value).labels]
+                cells[value] = labels_of(value)
         except ValueError as error:
             row = int(said.first[values.index(value)])
             said.faults.append(f"{where}: row {row + 1}: {name} {error}")
@@ -398,6 +414,15 @@ def _several(
         for one in cells[value]:
             found[bag, index[one]] = 1
     return names, found
+
+
+def labels_of(value: Any) -> list[str]:
+    """Return the labels of a cell.
+
+    Raises:
+        ValueError: it holds none, or what is no label.
+    """
+    return [str(one) for one in read_labels_cell(value).labels]
 
 
 def _splits(values: Sequence[Any], name: str, said: BagLabels, where: str) -> tuple[str, ...]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from loss_attention.bags.bag_set import BagSet, described
+from loss_attention.bags.bag_set import BagSet, Features, described
 from loss_attention.bags.division import BagParts, check_width, of_classes, parts_of
 from loss_attention.bags.evaluation import BagEvaluation, evaluate_bags
+from loss_attention.bags.exported import BagMetadata, ExportedBagClassifier
 from loss_attention.bags.job import bag_recipe, begin_bag_run, continue_bag_run
 from loss_attention.bags.labels import how_asked
 from loss_attention.bags.model import BagClassifier
@@ -31,6 +33,9 @@ from loss_attention.terminal import counted, say_line
 from loss_attention.training.devices import choose_accelerator, choose_device, count_devices
 from loss_attention.training.recipe import Accelerator
 from loss_attention.training.run_folder import EVALUATION_FILE, RunFolder
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def own_bags(
@@ -303,9 +308,9 @@ def predict_bags(
     """Return what a classifier says of bags, whose labels it does not look at, and its classes.
 
     Args:
-        source: a run's folder or its `.safetensors` file.
+        source: a run's folder, its `.safetensors` file, or an exported `.onnx` file.
         data: the bags.
-        accelerator: where to compute.
+        accelerator: where to compute; exported files run on the CPU.
         progress: called with bags done and all of them.
         columns: what columns of a table are called; see `how_asked`.
 
@@ -313,15 +318,44 @@ def predict_bags(
         InputError: bags or a classifier that cannot be used, or probabilities that are not finite.
     """
     device = choose_device(accelerator)
-    if source.is_dir():
-        model = load_bag_weights(RunFolder.open(source)).to(device)
+    of_bags: BagClassifier | BagMetadata
+    if source.suffix.lower() == ".onnx" and not source.is_dir():
+        of_bags, probabilities = _of_file(ExportedBagClassifier(source))
+    elif source.is_dir():
+        of_bags, probabilities = _of_model(load_bag_weights(RunFolder.open(source)).to(device))
     else:
-        model = load_bag_model(source).to(device)
+        of_bags, probabilities = _of_model(load_bag_model(source).to(device))
     bags = read_bags(data, how=how_asked(columns, columns_of(source), labelled=False))
-    check_width(bags, model.in_features)
+    check_width(bags, of_bags.in_features)
     found = []
-    for name, prediction in zip(bags.names, predicted(model, bags), strict=True):
-        said = probabilities_of(prediction.logits, competing=model.competing)[0]
-        found.append(predicted_of(model, name, said.cpu().numpy()))
+    for name, said in zip(bags.names, probabilities(bags), strict=True):
+        found.append(predicted_of(of_bags, name, said))
         progress(len(found), len(bags))
-    return found, model.class_names
+    return found, of_bags.class_names
+
+
+Probabilities = Callable[[BagSet], Iterator["NDArray[Any]"]]
+"""Yields the probabilities `(K,)` of each bag."""
+
+
+def _of_model(model: BagClassifier) -> tuple[BagClassifier, Probabilities]:
+    """Return a classifier and how it classifies."""
+
+    def probabilities(bags: BagSet) -> Iterator[NDArray[Any]]:
+        for prediction in predicted(model, bags):
+            yield probabilities_of(prediction.logits, competing=model.competing)[0].cpu().numpy()
+
+    return model, probabilities
+
+
+def _of_file(exported: ExportedBagClassifier) -> tuple[BagMetadata, Probabilities]:
+    """Likewise of an exported file, whose bags are read a part at a time."""
+
+    def probabilities(bags: BagSet) -> Iterator[NDArray[Any]]:
+        for bag in range(len(bags)):
+            try:
+                yield exported(Features(bags, bag)).probabilities
+            except InputError as error:
+                raise InputError(f"{bags.location(bag)}: {error}") from error
+
+    return exported.metadata, probabilities

@@ -20,13 +20,17 @@ from jaxtyping import Float, Int
 from loss_attention.bags.bag_set import BagSet, PackedInstances
 from loss_attention.bags.labels import (
     AS_TRAINED,
+    BagLabels,
     HowRead,
     checked_table,
     fits,
+    labels_of,
     lacking,
+    plain_column,
     read_labels,
     usual_columns,
 )
+from loss_attention.data.records import few
 from loss_attention.errors import InputError, guarded, printable, quoted
 
 ENDINGS = (".csv", ".tsv", ".parquet")
@@ -74,7 +78,7 @@ def read_bag_table(path: Path, how: HowRead = AS_TRAINED) -> BagSet:
     known = None
     if said.class_names and columns.found["instance_label"] is not None:
         name = columns.found["instance_label"]
-        known = _instance_labels(table, name, said.class_names, where)[order]
+        known = _instance_labels(table, name, said, where)[order]
     return BagSet(
         instances=PackedInstances(values, sizes, positions),
         rows=np.arange(len(said.names)),
@@ -141,22 +145,47 @@ def _features(table: Any, columns: Sequence[str], where: str) -> Float[np.ndarra
     return values
 
 
-def _instance_labels(
-    table: Any, name: str, classes: Sequence[str], where: str
-) -> Int[np.ndarray, " S"]:
-    """Return the class of each instance."""
-    column = table.column(name)
+def _instance_labels(table: Any, name: str, said: BagLabels, where: str) -> Int[np.ndarray, "S *K"]:
+    """Return the class of each instance; of bags with several labels, 0 or 1 for each class."""
+    column = plain_column(table, name)
     if column.null_count:
         row = column.is_null().to_pylist().index(True)
         raise InputError(f"{where}: row {row + 1} has no {quoted(name)}")
-    index = {one: place for place, one in enumerate(classes)}
-    found = np.empty(table.num_rows, dtype=np.int64)
-    for row, value in enumerate(column.to_pylist()):
-        text = f"{value:g}" if isinstance(value, float) else str(value)
-        if text not in index:
+    index = {one: place for place, one in enumerate(said.class_names)}
+    several = said.labels.ndim == 2
+    encoded = column.dictionary_encode()
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
+    known = encoded.dictionary.to_pylist()
+    found = np.zeros((len(known), len(index)) if several else len(known), dtype=np.int64)
+    for code, value in enumerate(known):
+        try:
+            labels = _labels_of(value) if several else [_text(value)]
+        except ValueError as error:
+            raise InputError(f"{where}: row {_row_of(codes, code)}: {name} {error}") from error
+        unknown = [one for one in labels if one not in index]
+        if unknown:
             raise InputError(
-                f"{where}: row {row + 1}: {name} {quoted(value)} is no class of a bag "
-                f"({', '.join(map(printable, classes))})"
+                f"{where}: row {_row_of(codes, code)}: {name} {quoted(unknown[0])} is no class of "
+                f"a bag ({few(said.class_names)})"
             )
-        found[row] = index[text]
-    return found
+        places = [index[one] for one in labels]
+        if several:
+            found[code, places] = 1
+        else:
+            (found[code],) = places
+    of_instances: np.ndarray = found[codes]
+    return of_instances
+
+
+def _labels_of(cell: Any) -> list[str]:
+    """Return the classes of an instance of a bag with several; an empty cell has none."""
+    return [] if isinstance(cell, str) and not cell.strip() else labels_of(cell)
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _row_of(codes: Int[np.ndarray, " S"], code: int) -> int:
+    """Return the first row with a value, from 1."""
+    return int(np.argmax(codes == code)) + 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from loss_attention.bags.kind import is_bag_model
+from loss_attention.bags.kind import is_bag_model, is_exported_bags
 from loss_attention.bags.recipe import BAGS, BagRecipe, BagRunRecipe, is_bag_run
 from loss_attention.cli.elsewhere import prediction_format, say_predicted
 from loss_attention.cli.options import Device
@@ -99,7 +99,13 @@ def report(
 
 def predict(
     console: Console,
-    run: BagModel,
+    run: Annotated[
+        tyro.conf.Positional[Path],
+        tyro.conf.arg(
+            help="A run's folder, a .safetensors file, or an exported .onnx file, of a classifier "
+            "of bags."
+        ),
+    ],
     data: Annotated[
         tyro.conf.Positional[tuple[str, ...]],
         tyro.conf.arg(help="A table of instances, or a folder of one file a bag."),
@@ -118,6 +124,7 @@ def predict(
         out: Write to this file, ending in .csv or .jsonl. None: print.
         columns: What columns of a table are called, as bag=slide_name. None of them given: as in
             the run's own data, or as they usually are.
+        accelerator: auto: a GPU if there is one; for a run, as exported files run on the CPU.
         overwrite: Replace a file that is there.
     """
     kind = prediction_format(out, format, overwrite=overwrite)
@@ -418,9 +425,14 @@ OF_BAGS: dict[str, Callable[..., int]] = {
 """Subcommands that have other options where the model is of bags."""
 
 
-def _is_of_bags(path: Path) -> bool:
-    """Return whether a run's folder, trained or not, or a `.safetensors` file, is of bags."""
-    return is_bag_run(path) or is_bag_model(path)
+def _is_of_bags(path: Path, subcommand: str) -> bool:
+    """Return whether a run's folder, trained or not, or a file that a subcommand takes, is of bags.
+
+    An exported file is opened for that, which `predict` alone takes.
+    """
+    if is_bag_run(path) or is_bag_model(path):
+        return True
+    return subcommand == "predict" and is_exported_bags(path)
 
 
 def function_for(
@@ -442,7 +454,7 @@ def function_for(
     """
     if name not in OF_BAGS:
         return usual
-    models = (one for one in arguments if not one.startswith("-") and _is_of_bags(Path(one)))
+    models = (one for one in arguments if not one.startswith("-") and _is_of_bags(Path(one), name))
     model = next(models, None)
     if model is None:
         return usual

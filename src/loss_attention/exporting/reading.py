@@ -89,8 +89,8 @@ class Metadata:
         values = json.loads(text)
         if values.get("kind") == "bags":
             raise InputError(
-                "it holds a classifier of bags, not of images: ExportedBagClassifier runs it, or "
-                "torch on the inputs that its metadata names"
+                "it holds a classifier of bags, not of images: `predict` and ExportedBagClassifier "
+                "run an .onnx file, torch the inputs that its metadata names"
             )
         values = of_this_version(values, cls)
         height, width = values["image_size"]
@@ -260,8 +260,12 @@ def described(entries: Mapping[str, str], read: Callable[[str], Description]) ->
         raise InputError(f"its metadata is damaged ({reason(error)})") from error
 
 
-def onnx_session(path: Path) -> tuple[Any, Mapping[str, str]]:
+def onnx_session(path: Path, *, optimised: bool = True) -> tuple[Any, Mapping[str, str]]:
     """Return an ONNX file, ready to run by onnxruntime on the CPU, and its metadata.
+
+    Args:
+        path: the file.
+        optimised: False opens it sooner, for whoever asks for the metadata alone.
 
     Raises:
         InputError: onnxruntime is not installed. Of a file that it cannot take: whatever it raises.
@@ -269,6 +273,8 @@ def onnx_session(path: Path) -> tuple[Any, Mapping[str, str]]:
     runtime = required("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # what is wrong comes as an error too
+    if not optimised:
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return session, session.get_modelmeta().custom_metadata_map
 
