@@ -22,9 +22,9 @@ from loss_attention.heads import HEADS, centres
 from loss_attention.heads.capsules import pooled_capsules
 from loss_attention.heads.patches import LossAttention, pooled
 from loss_attention.losses import single_label_loss
-from loss_attention.model import METADATA_KEY
 from loss_attention.model_spec import ModelSpec
 from loss_attention.prediction import CapsulePrediction
+from loss_attention.saving import METADATA_KEY
 
 IMAGES = (3, 3, 20, 24)
 

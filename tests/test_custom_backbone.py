@@ -21,8 +21,9 @@ from loss_attention.backbones.receptive_field import ReceptiveField
 from loss_attention.errors import InputError
 from loss_attention.evaluation.measuring import evaluate, for_inference
 from loss_attention.heads import HEADS
-from loss_attention.model import METADATA_KEY, PatchClassifier
+from loss_attention.model import PatchClassifier
 from loss_attention.model_spec import ModelSpec
+from loss_attention.saving import METADATA_KEY
 
 OPTIONS = {
     "num_classes": 2,

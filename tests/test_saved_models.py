@@ -16,7 +16,8 @@ from safetensors.torch import save as serialise
 import loss_attention as la
 from loss_attention import model as module
 from loss_attention.errors import InputError
-from loss_attention.model import METADATA_KEY, WEIGHTS_FILE, PatchClassifier
+from loss_attention.model import PatchClassifier
+from loss_attention.saving import METADATA_KEY, WEIGHTS_FILE
 
 OPTIONS = {
     "num_classes": 3,

@@ -44,7 +44,7 @@ from loss_attention.heads.patches import PatchLayout
 from loss_attention.memory import free_memory
 from loss_attention.model_spec import CUSTOM, KIND, ModelSpec
 from loss_attention.prediction import ImagePrediction, MapName
-from loss_attention.saving import check_file
+from loss_attention.saving import METADATA_KEY, WEIGHTS_FILE, check_file
 from loss_attention.tiling import BATCH_SIZE, OVERLAP, Progress, Tiles, predict_in_tiles
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ if TYPE_CHECKING:
 else:  # what is none of these meets the messages below
     Pictures = Any
 
-WEIGHTS_FILE = "model.safetensors"
 FORMAT_VERSION = 1
-METADATA_KEY = "loss-attention"
 EXPORTED = (".onnx", ".pt2", ".xml")
 """How files end that `export` writes, which are no models here."""
 _ROUNDING = 1 / 255

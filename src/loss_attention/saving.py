@@ -162,6 +162,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 FACTS_FILE = "run.json"
+WEIGHTS_FILE = "model.safetensors"
+METADATA_KEY = "loss-attention"
+"""The one entry of a file's metadata that is ours, of whatever format it is."""
 FORMAT_VERSION = 2
 """1, of version 0.1, has no digests."""
 

@@ -13,8 +13,9 @@ from loss_attention.bags import exporting
 from loss_attention.bags.exporting import export_bags
 from loss_attention.bags.model import BagClassifier
 from loss_attention.errors import InputError
-from loss_attention.exporting.reading import METADATA_KEY, ExportedModel
+from loss_attention.exporting.reading import ExportedModel
 from loss_attention.exporting.writing import ExportError
+from loss_attention.saving import METADATA_KEY
 
 SIZES = (9, 4)
 """Of two bags; none of them is tried by `export_bags`."""

@@ -20,7 +20,7 @@ from loss_attention.bags.exported import WEIGHTS
 from loss_attention.bags.exporting import described
 from loss_attention.bags.pooling import POOLINGS
 from loss_attention.cli import main
-from loss_attention.exporting.reading import METADATA_KEY
+from loss_attention.saving import METADATA_KEY
 
 SOME = ["additive"]
 """The one that classifies what it has weighed; the others have one form."""

@@ -14,7 +14,8 @@ from loss_attention.bags.model import BagClassifier
 from loss_attention.bags.pooling import POOLINGS
 from loss_attention.bags.saved import as_bytes, load_bag_model
 from loss_attention.errors import InputError
-from loss_attention.model import METADATA_KEY, create_model, load
+from loss_attention.model import create_model, load
+from loss_attention.saving import METADATA_KEY
 
 
 def written(path: Path, pooling: str = "gated-attention") -> BagClassifier:

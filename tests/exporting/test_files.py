@@ -13,7 +13,8 @@ from heads.used import PATCH_HEADS
 
 import loss_attention as la
 from loss_attention.exporting.quantising import _overlaps, kept_in_float
-from loss_attention.exporting.reading import METADATA_KEY, ExportedModel
+from loss_attention.exporting.reading import ExportedModel
+from loss_attention.saving import METADATA_KEY
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -16,7 +16,8 @@ from heads.used import used_model
 import loss_attention as la
 from loss_attention.errors import InputError
 from loss_attention.exporting.network import TakenSizes, sizes_for
-from loss_attention.exporting.reading import METADATA_KEY, ExportedModel, Metadata
+from loss_attention.exporting.reading import ExportedModel, Metadata
+from loss_attention.saving import METADATA_KEY
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

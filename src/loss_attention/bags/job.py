@@ -22,7 +22,7 @@ from loss_attention.data.loading import recorded
 from loss_attention.errors import guarded
 from loss_attention.interruption import StopRequest
 from loss_attention.metrics.classification import correct_images
-from loss_attention.model import WEIGHTS_FILE
+from loss_attention.saving import WEIGHTS_FILE
 from loss_attention.training.bookkeeping import TrainingLog
 from loss_attention.training.devices import choose_accelerator, choose_device
 from loss_attention.training.environment import command_line, hardware, versions

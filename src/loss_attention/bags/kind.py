@@ -8,11 +8,8 @@ from pathlib import Path
 from safetensors import safe_open
 
 from loss_attention.bags.recipe import BAGS
-from loss_attention.exporting.reading import onnx_session
 from loss_attention.model_spec import KIND
-
-WEIGHTS_FILE, METADATA_KEY = "model.safetensors", "loss-attention"
-"""As `model.py` has them."""
+from loss_attention.saving import METADATA_KEY, WEIGHTS_FILE
 
 
 def is_bag_model(path: Path) -> bool:
@@ -35,6 +32,8 @@ def is_exported_bags(path: Path) -> bool:
     """Return whether an `.onnx` file holds a classifier of bags; see `is_bag_model`."""
     if path.suffix.lower() != ".onnx" or not path.is_file():
         return False
+    from loss_attention.exporting.reading import onnx_session  # which loads numpy
+
     try:
         entries = onnx_session(path, optimised=False)[1]
         return bool(json.loads(entries[METADATA_KEY]).get(KIND) == BAGS)

@@ -12,9 +12,9 @@ from safetensors.torch import save as serialise
 from loss_attention.bags.model import BagClassifier
 from loss_attention.bags.recipe import BAGS
 from loss_attention.errors import InputError, guarded, printable
-from loss_attention.model import METADATA_KEY, WEIGHTS_FILE, read_config, read_weights
+from loss_attention.model import read_config, read_weights
 from loss_attention.model_spec import KIND
-from loss_attention.saving import check_file
+from loss_attention.saving import METADATA_KEY, WEIGHTS_FILE, check_file
 
 FORMAT_VERSION = 1
 

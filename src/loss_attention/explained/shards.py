@@ -37,10 +37,9 @@ from loss_attention.explained.questions import OwnQuestion, images_together, own
 from loss_attention.explained.reading import read_batches
 from loss_attention.explained.sources import Job, files_of, jobs_of, refuse_to_replace
 from loss_attention.model import PatchClassifier
-from loss_attention.saving import SaveError, make_folder, whole_file
+from loss_attention.saving import METADATA_KEY, SaveError, make_folder, whole_file
 from loss_attention.terminal import as_unicode
 
-METADATA_KEY = "loss-attention"
 ROWS, NUMBERS = 4096, 2**22
 """Of a row group: the most rows, and numbers of patches, that are held before they are written."""
 

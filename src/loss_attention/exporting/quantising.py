@@ -18,8 +18,9 @@ import torch
 
 from loss_attention.errors import InputError
 from loss_attention.exporting.network import ExportedNetwork
-from loss_attention.exporting.reading import METADATA_KEY, ExportedModel, Metadata, required
+from loss_attention.exporting.reading import ExportedModel, Metadata, required
 from loss_attention.model import PatchClassifier
+from loss_attention.saving import METADATA_KEY
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,6 +14,7 @@ import numpy as np
 
 from loss_attention.data.placement import Resize
 from loss_attention.errors import InputError, printable, quoted, reason
+from loss_attention.saving import METADATA_KEY
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,8 +24,6 @@ SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch", ".xml": "openvi
 """How files of each format end; OpenVINO's has its weights beside it, ending in .bin."""
 Description = TypeVar("Description")
 FORMAT_VERSION = 1
-METADATA_KEY = "loss-attention"
-"""The one entry of a file's metadata that is ours; in torch's, the extra file of that name."""
 EXTRAS = dict.fromkeys(("gradio", "fastapi", "uvicorn"), "serve") | {"openvino": "openvino"}
 """Which extra of the package brings a library; the others come with `export`."""
 

@@ -29,7 +29,6 @@ from loss_attention.exporting.network import (
 from loss_attention.exporting.quantising import quantise
 from loss_attention.exporting.reading import (
     FORMAT_VERSION,
-    METADATA_KEY,
     SUFFIXES,
     ExportedModel,
     Format,
@@ -38,7 +37,7 @@ from loss_attention.exporting.reading import (
     required,
 )
 from loss_attention.model import PatchClassifier
-from loss_attention.saving import SaveError
+from loss_attention.saving import METADATA_KEY, SaveError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -21,7 +21,8 @@ from loss_attention.evaluation.measuring import validate
 from loss_attention.interruption import StopRequest
 from loss_attention.losses import Loss
 from loss_attention.metrics.classification import class_accuracies
-from loss_attention.model import WEIGHTS_FILE, PatchClassifier
+from loss_attention.model import PatchClassifier
+from loss_attention.saving import WEIGHTS_FILE
 from loss_attention.terminal import say
 from loss_attention.training.environment import from_first, sum_dtype, summed
 from loss_attention.training.frozen import Examples, FrozenModel

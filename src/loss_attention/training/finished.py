@@ -8,8 +8,9 @@ from pathlib import Path
 
 from loss_attention.errors import InputError
 from loss_attention.evaluation.metric import current_names
-from loss_attention.model import WEIGHTS_FILE, PatchClassifier, load
+from loss_attention.model import PatchClassifier, load
 from loss_attention.model_spec import ModelOptions
+from loss_attention.saving import WEIGHTS_FILE
 from loss_attention.training.run_folder import RunFolder
 
 

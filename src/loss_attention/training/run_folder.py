@@ -18,12 +18,12 @@ import torch
 from filelock import FileLock, Timeout
 
 from loss_attention.errors import InputError, guarded, printable, quoted, reason
-from loss_attention.model import WEIGHTS_FILE
 from loss_attention.saving import (
     DIGEST,
     FACTS_FILE,
     FILES,
     FORMAT_VERSION,
+    WEIGHTS_FILE,
     SaveError,
     check_file,
     digest_of,
