@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import mil
+import mil_page
 import numpy as np
 import pandas as pd
 import pytest
@@ -105,5 +106,5 @@ def test_tiles_of_photos_are_measured_beside_models_of_the_whole_photo(
 
 
 def test_a_pooling_passes_where_its_worst_seed_does() -> None:
-    assert mil._passed([0.95, 0.91]) == "**0.93 (0.91)**"
-    assert mil._passed([1.0, 0.88]) == "0.94 (0.88)"
+    assert mil_page._passed([0.95, 0.91]) == "**0.93 (0.91)**"
+    assert mil_page._passed([1.0, 0.88]) == "0.94 (0.88)"
