@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 from loss_attention.terminal import markdown_table
@@ -15,6 +15,8 @@ ILSE = {"musk1": 0.892, "musk2": 0.858, "elephant": 0.868, "fox": 0.615, "tiger"
 """Accuracy of attention pooling as its paper has it (Ilse et al. 2018, Table 1)."""
 SHI = {"musk1": 0.917, "musk2": 0.911, "elephant": 0.900, "fox": 0.712, "tiger": 0.897}
 """Accuracy of loss-based attention as its first paper has it (Shi et al., AAAI 2020)."""
+OURS, THEIRS = "loss-attention", "attention"
+"""Poolings whose difference is told."""
 WEIGHT_DECAYS = (0.01, 1.0)
 """One of which is chosen."""
 PASSES = 0.9
@@ -51,6 +53,12 @@ def classic_section(numbers: Mapping[str, Any]) -> list[str]:
         for name in names:
             scores = [one["models"][name]["scores"][kind] for one in sets.values()]
             rows.append((name, label, *map(_spread, scores)))
+    if {OURS, THEIRS} <= set(names):
+        pairs = [
+            [one["models"][name]["scores"]["accuracy"] for name in (OURS, THEIRS)]
+            for one in sets.values()
+        ]
+        rows.append((f"{OURS} less {THEIRS}", "accuracy", *(difference(*pair) for pair in pairs)))
     quoted = [
         ("attention, its paper", "accuracy", *(f"{ILSE[name]:.3f}" for name in sets)),
         ("loss-attention-2020, its paper", "accuracy", *(f"{SHI[name]:.3f}" for name in sets)),
@@ -66,8 +74,10 @@ def classic_section(numbers: Mapping[str, Any]) -> list[str]:
         f"{plan['folds']} folds, {plan['repeats']} divisions, the same for all; mean over the "
         f"divisions and their standard deviation. One hidden layer of 256, {numbers['epochs']} "
         f"epochs, steps of {numbers['batch_bags']} bags; weight decay {decays}, chosen for each "
-        f"fold on {plan['inner']} inner folds of its training bags. The last two rows are the "
-        "papers' own figures, measured on other divisions.",
+        f"fold on {plan['inner']} inner folds of its training bags. Beside the difference of two "
+        "poolings stands the standard error of its mean over the divisions, in bold where the "
+        "difference is larger. The last two rows are the papers' own figures, measured on other "
+        "divisions.",
         markdown_table(["classifier", "", *sets], [*rows, *quoted], "ll" + "r" * len(sets)),
     ]
 
@@ -176,6 +186,16 @@ def _stood_on(numbers: Mapping[str, Any]) -> str:
         f"`{numbers['command']}`, {numbers['measured']}, on {machine['cpu']}, "
         f"{machine['cores']} cores; torch {numbers['versions']['torch']}."
     )
+
+
+def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """Return how much higher one score is than another on the same divisions."""
+    each = [a - b for a, b in zip(ours["repeats"], theirs["repeats"], strict=True)]
+    if len(each) < 2:  # nothing is known of how far it may be off
+        return f"{mean(each):+.3f}"
+    error = stdev(each) / len(each) ** 0.5
+    cell = f"{mean(each):+.3f} ± {error:.3f}"
+    return f"**{cell}**" if abs(mean(each)) > error else cell
 
 
 def _spread(score: Mapping[str, Any]) -> str:

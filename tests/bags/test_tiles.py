@@ -20,13 +20,13 @@ from torch import nn
 from typed import complaint, exit_code, make_folder, run
 
 import loss_attention as la
-from loss_attention.bags import images as image_bags
-from loss_attention.bags import tiles
+from loss_attention.bags import tile_files, tiles
 from loss_attention.bags.elsewhere import write_tiles
 from loss_attention.bags.explaining import bag_question
-from loss_attention.bags.images import Tiled, images_to_tile, tile_images
+from loss_attention.bags.images import images_to_tile
 from loss_attention.bags.reading import read_bags
 from loss_attention.bags.recipe import BagRecipe
+from loss_attention.bags.tile_files import Tiled, tile_images
 from loss_attention.bags.tiles import Tiling, object_pixels, tile_features
 from loss_attention.bags.training import fit_bags
 from loss_attention.bags.writing import Maps
@@ -182,7 +182,7 @@ def test_images_become_a_folder_of_bags(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if form == ".safetensors":
-        monkeypatch.setattr(image_bags.importlib.util, "find_spec", lambda _: None)
+        monkeypatch.setattr(tile_files.importlib.util, "find_spec", lambda _: None)
     root, out = data(tmp_path / "data"), tmp_path / "bags"
     images = images_to_tile(str(root), group="patient")
     result = tile_images(images, means(), Tiling(16, 8, covered=0.1), out)
@@ -398,7 +398,7 @@ def test_a_command_that_is_stopped_says_how_to_go_on(
     def stopped(*_: object, **__: object) -> Tiled:
         raise Interrupted(signal.SIGINT)
 
-    monkeypatch.setattr(image_bags, "tile_images", stopped)
+    monkeypatch.setattr(tile_files, "tile_images", stopped)
     root = make_folder(tmp_path / "data", each=1)
     assert exit_code("tile", root, "--tile", "8", "--out", tmp_path / "bags", *RANDOM) == 130
     said = f"stopped; the bags that are done are kept in {tmp_path / 'bags'}: the same command go"

@@ -108,3 +108,11 @@ def test_tiles_of_photos_are_measured_beside_models_of_the_whole_photo(
 def test_a_pooling_passes_where_its_worst_seed_does() -> None:
     assert mil_page._passed([0.95, 0.91]) == "**0.93 (0.91)**"
     assert mil_page._passed([1.0, 0.88]) == "0.94 (0.88)"
+
+
+def test_poolings_are_compared_division_by_division() -> None:
+    theirs = {"repeats": [0.90, 0.80, 0.85]}
+    # Differences of 0.02, 0.04 and 0.03: a mean of 0.03, a standard deviation of 0.01.
+    assert mil_page.difference({"repeats": [0.92, 0.84, 0.88]}, theirs) == "**+0.030 ± 0.006**"
+    assert mil_page.difference({"repeats": [0.92, 0.78, 0.86]}, theirs) == "+0.003 ± 0.012"
+    assert mil_page.difference({"repeats": [0.92]}, {"repeats": [0.90]}) == "+0.020"

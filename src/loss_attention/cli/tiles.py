@@ -67,7 +67,8 @@ def tile(
     tiling = Tiling(tile, stride, image_size, objects, covered)
     import torch
 
-    from loss_attention.bags.images import images_to_tile, tile_images, told
+    from loss_attention.bags.images import images_to_tile
+    from loss_attention.bags.tile_files import tile_images, told
     from loss_attention.model import create_model
     from loss_attention.terminal import counted, say_line
     from loss_attention.training.devices import choose_device
