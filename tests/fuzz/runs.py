@@ -22,6 +22,7 @@ from training.tiny import start_run
 
 from loss_attention.data.sample import ImageSet, Splits
 from loss_attention.model import create_model
+from loss_attention.saving import WEIGHTS_FILE
 from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.run_folder import (
