@@ -13,7 +13,7 @@ from PIL import Image
 
 from loss_attention.errors import InputError, quoted
 from loss_attention.quantities import Quantity
-from loss_attention.report.drawing import Marks, overlay
+from loss_attention.report.drawing import Marks
 
 LONGEST, MOST_ZOOM = 800, 10
 """Pixels of the longer side of a map at zoom 1, and the largest zoom."""
@@ -153,39 +153,6 @@ def end_of_scale(values: Float[np.ndarray, " M"]) -> float:
     return float(magnitudes[np.searchsorted(held, STRONGEST * held[-1])])
 
 
-def slide_map(
-    values: Float[np.ndarray, " M"],
-    quantity: Quantity,
-    coordinates: Num[np.ndarray, "M 2"],
-    tile: float,
-    frame: Frame,
-    *,
-    thumbnail: Image.Image | None,
-    zoom: int,
-    prediction: str,
-    probability: float,
-    target: str,
-) -> Image.Image:
-    """Draw what the instances of a bag say, where they lie, with a title and a colour scale.
-
-    Args:
-        values: what is shown of each instance.
-        quantity: what that is.
-        coordinates: of the instances.
-        tile: their side.
-        frame: what the map shows; see `frame_of`.
-        thumbnail: of that; None: grey where a tile is.
-        zoom: how many times `LONGEST` its longer side has.
-        prediction: the name of the predicted class.
-        probability: of that, in [0, 1].
-        target: the name of the explained class.
-    """
-    longest = LONGEST * zoom
-    below, marks = slide_marks(values, quantity, coordinates, tile, frame, longest, thumbnail)
-    how = {"prediction": prediction, "probability": probability, "target": target}
-    return overlay(below, marks, shortest=1, longest=longest, **how)  # type: ignore[arg-type]
-
-
 def slide_marks(
     values: Float[np.ndarray, " M"],
     quantity: Quantity,
@@ -195,7 +162,17 @@ def slide_marks(
     longest: int,
     thumbnail: Image.Image | None = None,
 ) -> tuple[Image.Image, Marks]:
-    """Return what lies under a map, grey, and what is drawn over it; see `slide_map`."""
+    """Return what lies under a map, grey, and what is drawn over it.
+
+    Args:
+        values: what is shown of each instance.
+        quantity: what that is.
+        coordinates: of the instances.
+        tile: their side.
+        frame: what the map shows; see `frame_of`.
+        longest: pixels of its longer side.
+        thumbnail: of the frame; None: grey where a tile is.
+    """
     heat, there = painted(values, coordinates, tile, frame, longest)
     size = heat.shape[1], heat.shape[0]
     if thumbnail is None:

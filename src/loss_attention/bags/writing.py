@@ -15,13 +15,21 @@ from PIL import Image
 
 from loss_attention.bags.bag_set import BagSet
 from loss_attention.bags.explaining import BagQuestion, ExplainedBag, explained
-from loss_attention.bags.maps import check_side, check_zooms, frame_of, slide_map, tile_size
+from loss_attention.bags.maps import (
+    LONGEST,
+    check_side,
+    check_zooms,
+    frame_of,
+    slide_marks,
+    tile_size,
+)
 from loss_attention.bags.model import BagClassifier
 from loss_attention.data.decoding import is_image, read_image
 from loss_attention.data.records import count
 from loss_attention.errors import InputError
 from loss_attention.explained.encoding import encoded
 from loss_attention.explained.sources import cut, refuse_to_replace
+from loss_attention.report.drawing import overlay
 from loss_attention.report.overview import INDEX_FILE, Entry, index_page
 from loss_attention.saving import make_folder, write_whole
 from loss_attention.terminal import json_text
@@ -204,14 +212,15 @@ def _draw(
     frame = frame_of(bag.name, bag.coordinates, tile, thumbnail, maps.downsample)
     values, quantity = bag.shown(weights=question.weights)
     for zoom in maps.zooms:
-        drawn = slide_map(
-            values,
-            quantity,
-            bag.coordinates,
-            tile,
-            frame,
-            thumbnail=thumbnail,
-            zoom=zoom,
+        longest = LONGEST * zoom
+        below, marks = slide_marks(
+            values, quantity, bag.coordinates, tile, frame, longest, thumbnail
+        )
+        drawn = overlay(
+            below,
+            marks,
+            shortest=1,
+            longest=longest,
             prediction=f"{bag.name}: {model.class_names[bag.predicted]}",
             probability=float(bag.probabilities[bag.predicted]),
             target=target_name(model, bag),
