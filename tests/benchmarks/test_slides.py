@@ -13,9 +13,11 @@ import h5py
 import measuring
 import numpy as np
 import pytest
+import slide_classifiers
 import slides
 import torch
-from slides import OURS, PLAIN, TORCHMIL, WORKS, Arguments, PlainAttention, milestones
+from slide_classifiers import OURS, PLAIN, TORCHMIL, PlainAttention
+from slides import WORKS, Arguments, milestones
 from torch import nn
 
 from loss_attention.bags.model import BagClassifier
@@ -32,8 +34,8 @@ class StandIn(nn.Module):
 
     def __init__(self, in_shape: tuple[int, ...], att_dim: int, *, gated: bool, feat_ext: Any):
         super().__init__()
-        assert (in_shape, att_dim, gated) == ((8,), slides.UNITS, True)
-        self.features, self.last = feat_ext, nn.Linear(slides.HIDDEN, 1)
+        assert (in_shape, att_dim, gated) == ((8,), slide_classifiers.UNITS, True)
+        self.features, self.last = feat_ext, nn.Linear(slide_classifiers.HIDDEN, 1)
 
     def forward(self, bags: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.last(self.features(bags).mean(dim=1)).squeeze(-1)
@@ -65,7 +67,7 @@ def test_every_part_of_the_page_is_what_was_measured(
     module.ABMIL = StandIn  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torchmil", ModuleType("torchmil"))
     monkeypatch.setitem(sys.modules, "torchmil.models", module)
-    monkeypatch.setattr(slides, "find_spec", lambda _: object())
+    monkeypatch.setattr(slide_classifiers, "find_spec", lambda _: object())
     monkeypatch.setattr("importlib.metadata.version", lambda _: "1.0")
     words = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(SMALL).items()]
     words = [word for word in words if not word.startswith(("--folder", "--results"))]
@@ -174,8 +176,8 @@ def test_the_plain_network_is_our_gated_attention() -> None:
 def test_a_classifier_learns_from_slides_and_counts_what_it_sees(name: str, tmp_path: Path) -> None:
     given = Arguments(slides=4, distinct=4, instances=40, width=8)
     folder = slides.fill(tmp_path, given)
-    one = slides.classifier(name, folder, read_bags(str(folder)), 0)
-    network = one.trainer.model if isinstance(one, slides.Ours) else one.network
+    one = slide_classifiers.classifier(name, folder, read_bags(str(folder)), 0)
+    network = one.trainer.model if isinstance(one, slide_classifiers.Ours) else one.network
     before = [parameter.clone() for parameter in network.parameters()]
     assert one.training([0, 1, 2]) == (12 if "tenth" in name else 120)
     assert not any(map(torch.equal, before, network.parameters()))
