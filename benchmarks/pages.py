@@ -70,7 +70,19 @@ def write_summary(folder: Path) -> None:
     ):
         if name in found:
             parts += [f"## {name}", *describe(found[name]), _stand(found[name])]
+    parts += _other_pages(folder, "\n".join(parts))
     (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _other_pages(folder: Path, text: str) -> list[str]:
+    """Return a list of the pages that a text does not link, by their headings."""
+    pages = [path for path in sorted(folder.glob("*.md")) if path.name != "README.md"]
+    lines = [
+        f"- [{path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}]({path.name})"
+        for path in pages
+        if f"]({path.name})" not in text
+    ]
+    return ["## Other pages", "\n".join(lines)] if lines else []
 
 
 def _bench_pages(folder: Path) -> str:
@@ -272,7 +284,7 @@ CENTRED = {"digits", "demo", "cifar10-small", "cifar10-fast", "tiny-imagenet-sma
 
 def before_centring(numbers: dict[str, Any]) -> str:
     """Return what to type today for what was measured, where defaults were others; else ""."""
-    runs = [run for run in numbers.get("runs", ()) if "map" not in run]
+    runs = [run for run in numbers.get("runs", ()) if "map" not in run and "metrics" in run]
     commands = [run.get("command", "") for run in runs]
     commands += [command for run in runs for command in run.get("commands", ())]
     commands += [numbers.get("command", "")] if runs else []

@@ -45,6 +45,15 @@ def test_pages_of_the_benchmarks_are_linked_but_not_their_notes(tmp_path: Path) 
     assert "[box](bench/box.md), [growth-box](bench/growth-box.md)." in written(tmp_path)
 
 
+def test_no_page_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "bags.md").write_text("# Bags of instances\n\nA text.\n")
+    (tmp_path / "trade-off.md").write_text("# How local a patch can be\n")
+    numbers = {"command": "python benchmarks/trade_off.py", "runs": []}
+    text = written(tmp_path, trade_off=numbers)
+    assert text.endswith("\n\n## Other pages\n\n- [Bags of instances](bags.md)\n")
+    assert written(tmp_path, trade_off=numbers) == text  # which does not link itself
+
+
 def test_what_was_measured_with_other_defaults_is_marked(tmp_path: Path) -> None:
     took = {"whole_command_seconds": 9.0, "peak_memory_mib": 9.0}
     one = run("loss-attention", 0, 0.5) | took
@@ -55,6 +64,9 @@ def test_what_was_measured_with_other_defaults_is_marked(tmp_path: Path) -> None
     assert marked not in written(
         tmp_path, digits={"runs": [each | {"map": "margin"} for each in before]}
     )
+    maps = {"maps": {"margin": {}}, "command": "loss-attention train digits --seed 0"}
+    assert marked not in written(tmp_path, centring={"command": "centring.py", "runs": [maps]})
+    (tmp_path / "centring.json").unlink()
     other = [each | {"command": "loss-attention train multi-digits"} for each in before]
     assert marked not in written(tmp_path, digits={"runs": other})
 
