@@ -63,7 +63,7 @@ jaxtyping.install_import_hook([f"loss_attention.{name}" for name in CHECKED], _C
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
 settings.load_profile("repeatable")
 
-FUZZED = 150
+FUZZED = 60
 """Changed inputs of each kind that the suite tries."""
 
 
