@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from measuring import command, stand, timed
+from measuring import COSTS, command, stand, timed
 
 if TYPE_CHECKING:
     from loss_attention.training.recipe import Recipe
@@ -152,8 +152,8 @@ class Arguments:
     """Of the images, epochs, explained images and seeds; below 1 no number counts."""
     out: Path | None = None
     """Where runs and, of a part, the page go; None: runs/SUBJECT or runs/SUBJECT-PART."""
-    alone: bool = True
-    """Nothing else runs on the machine, so seconds are worth keeping."""
+    not_alone: bool = False
+    """Other work runs beside it: keep no seconds."""
     add: bool = False
     """Do not measure again what the results have."""
 
@@ -261,9 +261,22 @@ def _measured(
         "thresholds": evaluation.get("thresholds", {}),
         "map": evaluation.get("map", "evidence"),
         "metrics": evaluation["metrics"],
-        "comparison": _read(out / "compare" / "comparison.json"),
-        "slow_comparison": _read(out / SLOW / "comparison.json") if slow else None,
+        "comparison": _comparison(out / "compare", took),
+        "slow_comparison": _comparison(out / SLOW, took) if slow else None,
     }
+
+
+def _comparison(folder: Path, took: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a comparison; without its times where other work ran beside it."""
+    found = _read(folder / "comparison.json")
+    if not took.get("alone", True):
+        for scores in (
+            found.get("metrics", {}),
+            *(one["scores"] for one in found.get("methods", {}).values()),
+        ):
+            for name in COSTS:
+                scores.pop(name, None)
+    return found
 
 
 def _compared(
@@ -283,6 +296,7 @@ def _compared(
         words = ["compare", str(out), *flags, "--out", str(out / name), "--overwrite"]
         seconds = timed(command(), *words).seconds
         took[f"{name.replace('-', '_')}_command_seconds"] = seconds if alone else None
+        took["alone"] = alone and took.get("alone", True)
         _keep(out, took)
         print(f"{name}: {out.name}", flush=True)
     return flags
@@ -346,7 +360,7 @@ def main() -> None:
         results = ROOT / "results" if whole else folder
         kept = results / f"{subject}.json"
         known = read_numbers(kept)["runs"] if arguments.add and kept.exists() else ()
-        numbers = interpreting(subject, arguments.part, folder, arguments.alone, known)
+        numbers = interpreting(subject, arguments.part, folder, not arguments.not_alone, known)
         keep(subject, numbers, results)
         print(write_page(subject, results))
     except InputError as error:

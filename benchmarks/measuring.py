@@ -22,6 +22,8 @@ from typing import Any
 
 from loss_attention.errors import InputError
 
+COSTS = ("seconds", "time_ratio")
+"""The metrics of a comparison that are times."""
 AVX2_ALONE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 """What limits torch and oneDNN to AVX2, on a machine that has more."""
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from measuring import read_numbers, shown
+from measuring import COSTS, read_numbers, shown
 
 from loss_attention.terminal import markdown_table
 from loss_attention.training.environment import shown_precision
@@ -339,7 +339,6 @@ def spread(values: Sequence[float | None], digits: int = 3) -> str:
 
 ARROWS = {True: "\N{UPWARDS ARROW}", False: "\N{DOWNWARDS ARROW}"}
 SHOWN_HEADS = {"loss-attention": "loss-attention", "mean": "mean pooling"}
-COSTS = ("seconds", "time_ratio")
 BESIDE = ("evidence", "contrast", "margin", "grad-cam", "grad-cam-competition")
 """The methods of both networks that stand side by side."""
 POINTING = ("margin", "grad-cam-competition")

@@ -29,7 +29,12 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     def timed(_command: str, *words: str) -> Finished:
         seen.append(words)
         if words[0] == "compare":
-            write_json(Path(words[words.index("--out") + 1]) / "comparison.json", images=words[3])
+            write_json(
+                Path(words[words.index("--out") + 1]) / "comparison.json",
+                images=words[3],
+                metrics={"deletion": {}, "seconds": {}},
+                methods={"evidence": {"scores": {"deletion": 0.5, "seconds": 0.25}}},
+            )
         else:
             out = Path(words[1] if words[0] == "resume" else words[words.index("--out") + 1])
             write_json(out / "run.json", source="scenes", parameters=1, train_seconds=2.0)
@@ -58,6 +63,7 @@ def test_each_network_is_trained_and_compared_once(tmp_path: Path, commands) -> 
         (name, head) for name in ("digits", "multi-digits") for head in ("loss-attention", "mean")
     ]
     assert numbers["runs"][0]["compare_command_seconds"] == 3.0
+    assert list(numbers["runs"][0]["comparison"]["metrics"]) == ["deletion", "seconds"]
     commands.clear()
     assert interpreting.interpreting("interpreting", PART, tmp_path) == numbers
     assert commands == []
@@ -82,6 +88,9 @@ def test_seconds_beside_other_work_are_not_kept(tmp_path: Path, commands) -> Non
     assert all(run["training_seconds"] is None for run in numbers["runs"])
     assert all(run["train_command_seconds"] is None for run in numbers["runs"])
     assert all(run["compare_command_seconds"] is None for run in numbers["runs"])
+    comparison = numbers["runs"][0]["comparison"]
+    assert list(comparison["metrics"]) == ["deletion"]
+    assert comparison["methods"]["evidence"]["scores"] == {"deletion": 0.5}
     # Nor are they later, by one who had the machine for the rest.
     assert interpreting.interpreting("interpreting", PART, tmp_path) == numbers
 
