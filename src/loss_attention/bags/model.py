@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from loss_attention.attention import centred, check_mask, full_precision, pool_patches, real_part
 from loss_attention.bags.dropout import Dropout
@@ -187,18 +186,24 @@ class BagClassifier(nn.Module):
         """
         logits, scores = self.instances(features)
         lengths = sizes.tolist()
-        alike = min(lengths) == max(lengths)
-        mask = None
-        if not alike:
-            places = torch.arange(max(lengths), device=features.device)
-            mask = places < sizes.to(features.device).unsqueeze(1)
+        longest = max(lengths)
+        if min(lengths) == longest:
+            return self._pooled(
+                lambda values: values.reshape(len(lengths), longest, *values.shape[1:]),
+                features,
+                logits,
+                scores,
+                None,
+            )
+        mask = torch.arange(longest) < sizes.cpu().unsqueeze(1)
+        # One copy for all bags: of one for each, the gradient alone would take longer than this.
+        places = mask.flatten().nonzero().squeeze(1).to(features.device)
 
         def padded(values: Tensor) -> Tensor:
-            if alike:
-                return values.reshape(len(lengths), lengths[0], *values.shape[1:])
-            return pad_sequence(list(torch.split(values, lengths)), batch_first=True)
+            rows = values.new_zeros((mask.numel(), *values.shape[1:]))
+            return rows.index_copy(0, places, values).view(*mask.shape, *values.shape[1:])
 
-        return self._pooled(padded, features, logits, scores, mask)
+        return self._pooled(padded, features, logits, scores, mask.to(features.device))
 
     def instances(
         self, features: Float[Tensor, "S D"]
