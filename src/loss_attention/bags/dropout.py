@@ -27,9 +27,9 @@ class Dropout(nn.Dropout):
         if not self.training or input.device.type != "cpu":
             return functional.dropout(input, self.p, self.training)
         kept = max(1, LEVELS - round(LEVELS * self.p))
-        numbers = torch.randint(-(2**63), 2**63 - 1, (-(-input.numel() // _BYTES),))
-        chance = numbers.view(torch.uint8)[: input.numel()].view(input.shape)
         if kept == LEVELS:
             return input
+        numbers = torch.randint(-(2**63), 2**63 - 1, (-(-input.numel() // _BYTES),))
+        chance = numbers.view(torch.uint8)[: input.numel()].view(input.shape)
         # Scaled before: one product for the gradient, too, and not two.
         return input * (chance < kept).to(input.dtype).mul_(LEVELS / kept)

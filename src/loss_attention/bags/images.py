@@ -12,9 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from loss_attention.bags.labels import OF_BAGS, read_csv, read_labels, usual_columns
-from loss_attention.bags.tiles import (
-    Objects,
-)
+from loss_attention.bags.tiles import Objects
 from loss_attention.bags.writing import image_names
 from loss_attention.data.division import SPLITS
 from loss_attention.data.groups import shared_groups, with_groups

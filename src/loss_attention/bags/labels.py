@@ -390,8 +390,12 @@ def _classes(values: Sequence[Any], least: int) -> tuple[tuple[str, ...], Int[Te
         one = quoted(known[0]) if known else "none"
         raise InputError(f"all bags are of class {one}: two at least are needed")
     index = {value: place for place, value in enumerate(known)} | {None: 0}
-    names = tuple(f"{one:g}" if isinstance(one, float) else str(one) for one in known)
-    return names, torch.tensor([index[value] for value in values])
+    return tuple(map(label_text, known)), torch.tensor([index[value] for value in values])
+
+
+def label_text(value: Any) -> str:
+    """Return what a class is called whose label is a text or a number."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _several(

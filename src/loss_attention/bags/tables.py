@@ -24,6 +24,7 @@ from loss_attention.bags.labels import (
     HowRead,
     checked_table,
     fits,
+    label_text,
     labels_of,
     lacking,
     plain_column,
@@ -159,7 +160,7 @@ def _instance_labels(table: Any, name: str, said: BagLabels, where: str) -> Int[
     found = np.zeros((len(known), len(index)) if several else len(known), dtype=np.int64)
     for code, value in enumerate(known):
         try:
-            labels = _labels_of(value) if several else [_text(value)]
+            labels = _labels_of(value) if several else [label_text(value)]
         except ValueError as error:
             raise InputError(f"{where}: row {_row_of(codes, code)}: {name} {error}") from error
         unknown = [one for one in labels if one not in index]
@@ -180,10 +181,6 @@ def _instance_labels(table: Any, name: str, said: BagLabels, where: str) -> Int[
 def _labels_of(cell: Any) -> list[str]:
     """Return the classes of an instance of a bag with several; an empty cell has none."""
     return [] if isinstance(cell, str) and not cell.strip() else labels_of(cell)
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _row_of(codes: Int[np.ndarray, " S"], code: int) -> int:
