@@ -44,7 +44,7 @@ from loss_attention.heads.patches import PatchLayout
 from loss_attention.memory import free_memory
 from loss_attention.model_spec import CUSTOM, KIND, ModelSpec
 from loss_attention.prediction import ImagePrediction, MapName
-from loss_attention.saving import METADATA_KEY, WEIGHTS_FILE, check_file
+from loss_attention.saving import EXPORT_FORMATS, METADATA_KEY, WEIGHTS_FILE, check_file
 from loss_attention.tiling import BATCH_SIZE, OVERLAP, Progress, Tiles, predict_in_tiles
 
 if TYPE_CHECKING:
@@ -57,8 +57,6 @@ else:  # what is none of these meets the messages below
     Pictures = Any
 
 FORMAT_VERSION = 1
-EXPORTED = (".onnx", ".pt2", ".xml")
-"""How files end that `export` writes, which are no models here."""
 _ROUNDING = 1 / 255
 """How far floating-point images may leave [0, 1], as resizing and number formats have it."""
 
@@ -555,7 +553,7 @@ def _opened(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         name = printable(str(path))
-        if path.suffix.lower() in EXPORTED:
+        if path.suffix.lower() in EXPORT_FORMATS:
             raise InputError(
                 f"{name} is an exported file, which `predict` and ExportedModel run: give the "
                 f"run's folder, or the {WEIGHTS_FILE} in it"

@@ -15,7 +15,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from loss_attention.errors import InputError, ReportedError, guarded, quoted, reason
 
@@ -165,6 +165,9 @@ FACTS_FILE = "run.json"
 WEIGHTS_FILE = "model.safetensors"
 METADATA_KEY = "loss-attention"
 """The one entry of a file's metadata that is ours, of whatever format it is."""
+ExportFormat = Literal["onnx", "torch", "openvino"]
+EXPORT_FORMATS: dict[str, ExportFormat] = {".onnx": "onnx", ".pt2": "torch", ".xml": "openvino"}
+"""How exported files of each format end; OpenVINO's has its weights beside it, ending in .bin."""
 FORMAT_VERSION = 2
 """1, of version 0.1, has no digests."""
 

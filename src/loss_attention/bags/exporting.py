@@ -22,7 +22,7 @@ from loss_attention.bags.pooling import Pooling
 from loss_attention.bags.recipe import BAGS
 from loss_attention.errors import InputError, ReportedError, printable, reason
 from loss_attention.exporting.network import program_of
-from loss_attention.exporting.reading import FORMAT_VERSION, Format, required
+from loss_attention.exporting.reading import FORMAT_VERSION, required
 from loss_attention.exporting.writing import (
     MOST_DIFFERENCE,
     ExportError,
@@ -31,7 +31,7 @@ from loss_attention.exporting.writing import (
     write_onnx,
 )
 from loss_attention.prediction import PatchPrediction, probabilities_of
-from loss_attention.saving import METADATA_KEY
+from loss_attention.saving import METADATA_KEY, ExportFormat
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,7 +119,7 @@ class ExportedBagModel:
 def export_bags(
     model: BagClassifier,
     path: str | Path,
-    format: Format | None = None,
+    format: ExportFormat | None = None,
     *,
     mask: bool = False,
     overwrite: bool = False,

@@ -266,9 +266,10 @@ def exported_file(path: Path) -> ExportedModel | None:
     Raises:
         InputError: a file of an ending that is neither's, or one that `ExportedModel` refuses.
     """
-    from loss_attention.exporting.reading import SUFFIXES, ExportedModel, format_of
+    from loss_attention.exporting.reading import ExportedModel, format_of
+    from loss_attention.saving import EXPORT_FORMATS
 
-    if path.suffix.lower() in SUFFIXES and not path.is_dir():
+    if path.suffix.lower() in EXPORT_FORMATS and not path.is_dir():
         return ExportedModel(path)
     if path.is_file() and path.suffix.lower() != ".safetensors":
         format_of(path)  # which says what there is

@@ -8,20 +8,17 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from loss_attention.data.placement import Resize
 from loss_attention.errors import InputError, printable, quoted, reason
-from loss_attention.saving import METADATA_KEY
+from loss_attention.saving import EXPORT_FORMATS, METADATA_KEY, ExportFormat
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Format = Literal["onnx", "torch", "openvino"]
-SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch", ".xml": "openvino"}
-"""How files of each format end; OpenVINO's has its weights beside it, ending in .bin."""
 Description = TypeVar("Description")
 FORMAT_VERSION = 1
 EXTRAS = dict.fromkeys(("gradio", "fastapi", "uvicorn"), "serve") | {"openvino": "openvino"}
@@ -189,20 +186,20 @@ class ExportedModel:
             )
 
 
-def format_of(path: Path) -> Format:
+def format_of(path: Path) -> ExportFormat:
     """Return the format that a file's name ends in.
 
     Raises:
         InputError: in none of them.
     """
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        known = ", ".join(f"{end} ({kind})" for end, kind in SUFFIXES.items())
+    if suffix not in EXPORT_FORMATS:
+        known = ", ".join(f"{end} ({kind})" for end, kind in EXPORT_FORMATS.items())
         raise InputError(
             f"{printable(str(path))}: no format has the ending {quoted(suffix)}; these are known: "
             f"{known}"
         )
-    return SUFFIXES[suffix]
+    return EXPORT_FORMATS[suffix]
 
 
 def of_this_version(values: Mapping[str, Any], described: type) -> dict[str, Any]:
@@ -326,7 +323,7 @@ def _open_torch(path: Path) -> tuple[Metadata, Run]:
     return about, run
 
 
-_OPENERS: dict[Format, Callable[[Path], tuple[Metadata, Run]]] = {
+_OPENERS: dict[ExportFormat, Callable[[Path], tuple[Metadata, Run]]] = {
     "onnx": _open_onnx,
     "torch": _open_torch,
     "openvino": _open_openvino,

@@ -29,15 +29,13 @@ from loss_attention.exporting.network import (
 from loss_attention.exporting.quantising import quantise
 from loss_attention.exporting.reading import (
     FORMAT_VERSION,
-    SUFFIXES,
     ExportedModel,
-    Format,
     Metadata,
     format_of,
     required,
 )
 from loss_attention.model import PatchClassifier
-from loss_attention.saving import METADATA_KEY, SaveError
+from loss_attention.saving import EXPORT_FORMATS, METADATA_KEY, ExportFormat, SaveError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,7 +75,7 @@ class Exported:
 def export(
     model: PatchClassifier,
     path: str | Path,
-    format: Format | None = None,
+    format: ExportFormat | None = None,
     *,
     upsample: bool = False,
     input_type: InputType = "uint8",
@@ -148,7 +146,7 @@ def export(
     return Exported(path, about, difference, tried)
 
 
-def check_target(path: Path, format: Format | None, *, overwrite: bool) -> Format:
+def check_target(path: Path, format: ExportFormat | None, *, overwrite: bool) -> ExportFormat:
     """Return the format of a file that is to be written.
 
     Raises:
@@ -156,10 +154,10 @@ def check_target(path: Path, format: Format | None, *, overwrite: bool) -> Forma
             it is.
     """
     kind = format_of(path)
-    if format is not None and format not in SUFFIXES.values():
-        raise InputError(f"`format` must be one of {', '.join(SUFFIXES.values())}")
+    if format is not None and format not in EXPORT_FORMATS.values():
+        raise InputError(f"`format` must be one of {', '.join(EXPORT_FORMATS.values())}")
     if format is not None and kind != format:
-        ending = next(end for end, name in SUFFIXES.items() if name == format)
+        ending = next(end for end, name in EXPORT_FORMATS.items() if name == format)
         raise InputError(f"{path}: files of the format {format} end in {ending}")
     for file in _files(path):
         if file.exists() and not overwrite:
@@ -172,7 +170,9 @@ def check_target(path: Path, format: Format | None, *, overwrite: bool) -> Forma
 def _files(path: Path) -> list[Path]:
     """Return the files of an export: OpenVINO's are two."""
     return (
-        [path, path.with_suffix(".bin")] if SUFFIXES[path.suffix.lower()] == "openvino" else [path]
+        [path, path.with_suffix(".bin")]
+        if EXPORT_FORMATS[path.suffix.lower()] == "openvino"
+        else [path]
     )
 
 
