@@ -22,7 +22,8 @@ from lightning_fabric import Fabric
 from measuring import timed
 from workloads import WORKLOADS, Ours, Setting, fabric_for
 
-from loss_attention.training.environment import keep_freed_memory, leave_together
+from loss_attention.training.environment import keep_freed_memory
+from loss_attention.training.processes import leave_together
 
 STEPS = 2
 """The second is the first to have the optimiser's momentum beside everything else."""

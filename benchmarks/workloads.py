@@ -26,8 +26,8 @@ from loss_attention.data.sample import ImageSet, Splits
 from loss_attention.evaluation.measuring import validate
 from loss_attention.model import PatchClassifier
 from loss_attention.training.augmentation import draw_shifts
-from loss_attention.training.environment import make_fabric
 from loss_attention.training.job import build_model, make_trainer
+from loss_attention.training.processes import make_fabric
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.recipes import paper_recipe
 from loss_attention.training.run_folder import RunFolder

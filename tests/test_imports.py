@@ -146,8 +146,8 @@ def test_there_are_no_circles() -> None:
 
 
 def loaded_after(statement: str) -> set[str]:
-    """The top-level modules that a fresh interpreter has loaded after a statement."""
-    program = f"{statement}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    """The packages and modules that a fresh interpreter has loaded after a statement."""
+    program = f"{statement}\nimport sys\nprint(*sys.modules)"
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True
     )
@@ -211,6 +211,14 @@ def test_explaining_a_photo_loads_no_more_than_it_needs(tmp_path: Path) -> None:
     loaded = set(done.stdout.split())
     assert {"torch", "loss_attention.explained.files"} <= loaded
     assert not loaded & set(EXPLAINING_DOES_WITHOUT)
+
+
+@pytest.mark.parametrize("name", ["runs", "attribution.compare", "bags.run", "bags.crossval"])
+def test_what_trains_no_network_of_a_run_imports_no_fabric(name: str) -> None:
+    """Nor torch's compiler, which comes with it: half of the time until a command begins."""
+    loaded = loaded_after(f"import loss_attention.{name}")
+    assert "torch" in loaded
+    assert not loaded & {"lightning_fabric", "torchmetrics", "torch._dynamo"}
 
 
 @pytest.mark.parametrize("name", loss_attention.__all__)

@@ -17,9 +17,9 @@ from loss_attention.report.notebook import run_html
 from loss_attention.report.page import REPORT_FILE
 from loss_attention.runs import FinishedRun, finish, load_data, resumable, train_out
 from loss_attention.terminal import say_line
-from loss_attention.training.environment import leads
 from loss_attention.training.job import begin_run
 from loss_attention.training.loggers import check_loggers
+from loss_attention.training.processes import leads
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.recipes import recipe as find_recipe
 from loss_attention.training.restarting import goes_on, going_on

@@ -43,7 +43,6 @@ from loss_attention.terminal import counted, say, say_line
 from loss_attention.training.devices import choose_device
 from loss_attention.training.environment import image_memory, shown_precision
 from loss_attention.training.finished import load_weights
-from loss_attention.training.job import continue_run
 from loss_attention.training.recipe import Accelerator, Recipe, RunOptions
 from loss_attention.training.run_folder import RunFolder
 
@@ -585,6 +584,8 @@ def train_out(
                 f"{shown_precision(facts['precision'])} on {facts['hardware']['device']}"
             )
         say(console, line)
+        from loss_attention.training.job import continue_run  # with Fabric, which training needs
+
         if not continue_run(run, splits, console, model=model, stop=stop) or stop.requested:
             raise stopped(run, stop.number)
     if not run.writes:

@@ -20,9 +20,9 @@ from loss_attention.report.tables import show_table, table_markdown
 from loss_attention.runs import finish, load_data, own_data
 from loss_attention.saving import make_folder, read_object, write_whole
 from loss_attention.terminal import json_text, markdown, say_line
-from loss_attention.training.environment import cluster_of
 from loss_attention.training.features import FEATURES_FOLDER
 from loss_attention.training.job import begin_run
+from loss_attention.training.processes import cluster_of
 from loss_attention.training.recipe import Recipe, RunOptions, from_file
 from loss_attention.training.run_folder import EVALUATION_FILE, RunFolder
 

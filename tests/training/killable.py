@@ -18,7 +18,7 @@ from training.tiny import start_run, tiny_recipe, tiny_splits
 
 from loss_attention.data.sample import ImageSet
 from loss_attention.interruption import StopRequest
-from loss_attention.training import environment
+from loss_attention.training import processes
 from loss_attention.training.job import RunOptions, continue_run
 from loss_attention.training.run_folder import RunFolder
 from loss_attention.training.trainer import Trainer
@@ -42,7 +42,7 @@ def to_the_end(folder: Path) -> None:
 def to_the_end_in_two(told: Connection, folder: Path) -> None:
     """Likewise, in two processes that are forked and not spawned: they need not import torch."""
     torch.set_num_threads(1)
-    environment.Fabric = partial(forking, environment.Fabric)  # type: ignore[misc, assignment]
+    processes.Fabric = partial(forking, processes.Fabric)  # type: ignore[misc, assignment]
     run = begun(folder, devices=2)
     told.send(continue_run(run, tiny_splits()))
 

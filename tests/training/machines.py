@@ -25,10 +25,10 @@ from training.tiny import tiny_recipe, tiny_splits
 
 from loss_attention.errors import InputError
 from loss_attention.interruption import StopRequest
-from loss_attention.training import environment, job
+from loss_attention.training import job, processes
 from loss_attention.training.changing import change_processes
-from loss_attention.training.environment import leads
 from loss_attention.training.job import begin_run, continue_run
+from loss_attention.training.processes import leads
 from loss_attention.training.recipe import CheckpointForm, RunOptions
 from loss_attention.training.run_folder import RunFolder
 from loss_attention.training.sampling import process_part
@@ -96,7 +96,7 @@ def train(
     """Train a run, new or as it stands, with frozen batch norm; save what this process saw."""
     torch.set_num_threads(1)
     freeze_batch_norm()
-    environment.CHECK_INTERVAL = 1  # at these few steps, processes would ask each other but once
+    processes.CHECK_INTERVAL = 1  # at these few steps, processes would ask each other but once
     seen: list[int] = []
     step, stop = Trainer.train_step, StopRequest()
 

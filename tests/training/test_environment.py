@@ -14,13 +14,9 @@ from loss_attention.data.sample import sent
 from loss_attention.errors import InputError
 from loss_attention.training import bookkeeping, environment, trainer
 from loss_attention.training.devices import choose_accelerator, choose_device
-from loss_attention.training.environment import (
-    choose_precision,
-    image_memory,
-    make_fabric,
-    sum_dtype,
-)
+from loss_attention.training.environment import choose_precision, image_memory, sum_dtype
 from loss_attention.training.job import build_model, make_trainer
+from loss_attention.training.processes import make_fabric
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
 

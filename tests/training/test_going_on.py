@@ -19,8 +19,8 @@ from loss_attention.interruption import StopRequest
 from loss_attention.saving import SaveError
 from loss_attention.training import job
 from loss_attention.training.changing import change_learning_rate, change_processes
-from loss_attention.training.environment import launch_processes
 from loss_attention.training.job import continue_run
+from loss_attention.training.processes import launch_processes
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
 from loss_attention.training.trainer import DivergedError, Trainer

@@ -20,7 +20,7 @@ from training import machines
 from training.machines import of_srun, of_torchrun, on_a_machine, on_one_machine
 
 from loss_attention.errors import InputError
-from loss_attention.training.environment import check_processes, cluster_of, leads
+from loss_attention.training.processes import check_processes, cluster_of, leads
 from loss_attention.training.recipe import RunOptions
 from loss_attention.training.run_folder import RunFolder
 

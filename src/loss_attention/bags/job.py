@@ -15,7 +15,7 @@ from loss_attention import __version__
 from loss_attention.bags.bag_set import BagSet, class_counts
 from loss_attention.bags.division import BagParts, parts_of
 from loss_attention.bags.model import BagClassifier
-from loss_attention.bags.recipe import BAGS, BagRunRecipe
+from loss_attention.bags.recipe import BAGS, BagRunRecipe, bag_recipe
 from loss_attention.bags.saved import as_bytes
 from loss_attention.bags.training import BagTrainer, build_bag_model, diverged, predicted
 from loss_attention.data.loading import recorded
@@ -29,7 +29,6 @@ from loss_attention.training.environment import command_line, hardware, versions
 from loss_attention.training.recipe import Accelerator
 from loss_attention.training.run_folder import (
     METRICS_FILE,
-    RECIPE_FILE,
     STATE_FILE,
     RunFolder,
     checked_epoch,
@@ -81,11 +80,6 @@ def begin_bag_run(
     }
     run.begin(recipe, facts)
     return model
-
-
-def bag_recipe(run: RunFolder) -> BagRunRecipe:
-    """Return the recipe of a run on bags."""
-    return BagRunRecipe.from_yaml(run.path / RECIPE_FILE)
 
 
 @dataclass
@@ -284,7 +278,7 @@ def continue_bag_run(
         run.check()
         run.check_weights()
         run.settle()
-        recipe = bag_recipe(run)
+        recipe = bag_recipe(run.path)
         device = choose_device(run.options().accelerator)
         if model is None:
             model = build_bag_model(recipe, parts.train, recipe.positive)

@@ -146,6 +146,11 @@ class BagRunRecipe(BagRecipe):
         return from_file(cls, values, path)
 
 
+def bag_recipe(folder: Path) -> BagRunRecipe:
+    """Return the recipe of the run on bags that a folder holds."""
+    return BagRunRecipe.from_yaml(folder / RECIPE_FILE)
+
+
 def is_bag_run(path: Path) -> bool:
     """Return whether a folder is that of a run on bags, by the first line of its recipe."""
     file = path / RECIPE_FILE

@@ -13,11 +13,10 @@ from loss_attention.bags.bag_set import BagSet, Features, described
 from loss_attention.bags.division import BagParts, check_width, of_classes, parts_of
 from loss_attention.bags.evaluation import BagEvaluation, evaluate_bags
 from loss_attention.bags.exported import BagMetadata, ExportedBagClassifier
-from loss_attention.bags.job import bag_recipe, begin_bag_run, continue_bag_run
 from loss_attention.bags.labels import how_asked
 from loss_attention.bags.model import BagClassifier
 from loss_attention.bags.reading import read_bags
-from loss_attention.bags.recipe import BagRunRecipe, is_bag_run
+from loss_attention.bags.recipe import BagRunRecipe, bag_recipe, is_bag_run
 from loss_attention.bags.report import ending, sentences, write_bag_report
 from loss_attention.bags.saved import load_bag_model
 from loss_attention.bags.training import predicted
@@ -52,7 +51,7 @@ def own_bags(
     Raises:
         InputError: they are gone, cannot be read, or are others than the run began with.
     """
-    recipe, facts = bag_recipe(run), run.facts()
+    recipe, facts = bag_recipe(run.path), run.facts()
     where = find_again(recipe.data, facts, run.path).data if data is None else data
     bags = read_bags(where, how=how_asked(columns or recipe.columns))
     if bags.fingerprint() != facts.get("data_fingerprint"):
@@ -76,7 +75,7 @@ def load_bag_weights(run: RunFolder) -> BagClassifier:
         InputError: there are none yet, they are damaged, or not those of the run's recipe.
     """
     run.check_weights()
-    model, recipe = load_bag_model(run.weights), bag_recipe(run)
+    model, recipe = load_bag_model(run.weights), bag_recipe(run.path)
     for name in ("pooling", "hidden", "dropout", "threshold"):
         found, wanted = model.settings[name], getattr(recipe, name)
         if found != wanted:
@@ -101,7 +100,7 @@ def finish_bag_run(
     """
     facts, stop = run.facts(), StopRequest()
     if facts.get("finished"):
-        say_line(console, f"{run.path} is finished ({bag_recipe(run).epochs} epochs)")
+        say_line(console, f"{run.path} is finished ({bag_recipe(run.path).epochs} epochs)")
     else:
         with guarded(str(run.path / FACTS_FILE)):
             said = (
@@ -112,6 +111,8 @@ def finish_bag_run(
         say_line(console, said)
         if parts.left_out:
             say_line(console, f"{parts.left_out:,} bags are of another split, and left out")
+        from loss_attention.bags.job import continue_bag_run  # with Fabric, which training needs
+
         done = continue_bag_run(run, parts, console, model=model, stop=stop)
         if not done or stop.requested:
             raise stopped(run, stop.number)
@@ -159,7 +160,7 @@ def conclude(
     console: Console,
 ) -> None:
     """Write the report; say what was trained, for how long, the scores, and what is next."""
-    recipe, facts = bag_recipe(run), run.facts()
+    recipe, facts = bag_recipe(run.path), run.facts()
     report = write_bag_report(run, recipe, model, parts, evaluation)
     best = facts.get("best_epoch")
     with guarded(str(run.path / FACTS_FILE)):
@@ -194,6 +195,8 @@ def train_bags(
         InputError: the recipe or its data cannot be used, or a run is in the folder.
         RunStopped: a signal came; everything is saved.
     """
+    from loss_attention.bags.job import begin_bag_run  # with Fabric, which training needs
+
     if not recipe.data:
         raise InputError(
             "the recipe bags needs `data`: a table of instances, or a folder of one file a bag"
@@ -246,7 +249,7 @@ def report_bag_run(
 
 def columns_of(source: Path) -> tuple[str, ...]:
     """Return what a run says of the columns of its data; of a `.safetensors` file, nothing."""
-    return bag_recipe(RunFolder.open(source)).columns if is_bag_run(source) else ()
+    return bag_recipe(RunFolder.open(source).path).columns if is_bag_run(source) else ()
 
 
 def evaluate_bag_run(

@@ -110,7 +110,7 @@ def resume(
         change_processes,
     )
     from loss_attention.training.devices import count_devices
-    from loss_attention.training.environment import leads
+    from loss_attention.training.processes import leads
     from loss_attention.training.run_folder import RunFolder
 
     if is_folder_of_seeds(run):
@@ -274,8 +274,8 @@ def demo(
     """
     from loss_attention import runs
     from loss_attention.terminal import say_line
-    from loss_attention.training.environment import cluster_of
     from loss_attention.training.job import begin_run
+    from loss_attention.training.processes import cluster_of
     from loss_attention.training.run_folder import RunFolder
 
     if hardware.num_nodes > 1 or cluster_of(hardware) is not None:

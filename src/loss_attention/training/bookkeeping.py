@@ -24,9 +24,10 @@ from loss_attention.metrics.classification import class_accuracies
 from loss_attention.model import PatchClassifier
 from loss_attention.saving import WEIGHTS_FILE
 from loss_attention.terminal import say
-from loss_attention.training.environment import from_first, sum_dtype, summed
+from loss_attention.training.environment import sum_dtype
 from loss_attention.training.frozen import Examples, FrozenModel
 from loss_attention.training.loggers import Loggers
+from loss_attention.training.processes import from_first, summed
 from loss_attention.training.recipe import CheckpointForm
 from loss_attention.training.run_folder import (
     METRICS_FILE,

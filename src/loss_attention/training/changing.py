@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from loss_attention.errors import InputError, guarded
 from loss_attention.saving import FACTS_FILE
 from loss_attention.training.devices import choose_accelerator
-from loss_attention.training.environment import check_processes
+from loss_attention.training.processes import check_processes
 from loss_attention.training.recipe import LoggerName, RunOptions
 from loss_attention.training.restarting import restarted
 from loss_attention.training.run_folder import RECIPE_FILE, RunFolder

@@ -29,18 +29,11 @@ from loss_attention.training.augmentation import Scenes, check_augmentation
 from loss_attention.training.bookkeeping import Checkpoints, TrainingLog, Validation
 from loss_attention.training.devices import choose_accelerator
 from loss_attention.training.environment import (
-    alike,
-    check_processes,
     choose_precision,
-    cluster_of,
     command_line,
-    from_first,
     hardware,
     image_memory,
-    join_processes,
     keep_freed_memory,
-    launch_processes,
-    make_fabric,
     versions,
 )
 from loss_attention.training.features import FEATURES_FOLDER, FeatureSource, cached_features
@@ -49,6 +42,15 @@ from loss_attention.training.guidance import Guide, check_guide
 from loss_attention.training.initial import InitialWeights
 from loss_attention.training.loggers import Loggers, check_loggers
 from loss_attention.training.optimisation import begin_at_prior, keep_statistics, recipe_loss
+from loss_attention.training.processes import (
+    alike,
+    check_processes,
+    cluster_of,
+    from_first,
+    join_processes,
+    launch_processes,
+    make_fabric,
+)
 from loss_attention.training.rates import parameter_groups
 from loss_attention.training.recipe import Recipe, RunOptions
 from loss_attention.training.restarting import attempt

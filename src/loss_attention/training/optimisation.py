@@ -33,7 +33,7 @@ from loss_attention.errors import InputError
 from loss_attention.heads import head_entry
 from loss_attention.losses import Loss, balanced_weights, loss_for, prior_logits, ramp_up
 from loss_attention.model import PatchClassifier
-from loss_attention.training.environment import summed
+from loss_attention.training.processes import summed
 from loss_attention.training.rates import parameter_groups
 from loss_attention.training.recipe import Recipe
 

@@ -1,7 +1,7 @@
 """The training loop: train -> train_epoch -> train_step, under lightning-fabric.
 
 What it works with is handed to it: `Validation` measures, `Checkpoints` keep where the run stands,
-`TrainingLog` tells of it (bookkeeping.py). `Agreement` (environment.py) has all processes stop at
+`TrainingLog` tells of it (bookkeeping.py). `Agreement` (processes.py) has all processes stop at
 the same step.
 """
 
@@ -33,13 +33,7 @@ from loss_attention.training.bookkeeping import (
     TrainingLog,
     Validation,
 )
-from loss_attention.training.environment import (
-    CHECK_INTERVAL,
-    Agreement,
-    processes_here,
-    sum_dtype,
-    summed,
-)
+from loss_attention.training.environment import sum_dtype
 from loss_attention.training.frozen import (
     Examples,
     FeatureSet,
@@ -59,6 +53,7 @@ from loss_attention.training.optimisation import (
     recipe_loss,
     regulariser_weight,
 )
+from loss_attention.training.processes import CHECK_INTERVAL, Agreement, processes_here, summed
 from loss_attention.training.rates import RATE_FACTOR
 from loss_attention.training.recipe import Recipe
 from loss_attention.training.sampling import (
