@@ -52,22 +52,48 @@ def _begin(function: Callable[..., None], *arguments: Any) -> None:
 
 def command(words: list[str], folder: Path) -> tuple[int, str]:
     """Run `loss-attention` in a folder; return its exit code and what it prints, errors too."""
+    return _said(main_of, words, folder)
+
+
+def program(text: str, folder: Path) -> tuple[int, str]:
+    """Run a program of Python in a folder; return likewise."""
+    return _said(_program, text, folder)
+
+
+def _said(function: Callable[..., None], what: Any, folder: Path) -> tuple[int, str]:
     output = folder / "output.txt"
-    process, _ = apart(_command, words, folder, output)
+    process = begun(function, what, folder, output)
     code, said = ended(process), output.read_text(encoding="utf-8")
     output.unlink()
     return code, said
 
 
-def _command(_: Connection, words: list[str], folder: Path, output: Path) -> None:
+def begun(function: Callable[..., None], what: Any, folder: Path, output: Path) -> BaseProcess:
+    """Have a function of one argument run in a folder, with what it prints going to a file."""
+    return apart(_in_folder, function, what, folder, output)[0]
+
+
+def _in_folder(
+    _: Connection, function: Callable[..., None], what: Any, folder: Path, output: Path
+) -> None:
     os.chdir(folder)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (sys.stdout.fileno(), sys.stderr.fileno()):
         os.dup2(file, stream)
+    function(what)
+
+
+def main_of(words: list[str]) -> None:
+    """Be `loss-attention`."""
     sys.argv = ["loss-attention", *words]
     from loss_attention.cli import main
 
     main()
+
+
+def _program(text: str) -> None:
+    sys.argv = ["-c"]
+    exec(compile(text, "<string>", "exec", dont_inherit=True), {"__name__": "__main__"})
 
 
 def heard(connection: Connection) -> Any:

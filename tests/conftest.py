@@ -13,6 +13,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+# Where it is set, each of the processes that tests begin would compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # What torchvision needs beside another build of torch: here, and in processes that tests start.
 from beside_torch import sitecustomize as beside_torch
@@ -206,6 +208,16 @@ def small_cifar10(clone: Path) -> Path:
         made = datasets.Dataset.from_dict(columns, features=features)
         made.to_parquet(folder / f"{split}.parquet")
     return folder
+
+
+@pytest.fixture(scope="module")
+def few_scenes() -> Iterator[None]:
+    """Few scenes of digits where the data are made: all of them take seconds."""
+    from paper.few import make_few
+
+    with pytest.MonkeyPatch.context() as patch:
+        make_few(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,8 @@ def _run_blocks(
     for block in blocks:
         where = f"{name}, line {block.line}"
         if block.language == "python":
-            _run([sys.executable, "-c", block.text], folder, where)
+            code, said = apart.program(block.text, folder)
+            _check(code, block.text, said, where)
             done.append("python")
             continue
         if block.language == "text":  # what a command prints, or a file's content
@@ -161,8 +162,9 @@ def _underlying(command: str, folder: Path, where: str) -> list[str]:
 
 def _run_line(line: str, folder: Path, where: str) -> None:
     """Run a line of a shell block, without the wait for libraries where it needs them."""
-    name, *words = shlex.split(line)
-    if name == "loss-attention" and len(words) > 1 and not set(line) & set("|&;<>$`"):
+    program, *words = shlex.split(line)
+    ours = program in ("loss-attention", ".venv/bin/loss-attention")
+    if ours and len(words) > 1 and not set(line) & set("|&;<>$`"):
         code, said = apart.command(words, folder)
         _check(code, line, said, where)
     else:

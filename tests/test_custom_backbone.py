@@ -220,6 +220,7 @@ def test_looking_at_a_module_leaves_it_as_it_was() -> None:
         assert torch.equal(value, before[name])
 
 
+@pytest.mark.usefixtures("few_scenes")
 def test_the_page_for_users_is_true(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ SMALL = {"width": 0.05, "limit_images": 60, "accelerator": "cpu", "precision": "
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> la.TrainedRun:
+def run(few_scenes: None, tmp_path_factory: pytest.TempPathFactory) -> la.TrainedRun:
     out = tmp_path_factory.mktemp("fitting") / "run"
     return la.train("digits", out=out, quiet=True, epochs=1, strided_layers=[1, 3], **SMALL)
 
@@ -44,6 +44,7 @@ def test_a_notebook_shows_the_scores(run: la.TrainedRun) -> None:
     assert "<script>" not in replace(run, evaluation=hostile)._repr_html_()
 
 
+@pytest.mark.usefixtures("few_scenes")
 def test_steps_and_epochs_are_lengths_of_their_own(tmp_path: Path) -> None:
     own = replace(recipe("folder"), data="digits", in_channels=1, image_size=None)
     done = la.train(own, out=tmp_path / "run", quiet=True, epochs=1, **SMALL)

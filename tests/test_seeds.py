@@ -141,6 +141,7 @@ def test_a_signal_between_them_says_how_to_go_on(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "seeds.md").exists()
 
 
+@pytest.mark.usefixtures("few_scenes")
 def test_what_else_the_seed_draws_is_known_of_the_data(tmp_path):
     def drawn(data: object) -> bool:
         return load_splits(str(data), in_channels=1, image_size=8, seed=0).drawn

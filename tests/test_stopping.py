@@ -269,11 +269,14 @@ def command_of(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-@pytest.mark.parametrize("group", [False, True])
+@pytest.mark.parametrize("group", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_two_processes_stop_together_and_resume_to_the_same(
     group: bool, images: Path, tmp_path: Path, launched: Launch
 ) -> None:
-    """A signal to the one that waits, as from `kill`, or to all, as from a scheduler."""
+    """A signal to the one that waits, as from `kill`, or to all, as from a scheduler.
+
+    The first is tested with forked processes, which takes less time, in training/test_resume.py.
+    """
     out = tmp_path / "run"
     process = launched(words(images, out, "--epochs", "500", "--devices", "2"))
     wait_for(out / "state.pt", process)

@@ -34,7 +34,7 @@ class Running(NamedTuple):
 def running(words: list[str], folder: Path) -> Iterator[Running]:
     """Serve in a folder, and stop it with Ctrl-C; it has to end well."""
     output = folder / "serve.txt"
-    process, _ = apart.apart(apart._command, ["serve", *words], folder, output)
+    process = apart.begun(apart.main_of, ["serve", *words], folder, output)
     assert process.pid is not None
 
     def said() -> str:
