@@ -53,10 +53,6 @@ def test_predictions_and_explanations_compile_to_one_graph(heads: list[str], pla
     plain(tracing.compile_whole, heads)
 
 
-def test_centred_models_export_and_compile(plain: Ask) -> None:
-    plain(tracing.export_and_compile_centred, ["loss-attention", "capsule-loss-attention"])
-
-
 def test_ddp_returns_the_prediction_whole(plain: Ask, tmp_path: Path) -> None:
     plain(tracing.train_with_ddp, list(HEADS), tmp_path / "store")
 

@@ -26,6 +26,8 @@ from loss_attention.model import PatchClassifier
 from loss_attention.prediction import PatchPrediction, WeightedPrediction
 
 ONE_SIZE = ["capsule-dynamic-routing"]
+CENTRED = ["loss-attention", "capsule-loss-attention"]
+"""Traced with centred logits, as our own recipes have them; the others without."""
 
 
 class Explained(nn.Module):
@@ -50,6 +52,10 @@ def tiny(head: str, **options: object) -> PatchClassifier:
     return model
 
 
+def explained(heads: Sequence[str]) -> Explained:
+    return Explained([tiny(head, centre=True if head in CENTRED else None) for head in heads])
+
+
 def pictures(head: str) -> tuple[Tensor, Tensor]:
     """Images to trace with, and others of whatever size and number the head takes too."""
     if head in ONE_SIZE:
@@ -60,7 +66,7 @@ def pictures(head: str) -> tuple[Tensor, Tensor]:
 def export_heads(heads: Sequence[str], strict: bool) -> None:
     """Nothing was explained before, so that nothing can have been kept for it."""
     axes = [0] if heads[0] in ONE_SIZE else [0, 2, 3]
-    _export(Explained([tiny(head) for head in heads]), *pictures(heads[0]), axes, strict)
+    _export(explained(heads), *pictures(heads[0]), axes, strict)
 
 
 def export_backbone(backbone: str) -> None:
@@ -87,16 +93,8 @@ def _export(
     same(torch.export.load(file).module()(others), models(others))
 
 
-def export_and_compile_centred(heads: Sequence[str]) -> None:
-    models = Explained([tiny(head, centre=True) for head in heads])
-    images, others = pictures(heads[0])
-    _export(models, images, others, [0, 2, 3], strict=False)
-    whole = torch.compile(models, fullgraph=True, backend="eager")
-    same(whole(others), models(others))
-
-
 def compile_whole(heads: Sequence[str]) -> None:
-    models = Explained([tiny(head) for head in heads])
+    models = explained(heads)
     whole = torch.compile(models, fullgraph=True, backend="eager")
     for images in pictures(heads[0]):
         same(whole(images), models(images))

@@ -47,7 +47,7 @@ def margins_of(evidence: Any) -> Any:
 
 # Each head once, and each option with one of them.
 WRITTEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "mean": ({"one_vs_rest": True}, {}),
+    "mean": ({"one_vs_rest": True}, {"sizes": "fixed"}),
     "attention": ({}, {"sizes": "fixed"}),
     "gated-attention": ({}, {"upsample": True, "input_type": "float32", "sizes": "fixed"}),
 }
