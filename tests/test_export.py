@@ -48,6 +48,10 @@ def test_a_network_of_timm_exports(plain: Ask) -> None:
     plain(tracing.export_other_libraries)
 
 
+def test_no_layer_of_an_exported_network_writes_over_its_input(plain: Ask) -> None:
+    plain(tracing.export_without_writing_over)
+
+
 @pytest.mark.parametrize("heads", [ANY_SIZE, ONE_SIZE], ids=["any size", "one size"])
 def test_predictions_and_explanations_compile_to_one_graph(heads: list[str], plain: Ask) -> None:
     plain(tracing.compile_whole, heads)

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from loss_attention.backbones.paper import convolution
 from loss_attention.explanation import explain_prediction
+from loss_attention.exporting.network import ExportedNetwork, sizes_for, traced
 from loss_attention.heads import HEADS
 from loss_attention.losses import loss_for
 from loss_attention.model import PatchClassifier
@@ -91,6 +92,18 @@ def _export(
     torch.export.save(program, file)
     file.seek(0)
     same(torch.export.load(file).module()(others), models(others))
+
+
+def export_without_writing_over() -> None:
+    """Which takes torch longer to convert; the model itself keeps to it, as that saves memory."""
+    model = tiny("loss-attention")
+    assert any(getattr(layer, "inplace", False) for layer in model.modules())
+    network = ExportedNetwork(model)
+    program = traced(network, sizes_for(model, None, "fixed"), "uint8")
+    called = {str(node.target) for node in program.graph.nodes}
+    assert "aten.relu.default" in called
+    assert "aten.relu_.default" not in called
+    assert any(getattr(layer, "inplace", False) for layer in model.modules())
 
 
 def compile_whole(heads: Sequence[str]) -> None:
