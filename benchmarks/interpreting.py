@@ -342,8 +342,8 @@ def main() -> None:
     """Run the command; a part of it writes its page beside its runs."""
     import sys
 
+    from interpreting_page import write_page
     from measuring import keep, read_numbers
-    from pages import write_page
 
     from loss_attention.errors import InputError, unknown_name
 

@@ -85,23 +85,31 @@ def classic_section(numbers: Mapping[str, Any]) -> list[str]:
 def assumptions_section(numbers: Mapping[str, Any]) -> list[str]:
     """Return the table of the tests of assumptions."""
     tests = numbers["tests"]
-    poolings = list(next(iter(tests.values())))
+    columns = {
+        f"{name}, {int(bags):,} bags": of_test
+        for name, sizes in tests.items()
+        for bags, of_test in sizes.items()
+    }
+    first = next(iter(columns.values()))
     rows = [
-        (pooling, *(_passed([one["test"] for one in tests[name][pooling]]) for name in tests))
-        for pooling in poolings
+        (pooling, *(_passed([one["test"] for one in each[pooling]]) for each in columns.values()))
+        for pooling in first
     ]
-    trained, tested = numbers["bags"]
+    trained = " or ".join(f"{int(bags):,}" for bags in next(iter(tests.values())))
+    epochs = " or ".join(map(str, numbers["epochs"]))
     return [
         "## What a pooling assumes",
         _stood_on(numbers),
         f"The tests of Raff and Holt (NeurIPS 2023; `loss_attention.bags.made_up`), {trained} "
-        f"training and {tested} test bags, {_layer(numbers)}, {numbers['epochs']} epochs. AUC of "
-        "the test bags: the "
-        f"mean of {len(next(iter(tests.values()))[poolings[0]])} seeds and the worst; in bold "
+        f"training bags, which take as many steps in {epochs} epochs, and {numbers['tested']} test "
+        f"bags; {_layer(numbers)}. AUC of the test bags: the mean of "
+        f"{len(next(iter(first.values())))} seeds and the worst; in bold "
         f"where the worst is {PASSES} or more, which is to pass. Below 0.5 a classifier learned "
-        "what must not matter. Instances that each speak for themselves cannot say that two "
-        "concepts must come together, so no pooling here can pass the last two in full.",
-        markdown_table(["pooling", *tests], rows, "l" + "r" * len(tests)),
+        "what must not matter. Few bags are learned by heart, which costs AUC too; with many, what "
+        "is left is what the pooling assumes. Instances that each speak for themselves cannot say "
+        "that two concepts must come together, so no pooling here can pass the last two tests in "
+        "full.",
+        markdown_table(["pooling", *columns], rows, "l" + "r" * len(columns)),
     ]
 
 

@@ -22,8 +22,9 @@ from typing import Any
 from explaining import explaining
 from interpreting import SUBJECTS as INTERPRETED
 from interpreting import Study, interpreting
+from interpreting_page import write_page
 from measuring import AVX2_ALONE, Finished, command, keep, spread, startup, timed
-from pages import write_page, write_summary
+from pages import write_summary
 
 from loss_attention.training.recipes import demo as demo_recipe
 from loss_attention.training.recipes import recipe

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from pages import interpreting_page, standard_error
+from interpreting_page import interpreting_page, standard_error
 
 METRICS = {
     "pointing_game": {"label": "pointing game", "higher_is_better": True},

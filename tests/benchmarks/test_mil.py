@@ -34,7 +34,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
 def test_each_part_writes_its_numbers_and_the_page_has_them_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mil, "TRAINED", 8)
+    monkeypatch.setattr(mil, "ASSUMED_BAGS", (8, 16))
     monkeypatch.setattr(mil, "TESTED", 8)
     monkeypatch.setattr(mil, "DIGIT_BAGS", (8,))
     table(digit_bags(40, seed=0), tmp_path / "musk1.parquet")
@@ -53,7 +53,8 @@ def test_each_part_writes_its_numbers_and_the_page_has_them_all(
     assert f"| max | accuracy | {score:.3f} |" in page
     assert "| attention, its paper | accuracy | 0.892 | 0.615 |" in page
     tests = json.loads((tmp_path / "bags-assumptions.json").read_text())["tests"]
-    aucs = [one["test"] for one in tests["poisoned"]["max"]]
+    assert list(tests["poisoned"]) == ["8", "16"]
+    aucs = [one["test"] for one in tests["poisoned"]["16"]["max"]]
     assert f"{sum(aucs) / 2:.2f} ({min(aucs):.2f})" in page
     assert "python benchmarks/mil.py digits --seeds 2" in page
     assert "one hidden layer of 64 and a dropout of 0, as chosen on other seeds" in page
