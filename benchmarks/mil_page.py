@@ -185,7 +185,8 @@ def _layer(numbers: Mapping[str, Any]) -> str:
     """Say what each instance goes through; before it was chosen, it was the recipe's."""
     (width,), dropout = numbers.get("hidden", (256,)), numbers.get("dropout", 0.25)
     chosen = ", as chosen on other seeds" if "hidden" in numbers else ""
-    return f"one hidden layer of {width} and a dropout of {dropout:g}{chosen}"
+    layer = f"one hidden layer of {width} and a dropout of {dropout:g}{chosen}"
+    return layer if numbers.get("normalise", True) else f"features as they are, {layer}"
 
 
 def _stood_on(numbers: Mapping[str, Any]) -> str:
