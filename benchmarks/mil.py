@@ -48,7 +48,7 @@ FEW_FEATURES: dict[str, Any] = {"hidden": (64,), "dropout": 0.0}
 101 of the test `poisoned`, and for `max` too."""
 FEW_BAGS: dict[str, Any] = {"hidden": (512,), "dropout": 0.5, "normalise": False}
 """For bags of digits: the best of nine layers for positive evidence on seeds 100 and 101; pixels as
-they are, which is better with each of four poolings on seeds 100 to 104, as dividing by the standard
+they are, which is better with each of four poolings on seeds 100 to 104: dividing by the standard
 deviation makes much of the pixels that hardly any digit reaches."""
 TILING = ("--tile", "64", "--stride", "32", "--levels", "8", "16", "32")
 """How photos are cut, and what of the backbone's maps is taken."""
