@@ -5,6 +5,7 @@ There the package is as its users run it: what checks annotations in the tests c
 
 from __future__ import annotations
 
+import gc
 import io
 import traceback
 from collections.abc import Sequence
@@ -126,6 +127,8 @@ def train_with_ddp(heads: Sequence[str], store: Path) -> None:
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
+    del network  # see `leave_together`
+    gc.collect()
     torch.distributed.destroy_process_group()
 
 

@@ -6,6 +6,7 @@ they say in the environment.
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import threading
@@ -309,10 +310,13 @@ def leave_together(fabric: Fabric) -> None:
     """Take down the group of processes that `fabric` launched; each calls it as the last thing.
 
     Left to the end of the process, the group's threads now and then still run when they are taken
-    down, and the process aborts.
+    down, and the process aborts. And whatever wraps a network for the group is to be gone before
+    it: being the last to hold the group, it would wait for threads that want Python's lock, with
+    that lock held.
     """
     if fabric.world_size > 1:
         fabric.barrier()
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 
