@@ -17,9 +17,12 @@ SHOWN = (
     ("gt_known_loc_patches", "GT-known Loc (patches)"),
     ("gt_known_loc_spread", "GT-known Loc (spread)"),
 )
-
-
+"""Metrics of a run that its table has, and what they are called there."""
+SHOWN_HEADS = {"loss-attention": "loss-attention", "mean": "mean pooling"}
 ABSENT = "-"
+"""In a cell whose score was not measured, or is not defined."""
+CENTRED = {"digits", "demo", "cifar10-small", "cifar10-fast", "tiny-imagenet-small"}
+"""What centres patch logits, and did not before runs recorded which map was measured."""
 
 
 def by_head_of(runs: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -29,14 +32,10 @@ def by_head_of(runs: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]
 
 
 def compared_by(run: dict[str, Any], method: str, name: str) -> float | None:
+    """Return a score of a method in a run's comparison, None where it does not have it."""
     measurement = run["comparison"]["methods"][method]["scores"].get(name)
     value: float | None = measurement and measurement["value"]
     return value
-
-
-SHOWN_HEADS = {"loss-attention": "loss-attention", "mean": "mean pooling"}
-CENTRED = {"digits", "demo", "cifar10-small", "cifar10-fast", "tiny-imagenet-small"}
-"""What centres patch logits, and did not before runs recorded which map was measured."""
 
 
 def before_centring(numbers: dict[str, Any]) -> str:
@@ -78,6 +77,6 @@ def spread(values: Sequence[float | None], digits: int = 3) -> str:
     """Return the mean of what is known and, of several, their sample standard deviation."""
     known = [value for value in values if value is not None]
     if not known:
-        return "-"
+        return ABSENT
     mean = f"{statistics.mean(known):.{digits}f}"
     return f"{mean} ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else mean

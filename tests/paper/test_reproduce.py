@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from paper.few import begin_with_few, make_few
+from paper.few import begin_with_few
 from typed import complaint
 
 from loss_attention.cli import main
@@ -39,10 +39,9 @@ def measured(out: Path, name: str) -> dict:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _few_scenes() -> Iterator[None]:
-    """Making scenes of digits takes longer than the trainings here."""
+def _few_scenes(few_scenes: None) -> Iterator[None]:
+    """In workers too."""
     with pytest.MonkeyPatch.context() as patch:
-        make_few(patch)
         patch.setattr(trainings, "_begin", begin_with_few)
         yield
 

@@ -100,7 +100,7 @@ def export(
         image_size: height and width that its images are meant to have; None: those that the model
             was trained at.
         sizes: "any" height and width, or that one "fixed". None: any where the network allows it,
-            but fixed for networks of other libraries, where any takes minutes.
+            but fixed for networks of other libraries, where any can take minutes.
         calibration: images `(N, C, H, W)`, uint8, such as a hundred of those that it was trained
             on: convolutions are computed in 8 bits, with ranges taken from these. ONNX alone; how
             far the file is from the model is said then and not judged. None: in float32.
