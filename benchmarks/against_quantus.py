@@ -6,7 +6,7 @@
 Trains a small network on scenes of digits, explains test scenes by several methods, and measures
 each map twice: by the functions that `compare` uses, and by Quantus (Hedström et al. 2023), an
 independent library of such metrics. Where the two define the same thing they have to agree to
-rounding; where they do not, the page says by how much and why. Quantus is no dependency of the
+rounding; where they do not, the page says by how much and why. Quantus is not a dependency of the
 package, nor of its tests: what it said is kept in results/quantus.*, with versions.
 """
 

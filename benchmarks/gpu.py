@@ -191,7 +191,7 @@ def agreement(head: str, device: str) -> str:
     worst = max(
         float((theirs.cpu() - mine).abs().max() / mine.abs().max()) for mine, theirs in pairs
     )
-    if not worst <= TOLERANCE:  # NaN is no agreement
+    if not worst <= TOLERANCE:  # NaN is not an agreement
         raise RuntimeError(f"differs by {worst:.1e} of the largest value")
     return f"differs by {worst:.1e} of the largest value"
 

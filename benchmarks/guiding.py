@@ -98,7 +98,7 @@ def page(numbers: Mapping[str, Any]) -> str:
         f"{numbers['weight']:g}`), and labels train all. Means over seeds; in brackets the lowest, "
         f"the highest and the worst seed. {next(iter(runs.values()))[0]['remark']}",
         *(f"## Heat maps of the {map}\n\n{_table(runs, map)}" for map in reversed(MAPS)),
-        "Trivial baselines: what an answer scores on the same images that ignores the model. "
+        "Trivial baselines: what an answer that ignores the model scores on the same images. "
         "Thresholds of boxes are chosen on held-out training images, for each answer.",
         f"## Commands, of the first seed\n\n{_commands(runs)}",
     ]

@@ -42,7 +42,7 @@ TINY = (
 def modules(source: Path = SOURCE) -> dict[str, int]:
     """Return the lines of each module below a folder, by its path there.
 
-    An `__init__.py` that is nothing but the docstring of its package is no module.
+    An `__init__.py` that is nothing but the docstring of its package is not a module.
     """
     texts = {path: path.read_text(encoding="utf-8") for path in sorted(source.rglob("*.py"))}
     return {

@@ -158,7 +158,7 @@ def class_folders(splits: Splits, folder: Path) -> None:
     """Write the images as train/CLASS/NUMBER.png and test/CLASS/NUMBER.png, unless they are there.
 
     Raises:
-        InputError: images of several classes each, or a class that is no name of a folder.
+        InputError: images of several classes each, or a class that is not a name of a folder.
     """
     from PIL import Image
 

@@ -195,7 +195,7 @@ def test_a_receptive_field_that_is_said_is_believed() -> None:
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (nn.Conv2d(3, 4, 3), "makes nothing of an image of 1 x 64 x 64"),
+        (nn.Conv2d(3, 4, 3), "fails on an image of 1 x 64 x 64"),
         (nn.Flatten(), r"returns a feature map \(B, D, h, w\); this one returns \(1, 4096\)"),
         (nn.AdaptiveAvgPool2d(7), "this one makes 7 cells of 64 pixels and 7 of 128"),
         (nn.Upsample(scale_factor=2), "this one makes 128 cells of 64 pixels"),

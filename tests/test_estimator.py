@@ -108,7 +108,7 @@ NEED_TABLES = (
 )
 """Checks that train on a table, or ask for an error about one; `RowsAsImages` passes them."""
 TABLES = dict.fromkeys(
-    NEED_TABLES, "X of the check is a table of rows, which is no image and is refused"
+    NEED_TABLES, "X of the check is a table of rows, which is not an image and is refused"
 )
 
 
@@ -232,7 +232,7 @@ def test_the_probabilities_of_sigmoids_sum_to_1() -> None:
     [
         ({"params": {"epoch": 3}}, "unknown field 'epoch'; did you mean 'epochs'"),
         ({"params": 3}, "`params` must be a mapping of fields, got 3"),
-        ({"params": {"classes": ("a",)}}, "`classes` is of data that is read"),
+        ({"params": {"classes": ("a",)}}, "`classes` is for data that is read"),
         ({"params": {"image_size": 24}}, "`image_size` is for pictures"),
         ({"recipe": "folders"}, "unknown recipe 'folders'; did you mean 'folder'"),
         ({"X": np.zeros((40, 5))}, "images must be an array (N, H, W)"),

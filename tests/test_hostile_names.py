@@ -134,7 +134,7 @@ def test_errors_show_what_they_quote(home, run, capfd) -> None:
     code, text = said(words, capfd)
     assert code == 2
     assert text.endswith(
-        r"the name of the run folder o\xff[/b] is no UTF-8; rename it, or name another with --out"
+        r"the name of the run folder o\xff[/b] is not UTF-8; rename it, or name another with --out"
         "\n"
     )
 

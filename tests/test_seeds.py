@@ -115,7 +115,7 @@ def test_other_settings_and_odd_folders_are_refused(folder, capsys):
     said = complaint(capsys, "train", "folder", *data, "--out", path, "--seeds", 2)
     assert "holds runs with other settings: name another folder with --out" in said
     said = complaint(capsys, "train", "folder", *data, "--out", path / "seed-3", "--seeds", 2)
-    assert "is no folder of seeds, and not empty: name another with --out" in said
+    assert "is not a folder of seeds, and not empty: name another with --out" in said
     said = complaint(capsys, "train", "folder", *data, "--out", folder / "new", "--seeds", 0)
     assert "--seeds must be between 1 and 1,000, got 0" in said
     said = complaint(capsys, "resume", path, "--learning-rate", 0.1)

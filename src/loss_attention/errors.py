@@ -119,7 +119,7 @@ def quoted(value: object) -> str:
 def printable(text: str) -> str:
     r"""Return a text that a terminal shows and does not obey: what is not printable is escaped.
 
-    Bytes of file names that are no UTF-8 are shown as such.
+    Bytes of file names that are not UTF-8 are shown as such.
 
     Example:
         >>> printable("grün [b] \x1b[31m\n")

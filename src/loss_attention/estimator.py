@@ -200,7 +200,7 @@ class PatchClassifierEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[
         recipe, options = settings(self.recipe, given)
         for name in OF_DATA:
             if getattr(recipe, name):
-                raise InputError(f"`{name}` is of data that is read; X and y are taken as they are")
+                raise InputError(f"`{name}` is for data that is read; X and y are used as given")
         return recipe, options
 
     def _images(self, given: Any, channels: int, recipe: Recipe | None = None) -> Tensor:

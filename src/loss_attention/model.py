@@ -589,7 +589,7 @@ def as_images(images: Pictures, channels: int, device: torch.device) -> Tensor:
 
     Raises:
         InputError: what has no such layout or could have two, holds other values (NaN, floats in
-            0..255, normalised images, integers of other types), or is no image at all.
+            0..255, normalised images, integers of other types), or is not an image at all.
     """
     if isinstance(images, (list, tuple)):
         parts = [as_images(image, channels, device) for image in images]

@@ -242,7 +242,7 @@ class ModelSpec(ModelOptions):
         text = isinstance(self.backbone_config, str)
         _require("backbone_config", text, "must be JSON", self.backbone_config)
         text = isinstance(self.guided_by, str) and len(self.guided_by) <= LONGEST_GUIDE
-        rule = f"must be a text of at most {LONGEST_GUIDE} letters"
+        rule = f"must be text of at most {LONGEST_GUIDE} characters"
         _require("guided_by", text, rule, self.guided_by)
         if self.backbone_config and not self.backbone.startswith(HUGGING_FACE):
             raise InputError(f"`backbone_config` is that of a backbone {HUGGING_FACE}ID")

@@ -198,7 +198,7 @@ def as_csv(predicted: Sequence[Predicted], class_names: Sequence[str], what: str
     for one in predicted:
         numbers = (f"{value:.6g}" for value in (one.probability, *one.probabilities))
         writer.writerow([one.file, one.prediction, *numbers])
-    # Names of files that are no Unicode are escaped; a reader of CSV has no other way to say them.
+    # Names of files that are not Unicode are escaped; a reader of CSV has no other way to say them.
     return out.getvalue().encode("utf-8", "backslashreplace").decode()
 
 

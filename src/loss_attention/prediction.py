@@ -58,7 +58,7 @@ class WeightedPrediction(ImagePrediction):
 
     Attributes:
         patch_weights: `alpha_m`, shape `(B, M)`, float32; non-negative, each row sums to 1.
-        grid: where the patches lie in the input image; None for a bag, which is no image.
+        grid: where the patches lie in the input image; None for a bag, which is not an image.
         selection: a patch is selected when its weight is greater than `selection / M`.
         mask: True where a patch is real, for bags of unequal size; None: all are. A masked patch
             may hold anything, NaN included: it counts for nothing here, neither in M.

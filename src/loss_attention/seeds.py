@@ -86,7 +86,7 @@ class SeedRuns:
         if not (path / SEEDS_FILE).exists():
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise InputError(
-                    f"{path} is no folder of seeds, and not empty: name another with `out`"
+                    f"{path} is not a folder of seeds, and not empty: name another with `out`"
                 )
         elif not overwrite:
             before = cls.open(path)

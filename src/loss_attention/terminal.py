@@ -80,14 +80,14 @@ def markdown_table(
 def json_text(value: Any, indent: int | None = None) -> str:
     """Return a value as JSON, its letters readable where they are Unicode.
 
-    Names of files that are no Unicode are written as lone surrogates, as Python has them, so that
+    Names of files that are not Unicode are written as lone surrogates, as Python has them, so that
     reading gives the same name.
     """
     return as_unicode(json.dumps(value, indent=indent, ensure_ascii=False))
 
 
 def as_unicode(text: str) -> str:
-    r"""Return a text whose lone surrogates, of names that are no Unicode, are written out.
+    r"""Return a text whose lone surrogates, of names that are not Unicode, are written out.
 
     Example:
         >>> as_unicode("a\udcff")

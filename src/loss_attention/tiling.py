@@ -104,7 +104,7 @@ def predict_in_tiles(
 
     Raises:
         ValueError: a head without patches that can be put together; a tile that holds no patch, or
-            whose side is no multiple of the model's; photos of a size that the network does not
+            whose side is not a multiple of the model's; photos of a size that the network does not
             take; more patches than the memory has room for.
     """
     grid = tile_grid(model, tiles)

@@ -442,7 +442,7 @@ def test_a_head_made_for_one_size_has_no_mosaics(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(measures, "REPEATS", 1)
     model = make_model("capsule-dynamic-routing", image_size=(SIZE, SIZE))
     data = scenes(18)
-    with torch.no_grad():  # labels that make every image rightly classified, in several classes
+    with torch.no_grad():  # labels that make every image correctly classified, in several classes
         labels = model(data.images).logits.argmax(dim=1)
     monkeypatch.setattr(
         compare_module, "choose_mosaics", lambda _c, _t, cells, _n, _s: torch.arange(cells)[None]

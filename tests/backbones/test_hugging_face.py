@@ -101,7 +101,7 @@ def test_published_weights_are_taken_from_a_folder_or_a_file(kind: str, tmp_path
     [
         ("{", "`backbone_config` cannot be read"),
         ("[]", "holds config, mean and std"),
-        (described("vit") + " " * 100_001, "more than 100,000 letters"),
+        (described("vit") + " " * 100_001, "more than 100,000 characters"),
         (described("vit", model_type="bert"), "no backbone of the kind 'bert'; it has: beit"),
         (described("vit", model_type="timm_wrapper"), "no backbone of the kind 'timm_wrapper'"),
         (described("vit", auto_map={"AutoModel": "a.B"}), "vit has no 'auto_map'"),

@@ -178,7 +178,7 @@ def test_broken_files_are_refused_in_a_line(published: nn.Module, tmp_path: Path
     ("options", "message"),
     [
         ({"pretrained": True, "weights": "a"}, "`pretrained` and `weights` both say where"),
-        ({"revision": "a"}, "`revision` is of the weights on the hub: it needs `pretrained`"),
+        ({"revision": "a"}, "`revision` is for the weights on the hub: it needs `pretrained`"),
         ({"pretrained": True}, r"the Hugging Face hub does not give 'timm/test_convnext\."),
         ({"pretrained": True, "revision": "a"}, "at `revision` 'a'.*`weights`"),
     ],

@@ -30,7 +30,7 @@ def model_of(pooling: str, classes: int = 3) -> BagClassifier:
 
 
 def bags() -> tuple[torch.Tensor, torch.Tensor]:
-    """Features and mask of two bags; what is masked is no number."""
+    """Features and mask of two bags; what is masked is not a number."""
     features = torch.randn(2, max(SIZES), 4, generator=torch.manual_seed(5))
     mask = torch.arange(max(SIZES)) < torch.tensor(SIZES).unsqueeze(1)
     features[~mask] = torch.nan

@@ -75,7 +75,7 @@ def test_all_that_is_wrong_is_told(tmp_path: Path, capsys: pytest.CaptureFixture
         "error: s7.h5: no row of labels.csv has 's7'",
         "error: s4.h5 has no `coords`, and s0.h5 has: give them to all bags, or to none",
         "error: s5.h5 has 9 features an instance, and s0.h5 4",
-        "error: s6.h5 is no HDF5 file, as its ending says",
+        "error: s6.h5 is not an HDF5 file, despite its ending",
         "error: s1.h5: row 5, feature 2 is infinite",
     ]
     assert "coordinates: in 4 of 5 bags" in lines
@@ -98,7 +98,7 @@ def test_what_is_taken_for_bags(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not is_bags(str(listed.rename(tmp_path / "images.parquet")))
     code, _, error = checked(capsys, root, "--group", "patient")
     assert code == 2
-    assert "holds bags, and --out and --group are of images" in error
+    assert "holds bags, and --out and --group are for images" in error
     labels = (root / "labels.csv").rename(tmp_path / "labels.csv")
     code, lines, error = checked(capsys, root, "--labels", labels)
     assert (code, lines[-1]) == (0, "no errors in 4 bags")

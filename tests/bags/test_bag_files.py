@@ -212,7 +212,7 @@ def test_a_bag_larger_than_memory_is_read_in_parts_alone(
 def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
     found = instances(write(tmp_path / "a.npy", features(3)))
     write(tmp_path / "a.npy", features(4))
-    with pytest.raises(InputError, match=r"^a\.npy is no longer what it was"):
+    with pytest.raises(InputError, match=r"^a\.npy has changed since it was first read"):
         found.features(0)
 
 
@@ -260,9 +260,9 @@ def zarr_encoded(path: Path, codec: str) -> None:
 
 WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty": ("a.h5", lambda p: p.touch(), "a.h5 is empty"),
-    "a pipe": ("a.h5", os.mkfifo, "a.h5 is no file"),
-    "a file as zarr": ("a.zarr", lambda p: p.write_text("no"), "a.zarr is no folder"),
-    "not HDF5": ("a.h5", lambda p: p.write_text("no"), "a.h5 is no HDF5 file, as its ending says"),
+    "a pipe": ("a.h5", os.mkfifo, "a.h5 is not a file"),
+    "a file as zarr": ("a.zarr", lambda p: p.write_text("no"), "a.zarr is not a folder"),
+    "not HDF5": ("a.h5", lambda p: p.write_text("no"), "a.h5 is not an HDF5 file, despite its"),
     "short HDF5": ("a.h5", lambda p: shortened(p, 2500), "a.h5 cannot be read: .*truncated file"),
     "no features": (
         "a.h5",
@@ -272,7 +272,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "nothing stored": (
         "a.h5",
         lambda p: hdf5(p, lambda f: f.create_dataset("features", (10**9, 1024), "f4")),
-        "a.h5: `features` is said to be (1000000000, 1024), of which the file holds a part",
+        "a.h5: `features` is declared as (1000000000, 1024), of which the file holds a part",
     ),
     "blocks not stored": (
         "a.h5",
@@ -282,29 +282,29 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
                 0, 1
             ),
         ),
-        "a.h5: `features` is said to be (1000000, 4), of which",
+        "a.h5: `features` is declared as (1000000, 4), of which",
     ),
     "another file": (
         "a.h5",
         lambda p: hdf5(p, lambda f: f.__setitem__("features", h5py.ExternalLink("b.h5", "x"))),
-        "a.h5: `features` is no array within the file",
+        "a.h5: `features` is not an array within the file",
     ),
     "bytes of another file": (
         "a.h5",
         lambda p: hdf5(
             p, lambda f: f.create_dataset("features", (1, 4), "u1", external=[("/etc/hosts", 0, 4)])
         ),
-        "a.h5: `features` is no array within the file",
+        "a.h5: `features` is not an array within the file",
     ),
     "a group": (
         "a.h5",
         lambda p: hdf5(p, lambda f: f.create_group("features")),
-        "a.h5: `features` is no array within the file",
+        "a.h5: `features` is not an array within the file",
     ),
     "text": (
         "a.h5",
         lambda p: hdf5(p, lambda f: f.create_dataset("features", data=[["a", "b"]])),
-        "a.h5: `features` holds object and no numbers",
+        "a.h5: `features` holds object, not numbers",
     ),
     "no instance": ("a.h5", lambda p: write(p, features(0)), "a.h5: a bag without instances"),
     "a vector": (
@@ -325,39 +325,39 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "labels that are measured": (
         "a.h5",
         lambda p: with_labels(p, np.zeros(3)),
-        "a.h5: `instance_labels` holds float64 and no whole numbers",
+        "a.h5: `instance_labels` holds float64, not whole numbers",
     ),
     "classes twice": (
         "a.h5",
         lambda p: with_labels(p, np.zeros(3, int), ("a", "a")),
-        "a.h5: `classes` are no names of classes, each once",
+        "a.h5: `classes` are not names of classes, each once",
     ),
     "classes that are numbers": (
         "a.safetensors",
         lambda p: with_labels(p, np.zeros(3, int), (1, 2)),  # type: ignore[arg-type]
-        "a.safetensors: `classes` are no names of classes, each once",
+        "a.safetensors: `classes` are not names of classes, each once",
     ),
-    "not torch": ("a.pt", lambda p: p.write_text("no"), "a.pt is no file of torch.save"),
-    "a pickle": ("a.pt", lambda p: p.write_bytes(pickle.dumps(Runs())), "a.pt is no file of torch"),
-    "objects": ("a.pt", lambda p: torch.save(Runs(), p), "a.pt holds something else than tensors"),
-    "a list": ("a.pt", lambda p: torch.save([1], p), "a.pt: `features` is a list and no plain ten"),
+    "not torch": ("a.pt", lambda p: p.write_text("no"), "a.pt was not written by torch.save"),
+    "a pickle": ("a.pt", lambda p: p.write_bytes(pickle.dumps(Runs())), "a.pt was not written by"),
+    "objects": ("a.pt", lambda p: torch.save(Runs(), p), "a.pt holds something other than tensors"),
+    "a list": ("a.pt", lambda p: torch.save([1], p), "a.pt: `features` is a list, not a plain te"),
     "sparse": (
         "a.pt",
         lambda p: torch.save(torch.eye(3).to_sparse(), p),
-        "a.pt: `features` is a Tensor and no plain tensor",
+        "a.pt: `features` is a Tensor, not a plain tensor",
     ),
     "a row, again and again": (
         "a.pt",
         lambda p: torch.save(torch.zeros(1, 4).expand(10**9, 4), p),
-        "a.pt: `features` is said to be (1000000000, 4), of which the file holds a part",
+        "a.pt: `features` is declared as (1000000000, 4), of which the file holds a part",
     ),
     "complex": (
         "a.pt",
         lambda p: torch.save(torch.zeros(3, 4, dtype=torch.complex64), p),
-        "a.pt: `features` holds complex64 and no numbers",
+        "a.pt: `features` holds complex64, not numbers",
     ),
     "compressed": ("a.pt", zipped, "a.pt is compressed, as no file of torch.save is"),
-    "short torch": ("a.pt", lambda p: shortened(p, 900), "a.pt is no file of torch.save"),
+    "short torch": ("a.pt", lambda p: shortened(p, 900), "a.pt was not written by torch.save"),
     "not npy": (
         "a.npy",
         lambda p: write(p.with_suffix(".h5"), features(3)).rename(p),
@@ -366,19 +366,19 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "object array": (
         "a.npy",
         lambda p: np.save(p, np.array([[Runs()]]), allow_pickle=True),
-        "a.npy holds objects and no numbers",
+        "a.npy holds objects, not numbers",
     ),
-    "texts": ("a.npy", lambda p: np.save(p, np.array([["a"]])), "a.npy holds <U1 and no numbers"),
+    "texts": ("a.npy", lambda p: np.save(p, np.array([["a"]])), "a.npy holds <U1, not numbers"),
     "short npy": ("a.npy", lambda p: shortened(p, 300), "a.npy cannot be read: mmap length is gre"),
     "not safetensors": (
         "a.safetensors",
         lambda p: p.write_text("no such file, and longer"),
-        "a.safetensors is no safetensors file: ",
+        "a.safetensors is not a safetensors file: ",
     ),
     "short safetensors": (
         "a.safetensors",
         lambda p: shortened(p, 300),
-        "a.safetensors is no safetensors file: ",
+        "a.safetensors is not a safetensors file: ",
     ),
     "not zarr": ("a.zarr", lambda p: p.mkdir(), "a.zarr cannot be read: "),
     "pickling zarr": (
@@ -394,7 +394,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "zarr without its blocks": (
         "a.zarr",
         lambda p: zarr.create_array(p, shape=(10**9, 4), chunks=(9, 4), dtype="f4"),
-        "a.zarr: `features` is said to be (1000000000, 4), of which the file holds a part",
+        "a.zarr: `features` is declared as (1000000000, 4), of which the file holds a part",
     ),
 }
 
@@ -499,7 +499,7 @@ def test_labels_of_instances_without_names_number_the_classes_of_the_bags(tmp_pa
     [
         ([0, 2, 1], (), "row 2 of `instance_labels` is 2: it must be the number of a class, below"),
         ([0, 0, -2], (), "row 3 of `instance_labels` is -2: it must be the number of a class, bel"),
-        ([0, 1, 1], ("no", "odd"), "row 2 of `instance_labels` is of the class 'odd', which no b"),
+        ([0, 1, 1], ("no", "odd"), "row 2 of `instance_labels` is for the class 'odd', which no b"),
         ([[0, 1], [3, 0]], (), "row 2 of `instance_labels` is 3: it must be 0 or 1"),
     ],
 )

@@ -185,7 +185,7 @@ def test_training_from_files_is_training_from_a_table(
         scores.append({name: one["scores"] for name, one in found["models"].items()})
         assert "12 bags (6 of 0, 6 of 1)" in capsys.readouterr().out
     assert scores[0] == scores[1]
-    assert "--labels are of a folder" in complaint(
+    assert "--labels is for a folder" in complaint(
         capsys,
         *("crossval", "--data", tmp_path / "bags.parquet", "--out", tmp_path / "o"),
         *("--labels", tmp_path / "files" / "labels.csv"),
@@ -279,9 +279,9 @@ def test_columns_of_other_names_in_every_command(
         told = complaint(capsys, "data", "check", bags, "--columns", *more)
         assert said in told
     told = complaint(capsys, "evaluate", whole, *names)
-    assert "--columns are of --data" in told
+    assert "--columns is for --data" in told
     told = complaint(capsys, "predict", whole, bags, *names)
-    assert "only files are read here, and --columns are of a table" in told
+    assert "only files are read here, and --columns is for a table" in told
     (bags / "labels.csv").unlink()
     told = complaint(capsys, "data", "check", bags, *names)
     assert "no CSV of labels has the columns that --columns names: there is none" in told

@@ -321,7 +321,7 @@ def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (out / "1.geojson").is_file()
     table = ("explain", run, data, "--out", out, "--format", "parquet")
     assert command(*table, "--shard", "2/2") == command(*table, "--shards", 2) == 0
-    assert "part-00002-of-00002.parquet is there already: skipped" in capsys.readouterr().out
+    assert "part-00002-of-00002.parquet exists already: skipped" in capsys.readouterr().out
     names = [row["bag"] for part in sorted(out.glob("part-*")) for row in rows_of(part)]
     assert names == ["1", "2"]
 
@@ -329,12 +329,12 @@ def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--tile", "3"], "--tile is of images, and "),
-        (["--engine=ray"], "--engine is of images, and "),
-        (["--format", "jsonl", "--zooms", "2"], "--zooms is of --format json, not of jsonl"),
-        (["--format", "parquet", "--tile-size", "2"], "--tile-size is of maps and tiles"),
-        (["--most-tiles", "5"], "--most-tiles is of --format geojson, not of json"),
-        (["--shard", "1/2"], "--shard is of --format parquet, not of json"),
+        (["--tile", "3"], "--tile is for images, and "),
+        (["--engine=ray"], "--engine is for images, and "),
+        (["--format", "jsonl", "--zooms", "2"], "--zooms is for --format json, not of jsonl"),
+        (["--format", "parquet", "--tile-size", "2"], "--tile-size is for maps and tiles"),
+        (["--most-tiles", "5"], "--most-tiles is for --format geojson, not of json"),
+        (["--shard", "1/2"], "--shard is for --format parquet, not of json"),
         (["--format", "parquet", "--shard", "3/2"], "--shard counts from 1: 1/2 to 2/2"),
         (["--format", "parquet", "--shards", "0"], "--shards must be at least 1, got 0"),
         (["--format", "parquet", "--shards", "3"], "there are 2 bags, so at most 2 shards"),
@@ -342,7 +342,7 @@ def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--zooms", "11"], "--zooms must be from 1 to 10, got 11"),
         (["--tile-size", "-1"], "--tile-size must be a number above 0"),
         (["--thumbnails", "nowhere"], "--thumbnails nowhere: there is no such folder"),
-        (["--thumbnail-downsample", "4"], "--thumbnail-downsample is of --thumbnails"),
+        (["--thumbnail-downsample", "4"], "--thumbnail-downsample is for --thumbnails"),
         (["--target", "maybee"], "unknown class 'maybee'; did you mean 'maybe'?"),
         (["--target", "no", "--versus", "no"], "--versus must be another class"),
         (["--versus", "no", "--map", "weights"], "leave --map"),

@@ -478,14 +478,14 @@ def test_several_labels_a_bag() -> None:
     [
         (["train", "bags"], "the recipe bags needs --data"),
         (["train", "bag"], "did you mean 'bags'?"),
-        (["train", "bags", "--data", "no.csv"], "it is not there"),
+        (["train", "bags", "--data", "no.csv"], "there is no such file"),
         (["train", "bags", "--test-fraction", "1"], "--test-fraction must be in (0, 1), got 1"),
         (["train", "bags", "--validation-fraction", "1"], "--validation-fraction must be in [0, 1"),
         (["train", "bags", "--poolin", "max"], "did you mean --pooling?"),
-        (["resume", "RUN", "--devices", "2"], "--devices is of images, and"),
-        (["evaluate", "RUN", "--map", "margin", "--masks"], "--map is of images, and"),
+        (["resume", "RUN", "--devices", "2"], "--devices is for images, and"),
+        (["evaluate", "RUN", "--map", "margin", "--masks"], "--map is for images, and"),
         (["predict", "RUN", "a.csv", "b.csv"], "one table or folder: 2 were given"),
-        (["report", "RUN", "--within", "3"], "--within is of images, and"),
+        (["report", "RUN", "--within", "3"], "--within is for images, and"),
         (["train", "bags", "--data", "TABLE", "--out", "RUN"], "exists already: continue it with"),
     ],
 )

@@ -58,7 +58,7 @@ def test_shards_together_are_the_whole_table(tmp_path: Path) -> None:
     assert told == [(1, 7), (2, 7), (5, 7), (6, 7), (7, 7)]
     assert said(summary, tmp_path / "out") == [
         f"5 bags explained in {tmp_path / 'out'}",
-        f"{one.written[0]} is there already: skipped",
+        f"{one.written[0]} exists already: skipped",
     ]
     parts = sorted((tmp_path / "out").glob("*.parquet"))
     rows = [row for part in parts for row in parquet.read_table(part).to_pylist()]
@@ -93,7 +93,7 @@ def test_a_shard_of_other_bags_is_refused(tmp_path: Path) -> None:
     ):
         shards(model, bags, out, "2/2")
     assert shards(model, renamed, out, "1/2", overwrite=True).written
-    with pytest.raises(InputError, match="`shard` is of `format` parquet, not of jsonl"):
+    with pytest.raises(InputError, match="`shard` is for `format` parquet, not of jsonl"):
         write_table(model, bags, out, bag_question(model), "jsonl", shards=[Shard(1, 2)])
 
 

@@ -92,7 +92,7 @@ def test_an_empty_cell_of_an_instance_is_none_of_several_classes(tmp_path: Path)
     cells = ["a;b", "a", "a;b", "b", "a", "a;b"]
     data = table(tmp_path, label=cells, instance_label=["", "a", "a", "b", "", "a;c"])
     with pytest.raises(
-        InputError, match=r"row 6: instance_label 'c' is no class of a bag \(a, b\)"
+        InputError, match=r"row 6: instance_label 'c' is not a class of a bag \(a, b\)"
     ):
         read_bags(data)
     bags = read_bags(table(tmp_path, label=cells, instance_label=["", "a", "a", "b", "", "b"]))
@@ -120,7 +120,7 @@ def test_classes_of_numbers_are_in_their_order(tmp_path: Path) -> None:
         ({"label": ["t", "t", "t", "t", "t", "t"]}, "all bags are of class 't'"),
         ({"f1": [1, 2, None, 4, 5, 6]}, "row 3, column 'f1' is missing"),
         ({"f1": [1, 2, float("inf"), 4, 5, 6]}, "row 3, column 'f1' is infinite"),
-        ({"stain": ["HE"] * 6}, "column 'stain' holds .*string and no numbers"),
+        ({"stain": ["HE"] * 6}, "column 'stain' holds .*string, not numbers"),
         ({"slide_id": ["b", None, "b", "c", "a", "b"]}, "row 2 has no 'slide_id'"),
         (
             {"patient": ["p", "q", "p", "r", "q", "q"]},
@@ -132,7 +132,7 @@ def test_classes_of_numbers_are_in_their_order(tmp_path: Path) -> None:
         ),
         ({"split": ["train"] * 5 + ["fold1"]}, "row 6 says split 'fold1' of the bag 'b'"),
         ({"split": ["fold1"] * 6}, "split 'fold1' is none of train"),
-        ({"instance_label": ["mitosis"] * 6}, "row 1: instance_label 'mitosis' is no class"),
+        ({"instance_label": ["mitosis"] * 6}, "row 1: instance_label 'mitosis' is not a class"),
         ({"label": ["a;b", "b", "a;b", "", "b", "a;b"]}, "row 4: label has no label"),
         ({"label": ["a;b", "b", "a", "b", "b", "a;b"]}, "row 3 says label 'a' of the bag 'b'"),
     ],
@@ -143,7 +143,7 @@ def test_what_is_wrong_is_named(changes: dict[str, Any], said: str, tmp_path: Pa
 
 
 def test_what_is_no_table_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="it is not there"):
+    with pytest.raises(InputError, match="there is no such file"):
         read_bags(str(tmp_path / "none.csv"))
     (tmp_path / "bags.parquet").write_bytes(b"PAR1 or not")
     with pytest.raises(InputError, match=r"bags\.parquet"):
@@ -152,7 +152,7 @@ def test_what_is_no_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^empty\.csv: a table without rows$"):
         read_bags(str(tmp_path / "empty.csv"))
     (tmp_path / "bags.xlsx").write_bytes(b"")
-    with pytest.raises(InputError, match="is no table of instances"):
+    with pytest.raises(InputError, match="is neither a table of instances"):
         read_bags(str(tmp_path / "bags.xlsx"))
 
 

@@ -253,10 +253,10 @@ def test_the_command_compares_classifiers(
     [
         (["--poolings", "maxx"], "unknown pooling 'maxx'; did you mean 'max'?"),
         (["--poolings", "max", "max"], "--poolings must be names, each once"),
-        (["--pooling", "max"], "--pooling is of one classifier"),
+        (["--pooling", "max"], "--pooling is for one classifier"),
         (["--learning-rates", "0.1", "0.01"], "--inner must be at least 2"),
         (["--folds", "1"], "--folds must be at least 2"),
-        ([], "it is not there"),
+        ([], "there is no such file"),
     ],
 )
 def test_what_is_asked_wrong_is_one_line(

@@ -70,5 +70,5 @@ def test_what_a_file_claims_is_checked(
     save_file(load_file(path), path, {METADATA_KEY: description})
     with pytest.raises(InputError, match=said):
         load_bag_model(path)
-    with pytest.raises(InputError, match="it is not there"):
+    with pytest.raises(InputError, match="there is no such file"):
         load_bag_model(tmp_path / "other.safetensors")

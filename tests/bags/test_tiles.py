@@ -375,7 +375,7 @@ def test_an_image_may_have_several_classes(tmp_path: Path) -> None:
         (("--tile", "8", "--covered", "0"), "--covered must be in (0, 1], got 0"),
         (("--tile", "8", "--objects", "masks"), "has no masks: leave --objects out"),
         (("--tile", "8", "--backbone", "resnet18", "--pretrained"), "--pretrained is for a back"),
-        (("--tile", "8", "--group", "no"), "--group 'no' is no column, as there is no table"),
+        (("--tile", "8", "--group", "no"), "--group 'no' is not a column, as there is no table"),
         (
             ("--tile", "8", "--backbone", "timm/vit_tiny_patch16_224"),
             "takes images of 16 x 16 pixels and more, got 8 x 8; set --image-size",
@@ -411,7 +411,7 @@ def test_data_that_is_made_here_has_no_images_to_cut(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = complaint(capsys, "tile", "digits", "--tile", "8", "--out", tmp_path / "bags", *RANDOM)
-    assert "digits is made here, in memory: name images that lie somewhere" in said
+    assert "digits is generated here, in memory: name images that lie somewhere" in said
 
 
 def test_a_folder_that_is_there_is_told_and_a_mask_says_what_tiles_show(

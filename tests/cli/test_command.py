@@ -101,7 +101,7 @@ def test_an_existing_run_is_not_overwritten_unasked(trained, capsys):
         (["train", "folder"], ["needs --data"]),
         (["train", "folder", "--data", "digitz"], ["'digitz'", "did you mean 'digits'"]),
         (["train", "folder", "--data", "./nothing-here"], ["nothing-here", "does not exist"]),
-        (["resume", "nothing-here"], ["nothing-here is no folder"]),
+        (["resume", "nothing-here"], ["nothing-here is not a folder"]),
         (["evaluate"], ["missing", "--help"]),
         (["explain", "runs/x", "--out", "y"], ["image"]),
         (["recipes", "please"], ["unrecognized options: please"]),

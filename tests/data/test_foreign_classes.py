@@ -77,4 +77,4 @@ def test_a_box_of_a_class_that_no_image_has(tmp_path: Path) -> None:
     rows = ["0.png,a,0 0 1 1,a", "1.png,b,0 0 1 1,zebra", "2.png,a,,", "3.png,b,,"]
     text(tmp_path / "x.csv", "image,label,box,box_label", *rows)
     said = refusal(tmp_path)
-    assert "x.csv row 3: its box is of 'zebra', which is no class of the images' labels" in said
+    assert "x.csv row 3: its box is of 'zebra', which is not a class of the images' labels" in said

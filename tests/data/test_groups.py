@@ -138,7 +138,7 @@ def test_class_folders_and_parquet_have_groups_too(tmp_path: Path) -> None:
     assert stored.trainval.groups is not None
     assert len(stored.trainval.groups.unique()) + len(stored.test.groups.unique()) == 3
     with pytest.raises(
-        InputError, match=r"'tile' is no column among image, label, Patient \(did you mean Patient"
+        InputError, match=r"'tile' is not a column among image, label, Patient \(did you mean P"
     ):
         loaded(tmp_path / "stored", "tile")
 
@@ -148,7 +148,7 @@ def test_class_folders_and_parquet_have_groups_too(tmp_path: Path) -> None:
     [
         (
             "tiel",
-            r"`group` 'tiel' is no column among image, label, tile \(did you mean tile\?\), a",
+            r"`group` 'tiel' is not a column among image, label, tile \(did you mean tile\?\), a",
         ),
         ("num_(", r"no regular expression with one group such as .*unterminated|missing \)"),
         ("num_", r"no regular expression with one group such as num_\(\\d\+\): it has no groups"),
@@ -183,7 +183,7 @@ def test_rows_without_a_group_and_with_two_are_said(tmp_path: Path) -> None:
     text(twice / "labels.csv", "image,label,tile", "a.png,x,1", "b.png,y,2", "a.png,x,3")
     with pytest.raises(InputError, match=r"row 2: a\.png is of groups '1' and, in row 4, '3'"):
         loaded(twice, "tile")
-    with pytest.raises(InputError, match="digits is made here: `group` does not apply to it"):
+    with pytest.raises(InputError, match="digits is generated here: `group` does not apply to it"):
         load_splits("digits", in_channels=1, image_size=None, seed=0, group="tile")
 
 

@@ -80,7 +80,7 @@ def test_several_labels_a_row() -> None:
         ([[0], [1, 7]], PETS, True, "label 7 of test[1] is outside the 3 classes, 0 to 2"),
         ([[0], None], PETS, True, "test[1] has no label"),
         ([[0], [None]], PETS, True, "label None of test[1] is outside the 3 classes, 0 to 2"),
-        (["z"], None, False, "label 'z' of test[0] is no class of split train, which has a, b"),
+        (["z"], None, False, "label 'z' of test[0] is not a class of split train, which has a, b"),
     ],
 )
 def test_labels_outside_the_classes(

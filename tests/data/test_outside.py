@@ -107,7 +107,7 @@ def test_one_flat_folder_is_of_the_class_that_it_is_named_after(tmp_path: Path) 
     moved = root.rename(tmp_path / "of" / "moose")
     said = refusal(moved)
     assert "holds images but no class folders" in said
-    assert "'moose' is no class of the model" in said
+    assert "'moose' is not a class of the model" in said
 
 
 def test_images_below_an_unknown_folder_are_not_of_the_class_around_it(tmp_path: Path) -> None:

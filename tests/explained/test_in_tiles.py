@@ -120,7 +120,7 @@ def test_more_patches_than_memory_has_room_for_are_told(
         ({"method": "grad-cam"}, "`tile` is for what the model's own patches say"),
         ({"scale": 0.0}, "`scale` must be above 0 and finite, got 0"),
         ({"scale": math.inf}, "`scale` must be above 0 and finite, got inf"),
-        ({"tiles": None, "scale": 0.5}, "`scale` is of photos in tiles"),
+        ({"tiles": None, "scale": 0.5}, "`scale` is for photos in tiles"),
         ({"tiles": Tiles(tile=30)}, "`tile` must be a multiple of 4 pixels"),
     ],
 )
@@ -160,8 +160,8 @@ def test_the_command(model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     refused = capsys.readouterr().err.splitlines()
     assert [line.split(": ", 1)[1][:38] for line in refused] == [
         "this model does not say the image size",
-        "--overlap is of photos in tiles: it ne",
-        "--scale is of photos in tiles: it need",
+        "--overlap is for photos in tiles: it ne",
+        "--scale is for photos in tiles: it need",
         "--tile must be a multiple of 4 pixels ",
         "--tile is for what the model's own pat",
     ]

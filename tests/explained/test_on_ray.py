@@ -198,7 +198,7 @@ def test_the_files_are_those_of_the_local_engine(folder: Path) -> None:
     done = subprocess.run(
         words("table", "--shards", "2"), capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2, done.stderr  # as one is no image
+    assert done.returncode == 2, done.stderr  # as one is not an image
     [line] = summaries[1].unreadable
     assert done.stderr == f"loss-attention: {line}\n"
     assert done.stdout == f"{IMAGES} images explained in table\n"
@@ -250,7 +250,7 @@ def test_what_is_stopped_goes_on_with_what_is_missing(folder: Path, number: sign
     assert [name for name in listing(folder / "table") if name.endswith(".parquet")] == [first.name]
     done = subprocess.run(words("table", "--shards", "3"), capture_output=True, text=True)
     explained = IMAGES - IMAGES // 3
-    said_again = f"{explained} images explained in table; 1 of 3 shards were there already\n"
+    said_again = f"{explained} images explained in table; 1 of 3 shards existed already\n"
     assert done.stdout == said_again, done.stderr
     assert first.stat().st_mtime_ns == before
     require_same(folder / "table", folder / "local")
@@ -277,13 +277,13 @@ def until_none_has(mark: str) -> None:
         ([], "--engine ray writes a table: it needs --format parquet"),
         (["--format", "coco"], "--engine ray writes a table: it needs --format parquet"),
         (["--format", "parquet", "--pictures"], "--engine ray draws no --pictures"),
-        (["--format", "parquet", "--shard", "1/2"], "--shard is of --engine local"),
+        (["--format", "parquet", "--shard", "1/2"], "--shard is for --engine local"),
         (["--format", "parquet", "--workers", "0"], "--workers must be at least 1, got 0"),
         (["--format", "parquet", "--shards", "0"], "--shards must be at least 1, got 0"),
         (["--format", "parquet", "--shards", "7"], "there are 6 images, so at most 6 shards"),
         (["--format", "parquet", "--shards", "3"], "is one of 2 shards, and --shards is 3"),
         (["--format", "parquet", "--shards", "2", "--target", "dog"], "is a shard of other images"),
-        (["--format", "parquet", "--engine", "local", "--shards", "2"], "--shards is of --engine"),
+        (["--format", "parquet", "--engine", "local", "--shards", "2"], "--shards is for --engine"),
     ],
 )
 def test_what_actors_do_not_do_is_one_line(
@@ -318,4 +318,4 @@ def test_all_that_is_there_needs_no_cluster(
     with pytest.raises(SystemExit) as caught:
         main(words("all", "--shards", "2")[3:])
     assert caught.value.code == 0
-    assert capsys.readouterr().out.endswith("2 of 2 shards were there already\n")
+    assert capsys.readouterr().out.endswith("2 of 2 shards existed already\n")

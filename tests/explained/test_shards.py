@@ -172,7 +172,7 @@ def test_a_shard_that_is_there_is_skipped_and_any_other_refused(model, folder, t
     assert not summary.skipped
     assert "0-more.png" in str([row["path"] for row in rows])
     summary.path.write_bytes(b"something else")
-    with pytest.raises(InputError, match="is no shard of this command"):
+    with pytest.raises(InputError, match="is not a shard of this command"):
         table(model, folder, out, "1/2")
 
 
@@ -301,7 +301,7 @@ def test_two_shards_are_written_at_once_from_the_command_line(model, folder, tmp
         for n in (1, 2)
     ]
     said = [job.communicate() for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 2]  # the second holds what is no image
+    assert [job.returncode for job in jobs] == [0, 2]  # the second holds what is not an image
     assert said[0][0].decode() == f"3 images explained in {out / 'part-00001-of-00002.parquet'}\n"
     assert said[1][1].count(b"\n") == 1
     assert parquet.read_table(out / "part-00001-of-00002.parquet").num_rows == 3

@@ -146,7 +146,7 @@ def _number(rng: Random, content: bytes) -> tuple[bytes, str]:
 
 
 def _spoil(rng: Random, content: bytes) -> tuple[bytes, str]:
-    """Put in what is no UTF-8, or NUL."""
+    """Put in what is not UTF-8, or NUL."""
     at = _place(rng, content)
     piece = rng.choice((*_INVALID, b"\0", b"\0" * 64, b"\r", b"\x1b[2J"))
     return content[:at] + piece + content[at:], f"{piece[:8]!r} put in at {at}"

@@ -22,7 +22,7 @@ DATA = "data"
 
 @dataclass(frozen=True)
 class Odd:
-    """What is no regular file: a link, with what it leads to, or of another type."""
+    """What is not a regular file: a link, with what it leads to, or of another type."""
 
     type: int
     target: str = ""
@@ -116,7 +116,7 @@ _GIVEN = (".csv", ".tsv", ".jsonl", ".json", ".zip", ".tar", ".gz", ".xz", ".par
 
 
 def _rearranged(rng: Random, files: dict[str, bytes], changes: list[str], seed: Seed) -> Case:
-    """Rename a file, take it away, or put what is no file in its place."""
+    """Rename a file, take it away, or put what is not a file in its place."""
     found: dict[str, bytes | Odd] = dict(files if changes else seed.files)
     name = rng.choice(list(found))
     folder, _, base = name.rpartition("/")

@@ -13,7 +13,7 @@ from loss_attention.heads.patches import MeanPooling, PatchHead, PatchLayout
 from loss_attention.model_spec import ModelSpec
 
 LEVELS = ((2, 4, 23, 17), (2, 6, 12, 9), (2, 5, 6, 5))
-"""Shapes of maps of strides 8, 16 and 32, of images that are no multiple of these."""
+"""Shapes of maps of strides 8, 16 and 32, of images that are not multiples of these."""
 
 
 def head_of(channels: tuple[int, ...], level: int = 1, dropout: float = 0.0) -> PatchHead:

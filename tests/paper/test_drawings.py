@@ -36,7 +36,7 @@ def test_long_names_do_not_run_into_each_other() -> None:
 
 
 def test_files_are_a_picture_a_page_the_numbers_and_the_caption(tmp_path: Path) -> None:
-    caption = "Figure 9. Costs $5 of $10."  # dollars are no formula
+    caption = "Figure 9. Costs $5 of $10."  # dollars are not formulas
     figure = sheet(1.0, caption)
     assert not figure.texts[0].get_parse_math()
     numbers = {"rows": rounded(torch.tensor([[1 / 3, math.nan]])), "names": ["a, b", "c"]}

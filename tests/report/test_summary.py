@@ -48,7 +48,7 @@ def test_the_key_metrics_are_defined_and_at_most_six() -> None:
     names = ["accuracy", "balanced_accuracy", "pointing_within_16_px", "gt_known_loc_spread"]
     assert [one.name for one in key_metrics(found)] == names
     assert len(KEY_METRICS) == 6
-    # Thresholds chosen on the reported images are no score of theirs.
+    # Thresholds chosen on the reported images are not scores of theirs.
     oracle = metric("gt_known_loc_heat_map_oracle", 0.9, "GT-known Loc (heat map)")
     assert [one.name for one in key_metrics(evaluation(BOXES, oracle))] == []
     even = replace(ACCURACY, name="balanced_accuracy")
@@ -104,7 +104,7 @@ def test_a_map_that_is_no_better_than_a_baseline_is_not_to_be_believed(value, ho
 
 
 def test_where_nothing_was_measured_that_is_said() -> None:
-    assert sentences(evaluation(ACCURACY))[1].startswith("Nobody has measured whether the map is")
+    assert sentences(evaluation(ACCURACY))[1].startswith("Whether the map is where the object")
     # Patches without evidence have no map; of boxes there are other scores.
     assert len(sentences(evaluation(ACCURACY, metric("weight_inside", 0.5), boxed=10))) == 1
 

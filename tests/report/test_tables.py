@@ -89,7 +89,7 @@ def test_each_model_has_a_line() -> None:
         ["b", "-", *["-"] * 5],
     ]
     text = " ".join(line.strip() for line in lines)
-    assert "n/a: nothing to count, or nothing to choose or fit it by." in text
+    assert "n/a: nothing to count, or nothing to choose or fit it on." in text
     assert "-: the model has no patches or no exact evidence, or the data no boxes." in text
 
 

@@ -76,7 +76,7 @@ def test_once_it_has_a_checkpoint_the_other_run_is_not_needed(
     other = shutil.copytree(trained, tmp_path / "other")
     run = start_run(tmp_path / "run", tiny_recipe(initial=str(other), epochs=2), tiny_splits(), CPU)
     moved = shutil.move(other, tmp_path / "elsewhere")
-    with pytest.raises(InputError, match=r"other is no folder"):
+    with pytest.raises(InputError, match=r"other is not a folder"):
         continue_run(run, tiny_splits())
     shutil.move(moved, other)
     run_stopped_at(tmp_path / "stopped", run.recipe(), tiny_splits(), (2,), monkeypatch)
@@ -211,7 +211,7 @@ def test_a_run_that_is_not_finished_or_none_is_refused(tmp_path: Path) -> None:
     other = start_run(tmp_path / "other", tiny_recipe(), tiny_splits(), CPU)
     with pytest.raises(InputError, match=r"is not finished, .* loss-attention resume .*other$"):
         begun(tmp_path / "run", other.path)
-    with pytest.raises(InputError, match="nowhere is no folder"):
+    with pytest.raises(InputError, match="nowhere is not a folder"):
         begun(tmp_path / "run", tmp_path / "nowhere")
 
 

@@ -42,7 +42,7 @@ def test_out_that_is_a_file_is_refused(tmp_path):
 
 
 def test_opening_what_is_no_run(tmp_path):
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         RunFolder.open(tmp_path / "missing")
     with pytest.raises(InputError, match=r"has no recipe\.yaml"):
         RunFolder.open(tmp_path)

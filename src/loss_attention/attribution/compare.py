@@ -379,7 +379,7 @@ def _fitting(
 def _make_mosaics(
     model: PatchClassifier, data: LabelledImages, count: int, batch_size: int, seed: int
 ) -> dict[str, Mosaics]:
-    """Return mosaics of confidently and rightly classified images with one label, by measure.
+    """Return mosaics of confidently and correctly classified images with one label, by measure.
 
     A size is left out where too few classes have such an image, or the model takes no image so
     large.

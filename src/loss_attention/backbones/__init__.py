@@ -108,8 +108,8 @@ class OwnBackbone(Layered):
         self.stride = round((PROBES[1] - PROBES[0]) / cells) if cells > 0 else 0
         if self.stride < 1:
             raise InputError(
-                "a backbone's map grows with the image, by a cell for so many pixels; this one "
-                f"makes {small[2]} cells of {PROBES[0]} pixels and {large[2]} of {PROBES[1]}"
+                "a backbone's map must grow with the image, a cell for so many pixels; this one "
+                f"has {small[2]} cells for {PROBES[0]} pixels and {large[2]} for {PROBES[1]}"
             )
 
     def paths(self) -> list[Sequence[nn.Module]]:
@@ -143,7 +143,7 @@ def map_shape(network: nn.Module, in_channels: int, height: int, width: int) -> 
             features = joined(features, joined_level(network))
     except Exception as error:  # whatever a network of a user's raises
         raise InputError(
-            f"the backbone makes nothing of an image of {in_channels} x {height} x {width} "
+            f"the backbone fails on an image of {in_channels} x {height} x {width} "
             f"({reason(error)})"
         ) from error
     finally:

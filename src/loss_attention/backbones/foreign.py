@@ -233,7 +233,7 @@ class WantedWeights(NamedTuple):
                 "`pretrained` and `weights` both say where weights come from: give one"
             )
         if self.revision is not None and not self.pretrained:
-            raise InputError("`revision` is of the weights on the hub: it needs `pretrained`")
+            raise InputError("`revision` is for the weights on the hub: it needs `pretrained`")
         if (self.pretrained or self.weights is not None) and not spec.is_foreign:
             field = "pretrained" if self.pretrained else "weights"
             raise InputError(

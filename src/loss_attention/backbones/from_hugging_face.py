@@ -270,12 +270,12 @@ def checked(text: str) -> tuple[Any, Normalisation]:
     """Return the configuration and normalisation that a text describes.
 
     Raises:
-        InputError: it is no JSON, or not of a model that transformers knows, or it has values that
-            are none of that model's, or sizes that no network has.
+        InputError: it is not valid JSON, or not of a model that transformers knows, or it has
+            values that are none of that model's, or sizes that no network has.
     """
     with guarded("`backbone_config`"):
         if len(text) > MOST_LETTERS:
-            raise InputError(f"`backbone_config` has more than {MOST_LETTERS:,} letters")
+            raise InputError(f"`backbone_config` has more than {MOST_LETTERS:,} characters")
         description = json.loads(text)
         if not isinstance(description, dict) or set(description) != {"config", "mean", "std"}:
             raise InputError("`backbone_config` holds config, mean and std, and nothing else")
@@ -412,7 +412,7 @@ def plan_for(text: str) -> Plan:
         with torch.no_grad(), quiet():
             made = maps_of(network(images, **options), images, patch)
         if any(one.ndim != 4 for one in made):
-            raise ValueError("these are no maps")
+            raise ValueError("these are not maps")
         return made
 
     def takes(height: int, width: int) -> bool:

@@ -245,7 +245,7 @@ def _plan_with(name: str, options: dict[str, Any]) -> Plan | None:
         with torch.no_grad():
             final, levels = network.forward_intermediates(images, norm=norm, output_fmt="NCHW")
         if not isinstance(final, Tensor) or any(level.ndim != 4 for level in levels):
-            raise ValueError("these are no maps")
+            raise ValueError("these are not maps")
         return final, levels
 
     made, norm = None, True

@@ -214,7 +214,7 @@ def _traced(network: nn.Module, start: ReceptiveField) -> ReceptiveField | None:
     defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
     try:
         nodes = list(_Tracer().trace(network, defaults).nodes)
-    except Exception:  # it decides by what is in the image, or is no Python that can be traced
+    except Exception:  # it decides by what is in the image, or cannot be traced
         return None
     seen: dict[fx.Node, ReceptiveField | _Constant | None] = {}
     for node in nodes:

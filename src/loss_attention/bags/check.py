@@ -92,7 +92,7 @@ def check_bags(
     if path.is_dir():
         return _check_folder(path, labels, progress, how)
     if labels is not None:
-        raise InputError(f"`labels` are of a folder of bags, and {path} is none")
+        raise InputError(f"`labels` is for a folder of bags, and {path} is not one")
     result = Checked()
     try:
         bags = read_bag_table(path, how)

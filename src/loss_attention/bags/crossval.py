@@ -86,7 +86,9 @@ def divided(
         )
     groups = None if bags.groups is None else bags.groups.numpy()
     if groups is not None and len(np.unique(groups)) < folds:
-        raise InputError(f"`folds` {folds}: there are {len(np.unique(groups))} patients or groups")
+        raise InputError(
+            f"`folds` {folds}: there are only {len(np.unique(groups))} patients or groups"
+        )
     if bags.multi_label:
         fold_of = spread_labels(labels, folds, seed, groups)
         for fold in range(folds):
@@ -147,7 +149,7 @@ def cross_validated(
         KilledError: a process died.
     """
     if not 1 <= jobs <= cores():
-        raise InputError(f"`jobs` must be between 1 and {cores()}, the cores, got {jobs}")
+        raise InputError(f"`jobs` must be between 1 and {cores()}, the number of cores, got {jobs}")
     make_folder(folder / FOLDS_FOLDER)
     names = [*models, *(BASELINES if baselines else ())]
     tasks = [

@@ -66,7 +66,7 @@ def parts_of(bags: BagSet, recipe: BagRunRecipe) -> BagParts:
     if not len(test):
         raise InputError("there are too few bags for a test part: give more of them")
     if not bags.multi_label and int((train.labels.bincount() > 0).sum()) < 2:
-        raise InputError("all training bags are of one class, and two at least are needed")
+        raise InputError("all training bags are of one class, and at least two classes are needed")
     used = len(train) + len(validation) + len(test)
     return BagParts(train, validation, test, len(bags) - used)
 

@@ -91,7 +91,7 @@ def write_tiles(
 def tiles_of(bag: ExplainedBag, target: str, tile: float | None, most: int) -> dict[str, Any]:
     """Return the strongest instances of a bag as GeoJSON, the strongest first.
 
-    Instances that speak neither for the class nor against it are no tiles.
+    Instances that speak neither for the class nor against it are not tiles.
 
     Args:
         bag: with coordinates.
@@ -162,7 +162,7 @@ def write_table(
     if kind == "parquet":
         return _write_shards(model, bags, out, question, shards, overwrite, progress)
     if tuple(shards) != (Shard(),):
-        raise InputError("`shard` is of `format` parquet, not of jsonl")
+        raise InputError("`shard` is for `format` parquet, not of jsonl")
     path = out / JSON_LINES
     refuse_to_replace([], [path], overwrite=overwrite)
     make_folder(out)

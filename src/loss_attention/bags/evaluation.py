@@ -145,12 +145,12 @@ class BagEvaluation:
         found += [] if self.found is None else [self.found.table()]
         lower = any(not metric.higher_is_better for metric in self.metrics)
         notes = ["Higher is better" + (", with ↓ lower." if lower else ".")]
-        notes.append("Trivial baselines: what scores so on the same bags without a network.")
+        notes.append("Trivial baselines: what an answer without a network scores on the same bags.")
         if self.found is not None:
             notes.append(FROC_NOTE)
         values = [v for m in self.metrics for v in (m.value, *m.baselines.values())]
         if None in values:
-            notes.append(f"{UNDEFINED}: nothing to count, or nothing to fit it by.")
+            notes.append(f"{UNDEFINED}: nothing to count, or nothing to fit it to.")
         return [*found[:-1], Table(found[-1].columns, found[-1].rows, found[-1].title, notes)]
 
 

@@ -106,7 +106,7 @@ class FileInstances(Instances):
         """Return x and y of each instance; None where they lie nowhere.
 
         Raises:
-            InputError: the file is no longer what it was, or one is no finite number.
+            InputError: the file is no longer what it was, or one is not a finite number.
         """
         if not self.files[bag].placed:
             return None
@@ -131,8 +131,8 @@ class FileInstances(Instances):
             several: return 0 or 1 for each class instead, of shape `(M, K)`.
 
         Raises:
-            InputError: the file is no longer what it was, or an instance's label is no class of the
-                bags.
+            InputError: the file is no longer what it was, or an instance's label is not a class
+                of the bags.
         """
         file = self.files[bag]
         assert file.labels is not None
@@ -148,7 +148,7 @@ class FileInstances(Instances):
                 what
             ]
             if array is None or array.shape not in ((size, *width), (1, size, *width)):
-                raise InputError(f"{self.location(bag)} is no longer what it was at the beginning")
+                raise InputError(f"{self.location(bag)} has changed since it was first read")
             return [_rows(array, rows, name, len(width)) for rows in parts]
 
     def location(self, bag: int) -> str:
@@ -244,7 +244,7 @@ def understood(content: Content, name: str) -> BagFile:
     """Return what an open file says of its bag.
 
     Raises:
-        InputError: no features, none that are numbers, a shape that is no bag's, or less in the
+        InputError: no features, none that are numbers, a shape that is not a bag's, or less in the
             file than it says.
     """
     name = printable(name)
@@ -262,10 +262,10 @@ def understood(content: Content, name: str) -> BagFile:
             kind == "f" and array.kind in ("float128", "longdouble")
         ):
             rule = "whole numbers" if whole_numbers else "numbers"
-            raise InputError(f"{name}: `{what}` holds {printable(array.kind)} and no {rule}")
+            raise InputError(f"{name}: `{what}` holds {printable(array.kind)}, not {rule}")
         if not array.whole():
             raise InputError(
-                f"{name}: `{what}` is said to be {_shape(array)}, of which the file holds a part"
+                f"{name}: `{what}` is declared as {_shape(array)}, of which the file holds a part"
             )
     shape = features.shape[1:] if len(features.shape) == 3 else features.shape
     if len(shape) != 2 or (len(features.shape) == 3 and features.shape[0] != 1):
@@ -308,7 +308,7 @@ def _rows(array: Array, rows: Rows, name: str, axes: int = 1) -> np.ndarray:
         )
     found = array.part(rows, axis).reshape(-1, *array.shape[axis + 1 :])
     if len(found) != count:
-        raise InputError(f"{printable(name)} holds less than it says")
+        raise InputError(f"{printable(name)} holds less data than it declares")
     return np.ascontiguousarray(found, dtype=found.dtype.newbyteorder("="))
 
 

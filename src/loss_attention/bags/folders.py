@@ -170,7 +170,7 @@ def open_folder(root: Path, labels: Path | None = None, how: HowRead = AS_TRAINE
     if not files:
         raise InputError(f"{root} holds no bags ({', '.join(READERS)})")
     if how.labelled is False and how.named and how.required:
-        raise InputError(f"{root}: only files are read here, and `columns` are of a table")
+        raise InputError(f"{root}: only files are read here, and `columns` is for a table")
     table = labels if labels is not None or how.labelled is False else _table_in(root, how)
     if table is not None:
         return _listed(root, files, table, how)
@@ -258,7 +258,7 @@ def _listed(root: Path, files: Sequence[str], table: Path, how: HowRead) -> BagF
     """Return the bags that both a CSV and a folder have, and what only one has as what is wrong."""
     where = printable(table.name)
     if not table.is_file():
-        raise InputError(f"no labels at {table}: it is not there")
+        raise InputError(f"no labels at {table}: there is no such file")
     rows = read_csv(table, how)
     columns = usual_columns(rows.column_names, where, how, OF_BAGS)
     said = read_labels(rows, columns, where, one_hot=True, how=how)

@@ -115,7 +115,7 @@ def _needed(library: str, name: str) -> Any:
 def _hdf5(path: Path, name: str) -> Iterator[Content]:
     h5py = _needed("h5py", name)
     if not h5py.is_hdf5(path):
-        raise InputError(f"{name} is no HDF5 file, as its ending says")
+        raise InputError(f"{name} is not an HDF5 file, despite its ending")
     with h5py.File(path, "r", locking=False) as file:
 
         def dataset(what: str) -> Any:
@@ -123,7 +123,7 @@ def _hdf5(path: Path, name: str) -> Iterator[Content]:
                 return None
             found = file[what] if isinstance(file.get(what, getlink=True), h5py.HardLink) else None
             if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
-                raise InputError(f"{name}: `{what}` is no array within the file")
+                raise InputError(f"{name}: `{what}` is not an array within the file")
             return found
 
         def array(found: Any) -> Array | None:
@@ -165,14 +165,14 @@ def _names(value: Any, name: str) -> tuple[str, ...]:
     texts = tuple(one.decode("utf-8") if isinstance(one, bytes) else one for one in found)
     sound = all(isinstance(one, str) for one in texts) and len(set(texts)) == len(texts)
     if not sound or len(texts) > MOST_CLASSES:
-        raise InputError(f"{name}: `{CLASSES}` are no names of classes, each once")
+        raise InputError(f"{name}: `{CLASSES}` are not names of classes, each once")
     return texts
 
 
 @contextmanager
 def _torch(path: Path, name: str) -> Iterator[Content]:
     if not zipfile.is_zipfile(path):
-        raise InputError(f"{name} is no file of torch.save (of torch 1.6 or later)")
+        raise InputError(f"{name} was not written by torch.save (of torch 1.6 or later)")
     with zipfile.ZipFile(path) as archive:
         if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
             raise InputError(f"{name} is compressed, as no file of torch.save is")
@@ -180,7 +180,7 @@ def _torch(path: Path, name: str) -> Iterator[Content]:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{name} holds something else than tensors, which is not loaded: save a tensor, or a "
+            f"{name} holds something other than tensors, which is not loaded: save a tensor, or a "
             f"dict with `{FEATURES}` and `{COORDS}`"
         ) from error
     arrays = found if isinstance(found, dict) else {FEATURES: found}
@@ -190,7 +190,7 @@ def _torch(path: Path, name: str) -> Iterator[Content]:
         if tensor is None:
             return None
         if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_meta:
-            raise InputError(f"{name}: `{what}` is a {type(tensor).__name__} and no plain tensor")
+            raise InputError(f"{name}: `{what}` is a {type(tensor).__name__}, not a plain tensor")
 
         def part(rows: Rows, axis: int) -> np.ndarray:
             return _own(tensor.detach()[(slice(None),) * axis + (rows,)], rows)
@@ -208,13 +208,13 @@ def _torch(path: Path, name: str) -> Iterator[Content]:
 def _npy(path: Path, name: str) -> Iterator[Content]:
     with path.open("rb") as file:
         if file.read(6) != b"\x93NUMPY":
-            raise InputError(f"{name} is no .npy file, as its ending says")
+            raise InputError(f"{name} is not an .npy file, despite its ending")
         file.seek(0)
         version = np.lib.format.read_magic(file)
         read = getattr(np.lib.format, f"read_array_header_{version[0]}_0", None)
         _, _, kind = (read or np.lib.format.read_array_header_2_0)(file)
     if kind.hasobject or kind.kind not in "fiu":
-        raise InputError(f"{name} holds {'objects' if kind.hasobject else kind} and no numbers")
+        raise InputError(f"{name} holds {'objects' if kind.hasobject else kind}, not numbers")
     array = np.load(path, mmap_mode="r", allow_pickle=False)
 
     def part(rows: Rows, axis: int) -> np.ndarray:
@@ -237,12 +237,12 @@ def _safetensors(path: Path, name: str) -> Iterator[Content]:
     try:
         file = safe_open(path, framework="pt")
     except SafetensorError as error:
-        raise InputError(f"{name} is no safetensors file: {reason(error)}") from error
+        raise InputError(f"{name} is not a safetensors file: {reason(error)}") from error
     with file:
         there: Any = file
 
         def array(what: str) -> Array | None:
-            if what not in there.keys():  # noqa: SIM118 (it is no dict)
+            if what not in there.keys():  # noqa: SIM118 (it is not a dict)
                 return None
             found = there.get_slice(what)
 
@@ -270,7 +270,7 @@ def _zarr(path: Path, name: str) -> Iterator[Content]:
         if one is None:
             return None
         if not isinstance(one, zarr.Array):
-            raise InputError(f"{name}: `{what}` is no array")
+            raise InputError(f"{name}: `{what}` is not an array")
         for codec in _codecs(json.loads(json.dumps(one.metadata.to_dict(), default=str))):
             if codec.removeprefix("numcodecs.") not in CODECS:
                 raise InputError(f"{name}: `{what}` is encoded by {quoted(codec)}, unknown here")

@@ -110,7 +110,7 @@ def images_to_tile(data: str, *, group: str | None = None, skip_broken: bool = F
         InputError: nothing usable there, or one class only.
     """
     if data in MADE:
-        raise InputError(f"{data} is made here, in memory: name images that lie somewhere")
+        raise InputError(f"{data} is generated here, in memory: name images that lie somewhere")
     source = open_source(data, masks=True, group=group)
     if not skip_broken:
         refuse(source.where, source.problems)

@@ -107,7 +107,7 @@ class Position:
         """Return what a checkpoint has; raise whatever a malformed one leads to."""
         best, best_epoch = values["best"], values["best_epoch"]
         if type(best_epoch) is not int:
-            raise ValueError("its best epoch is no number")
+            raise ValueError("its best epoch is not a number")
         return cls(
             None if best is None else float(best),
             best_epoch,

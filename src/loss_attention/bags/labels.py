@@ -199,7 +199,7 @@ def checked_table(table: Any, where: str) -> Any:
         if name == before
     ]
     if twice:
-        raise InputError(f"{where}: column {quoted(twice[0])} is there twice")
+        raise InputError(f"{where}: column {quoted(twice[0])} occurs twice")
     return table
 
 
@@ -388,7 +388,7 @@ def _classes(values: Sequence[Any], least: int) -> tuple[tuple[str, ...], Int[Te
         raise InputError("labels must be all text or all numbers") from error
     if len(known) < least:
         one = quoted(known[0]) if known else "none"
-        raise InputError(f"all bags are of class {one}: two at least are needed")
+        raise InputError(f"all bags are of class {one}: at least two classes are needed")
     index = {value: place for place, value in enumerate(known)} | {None: 0}
     return tuple(map(label_text, known)), torch.tensor([index[value] for value in values])
 
@@ -424,7 +424,7 @@ def labels_of(value: Any) -> list[str]:
     """Return the labels of a cell.
 
     Raises:
-        ValueError: it holds none, or what is no label.
+        ValueError: it holds none, or what is not a label.
     """
     return [str(one) for one in read_labels_cell(value).labels]
 

@@ -194,6 +194,6 @@ def check_zooms(zooms: tuple[int, ...]) -> None:
 
 
 def check_side(name: str, value: float | None) -> None:
-    """Raise `InputError` for what is no length."""
+    """Raise `InputError` for what is not a length."""
     if value is not None and not 0 < value < float("inf"):
         raise InputError(f"`{name}` must be a number above 0, got {value}")

@@ -33,14 +33,14 @@ def read_bags(
     """
     path = Path(data).expanduser()
     if not path.exists():
-        raise InputError(f"no bags at {path}: it is not there")
+        raise InputError(f"no bags at {path}: there is no such file or folder")
     if path.is_dir():
         return read_bag_folder(path, labels, progress, how)
     if labels is not None:
-        raise InputError(f"`labels` are of a folder of bags, and {path} is none")
+        raise InputError(f"`labels` is for a folder of bags, and {path} is not one")
     if is_bag_table(path):
         return read_bag_table(path, how)
     raise InputError(
-        f"{path} is no table of instances ({', '.join(ENDINGS)}) and no folder of bags "
+        f"{path} is neither a table of instances ({', '.join(ENDINGS)}) nor a folder of bags "
         f"({', '.join(READERS)})"
     )

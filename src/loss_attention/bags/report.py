@@ -158,8 +158,8 @@ def sentences(evaluation: BagEvaluation) -> list[str]:
     best = evaluation.get("precision_at_1")
     if best is None:
         said.append(
-            "Nobody has measured whether the evidence points at the right instances: they have no "
-            "labels to hold it against."
+            "Whether the evidence points at the right instances has not been measured: they have "
+            "no labels to compare it with."
         )
     elif best.value is not None:
         any_one = best.baselines.get("uniform")

@@ -275,7 +275,7 @@ def evaluate_bag_run(
     run = RunFolder.open(path)
     model = load_bag_weights(run).to(device)
     if columns and data is None:
-        raise InputError("`columns` are of `data`: those of the run's own bags are in its recipe")
+        raise InputError("`columns` is for `data`: those of the run's own bags are in its recipe")
     how = how_asked(columns, columns_of(path))
     other = None if data is None else read_bags(data, how=how)
     if other is not None and other.fingerprint() == run.facts().get("data_fingerprint"):

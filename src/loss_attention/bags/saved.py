@@ -46,7 +46,7 @@ def load_bag_model(source: str | Path) -> BagClassifier:
             if (run / "recipe.yaml").is_file():
                 check_file(path)
         if not path.is_file():
-            raise InputError(f"no model at {path}: it is not there")
+            raise InputError(f"no model at {path}: there is no such file or folder")
         config = read_config(path)
         name = printable(str(path))
         if config.pop(KIND, None) != BAGS:

@@ -61,7 +61,7 @@ def read_bag_table(path: Path, how: HowRead = AS_TRAINED) -> BagSet:
 
     Raises:
         InputError: a file that is none or too large to read, a column that is missing or twice
-            there, features that are no numbers or not finite, a bag without a label or of two
+            there, features that are not numbers or not finite, a bag without a label or of two
             labels, splits or patients, a split that is none, or a patient in two.
     """
     table = _table(path)
@@ -132,7 +132,7 @@ def _features(table: Any, columns: Sequence[str], where: str) -> Float[np.ndarra
         kind = column.type
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
             raise InputError(
-                f"{where}: column {quoted(name)} holds {kind} and no numbers: a feature must be "
+                f"{where}: column {quoted(name)} holds {kind}, not numbers: a feature must be "
                 "a number; leave the column out, or say with `columns` what it is"
             )
         values[:, place] = column.to_numpy()
@@ -166,8 +166,8 @@ def _instance_labels(table: Any, name: str, said: BagLabels, where: str) -> Int[
         unknown = [one for one in labels if one not in index]
         if unknown:
             raise InputError(
-                f"{where}: row {_row_of(codes, code)}: {name} {quoted(unknown[0])} is no class of "
-                f"a bag ({few(said.class_names)})"
+                f"{where}: row {_row_of(codes, code)}: {name} {quoted(unknown[0])} is not a "
+                f"class of a bag ({few(said.class_names)})"
             )
         places = [index[one] for one in labels]
         if several:

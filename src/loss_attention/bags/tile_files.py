@@ -180,7 +180,7 @@ def _claim(out: Path, facts: Mapping[str, Any]) -> str:
 
 
 def _first_of_others(out: Path) -> str | None:
-    """Return the first name in a folder that is no leftover of a write."""
+    """Return the first name in a folder that is not a leftover of a write."""
     names = sorted(path.name for path in out.iterdir())
     return next((name for name in names if not TEMPORARY.fullmatch(name)), None)
 

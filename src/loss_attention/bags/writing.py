@@ -89,7 +89,7 @@ class Maps:
         check_side("tile_size", self.tile)
         check_side("thumbnail_downsample", self.downsample)
         if self.downsample is not None and self.thumbnails is None:
-            raise InputError("`thumbnail_downsample` is of `thumbnails`: name their folder")
+            raise InputError("`thumbnail_downsample` is for `thumbnails`: name their folder")
         if self.thumbnails is not None and not self.thumbnails.is_dir():
             raise InputError(f"`thumbnails` {self.thumbnails}: there is no such folder")
 
@@ -294,9 +294,9 @@ def said(summary: BagSummary, out: Path) -> list[str]:
     if summary.skipped and not summary.written:
         lines = []
     if len(summary.skipped) == 1:
-        lines.append(f"{summary.skipped[0]} is there already: skipped")
+        lines.append(f"{summary.skipped[0]} exists already: skipped")
     elif summary.skipped:
-        lines.append(f"{len(summary.skipped):,} shards in {out} are there already: skipped")
+        lines.append(f"{len(summary.skipped):,} shards in {out} exist already: skipped")
     if summary.without:
         lines.append(f"without coordinates, and so without a map: {count(summary.without, 'bag')}")
     if summary.bare:

@@ -73,7 +73,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "serve": Subcommand(
         serving.serve,
         "serve RUN|FILE [--port PORT]",
-        "answer photos on a web page and over HTTP",
+        "serve a model as a web page and an HTTP API",
     ),
     "compare": Subcommand(
         subcommands.compare,

@@ -187,7 +187,7 @@ def crossval(
     from loss_attention.terminal import counted, json_text, say_line
 
     if recipe.pooling != BagRecipe().pooling:
-        raise InputError("`pooling` is of one classifier: name those to compare with `poolings`")
+        raise InputError("`pooling` is for one classifier: name those to compare with `poolings`")
     for name in poolings:
         pooling_named(name)
     if len(set(poolings)) < len(poolings) or not poolings:
@@ -308,9 +308,9 @@ def explain(
     for of, options in asked.items():
         for name, value in options.items():
             if value is not None and format != of:
-                raise InputError(f"`{name}` is of `format` {of}, not of {format}")
+                raise InputError(f"`{name}` is for `format` {of}, not of {format}")
     if tile_size is not None and format not in ("json", "geojson"):
-        raise InputError(f"`tile_size` is of maps and tiles, and `format` {format} has none")
+        raise InputError(f"`tile_size` is for maps and tiles, and `format` {format} has none")
     if shard is not None and shards is not None:
         raise InputError("`shards` writes all of them: leave `shard`, which is one")
     for name, count, least in (
@@ -463,7 +463,7 @@ def function_for(
         option = argument.partition("=")[0].replace("_", "-")
         if option in others:
             raise InputError(
-                f"{option} is of images, and {model} holds a classifier of bags; see "
+                f"{option} is for images, and {model} holds a classifier of bags; see "
                 f"loss-attention {name} {model} --help"
             )
     return OF_BAGS[name]

@@ -51,7 +51,7 @@ def check_data(
 
     if labels is not None or columns or is_bags(data):
         if out is not None or group is not None:
-            raise InputError(f"{data} holds bags, and `out` and `group` are of images")
+            raise InputError(f"{data} holds bags, and `out` and `group` are for images")
         return _check_bags(console, data, labels, columns)
     from loss_attention.data.check import check_named, contact_sheet
     from loss_attention.data.records import count
@@ -85,9 +85,7 @@ def _check_bags(console: Console, data: str, labels: Path | None, columns: tuple
         read, result = check_bags(data, labels, progress, how_asked(columns))
     _say_checked(console, data, result)
     if result.faults:
-        return fail(
-            f"{count(len(result.faults), 'error')} in {data}: bags are read where there is none"
-        )
+        return fail(f"{count(len(result.faults), 'error')} in {data}: mend them before training")
     say_line(console, f"no errors in {count(read, 'bag')}")
     return 0
 

@@ -82,7 +82,7 @@ def export(
 
     check_target(out, format, overwrite=overwrite)
     if data is not None and not int8:
-        raise InputError("`data` is of images that 8 bits are calibrated on: it needs `int8`")
+        raise InputError("`data` is for images that 8 bits are calibrated on: it needs `int8`")
     folder = RunFolder.open(run) if (run / "recipe.yaml").is_file() else None
     if int8 and folder is None:
         raise InputError("`int8` needs a run's folder, whose training images it is calibrated on")

@@ -86,9 +86,9 @@ def explain(
         raise InputError("explain needs image files or folders after the run")
     for name, value in (("overlap", overlap), ("scale", scale)):
         if tile is None and value is not None:
-            raise InputError(f"`{name}` is of photos in tiles: it needs `tile`")
+            raise InputError(f"`{name}` is for photos in tiles: it needs `tile`")
     if shard is not None and format != "parquet":
-        raise InputError("`shard` is of a table: it needs `format` parquet")
+        raise InputError("`shard` is for a table: it needs `format` parquet")
     if format != "json" and method is not None:
         raise InputError(
             f"`format` {format} is of what the model's own patches say: it takes no `method`"
@@ -101,7 +101,7 @@ def explain(
     if engine == "ray":
         _check_for_ray(format, shard, pictures=bool(pictures))
     elif shards is not None:
-        raise InputError("`shards` is of `engine` ray; of the local one, `shard` is NUMBER/OF")
+        raise InputError("`shards` is for `engine` ray; for the local one, give `shard` NUMBER/OF")
     from loss_attention.explained.waiting import wait_briefly
 
     wait_briefly()  # before torch is there
@@ -157,7 +157,7 @@ def explain(
                 )
             said = f"{table.rows} images explained in {out}"
             if table.skipped:
-                said += f"; {table.skipped} of {table.shards} shards were there already"
+                said += f"; {table.skipped} of {table.shards} shards existed already"
             problems = table.unread, table.unreadable
         elif part is not None:
             rows = explain_table(
@@ -173,7 +173,7 @@ def explain(
                 progress=progress,
             )
             said = f"{rows.rows} images explained in {rows.path}"
-            said = f"{rows.path} is there already: skipped" if rows.skipped else said
+            said = f"{rows.path} exists already: skipped" if rows.skipped else said
             problems = rows.unread, rows.unreadable
         elif format != "json" and format != "parquet":
             from loss_attention.explained.elsewhere import explain_elsewhere
@@ -217,4 +217,4 @@ def _check_for_ray(format: ExplainedFormat, shard: str | None, *, pictures: bool
     if pictures:
         raise InputError("`engine` ray draws no `pictures`; `engine` local does")
     if shard is not None:
-        raise InputError("`shard` is of `engine` local; ray writes all: `shards` says how many")
+        raise InputError("`shard` is for `engine` local; ray writes all: `shards` says how many")

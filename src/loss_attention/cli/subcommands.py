@@ -117,7 +117,7 @@ def resume(
         if any(one is not None for one in (data, learning_rate, loggers, devices, num_nodes)):
             raise InputError(
                 f"{run} holds several runs: `data`, `learning_rate`, `loggers`, `devices` and "
-                "`num_nodes` are of one"
+                "`num_nodes` are for one"
             )
         SeedRuns.open(run).train(console, verbose=verbose)
         return 0

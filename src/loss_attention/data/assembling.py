@@ -188,7 +188,7 @@ def read_labels(source: Source) -> Labels:
     if source.class_names is None:
         found = stored_classes(source)
         names, index = tuple(found), {value: k for k, value in enumerate(found.values())}
-        rule = f"is no class of split {training.name}, which has {few(names)}"
+        rule = f"is not a class of split {training.name}, which has {few(names)}"
     else:
         names = source.class_names
         index = {k: k for k in range(len(names))}
@@ -384,7 +384,7 @@ def select_classes(source: Source, classes: Sequence[str], seed: int) -> Source:
         seed: the same seed draws the same classes, on any machine.
 
     Raises:
-        InputError: a name that is no class, or fewer than two classes, or more than there are.
+        InputError: a name that is not a class, or fewer than two classes, or more than there are.
     """
     if not classes:
         return source
@@ -431,7 +431,7 @@ def foreign_classes(source: Source) -> list[Foreign]:
     training = next((part for part in source.parts if part.name == "train"), source.parts[0])
     known = {label for record in training.records for label in labels_of(source, record)}
     declared = source.class_names is not None
-    # Numbers that are no class at all are another error.
+    # Numbers that are not classes at all are another error.
     possible = set(stored_classes(source).values()) if declared else None
     found: dict[tuple[str, Any], list[Record]] = {}
     for part in source.parts:

@@ -239,7 +239,7 @@ def check_named(
         InputError: nothing usable there.
     """
     if data in MADE:
-        raise InputError(f"{data} is made here, so there is nothing to check")
+        raise InputError(f"{data} is generated here, so there is nothing to check")
     source = open_source(data, masks=True, group=group)
     # The training split first, as the others are held against it.
     parts = sorted((part for part in source.parts if len(part)), key=lambda p: p.name != "train")

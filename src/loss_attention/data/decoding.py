@@ -338,7 +338,7 @@ def _reason(error: Exception, source: Path | bytes) -> str:
 
 
 def _unknown_format(source: Path | bytes) -> str:
-    """Say what a file holds that is no image to Pillow."""
+    """Say what a file holds that is not an image to Pillow."""
     with _reader(source) as file:
         head = file.read(1024)
         if not head:
@@ -476,7 +476,7 @@ def _has_plugin(suffix: str) -> bool:
 
 
 def may_be_meant(name: str) -> bool:
-    """Return whether a file that is no image by its name may be meant as one."""
+    """Return whether a file that is not an image by its name may be meant as one."""
     base = posixpath.basename(name)
     return not (
         is_image(name) or suffix_of(name) in _QUIET_SUFFIXES or _QUIET_NAMES.fullmatch(base)

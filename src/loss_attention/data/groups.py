@@ -73,10 +73,10 @@ def with_groups(source: Source, group: str) -> Source:
 def _neither(source: Source, group: str) -> str:
     """Say that there is no column of a name, and which there are."""
     if not source.columns:
-        return f"`group` {quoted(group)} is no column, as there is no table of the images"
+        return f"`group` {quoted(group)} is not a column, as there is no table of the images"
     near = nearest_name(group, source.columns)
     meant = "" if near is None else f" (did you mean {printable(near)}?)"
-    return f"`group` {quoted(group)} is no column among {few(source.columns)}{meant}"
+    return f"`group` {quoted(group)} is not a column among {few(source.columns)}{meant}"
 
 
 def _check_pattern(source: Source, group: str) -> None:

@@ -121,11 +121,13 @@ def load_splits(
     form = Form(in_channels, image_size, resize, masks)
     if data in MADE:
         if classes or masks:
-            raise InputError(f"{data} is made here: `classes` and `masks` do not apply to it")
+            raise InputError(f"{data} is generated here: `classes` and `masks` do not apply to it")
         if group is not None:
-            raise InputError(f"{data} is made here: `group` does not apply to it")
+            raise InputError(f"{data} is generated here: `group` does not apply to it")
         if storage.stream == "yes":
-            raise InputError(f"{data} is made here, in memory: `stream` yes does not apply to it")
+            raise InputError(
+                f"{data} is generated here, in memory: `stream` yes does not apply to it"
+            )
         made = MADE[data](seed)
         train, test = (_in_form(part.decoded(), form) for part in (made.trainval, made.test))
         return replace(
@@ -486,7 +488,7 @@ def _open_file(path: Path, where: str, *, masks: bool, group: str | None) -> Sou
         tree = open_tree(path.parent)
         return _twice_named(read_listed(tree, [path.name], where, masks=masks, group=group))
     raise InputError(
-        f"{where} is no parquet file, archive, COCO JSON, YOLO data.yaml, or CSV or JSON-lines "
+        f"{where} is not a parquet file, archive, COCO JSON, YOLO data.yaml, or CSV or JSON-lines "
         "file with a column of images; a folder of images works too"
     )
 

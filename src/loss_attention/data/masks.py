@@ -208,7 +208,7 @@ def draw_segments(
         origins: what lists each of the objects, for messages.
 
     Raises:
-        UnreadableImage: what is no segmentation, is of another size than the picture, or lies
+        UnreadableImage: what is not a segmentation, is of another size than the picture, or lies
             outside of it.
     """
     mask = np.zeros(size[::-1], np.bool_)
@@ -308,12 +308,12 @@ def read_shape(segmentation: Any) -> Shape:
 
 def _polygon(numbers: Any) -> NDArray[np.float64]:
     if not isinstance(numbers, list):
-        raise ValueError(f"is none of COCO's: {quoted(numbers)} is no polygon")
+        raise ValueError(f"is none of COCO's: {quoted(numbers)} is not a polygon")
     if not set(map(type, numbers)) <= _NUMBERS:
         strange = next(number for number in numbers if type(number) not in _NUMBERS)
-        raise ValueError(f"is none of COCO's: {quoted(strange)} in a polygon is no number")
+        raise ValueError(f"is none of COCO's: {quoted(strange)} in a polygon is not a number")
     if len(numbers) % 2:
-        raise ValueError(f"has a polygon of {len(numbers)} numbers, which are no pairs of x and y")
+        raise ValueError(f"has a polygon of {len(numbers)} numbers, which are not pairs of x and y")
     if len(numbers) < 6:
         raise ValueError(f"has a polygon of {len(numbers) // 2} corners; it takes 3 at least")
     try:
@@ -336,7 +336,7 @@ def _runs(segment: Mapping[str, Any]) -> Runs:
     """Return run lengths that cover their size exactly; nothing of that size is made of them."""
     size, counts = segment.get("size"), segment.get("counts")
     if not isinstance(size, list) or [type(side) for side in size] != [int, int] or min(size) < 1:
-        raise ValueError(f"is none of COCO's: size {quoted(size)} is no height and width")
+        raise ValueError(f"is none of COCO's: size {quoted(size)} is not a height and width")
     height, width = size
     if width * height > MOST_PIXELS:
         raise ValueError(f"is of {quoted(width)} x {quoted(height)} pixels, more than any image")
@@ -346,7 +346,7 @@ def _runs(segment: Mapping[str, Any]) -> Runs:
         # Cut off, as the numbers may be of any length; what is cut does not cover the size.
         lengths = np.array([max(-1, min(count, MOST_PIXELS + 1)) for count in counts], np.int64)
     else:
-        raise ValueError(f"is none of COCO's: counts {quoted(counts)} are no whole numbers")
+        raise ValueError(f"is none of COCO's: counts {quoted(counts)} are not whole numbers")
     if lengths.min(initial=0) < 0:
         raise ValueError("is broken: it holds a run of a length below 0")
     if lengths.sum() != width * height:
@@ -375,7 +375,7 @@ def run_lengths(text: str) -> NDArray[np.int64]:
         return np.zeros(0, np.int64)
     ends = np.flatnonzero(groups & 32 == 0)
     if groups.min() < 0 or groups.max() > 63 or not ends.size or ends[-1] + 1 < groups.size:
-        raise ValueError("is broken: its counts are no packed run lengths")
+        raise ValueError("is broken: its counts are not packed run lengths")
     starts = np.append(0, ends[:-1] + 1)
     sizes = ends - starts + 1
     if sizes.max() > _MOST_GROUPS:

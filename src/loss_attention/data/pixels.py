@@ -66,7 +66,7 @@ def in_8_bits(image: Image.Image) -> Image.Image:
 
 
 def unread_tiff(file: BinaryIO) -> str | None:
-    """Say what a TIFF holds that cannot be read; None for a file that is no TIFF.
+    """Say what a TIFF holds that cannot be read; None for a file that is not a TIFF.
 
     Args:
         file: at its beginning.
@@ -178,7 +178,7 @@ class _Chunk(NamedTuple):
 
 
 def picture_alone(file: BinaryIO) -> BinaryIO:
-    """Return a PNG file without texts and profile; `file` itself if it has none or is no PNG.
+    """Return a PNG file without texts and profile; `file` itself if it has none or is not a PNG.
 
     How the picture is turned stays, wherever it stands, and is moved to the front: whoever reads
     only the beginning finds it.

@@ -255,7 +255,7 @@ class Findings:
     ) -> Mask | None:
         """Return the mask of an image's objects; of some of them only it would be wrong.
 
-        What is no segmentation is noted. Polygons that enclose no area, of which published sets
+        What is not a segmentation is noted. Polygons that enclose no area, of which published sets
         hold a few, are counted.
 
         Args:
@@ -335,7 +335,7 @@ def stated_size(width: Any, height: Any, where: str) -> tuple[int, int] | None:
                 raise ValueError
         except (TypeError, ValueError, OverflowError) as error:
             shown = f"width {quoted(width)} and height {quoted(height)}"
-            raise InputError(f"{where}: {shown} are no numbers of pixels") from error
+            raise InputError(f"{where}: {shown} are not numbers of pixels") from error
         sides.append(int(number))
     if math.prod(sides) > MOST_PIXELS:
         size = f"{sides[0]:g} x {sides[1]:g} pixels"

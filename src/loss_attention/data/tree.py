@@ -103,7 +103,7 @@ class Tree:
         try:
             return content.decode("utf-16" if utf_16 else "utf-8-sig")
         except UnicodeDecodeError as error:
-            raise InputError(f"{self.path}: {name} is no UTF-8 text: {error.reason}") from error
+            raise InputError(f"{self.path}: {name} is not UTF-8 text: {error.reason}") from error
 
     @cached_property
     def files(self) -> frozenset[str]:
@@ -352,7 +352,7 @@ def find_files(folder: Path) -> Tree:
     """Return the files in a folder and the folders in it, without what is hidden.
 
     Links are followed, but not to a folder that they lie in. A file that several names lead to
-    counts under one of them. Problems are what is named like an image and is no file, and images
+    counts under one of them. Problems are what is named like an image and is not a file, and images
     that two splits share; notes are links that are not followed, and files that count once.
 
     Raises:
@@ -517,7 +517,7 @@ def _lies_in(path: str, folder: str) -> bool:
 
 
 class Listed(NamedTuple):
-    """The images of a folder, sorted; `odd` says what is no file, `unread` what is not read."""
+    """The images of a folder, sorted; `odd` says what is not a file, `unread` what is not read."""
 
     images: list[Path]
     odd: list[str]

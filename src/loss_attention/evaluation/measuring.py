@@ -1,6 +1,6 @@
 """A model and data in, named metrics with their trivial baselines out.
 
-A trivial baseline is what an answer scores on the same images that ignores the model. Localisation
+A trivial baseline is what an answer that ignores the model scores on the same images. Localisation
 (patches, heat maps and boxes) is measured over the images that have a box of one of their labels;
 where there is none, there is nothing to point at. Each batch is measured and forgotten.
 

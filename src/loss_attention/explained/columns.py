@@ -90,7 +90,7 @@ def columns_of(
         resize: how they were brought to the model's size.
 
     Raises:
-        InputError: logits that are no finite numbers.
+        InputError: logits that are not finite numbers.
     """
     rows: list[dict[str, Any]] = [
         {"path": as_unicode(str(image.source)), "error": image.error or None} for image in batch

@@ -51,7 +51,7 @@ class ExplainSummary:
         entries: likewise what was explained, for an overview.
         index: the page of all; None: no folder was explained.
         count: how many images were explained.
-        unreadable: a line for each file that is no image.
+        unreadable: a line for each file that is not an image.
         unread: a line for each kind of file in the folders that may be meant as images and is not
             read.
     """
@@ -132,7 +132,7 @@ def explain_files(
     else:
         for name, given in (("map", map), ("versus", versus)):
             if given is not None:
-                raise InputError(f"`{name}` is of the model's own patches; leave it or `method`")
+                raise InputError(f"`{name}` is for the model's own patches; leave it or `method`")
         sight, question = sight_of(model, None, scale), _method_question(model, target, method)
     found = given_images(paths, out)
     summary = ExplainSummary(unreadable=found.odd, unread=found.unread)

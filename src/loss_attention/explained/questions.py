@@ -82,7 +82,7 @@ def sight_of(model: PatchClassifier, tiles: Tiles | None, scale: float) -> Sight
         if seen is None:
             raise InputError("this model does not say the image size that it was trained at")
         if scale != 1:
-            raise InputError("`scale` is of photos in tiles: it needs `tile`")
+            raise InputError("`scale` is for photos in tiles: it needs `tile`")
         return Sight(partial(_as_trained, seen), model.resize)
     if not (math.isfinite(scale) and scale > 0):
         raise InputError(f"`scale` must be above 0 and finite, got {scale}")

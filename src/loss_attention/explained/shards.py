@@ -407,8 +407,8 @@ def _require_same(path: Path, digest: str, of: str) -> None:
         known = told["digest"]
     except Exception as error:  # whatever the file holds
         raise InputError(
-            f"{path} is no shard of this command ({reason(error)}); name another `out`, or replace "
-            "it with `overwrite`"
+            f"{path} is not a shard of this command ({reason(error)}); name another `out`, or "
+            "replace it with `overwrite`"
         ) from error
     if known != digest:
         raise InputError(

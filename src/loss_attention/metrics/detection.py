@@ -29,7 +29,7 @@ the class times the group's fraction of the class's positive evidence as its sco
 precision as COCO has it, at IoU of at least 0.5: detections of a class in falling order of score,
 over all images; each takes the true box that it overlaps most with among those not yet taken;
 precision is read at 101 recalls, of any later detection the highest. Lin et al., Microsoft COCO,
-ECCV 2014, and the evaluation that comes with it. COCO's crowds are no true boxes, as there; but
+ECCV 2014, and the evaluation that comes with it. COCO's crowds are not true boxes, as there; but
 what is found inside one counts as wrong, which it does not there. Its trivial baselines are a
 constant box (whole image, best centred one) and groups of shuffled evidence or of edges, each with
 the model's own probabilities.

@@ -95,7 +95,7 @@ class Reproduction:
         if self.seeds < 1:
             raise InputError(f"`seeds` must be at least 1, got {seeds}")
         if data_root is not None and not data_root.is_dir():
-            raise InputError(f"`data_root` {data_root} is no folder")
+            raise InputError(f"`data_root` {data_root} is not a folder")
         self.workers, self.accelerator = count_workers(workers, accelerator), accelerator
         self.console = console or Console(quiet=True)
         self.shelf = Shelf(data_root, self.console)

@@ -188,18 +188,18 @@ def _comparison_notes(comparison: Comparison, *, intervals: bool) -> list[str]:
             f"{count} of {METRICS[name].label.split(', ')[1]}"
             for name, count in comparison.mosaics.items()
         )
-        notes.append(f"Mosaics of rightly classified images: {counts}.")
+        notes.append(f"Mosaics of correctly classified images: {counts}.")
     missing = [METRICS[name].label for name in MOSAIC_SIDES if name not in comparison.mosaics]
     if missing and "grid-pointing" in comparison.groups:
         notes.append(
-            f"No {' and '.join(missing)}: too few classes have a rightly classified image of one "
+            f"No {' and '.join(missing)}: too few classes have a correctly classified image of one "
             "label, or the model takes images of one size only."
         )
     fitted = any("gt_known_loc_heat_map" in found for found in comparison.scores.values())
     if comparison.boxed and "localisation" in comparison.groups and not fitted:
         notes.append(
-            "No boxes with fitted cuts: no held-out images with boxes (`validation_fraction`) to "
-            "choose a cut on."
+            "No boxes with fitted thresholds: no held-out images with boxes "
+            "(`validation_fraction`) to choose a threshold on."
         )
     if comparison.locality is not None or comparison.no_locality:
         notes.append(_locality_note(comparison))

@@ -78,7 +78,7 @@ def seeds_table(
     seeds = ", ".join(map(str, evaluations))
     notes = [
         f"Of {len(evaluations)} runs, seeds {seeds}; the standard deviation is that of a sample.",
-        "Trivial baselines: what an answer scores on the same images that ignores the model; "
+        "Trivial baselines: what an answer that ignores the model scores on the same images; "
         "the best of them by its mean.",
         *_maps(evaluations.values()),
     ]
@@ -228,7 +228,7 @@ def _evaluation_notes(evaluations: Mapping[str, Evaluation], tables: Sequence[Ta
     """Return what a reader needs to read these tables, and nothing that does not occur in them."""
     metrics = _first_of_each(evaluations)
     down = any(not metric.higher_is_better for metric in metrics.values())
-    notes = ["Trivial baselines: what an answer scores on the same images that ignores the model."]
+    notes = ["Trivial baselines: what an answer that ignores the model scores on the same images."]
     seen = any(metric.group == LOCALITY for metric in metrics.values())
     if all(metric.range == (0, 1) for metric in metrics.values() if metric.group != LOCALITY):
         better = "higher is better" + (f",{LOWER} lower" if down else "")
@@ -251,7 +251,7 @@ def _evaluation_notes(evaluations: Mapping[str, Evaluation], tables: Sequence[Ta
             "threshold on."
         )
     cells = {text.split(" ")[0] for table in tables for row in table.rows for text in row[1:]}
-    why = "nothing to count, or nothing to choose or fit it by"
+    why = "nothing to count, or nothing to choose or fit it on"
     if unknown := _undefined(evaluations.values()):
         notes.append(f"Not shown, as there is {why}: {', '.join(unknown.values())}.")
     if UNDEFINED in cells:

@@ -166,8 +166,8 @@ def _pointing(evaluation: Evaluation) -> str:
         if evaluation.boxed_images or "weight_inside" in evaluation:
             return ""
         return (
-            "Nobody has measured whether the map is where the object is: there are no boxes or "
-            "masks to hold it against."
+            "Whether the map is where the object is has not been measured: there are no boxes or "
+            "masks to compare it with."
         )
     # Of masks, near the object is enough.
     whole = metric.name == "pointing_game"

@@ -75,7 +75,7 @@ def nothing_learned(evaluation: Measured, what: str = "image") -> str | None:
     return (
         f"accuracy {accuracy.value:.3f} (95 % interval {low:.3f} to {high:.3f}) is no better than "
         f"that of the majority class, {majority:.3f}: on {total:,} {evaluation.split} {what}s "
-        "nothing can be told to be learned"
+        "there is no sign that anything was learned"
     )
 
 

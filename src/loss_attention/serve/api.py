@@ -198,11 +198,12 @@ def create_api(service: Service, name: str) -> FastAPI:
     async def explain(
         request: Request,
         target: Annotated[
-            str | SkipJsonSchema[None], Query(description="The class to explain; the predicted.")
+            str | SkipJsonSchema[None],
+            Query(description="The class to explain; else the predicted."),
         ] = None,
         versus: Annotated[
             str | SkipJsonSchema[None],
-            Query(description="The class to hold the evidence against; then without `map`."),
+            Query(description="Evidence for the target against this; without `map`."),
         ] = None,
         map: Annotated[
             MapName | SkipJsonSchema[None], Query(description="What is shown of the class.")

@@ -36,7 +36,7 @@ MOST_BARS = 5
 """Classes whose probability is drawn."""
 KEPT_SECONDS, CLEANED_SECONDS = 3600, 600
 """How long photos and pictures are kept on the disk, and how often those that are older go."""
-BEFORE = "Drop a photo, and its class and the patches that decided for it come here."
+BEFORE = "Drop a photo, and its class and the patches that decided for it appear here."
 
 
 class Example(NamedTuple):

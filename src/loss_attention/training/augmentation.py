@@ -255,7 +255,7 @@ def crop_and_flip(
 
     Args:
         images: any number of channels, any size.
-        shifts: offsets in `0..2 * padding` as `draw_shifts` gives them; `padding` is no shift.
+        shifts: offsets in `0..2 * padding` as `draw_shifts` gives them; `padding` is not a shift.
         padding: pixels of zeros on each side.
 
     Example:

@@ -22,7 +22,7 @@ RATE_FACTOR = "rate_factor"
 """The key of a group's factor of the schedule's learning rate."""
 
 NO_MATRICES = {"bias", "pos", "position", "positional", "scale", "token", "tokens"}
-"""Words in the names of parameters that, whatever their shape, are no weights of a layer: biases,
+"""Words in the names of parameters that, whatever their shape, are not weights of a layer: biases,
 position tables, tokens, and scales of logits."""
 
 
@@ -55,7 +55,7 @@ def _factors(recipe: Recipe, model: nn.Module) -> dict[int, float]:
     """Return the factor of each parameter of the backbone; the others have 1."""
     if recipe.backbone_rate == recipe.layer_decay == 1:
         return {}
-    assert isinstance(model, PatchClassifier), "of a frozen backbone nothing has a rate"
+    assert isinstance(model, PatchClassifier), "nothing in a frozen backbone has a rate"
     # What comes after the last map that is used is not trained, and counts for nothing.
     cut = [block for block in blocks(model.backbone) if any(p.requires_grad for p in block)]
     if recipe.layer_decay < 1 and len(cut) < 2:
@@ -124,7 +124,7 @@ def _weights(module: nn.Module) -> int:
 
 
 def _not_decayed(model: nn.Module) -> set[int]:
-    """Return which parameters are no matrices of a layer, by `id`."""
+    """Return which parameters are not matrices of a layer, by `id`."""
     return {
         id(parameter)
         for module in model.modules()

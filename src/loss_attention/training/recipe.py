@@ -243,7 +243,7 @@ class Recipe(ModelOptions):
             self._require(name, 0 < getattr(self, name) <= 1, rule)
         for name, usual in (("backbone_rate", 1), ("layer_decay", 1), ("frozen_statistics", False)):
             unused = getattr(self, name) == usual
-            rule = "is of a backbone that is trained, and `frozen` leaves it as it is"
+            rule = "is for a backbone that is trained, and `frozen` leaves it as it is"
             self._require(name, unused or not self.frozen, rule)
             # Muon changes the length of filters, which a batch's statistics alone take away.
             alone = unused or self.optimizer != "muon"
@@ -289,7 +289,7 @@ class Recipe(ModelOptions):
         """Read what `to_yaml` wrote.
 
         Raises:
-            InputError: the file is missing, is no YAML mapping, or has fields unknown here.
+            InputError: the file is missing, is not a YAML mapping, or has fields unknown here.
         """
         values = settings_in(path)
         if KIND in values:
@@ -387,7 +387,7 @@ def settings_in(path: Path) -> dict[str, Any]:
     """Return the fields of a recipe's file, none of them looked at yet.
 
     Raises:
-        InputError: the file is missing, or is no YAML mapping.
+        InputError: the file is missing, or is not a YAML mapping.
     """
     try:
         if path.stat().st_size > LARGEST_RECIPE:

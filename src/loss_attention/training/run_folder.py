@@ -108,8 +108,8 @@ class RunFolder:
         """Open an existing run, to read it.
 
         Raises:
-            InputError: it is not there, is no run folder, never began, is from a newer version, or
-                its recipe or run.json are not as they were written.
+            InputError: it is not there, is not a run folder, never began, is from a newer version,
+                or its recipe or run.json are not as they were written.
         """
         run = cls(path)
         run.check()
@@ -151,7 +151,9 @@ class RunFolder:
     def _require(self) -> None:
         path = self.path
         if not (path / RECIPE_FILE).is_file():
-            what = "has no recipe.yaml, so it is no run folder" if path.is_dir() else "is no folder"
+            what = "is not a folder"
+            if path.is_dir():
+                what = "has no recipe.yaml, so it is not a run folder"
             raise InputError(f"{path} {what}; `loss-attention train` makes one")
 
     @contextlib.contextmanager
@@ -354,7 +356,7 @@ class RunFolder:
         """Return the lines of metrics.jsonl, an epoch each.
 
         Raises:
-            InputError: one of them is no JSON object of numbers, or not what the run wrote.
+            InputError: one of them is not a JSON object of numbers, or not what the run wrote.
         """
         path = self.path / METRICS_FILE
         if not path.exists():
@@ -547,7 +549,7 @@ def require_utf8(path: Path) -> None:
         str(path).encode()
     except UnicodeEncodeError:
         raise InputError(
-            f"the name of the run folder {printable(str(path))} is no UTF-8; rename it, or name "
+            f"the name of the run folder {printable(str(path))} is not UTF-8; rename it, or name "
             "another with `out`"
         ) from None
 
@@ -569,7 +571,7 @@ def checked_epoch(line: Any) -> dict[str, Any]:
     """Return the numbers of an epoch as a file has them.
 
     Raises:
-        InputError: they are no object, or one of them is neither a number nor empty.
+        InputError: it is not an object, or one of them is neither a number nor empty.
     """
     if not isinstance(line, dict):
         raise InputError(f"the numbers of an epoch cannot be {quoted(line)}")

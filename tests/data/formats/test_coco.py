@@ -155,9 +155,9 @@ def test_files_that_are_no_coco_json(tmp_path: Path) -> None:
     official(tmp_path)
     listing = tmp_path / "annotations" / "instances_train2017.json"
     text(listing, '{"images": [')
-    assert "instances_train2017.json is no JSON: " in refusal(tmp_path)
+    assert "instances_train2017.json is not valid JSON: " in refusal(tmp_path)
     text(listing, '{"images": []}')
-    assert "instances_train2017.json is no COCO JSON: it lacks 'annotations'" in refusal(tmp_path)
+    assert "instances_train2017.json is not COCO JSON: it lacks 'annotations'" in refusal(tmp_path)
     other = json.loads(coco_json(listing, TRAIN, OBJECTS).read_text())
     other["categories"][0]["name"] = "wolf"
     write(listing, json.dumps(other).encode())

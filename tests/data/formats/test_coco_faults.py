@@ -100,14 +100,14 @@ NAN, INF = float("nan"), float("inf")
         (annotation(category_id={"id": 7}), "annotation 100: unknown category {'id': 7}"),
         (annotation(category_id=7.5), "annotation 100: unknown category 7.5"),
         (annotation(category_id="dog"), "annotation 100: unknown category 'dog'"),
-        (image(width=-8), "image 1: width -8 and height 6 are no numbers of pixels"),
-        (image(width=NAN), "image 1: width nan and height 6 are no numbers of pixels"),
-        (image(width=8.5), "image 1: width 8.5 and height 6 are no numbers of pixels"),
-        (image(height=True), "image 1: width 8 and height True are no numbers of pixels"),
-        (image(height=[6]), "image 1: width 8 and height [6] are no numbers of pixels"),
-        (image(height="six"), "image 1: width 8 and height 'six' are no numbers of pixels"),
+        (image(width=-8), "image 1: width -8 and height 6 are not numbers of pixels"),
+        (image(width=NAN), "image 1: width nan and height 6 are not numbers of pixels"),
+        (image(width=8.5), "image 1: width 8.5 and height 6 are not numbers of pixels"),
+        (image(height=True), "image 1: width 8 and height True are not numbers of pixels"),
+        (image(height=[6]), "image 1: width 8 and height [6] are not numbers of pixels"),
+        (image(height="six"), "image 1: width 8 and height 'six' are not numbers of pixels"),
         (image(width=10**9, height=10**9), "image 1: 1e+09 x 1e+09 pixels are more than an image"),
-        (image(width=10**400), "are no numbers of pixels"),
+        (image(width=10**400), "are not numbers of pixels"),
     ],
 )
 def test_a_fault_of_one_image(root: Path, what, said: str) -> None:
@@ -150,9 +150,9 @@ def test_a_fault_of_an_entry_of_images(root: Path, what, said: str) -> None:
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        (lambda c: [c], "is no COCO JSON: it holds a list, not an object"),
-        (lambda c: c.pop("categories") and None, "is no COCO JSON: it lacks 'categories'"),
-        (lambda c: c.pop("images") and None, "is no COCO JSON: it lacks 'images'"),
+        (lambda c: [c], "is not COCO JSON: it holds a list, not an object"),
+        (lambda c: c.pop("categories") and None, "is not COCO JSON: it lacks 'categories'"),
+        (lambda c: c.pop("images") and None, "is not COCO JSON: it lacks 'images'"),
         (lambda c: c.update(annotations=None), "its 'annotations' is null, not a list"),
         (lambda c: c.update(images=None), "its 'images' is null, not a list"),
         (lambda c: c.update(images={"1": {}}), "its 'images' is an object, not a list"),
@@ -162,12 +162,12 @@ def test_a_fault_of_an_entry_of_images(root: Path, what, said: str) -> None:
         (lambda c: c.update(categories=[None]), "entry 1 of categories has no id: None"),
         (lambda c: c["categories"][0].pop("id") and None, "entry 1 of categories has no id"),
         (lambda c: c["categories"][0].update(id=None), "entry 1 of categories has no id"),
-        (lambda c: c["categories"][0].pop("name") and None, "category 7: None is no name"),
-        (lambda c: c["categories"][0].update(name=None), "category 7: None is no name"),
-        (lambda c: c["categories"][0].update(name=" "), "category 7: ' ' is no name"),
-        (lambda c: c["categories"][0].update(name=1.5), "category 7: 1.5 is no name"),
-        (lambda c: c["categories"][0].update(name=["dog"]), "category 7: ['dog'] is no name"),
-        (lambda c: c["categories"][0].update(name="\ud800"), r"category 7: '\ud800' is no name"),
+        (lambda c: c["categories"][0].pop("name") and None, "category 7: None is not a name"),
+        (lambda c: c["categories"][0].update(name=None), "category 7: None is not a name"),
+        (lambda c: c["categories"][0].update(name=" "), "category 7: ' ' is not a name"),
+        (lambda c: c["categories"][0].update(name=1.5), "category 7: 1.5 is not a name"),
+        (lambda c: c["categories"][0].update(name=["dog"]), "category 7: ['dog'] is not a name"),
+        (lambda c: c["categories"][0].update(name="\ud800"), r"category 7: '\ud800' is not a name"),
         (lambda c: c["categories"][0].update(name="cat"), "gives 1 class a name twice: 'cat'"),
         (lambda c: c["categories"][0].update(name="cat "), "gives 1 class a name twice: 'cat'"),
         (lambda c: c["categories"][0].update(id=3), "category 3 has two names, 'dog' and 'cat'"),
@@ -188,10 +188,10 @@ def test_a_fault_of_the_file(root: Path, what, said: str) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "is no JSON"),
-        (b'{"images": [], "annotations": [', "is no JSON"),
-        (b'{"images": "\xe9"}', "is no JSON"),
-        (b'{"images": ' + b"9" * 5000 + b"}", "is no JSON"),
+        (b"", "is not valid JSON"),
+        (b'{"images": [], "annotations": [', "is not valid JSON"),
+        (b'{"images": "\xe9"}', "is not valid JSON"),
+        (b'{"images": ' + b"9" * 5000 + b"}", "is not valid JSON"),
         (b"[" * 100_000 + b"]" * 100_000, "it is nested too deeply"),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "it is nested too deeply"),
     ],
@@ -209,7 +209,7 @@ def test_a_file_larger_than_memory(root: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("loss_attention.data.formats.coco.free_memory", lambda: 800)
     line = refusal(root)
     assert "a.coco.json is of " in line
-    assert "is no JSON" not in line
+    assert "is not valid JSON" not in line
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
@@ -302,7 +302,7 @@ def test_a_file_without_categories_is_no_folder_of_classes(tmp_path: Path) -> No
     write(tmp_path / "notes.json", b'{"images": [1], "annotations": ["a cat"]}')  # captions
     assert load(tmp_path).train.class_names == ("cat", "dog")
     write(tmp_path / "boxes.json", b'{"annotations": [{"category_id": 1}], "info": {}}')
-    assert "boxes.json is no COCO JSON: it lacks 'categories'" in refusal(tmp_path)
+    assert "boxes.json is not COCO JSON: it lacks 'categories'" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -274,7 +274,7 @@ def test_no_images(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"data folder {tmp_path} holds no images to train on"
     write(tmp_path / "train" / "cat" / "notes.txt", b"")
     assert "train/cat holds files but no images of a known suffix (.avif, " in refusal(tmp_path)
-    assert "is no parquet file" in refusal(tmp_path / "train" / "cat" / "notes.txt")
+    assert "is not a parquet file" in refusal(tmp_path / "train" / "cat" / "notes.txt")
 
 
 def test_an_empty_class_folder_is_no_class(tmp_path: Path) -> None:

@@ -160,9 +160,9 @@ def test_a_file_without_labels_or_images(images: Path) -> None:
     csv(images, "name,breed", "pics/0.png,a")
     assert "CSV or JSON-lines file with a column of images" in refusal(images / "labels.csv")
     text(images / "x.jsonl", '{"image": "pics/0.png", "label": 1}', "{oops")
-    assert "x.jsonl row 2 is no JSON: " in refusal(images / "x.jsonl")
+    assert "x.jsonl row 2 is not valid JSON: " in refusal(images / "x.jsonl")
     assert (
-        "labels.csv is no CSV or JSON-lines file with a column of images: it has name, breed"
+        "labels.csv is not a CSV or JSON-lines file with a column of images: it has name, breed"
         in (refusal(images))
     )
 
@@ -360,7 +360,7 @@ def test_boxes_that_are_none(images: Path, box: Any, said: str) -> None:
         ({"bbox": [[0, 0, 1, 1]], "category": {"a": 1}}, "classes of objects are a list"),
         (
             {"bbox": [[0, 0, 1, 1]], "category": [None]},
-            "has a list of labels, one of which is none",
+            "has a list of labels, one of which is missing",
         ),
         ({"bbox": [[0, 0, 1, 1]], "category": [["a"]]}, "has ['a'] as label"),
         ([{"bbox": [0, 0, 1, 1], "category": "a"}, 5], "objects have fields bbox and category"),
@@ -392,7 +392,7 @@ def test_labels_that_are_none(images: Path, label: Any) -> None:
 def test_a_mask_that_is_no_path(images: Path) -> None:
     lines = [{"image": f"pics/{i}.png", "label": i % 2, "mask": None} for i in range(6)]
     text(images / "all.jsonl", *map(json.dumps, [*lines[:5], {**lines[5], "mask": 5}]))
-    assert "all.jsonl row 6 has 5 as mask, which is no path" in refusal(images)
+    assert "all.jsonl row 6 has 5 as mask, which is not a path" in refusal(images)
 
 
 def test_rows_of_different_labels_are_said(images: Path) -> None:

@@ -59,20 +59,20 @@ def test_json_is_read(folders: Path, name: str, array: bool, encoding: str) -> N
         ("any.csv", "image,breed\nx/id_0.png,cat\n", "has no label column among image, breed"),
         ("any.csv", "image,class,target\nx/id_0.png,a,b\n", "several label columns, class, target"),
         ("any.csv", "image,label,label\nx/id_0.png,a,b\n", "has the column label twice"),
-        ("labels.jsonl", '["x/id_0.png", "cat"]\n', "row 1 is no JSON object"),
-        ("labels.jsonl", "{oops\n", "labels.jsonl row 1 is no JSON"),
-        ("labels.jsonl", '{"bild": "x/id_0.png", "label": 1}\n', "is no table of images"),
-        ("labels.json", '{"x/id_0.png": "cat"}', "is no table of images"),
-        ("labels.json", '{"image": ["x/id_0.png"], "label": ["cat"]}', "is no table of images"),
-        ("annotations.json", '{"data": [{"name": "x/id_0.png"}]}', "is no table of images"),
+        ("labels.jsonl", '["x/id_0.png", "cat"]\n', "row 1 is not a JSON object"),
+        ("labels.jsonl", "{oops\n", "labels.jsonl row 1 is not valid JSON"),
+        ("labels.jsonl", '{"bild": "x/id_0.png", "label": 1}\n', "is not a table of images"),
+        ("labels.json", '{"x/id_0.png": "cat"}', "is not a table of images"),
+        ("labels.json", '{"image": ["x/id_0.png"], "label": ["cat"]}', "is not a table of images"),
+        ("annotations.json", '{"data": [{"name": "x/id_0.png"}]}', "is not a table of images"),
         ("labels.xlsx", "PK", "labels.xlsx is a table in a format that is not read"),
         ("labels.csv.gz", "PK", "labels.csv.gz is a table in a format that is not read"),
-        ("train.txt", "x/id_0.png 1\nx/id_1.png 2\n", "train.txt is no CSV"),
-        ("any.jsonl", '[{"image": "x/id_0.png"}, {', "any.jsonl is no JSON"),
+        ("train.txt", "x/id_0.png 1\nx/id_1.png 2\n", "train.txt is not a CSV"),
+        ("any.jsonl", '[{"image": "x/id_0.png"}, {', "any.jsonl is not valid JSON"),
         ("any.csv", '"image,label\nx/id_0.png,cat\n', "row 1 is malformed"),
-        ("any.json", '{"x/id_0.png": "cat", "y/id_1.png": "dog"}', "is no table of images"),
-        ("any.jsonl", '["x/id_0.png", "cat"]\n', "row 1 is no JSON object"),
-        ("sub/labels.csv", "a,b\n1,2\n", "sub/labels.csv is no CSV"),
+        ("any.json", '{"x/id_0.png": "cat", "y/id_1.png": "dog"}', "is not a table of images"),
+        ("any.jsonl", '["x/id_0.png", "cat"]\n', "row 1 is not a JSON object"),
+        ("sub/labels.csv", "a,b\n1,2\n", "sub/labels.csv is not a CSV"),
     ],
 )
 def test_what_is_there_and_not_understood_is_refused(
@@ -89,7 +89,7 @@ def test_what_is_there_and_not_understood_is_refused(
 @pytest.mark.parametrize("name", ["labels.csv", "pets.csv"])
 def test_text_in_another_encoding_is_refused(folders: Path, name: str) -> None:
     write(folders / name, "image,label\nx/id_0.png,café\n".encode("latin-1"))
-    assert f"{name} is no UTF-8 text" in refusal(folders)
+    assert f"{name} is not UTF-8 text" in refusal(folders)
     assert "save it as UTF-8" in refusal(folders)
 
 
@@ -127,13 +127,13 @@ def test_what_is_no_table_is_not_spoken_of(folders: Path, name: str) -> None:
 def test_folders_that_are_no_classes(tmp_path: Path) -> None:
     image_folder(tmp_path, {f"{name}/{i}.png": i for name in ("images", "masks") for i in range(3)})
     text(tmp_path / "data.csv", "id,diagnosis", "0,cat", "1,dog")
-    assert "data.csv is no CSV or JSON-lines file with a column of images" in refusal(tmp_path)
+    assert "data.csv is not a CSV or JSON-lines file with a column of images" in refusal(tmp_path)
 
 
 def test_loose_images(tmp_path: Path) -> None:
     image_folder(tmp_path, {f"{i}.png": i for i in range(3)})
     text(tmp_path / "data.csv", "id,diagnosis", "0,cat", "1,dog")
-    assert "data.csv is no CSV or JSON-lines file with a column of images" in refusal(tmp_path)
+    assert "data.csv is not a CSV or JSON-lines file with a column of images" in refusal(tmp_path)
 
 
 def test_parquet_beside_another_table(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_list_of_classes_beside_the_labels(folders: Path) -> None:
 def test_a_test_table_that_is_not_understood(folders: Path) -> None:
     text(folders / "train.csv", *lines())
     text(folders / "test.csv", "id,x", "id_1,5")
-    assert "test.csv is no CSV or JSON-lines file with a column of images" in refusal(folders)
+    assert "test.csv is not a CSV or JSON-lines file with a column of images" in refusal(folders)
 
 
 def test_two_tables_of_the_same_images(folders: Path) -> None:

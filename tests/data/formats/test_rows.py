@@ -126,14 +126,14 @@ def test_malformed_rows_of_csv(tmp_path: Path, row: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{oops", "is no JSON: "),
-        ("[" * 100_000, "is no JSON: it is nested too deeply"),
-        ('{"a": ' * 100_000, "is no JSON: it is nested too deeply"),
-        ('{"label": ' + "1" * 5000 + "}", "is no JSON: it holds a number of 5,000 digits"),
-        ('{"label": 1, "label": 2}', "is no JSON: it has 'label' twice"),
+        ("{oops", "is not valid JSON: "),
+        ("[" * 100_000, "is not valid JSON: it is nested too deeply"),
+        ('{"a": ' * 100_000, "is not valid JSON: it is nested too deeply"),
+        ('{"label": ' + "1" * 5000 + "}", "is not valid JSON: it holds a number of 5,000 digits"),
+        ('{"label": 1, "label": 2}', "is not valid JSON: it has 'label' twice"),
         ('{"label": 1, "Label": 2}', "has label twice"),
-        ("3", 'is no JSON object, {"image": ..., "label": ...}, but 3'),
-        ('["a.png", "cat"]', "is no JSON object"),
+        ("3", 'is not a JSON object, {"image": ..., "label": ...}, but 3'),
+        ('["a.png", "cat"]', "is not a JSON object"),
     ],
     ids=short,
 )
@@ -148,12 +148,12 @@ def test_malformed_rows_of_json(tmp_path: Path, line: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("x.csv", "image,label\na.png,café\n".encode("latin-1"), "is no UTF-8 text ("),
-        ("x.csv", "image,label\na.png,cat\n".encode("utf-16")[:-1], "is no UTF-16 text ("),
+        ("x.csv", "image,label\na.png,café\n".encode("latin-1"), "is not UTF-8 text ("),
+        ("x.csv", "image,label\na.png,cat\n".encode("utf-16")[:-1], "is not UTF-16 text ("),
         ("x.csv", b"image,label\na.png,c\0t\n", "holds zero bytes, in line 2"),
         ("x.csv", b"image,label,Label\na.png,cat,dog\n", "has the column label twice"),
         ("x.csv", b'"image,label\na.png,cat\n', "row 1 is malformed"),
-        ("x.json", b'[{"image": "a.png"}, {', "is no JSON: "),
+        ("x.json", b'[{"image": "a.png"}, {', "is not valid JSON: "),
         ("x.jsonl", b"[" * 100_000, "is nested too deeply"),
     ],
     ids=short,

@@ -110,8 +110,8 @@ BOX = [[0.0, 0.0, 1.0, 1.0]]
         ({"bbox": [None], "category": ["a"]}, "a box is four numbers, not [None]"),
         ({"bbox": [[0, 0, float("inf"), 1]], "category": ["a"]}, "a box is four numbers"),
         ({"bbox": [[2, 2, -1, 1]], "category": ["a"]}, "box (2, 2, 1, 3) has x1 < x0"),
-        ({"bbox": BOX, "category": [None]}, "has a list of labels, one of which is none"),
-        ({"bbox": BOX, "category": ["nan"]}, "has a list of labels, one of which is none"),
+        ({"bbox": BOX, "category": [None]}, "has a list of labels, one of which is missing"),
+        ({"bbox": BOX, "category": ["nan"]}, "has a list of labels, one of which is missing"),
         ({"bbox": BOX * 2, "category": ["a"]}, "has 2 boxes and 1 classes of them"),
     ],
     ids=short,
@@ -223,4 +223,4 @@ def test_classes_that_are_no_texts_are_refused(tmp_path: Path) -> None:
     features = rows.schema.metadata[b"huggingface"].replace(b'"cat"', b"[]")
     rows = rows.replace_schema_metadata({b"huggingface": features})
     pq.write_table(rows, tmp_path / "train.parquet")
-    assert "declares classes that are no texts: [[], 'None']" in refusal(tmp_path)
+    assert "declares classes that are not text: [[], 'None']" in refusal(tmp_path)

@@ -71,8 +71,8 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         ),
         ("n00000001_1.JPEG\t5\t1\t3\t4", f"{place}: box (5, 1, 4, 5) has x1 < x0"),
         ("n00000001_1.JPEG\t0\t1\t30\t4", f"{place}: box (0, 1, 31, 5) lies outside train/"),
-        ("n00000001_1.JPEG\t0\t1\t3", f"{place} is no image and box"),
-        ("n00000001_1.JPEG 0 1 3 4", f"{place} is no image and box"),
+        ("n00000001_1.JPEG\t0\t1\t3", f"{place} is not an image and box"),
+        ("n00000001_1.JPEG 0 1 3 4", f"{place} is not an image and box"),
     ):
         text(listing, good.splitlines()[0], line)
         assert said in refusal(root)
@@ -143,10 +143,10 @@ def test_a_malformed_row_is_named_and_its_image_left_out(tmp_path: Path, line: s
     good = listing.read_text().splitlines()[0]
     text(listing, good, line.format("n00000001_1.JPEG"))
     place = "train/n00000001/n00000001_boxes.txt row 2"
-    assert f"{place} is no image and box" in refusal(root)
+    assert f"{place} is not an image and box" in refusal(root)
     assert len(load(root, skip_broken=True).train) == 3
     text(root / "val" / "val_annotations.txt", *["val_0.JPEG"], "val_1.JPEG\tn00000002\t2\t0\t7\t5")
-    assert "val/val_annotations.txt row 1 is no image and box" in refusal(root)
+    assert "val/val_annotations.txt row 1 is not an image and box" in refusal(root)
 
 
 def test_an_image_listed_twice(tmp_path: Path) -> None:
@@ -169,8 +169,8 @@ def test_blank_lines_and_line_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("n00000001 crane", "words.txt row 2 is no id, tab and words: 'n00000001 crane'"),
-        ("n00000001\t", "words.txt row 2 is no id, tab and words"),
+        ("n00000001 crane", "words.txt row 2 is not an id, tab and words: 'n00000001 crane'"),
+        ("n00000001\t", "words.txt row 2 is not an id, tab and words"),
         ("n00000002\tboat", "words.txt row 2 names n00000002 'boat', once 'crane'"),
     ],
 )
@@ -179,4 +179,4 @@ def test_malformed_words(tmp_path: Path, line: str, said: str) -> None:
     text(root / "words.txt", "n00000002\tcrane, bird", line)
     assert said in refusal(root)
     write(root / "words.txt", b"n00000001\tgr\xfcn\n")
-    assert "words.txt is no UTF-8 text" in refusal(root)
+    assert "words.txt is not UTF-8 text" in refusal(root)

@@ -86,7 +86,7 @@ def test_loose_files_by_folder(tmp_path: Path) -> None:
         ),
         (xml("a", [("", (1, 1, 2, 2))]), "Annotations/a.xml object 1 has no name"),
         (b"<annotation><object><name>x</name></object></annotation>", "has no bndbox of four"),
-        (b"<annotation><object>", "Annotations/a.xml is no XML: "),
+        (b"<annotation><object>", "Annotations/a.xml is not valid XML: "),
     ],
 )
 def test_what_is_wrong_with_a_file(tmp_path: Path, content: bytes, said: str) -> None:

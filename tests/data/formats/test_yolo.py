@@ -62,26 +62,26 @@ def test_texts_beside_the_images(tmp_path: Path, names: str | None) -> None:
         ),
         ("2 0.5 0.5 1 1", "labels/train/b.txt row 2: class 2 has no name in data.yaml"),
         ("0 0.5 0.5 1", "labels/train/b.txt row 2 is neither four numbers nor a polygon"),
-        ("cat 0.5 0.5 1 1", "labels/train/b.txt row 2: 'cat' is no number"),
+        ("cat 0.5 0.5 1 1", "labels/train/b.txt row 2: 'cat' is not a number"),
         ("0 0.5 0.5 0.2 -1", "row 2: box (0.4, 1, 0.6, 0) has y1 < y0"),
-        ("0 0.5 nan 1 1", "row 2: 'nan' is no finite number; YOLO's run from 0 to 1"),
-        ("0 0.5 0.5 inf 1", "row 2: 'inf' is no finite number"),
-        ("0 0.1 0.1 NaN 0.2 0.3 0.3", "row 2: 'NaN' is no finite number"),
-        ("0 0.5 0.5 1e999 1", "row 2: '1e999' is no finite number"),
-        ("1.0 0.5 0.5 1 1", "row 2: class '1.0' is no whole number from 0"),
-        ("-1 0.5 0.5 1 1", "row 2: class '-1' is no whole number from 0"),
-        ("1e0 0.5 0.5 1 1", "row 2: class '1e0' is no whole number from 0"),
-        ("nan 0.5 0.5 1 1", "row 2: class 'nan' is no whole number from 0"),
-        ("1_0 0.5 0.5 1 1", "row 2: '1_0' is no number"),
-        ("\u0661 0.5 0.5 1 1", "row 2: '\u0661' is no number"),
-        (f"{'9' * 5000} 0.5 0.5 1 1", "is no whole number from 0"),
-        ("0,0.5,0.5,1,1", "row 2: '0,0.5,0.5,1,1' is no number; a row is CLASS X Y WIDTH HEIGHT"),
-        ("0 0,5 0,5 1 1", "row 2: '0,5' is no number"),
+        ("0 0.5 nan 1 1", "row 2: 'nan' is not a finite number; YOLO's run from 0 to 1"),
+        ("0 0.5 0.5 inf 1", "row 2: 'inf' is not a finite number"),
+        ("0 0.1 0.1 NaN 0.2 0.3 0.3", "row 2: 'NaN' is not a finite number"),
+        ("0 0.5 0.5 1e999 1", "row 2: '1e999' is not a finite number"),
+        ("1.0 0.5 0.5 1 1", "row 2: class '1.0' is not a whole number from 0"),
+        ("-1 0.5 0.5 1 1", "row 2: class '-1' is not a whole number from 0"),
+        ("1e0 0.5 0.5 1 1", "row 2: class '1e0' is not a whole number from 0"),
+        ("nan 0.5 0.5 1 1", "row 2: class 'nan' is not a whole number from 0"),
+        ("1_0 0.5 0.5 1 1", "row 2: '1_0' is not a number"),
+        ("\u0661 0.5 0.5 1 1", "row 2: '\u0661' is not a number"),
+        (f"{'9' * 5000} 0.5 0.5 1 1", "is not a whole number from 0"),
+        ("0,0.5,0.5,1,1", "row 2: '0,0.5,0.5,1,1' is not a number; a row is CLASS X Y WIDTH"),
+        ("0 0,5 0,5 1 1", "row 2: '0,5' is not a number"),
         ("0 0.5 0.5 1 1 0.9", "row 2 has five numbers after the class; four are a box (is the las"),
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "row 2 is neither four numbers nor a polygon"),
         ("0", "row 2 is neither four numbers nor a polygon"),
-        ("0 12 30 80 96", "row 2: '12' is no fraction of a size; YOLO's run from 0 to 1"),
-        ("0 0.5 0.5 1 \x1b[31m1", "row 2: '\\x1b[31m1' is no number"),
+        ("0 12 30 80 96", "row 2: '12' is not a fraction of a size; YOLO's run from 0 to 1"),
+        ("0 0.5 0.5 1 \x1b[31m1", "row 2: '\\x1b[31m1' is not a number"),
     ],
 )
 def test_lines_that_cannot_be(tmp_path: Path, line: str, said: str) -> None:
@@ -99,8 +99,8 @@ def test_label_files_that_are_no_text(tmp_path: Path, monkeypatch: pytest.Monkey
     write(tmp_path / "labels" / "train" / "b.txt", b"0 0.5 \xff\xfe")
     write(tmp_path / "labels" / "train" / "c.txt", b"\x80\x81")
     said = refusal(tmp_path, image_size=20)
-    assert "labels/train/b.txt is no UTF-8 text" in said
-    assert "labels/train/c.txt is no UTF-8 text" in said
+    assert "labels/train/b.txt is not UTF-8 text" in said
+    assert "labels/train/c.txt is not UTF-8 text" in said
     text(tmp_path / "labels" / "train" / "c.txt")
     write(tmp_path / "labels" / "train" / "b.txt", "0 0.5 0.5 1 1\n".encode("utf-16"))
     assert len(load(tmp_path, image_size=20).train) == 3
@@ -140,7 +140,7 @@ def test_captions_beside_images_are_no_labels(tmp_path: Path) -> None:
     assert load(tmp_path).train.class_names == ("a", "b")
     for i in range(6):
         text(tmp_path / "ab"[i % 2] / f"{i}.txt", "a 0.5 0.5 1 1")
-    assert "a/0.txt row 1: 'a' is no number" in refusal(tmp_path)
+    assert "a/0.txt row 1: 'a' is not a number" in refusal(tmp_path)
 
 
 def test_a_declared_set_is_no_other_layout_without_its_labels(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def read_labels_cell(value: Any) -> Labels:
 
     Raises:
         NoLabelError: there is none.
-        CellError: it can be read in two ways, or is no label.
+        CellError: it can be read in two ways, or is not a label.
 
     Example:
         >>> read_labels_cell("cat; dog").labels, read_labels_cell("['cat', 'dog']").labels
@@ -102,10 +102,10 @@ def read_label(value: Any) -> Any:
 
     Raises:
         NoLabelError: there is none.
-        CellError: it is no label.
+        CellError: it is not a label.
     """
     if is_missing(value):
-        raise NoLabelError(f"has a list of labels, one of which is none{_shown(value)}")
+        raise NoLabelError(f"has a list of labels, one of which is missing{_shown(value)}")
     return value.strip() if isinstance(value, str) else _single(value)
 
 
@@ -135,7 +135,7 @@ def corners_of(group: Any) -> Corners:
     """Return four numbers, given as such or as texts.
 
     Raises:
-        CellError: other than four, or what is no finite number.
+        CellError: other than four, or what is not a finite number.
     """
     if not isinstance(group, (list, tuple)) or len(group) != 4:
         raise CellError(f"{_BOX}, not {quoted(group)}")
@@ -185,9 +185,9 @@ def _number(value: Any) -> float:
 def _single(value: Any) -> Any:
     """Return a value that is a label."""
     if isinstance(value, float) and math.isinf(value):
-        raise CellError(f"has label {value}, which is no class")
+        raise CellError(f"has label {value}, which is not a class")
     if not isinstance(value, (str, int, float)):
-        raise CellError(f"has {quoted(value)} as label: a label is a text, a number or a list")
+        raise CellError(f"has {quoted(value)} as label: a label is text, a number or a list")
     return value
 
 
@@ -210,7 +210,7 @@ def _text(text: str) -> Labels:
     for item in items:
         if not item.own:
             if is_missing(item.text):
-                raise NoLabelError(f"has labels {quoted(text)}, one of which is none")
+                raise NoLabelError(f"has labels {quoted(text)}, one of which is missing")
             if _UNCLEAR.search(item.text) or _CALL.fullmatch(item.text):
                 raise _unclear(text)
     return Labels([item.text for item in items], False)
@@ -237,11 +237,11 @@ def _list(text: str) -> list[Any]:
         return [read_label(label) for label in value]
     if value == {}:
         return []
-    raise CellError(f"has {quoted(text)} as label: a label is a text, a number or a list of these")
+    raise CellError(f"has {quoted(text)} as label: a label is text, a number or a list of these")
 
 
 def _list_by_hand(text: str) -> list[str]:
-    """Return the labels of a list that is no JSON."""
+    """Return the labels of a list that is not valid JSON."""
     inside = text[1:-1].strip()
     if not inside:
         return []
@@ -253,7 +253,7 @@ def _list_by_hand(text: str) -> list[str]:
             raise _unclear(text)
     for item in items:
         if is_missing(item.text):
-            raise NoLabelError(f"has labels {quoted(text)}, one of which is none")
+            raise NoLabelError(f"has labels {quoted(text)}, one of which is missing")
         if not item.own and re.search(r"^['\"]|[\[\](){}:;|\t\n\r]|\.\.\.", item.text):
             raise _unclear(text)
     return [item.text for item in items]
@@ -403,7 +403,7 @@ def class_names(feature: Any) -> tuple[str, ...] | None:
     if not isinstance(single, datasets.ClassLabel):
         return None
     if not all(isinstance(name, str) for name in single.names):
-        raise InputError(f"a column declares classes that are no texts: {quoted(single.names)}")
+        raise InputError(f"a column declares classes that are not text: {quoted(single.names)}")
     return tuple(single.names)
 
 

@@ -62,7 +62,7 @@ def read_coco(tree: Tree, files: list[str], where: str, *, masks: bool) -> Sourc
     """Return one split for each of the JSON files that `coco_files` found.
 
     Raises:
-        InputError: a file that is no COCO JSON, two files of one split, or other classes in one
+        InputError: a file that is not COCO JSON, two files of one split, or other classes in one
             than in another.
     """
     splits = by_split(((name, split_of(PurePosixPath(name))) for name in files), str, where)
@@ -101,7 +101,7 @@ class _File:
             try:
                 content = json.loads(raw)
             except ValueError as error:
-                raise InputError(f"{self.location} is no JSON: {error}") from error
+                raise InputError(f"{self.location} is not valid JSON: {error}") from error
             self.annotations = self._listed(content, "annotations")
             self.names = self._categories(self._listed(content, "categories"))
             self.twice = 0
@@ -163,7 +163,7 @@ class _File:
         else:
             listed: list[Any] = content[key]
             return listed
-        raise InputError(f"{self.location} is no COCO JSON: {what}")
+        raise InputError(f"{self.location} is not COCO JSON: {what}")
 
     def _categories(self, entries: Sequence[Any]) -> dict[str, str]:
         """Return the names of categories by id, in the order of the ids."""
@@ -176,7 +176,7 @@ class _File:
                 )
             location, name = f"{self.location} category {quoted(entry['id'])}", _class_name(entry)
             if name is None:
-                raise InputError(f"{location}: {quoted(entry.get('name'))} is no name")
+                raise InputError(f"{location}: {quoted(entry.get('name'))} is not a name")
             if found.setdefault(number, name) != name:
                 both = f"{quoted(found[number])} and {quoted(name)}"
                 raise InputError(f"{location} has two names, {both}")
@@ -187,7 +187,7 @@ class _File:
                 f"{self.location} gives {count(repeated, 'class')} a name twice: {quoted(name)}"
             )
         if not found:
-            raise InputError(f"{self.location} is no COCO JSON: its 'categories' is an empty list")
+            raise InputError(f"{self.location} is not COCO JSON: its 'categories' is an empty list")
         return {number: found[number] for number in sorted(found, key=_order)}
 
     def _images(self, entries: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:
@@ -289,7 +289,7 @@ class _File:
         label = self.classes.get(_id(category) or "")
         if label is None:
             raise InputError(f"{location}: unknown category {quoted(category)}")
-        # A bool is no number here, though it is one to Python.
+        # A bool is not a number here, though it is one to Python.
         if not isinstance(bbox, list) or [type(n) in (int, float) for n in bbox] != [True] * 4:
             given = "it is missing" if "bbox" not in annotation else f"it is {quoted(bbox)}"
             raise InputError(f"{location} has no bbox of four numbers: {given}")

@@ -113,7 +113,7 @@ def read_class_folders(
         elif loose and needed:
             hint = "move the images of each class into a folder with its name"
             if known_classes is not None:
-                hint += f", as {quoted(_own_name(tree))} is no class of the model"
+                hint += f", as {quoted(_own_name(tree))} is not a class of the model"
             raise InputError(f"data folder {part.path} holds images but no class folders: {hint}")
         if classes:  # otherwise a test folder without labels, or an empty one
             records = [
@@ -277,7 +277,7 @@ def _records(
         of, numbers = (wnid, rest) if wnid else (rest[0].strip() if rest else "", rest[1:])
         listed.add(file)
         if not of or len(numbers) != 4 or not all(map(_PIXEL.fullmatch, numbers)):
-            findings.add(name, f"{location} is no image and box")
+            findings.add(name, f"{location} is not an image and box")
             continue
         if rows.setdefault(file, number) != number:
             findings.add(name, f"{location} lists {quoted(file)} as row {rows[file]} does")
@@ -302,7 +302,7 @@ def _class_names(tree: Tree, wnids: Iterable[str], where: str) -> dict[str, str]
             continue
         location = f"{where}: words.txt row {number}"
         if not word or first != wnid:
-            raise InputError(f"{location} is no id, tab and words: {quoted(wnid)}")
+            raise InputError(f"{location} is not an id, tab and words: {quoted(wnid)}")
         if words[wnid] not in ("", word):
             raise InputError(f"{location} names {wnid} {quoted(word)}, once {quoted(words[wnid])}")
         words[wnid] = word

@@ -268,7 +268,7 @@ class _Table:
         if is_missing(value):
             return None
         if not isinstance(value, str):
-            raise CellError(f"has {quoted(value)} as mask, which is no path")
+            raise CellError(f"has {quoted(value)} as mask, which is not a path")
         return self._path(value)
 
     def _split(self, values: Mapping[str, Any], location: str) -> str:

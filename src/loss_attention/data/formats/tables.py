@@ -285,9 +285,9 @@ class _Look:
             return InputError(f"{location} {what}; move it elsewhere if it is not to be read")
         if self.file.lower().endswith(_LINES) and (self.any_text or self.image is None):
             return InputError(
-                f"{location} is no table of images: it has {columns}. Write a list of objects, an "
-                'image each, {"image": "a.png", "label": "cat"}, or move it elsewhere if it does '
-                "not list the images"
+                f"{location} is not a table of images: it has {columns}. Write a list of objects, "
+                'one for each image, such as {"image": "a.png", "label": "cat"}, or move it '
+                "elsewhere if it does not list the images"
             )
         if any(map(_is_path, self.table.header)):
             return InputError(
@@ -300,9 +300,9 @@ class _Look:
                 f"{', '.join(LABEL_NAMES)}; move the table elsewhere if it is not to be read"
             )
         return InputError(
-            f"{location} is no CSV or JSON-lines file with a column of images: it has {columns}. "
-            f"Images may be called {', '.join(LISTED_IMAGES)}, labels {', '.join(LABEL_NAMES)}; "
-            "move the table elsewhere if it does not list the images"
+            f"{location} is not a CSV or JSON-lines file with a column of images: it has "
+            f"{columns}. Images may be called {', '.join(LISTED_IMAGES)}, labels "
+            f"{', '.join(LABEL_NAMES)}; move the table elsewhere if it does not list the images"
         )
 
 
@@ -364,7 +364,7 @@ def open_table(tree: Tree, file: str, where: str, *, lenient: bool = False) -> T
         lenient: go on where its encoding or its columns are refused, to see what it would hold.
 
     Raises:
-        InputError: not text, a column that is there twice, or a JSON array that is broken.
+        InputError: not text, a column that occurs twice, or a JSON array that is broken.
     """
     location = f"{where}: {file}"
     with guarded(location):
@@ -387,8 +387,8 @@ def _decoded(content: bytes, location: str, *, lenient: bool) -> str:
             return content.decode("latin-1")
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(
-            f"{location} is no {encoding.upper()} text ({error.reason}, byte {error.start} in line "
-            f"{line}); save it as UTF-8"
+            f"{location} is not {encoding.upper()} text ({error.reason}, byte {error.start} in "
+            f"line {line}); save it as UTF-8"
         ) from error
     if "\0" in text and not lenient:
         line = text.count("\n", 0, text.index("\0")) + 1
@@ -527,7 +527,7 @@ def _array(text: str, location: str) -> list[Any] | None:
         with suppress(ValueError, RecursionError):
             if isinstance(_loads(re.split(r"[\r\n]", text.strip(), maxsplit=1)[0]), list):
                 return None
-        raise InputError(f"{location} is no JSON: {reason(error)}") from error
+        raise InputError(f"{location} is not valid JSON: {reason(error)}") from error
     # A file of one line is an array of objects, or that line's values without names.
     return entries if isinstance(entries, list) else None
 
@@ -536,13 +536,13 @@ def _parsed(line: str) -> Any:
     try:
         return _checked(_loads(line))
     except (ValueError, RecursionError) as error:
-        return _Malformed(f"is no JSON: {reason(error)}")
+        return _Malformed(f"is not valid JSON: {reason(error)}")
 
 
 def _checked(value: Any) -> Any:
     if isinstance(value, dict):
         return value
-    return _Malformed(f'is no JSON object, {{"image": ..., "label": ...}}, but {quoted(value)}')
+    return _Malformed(f'is not a JSON object, {{"image": ..., "label": ...}}, but {quoted(value)}')
 
 
 def _loads(text: str) -> Any:
@@ -556,7 +556,7 @@ def _int(digits: str) -> int:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; of a key that is there twice, JSON readers would keep the last value."""
+    """Return an object; of a key that occurs twice, JSON readers would keep the last value."""
     values = dict(pairs)
     if len(values) < len(pairs):
         raise ValueError(f"it has {quoted(_twice(name for name, _ in pairs))} twice")

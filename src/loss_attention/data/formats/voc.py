@@ -317,7 +317,8 @@ def _parsed(content: bytes, file: str) -> Element:
     """Return the root of a file, without namespaces.
 
     Raises:
-        InputError: it is no XML, or holds a document type or entities, which are never expanded.
+        InputError: it is not valid XML, or holds a document type or entities, which are never
+            expanded.
     """
     from xml.etree.ElementTree import ParseError
 
@@ -332,7 +333,7 @@ def _parsed(content: bytes, file: str) -> Element:
             f"{file} holds a DOCTYPE or entities, which are refused; remove them"
         ) from error
     except ParseError as error:
-        raise InputError(f"{file} is no XML: {error}") from error
+        raise InputError(f"{file} is not valid XML: {error}") from error
     for element in root.iter():
         element.tag = str(element.tag).rpartition("}")[2]
     if root.tag != "annotation":
@@ -355,7 +356,9 @@ def _text(content: bytes, file: str) -> str:
             return content.decode(_WIDER.get(name, encoding))
     except UnicodeDecodeError as error:
         what = "declares no other encoding" if encoding == "utf-8" else "declares that encoding"
-        raise InputError(f"{file} is no text of {quoted(encoding)}, and {what}") from error
+        raise InputError(
+            f"{file} is not text in the encoding {quoted(encoding)}, and {what}"
+        ) from error
     except (LookupError, ValueError) as error:
         raise InputError(
             f"{file} declares the encoding {quoted(encoding)}, which it is not in"

@@ -78,7 +78,7 @@ def open_data_yaml(path: Path, where: str, *, masks: bool) -> tuple[Tree, Source
     with guarded(where), path.open("rb") as file:
         content = read_yaml(file.read(MOST_BYTES + 1))
     if not describes_data(content):
-        raise InputError(f"{where} is no YAML file of a data set: it has no `names` of classes")
+        raise InputError(f"{where} is not a YAML file of a data set: it has no `names` of classes")
     home = path.parent
     base = content.get("path")
     elsewhere = home / base if isinstance(base, str) and "\0" not in base else home
@@ -153,7 +153,7 @@ def _is_yolo(tree: Tree, text: str) -> bool:
 
 
 def _may_be(tree: Tree, text: str) -> bool:
-    """Return whether a text may be meant as YOLO's, and is no caption: empty, or mostly numbers."""
+    """Return whether a text may be meant as YOLO's, not as a caption: empty, or mostly numbers."""
     try:
         first = re.split(r"[\s,;]+", " ".join(_first_words(tree, text)))
     except InputError:
@@ -221,10 +221,10 @@ class _Rows:
     def _fault(self, words: list[str]) -> str:
         """Return what is wrong with a row, as the end of a sentence."""
         if wrong := [word for word in words if not _NUMBER.fullmatch(word)]:
-            return f": {quoted(wrong[0])} is no number; a row is CLASS X Y WIDTH HEIGHT"
+            return f": {quoted(wrong[0])} is not a number; a row is CLASS X Y WIDTH HEIGHT"
         numbers = [float(word) for word in words[1:]]
         if not _WHOLE.fullmatch(words[0]):
-            return f": class {quoted(words[0])} is no whole number from 0"
+            return f": class {quoted(words[0])} is not a whole number from 0"
         if int(words[0]) not in self.classes.names:
             return f": class {int(words[0])} has no name in {self.classes.file}"
         if len(numbers) == 5:
@@ -232,8 +232,8 @@ class _Rows:
         if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
             return " is neither four numbers nor a polygon"
         if far := [word for word in words[1:] if not abs(float(word)) <= 2]:  # or NaN
-            what = "no fraction of a size" if math.isfinite(float(far[0])) else "no finite number"
-            return f": {quoted(far[0])} is {what}; YOLO's run from 0 to 1"
+            what = "a fraction of a size" if math.isfinite(float(far[0])) else "a finite number"
+            return f": {quoted(far[0])} is not {what}; YOLO's run from 0 to 1"
         return ""
 
 
@@ -275,7 +275,7 @@ def _divide(
 def _lists_images(tree: Tree, name: str) -> bool:
     try:
         lines = lines_of(tree.text(name, MOST_TEXT))
-    except InputError:  # names of files that are no UTF-8
+    except InputError:  # names of files that are not UTF-8
         return True
     return any(is_image(line.strip()) for line in lines)
 
@@ -325,7 +325,7 @@ class _Declared:
         if not is_given(path):
             return self.config.folder
         if not isinstance(path, str):
-            raise InputError(f"{self.location}: path is {quoted(path)}, which is no folder")
+            raise InputError(f"{self.location}: path is {quoted(path)}, which is not a folder")
         self._refuse_remote("path", path)
         found = self.tree.find_folder(path, (self.config.folder, ""))
         if found is not None:
@@ -395,7 +395,7 @@ class _Declared:
             if image is None:
                 self.findings.add(line, f"{location}: its image {quoted(line)} is missing")
             elif not is_image(image):
-                self.findings.add(line, f"{location}: {quoted(line)} is no image")
+                self.findings.add(line, f"{location}: {quoted(line)} is not an image")
             else:
                 yield self._link(line, image, folders), image
         repeated = sum(map(bool, found.values())) - len(set(found.values()) - {None})

@@ -154,7 +154,9 @@ def _names(tree: Tree, config: Config, where: str) -> dict[int, str]:
             if not _NUMBER.fullmatch(key.strip()):
                 swapped = isinstance(name, str) and _NUMBER.fullmatch(name.strip())
                 hint = f"; write {name}: {key[:60]}" if swapped else ""
-                raise InputError(f"{location}: names has {quoted(key)}, which is no number{hint}")
+                raise InputError(
+                    f"{location}: names has {quoted(key)}, which is not a number{hint}"
+                )
             pairs.append((int(key), name))
     else:
         file = tree.find(given, (config.folder, "")) if isinstance(given, str) else None
@@ -167,7 +169,7 @@ def _names(tree: Tree, config: Config, where: str) -> dict[int, str]:
     found: dict[int, str] = {}
     for number, name in pairs:
         if not isinstance(name, str):
-            raise InputError(f"{location}: class {number} is {quoted(name)}, which is no name")
+            raise InputError(f"{location}: class {number} is {quoted(name)}, which is not a name")
         if number in found:
             raise InputError(f"{location}: names has class {number} twice")
         found[number] = name
@@ -235,7 +237,7 @@ def read_yaml(content: bytes) -> Any:
     alias is the same object once more, and depth is bounded on the way.
 
     Raises:
-        ValueError: it is no YAML, is too large or too deep, or gives a key twice.
+        ValueError: it is not valid YAML, is too large or too deep, or gives a key twice.
         yaml.YAMLError: likewise.
 
     Example:
