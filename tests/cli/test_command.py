@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mode
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from typed import SMALL, complaint, exit_code, make_folder, run
 
 import loss_attention as la
 from loss_attention.cli import SUBCOMMANDS
+from loss_attention.training.recipes import RECIPES
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +273,38 @@ def test_help_of_every_command(capsys):
     for word in SUBCOMMANDS:
         run(word, "--help")
         assert f"loss-attention {word}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["train", "photos"], ["train", "bags"], ["crossval"], ["tile"]])
+def test_the_lines_of_help_are_full(words, capsys, monkeypatch):
+    """A line ends where the next word has no room, and not where the docstring broke it."""
+    monkeypatch.setenv("COLUMNS", "80")
+    run(*words, "--help")
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line[2:-2] for line in lines if len(line) == 80]  # in boxes, or without
+    column = mode(len(row) - len(row.lstrip()) for row in rows if re.match(r"   +\S", row))
+    room = len(rows[0]) - column
+    texts = [row[column:].rstrip() if row[column - 2 : column].isspace() else "" for row in rows]
+    options = [row[:column].strip() != "" for row in rows]
+    followed = [
+        (text, after)
+        for text, after, begins in zip(texts, texts[1:], options[1:], strict=False)
+        if text and after and not begins
+    ]
+    assert len(followed) > 10
+    for text, after in followed:
+        assert len(f"{text} {after.split()[0]}") > room, (text, after)
+
+
+def test_recipes_are_listed_in_two_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    run("recipes")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 70
+    names = [line.split()[0] for line in lines if not line.startswith(" ")]
+    assert names == [*RECIPES, "bags"]
+    starts = {re.search(r"(?<=  )\S", line).start() for line in lines}
+    assert starts == {2 + max(map(len, names))}
 
 
 def test_help_loads_no_torch():

@@ -12,9 +12,10 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from io import TextIOWrapper
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
@@ -239,7 +240,10 @@ def parse(function: Callable[..., int], arguments: list[str], words: str, **defa
             for name, hint in hints.items()
         ]
     )
-    asked.__annotations__, asked.__doc__ = hints, function.__doc__
+    for hint in hints.values():
+        if is_dataclass(kind := _unannotated(hint)):
+            _flow_help(kind)
+    asked.__annotations__, asked.__doc__ = hints, _flowing(function.__doc__ or "")
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -248,6 +252,27 @@ def parse(function: Callable[..., int], arguments: list[str], words: str, **defa
         if not stop.code:
             raise
         raise InputError(_one_line(complaint.getvalue(), words)) from None
+
+
+def _flowing(docstring: str) -> str:
+    """Return a docstring in which each argument is a single line.
+
+    tyro breaks its help where a line is indented, as the further lines of an argument are.
+    """
+    return re.sub(r"\n {9,}(?=\S)", " ", docstring)
+
+
+def _flow_help(kind: Any) -> None:
+    """Give each field of a dataclass its docstring as the help that tyro prints, without breaks."""
+    from docstring_parser import parse_from_object
+
+    for one in kind.__mro__:
+        of_fields = parse_from_object(one).params if is_dataclass(one) else ()
+        said = {doc.arg_name: doc.description for doc in of_fields if doc.description}
+        for field in fields(one) if said else ():
+            if field.name in said and "help" not in field.metadata:
+                joined = re.sub(r"\s+", " ", said[field.name])
+                field.metadata = MappingProxyType({**field.metadata, "help": joined})
 
 
 def option_names(function: Callable[..., int]) -> dict[str, str]:
@@ -260,10 +285,14 @@ def option_names(function: Callable[..., int]) -> dict[str, str]:
     """
     options: dict[str, str] = {}
     for name, hint in _hints(function).items():
-        kind = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+        kind = _unannotated(hint)
         parts = typing.get_type_hints(kind, include_extras=True) if is_dataclass(kind) else {}
         options |= {part: _option(part, of) for part, of in (parts or {name: hint}).items()}
     return options
+
+
+def _unannotated(hint: Any) -> Any:
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
 
 
 def _option(name: str, hint: Any) -> str:

@@ -7,7 +7,9 @@ everything that needs it are imported inside the functions.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
+import textwrap
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -495,12 +497,22 @@ def recipes(console: Console) -> int:  # noqa: ARG001 (as all subcommands)
 
 
 def recipe_list() -> str:
-    """Return two lines about each recipe."""
-    blocks = [
-        f"{name:<14} {entry.purpose}\n{'':<14} expected: {entry.expected}; {entry.hardware}"
+    """Return what each recipe is for and what to expect of it, as wide as the terminal."""
+    said: dict[str, tuple[str, ...]] = {
+        name: (entry.purpose, f"expected: {entry.expected}; {entry.hardware}")
         for name, entry in RECIPES.items()
-    ]
-    return "\n".join([*blocks, f"{BAGS:<14} {PURPOSE}"])
+    }
+    said[BAGS] = (PURPOSE,)
+    column = 2 + max(map(len, said))
+    width = max(2 * column, shutil.get_terminal_size().columns)
+    lines: list[str] = []
+    for name, texts in said.items():
+        for number, text in enumerate(texts):
+            first = ("" if number else name).ljust(column)
+            lines += textwrap.wrap(
+                text, width, initial_indent=first, subsequent_indent=" " * column
+            )
+    return "\n".join(lines)
 
 
 def fail(message: str, code: int = 2) -> int:
