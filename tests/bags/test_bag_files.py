@@ -361,7 +361,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "not npy": (
         "a.npy",
         lambda p: write(p.with_suffix(".h5"), features(3)).rename(p),
-        "a.npy is no .npy",
+        "a.npy is not a .npy file",
     ),
     "object array": (
         "a.npy",
@@ -499,7 +499,7 @@ def test_labels_of_instances_without_names_number_the_classes_of_the_bags(tmp_pa
     [
         ([0, 2, 1], (), "row 2 of `instance_labels` is 2: it must be the number of a class, below"),
         ([0, 0, -2], (), "row 3 of `instance_labels` is -2: it must be the number of a class, bel"),
-        ([0, 1, 1], ("no", "odd"), "row 2 of `instance_labels` is for the class 'odd', which no b"),
+        ([0, 1, 1], ("no", "odd"), "row 2 of `instance_labels` is of the class 'odd', which no b"),
         ([[0, 1], [3, 0]], (), "row 2 of `instance_labels` is 3: it must be 0 or 1"),
     ],
 )

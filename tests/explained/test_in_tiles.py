@@ -160,8 +160,8 @@ def test_the_command(model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     refused = capsys.readouterr().err.splitlines()
     assert [line.split(": ", 1)[1][:38] for line in refused] == [
         "this model does not say the image size",
-        "--overlap is for photos in tiles: it ne",
-        "--scale is for photos in tiles: it need",
+        "--overlap is for photos in tiles: it n",
+        "--scale is for photos in tiles: it nee",
         "--tile must be a multiple of 4 pixels ",
         "--tile is for what the model's own pat",
     ]

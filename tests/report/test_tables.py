@@ -108,7 +108,7 @@ def test_markdown_has_the_same_figures() -> None:
 def test_notes_explain_only_what_is_there() -> None:
     text = evaluation_markdown({"digits": evaluation(ACCURACY)})
     assert "All metrics: 0 to 1, higher is better." in text
-    assert "Trivial baselines: what an answer scores" in text
+    assert "Trivial baselines: what an answer that" in text
     for absent in ("n/a", "recall", "↓", "threshold"):
         assert absent not in text
     more = evaluation_markdown(
@@ -159,7 +159,7 @@ def test_what_is_undefined_has_no_row_though_another_metric_is_called_alike() ->
     oracle = Metric("gt_known_loc_heat_map_oracle", unfitted.label, 0.5, {}, group="oracle")
     lines = rendered({"digits": evaluation(ACCURACY, unfitted, oracle)})
     assert cells(lines)[1:] == [["GT-known Loc (heat map)", "0.500"]]
-    assert "choose or fit it by: GT-known Loc (heat map)." in " ".join(" ".join(lines).split())
+    assert "choose or fit it on: GT-known Loc (heat map)." in " ".join(" ".join(lines).split())
 
 
 HOSTILE = "a|[b]*c*\x1b[31m<i>"

@@ -109,7 +109,7 @@ class OwnBackbone(Layered):
         if self.stride < 1:
             raise InputError(
                 "a backbone's map must grow with the image, a cell for so many pixels; this one "
-                f"has {small[2]} cells for {PROBES[0]} pixels and {large[2]} for {PROBES[1]}"
+                f"makes {small[2]} cells of {PROBES[0]} pixels and {large[2]} of {PROBES[1]}"
             )
 
     def paths(self) -> list[Sequence[nn.Module]]:

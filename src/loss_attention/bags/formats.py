@@ -94,7 +94,8 @@ def opened(path: Path, name: str) -> Iterator[Content]:
     with guarded(printable(name)):
         ending = path.suffix.lower()
         if not (path.is_dir() if ending in FOLDERS else path.is_file()):
-            raise InputError(f"{printable(name)} is no {'folder' if ending in FOLDERS else 'file'}")
+            kind = "folder" if ending in FOLDERS else "file"
+            raise InputError(f"{printable(name)} is not a {kind}")
         if ending not in FOLDERS and not path.stat().st_size:
             raise InputError(f"{printable(name)} is empty")
         with READERS[ending](path, printable(name)) as content:
@@ -208,7 +209,7 @@ def _torch(path: Path, name: str) -> Iterator[Content]:
 def _npy(path: Path, name: str) -> Iterator[Content]:
     with path.open("rb") as file:
         if file.read(6) != b"\x93NUMPY":
-            raise InputError(f"{name} is not an .npy file, despite its ending")
+            raise InputError(f"{name} is not a .npy file, despite its ending")
         file.seek(0)
         version = np.lib.format.read_magic(file)
         read = getattr(np.lib.format, f"read_array_header_{version[0]}_0", None)

@@ -324,8 +324,8 @@ class _Writer:
         for label in pixels:
             if label not in values:
                 raise InputError(
-                    f"{printable(record.called)}: an object is of {quoted(label)}, which is no "
-                    "class of an image's label"
+                    f"{printable(record.called)}: an object is of {quoted(label)}, which is "
+                    "not a class of an image's label"
                 )
         corners = self.tiling.coordinates(width, height)
         fractions = covered_fractions(pixels, values, corners, self.tiling.tile)

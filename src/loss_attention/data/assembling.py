@@ -337,8 +337,8 @@ def _boxes(
         for box in record.boxes:
             if box.label not in labels.index:
                 raise InputError(
-                    f"{where}: {record.origin} {box.row}: its box is of {box.label!r}, which is no "
-                    "class of the images' labels"
+                    f"{where}: {record.origin} {box.row}: its box is of {box.label!r}, which is "
+                    "not a class of the images' labels"
                 )
         if not record.boxes:
             continue

@@ -64,8 +64,14 @@ def test_latin_1(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"<annotation>\xb0\xa1</annotation>", "no text of 'utf-8', and declares no other"),
-        (b"<?xml encoding='gbk'?><annotation>\xff\xff</annotation>", "no text of 'gbk'"),
+        (
+            b"<annotation>\xb0\xa1</annotation>",
+            "is not text in the encoding 'utf-8', and declares no",
+        ),
+        (
+            b"<?xml encoding='gbk'?><annotation>\xff\xff</annotation>",
+            "is not text in the encoding 'gbk'",
+        ),
         (b"<?xml version='1.0' encoding='bogus'?><annotation/>", "declares the encoding 'bogus'"),
         (b"<?xml version='1.0' encoding='hex'?><annotation/>", "declares the encoding 'hex'"),
         (b"<?xml version='1.0' encoding=''?><annotation/>", "declares the encoding ''"),
@@ -110,7 +116,7 @@ def test_latin_1(tmp_path: Path) -> None:
             "object 1 has no bndbox of four numbers",
         ),
         (described("<size><width>x</width><height>6</height></size>"), "are not numbers of pixels"),
-        (described("<size><width>-8</width><height>6</height></size>"), "no numbers of pixels"),
+        (described("<size><width>-8</width><height>6</height></size>"), "not numbers of pixels"),
         (
             described("<size><width>999999</width><height>999999</height></size>"),
             "pixels are more than an image may have",
