@@ -113,7 +113,7 @@ def test_the_contact_sheet(tmp_path: Path, capsys) -> None:
         ((), "data needs a subcommand after it: data check PATH"),
         (("chekc", "x"), "data needs a subcommand after it"),
         (("check", "nowhere/"), "nowhere/ does not exist"),
-        (("check", "digits"), "digits is made here"),
+        (("check", "digits"), "digits is generated here"),
         (("check", ".", "--out", "x.txt"), "a picture, .png or .jpg"),
         (("check", ".", "--out", "nowhere/x.png"), "there is no folder nowhere"),
     ],

@@ -296,7 +296,7 @@ def test_the_size_decides_and_the_line_says_so(tmp_path: Path, memory: int, stre
 
 
 def test_made_data_cannot_be_streamed() -> None:
-    with pytest.raises(InputError, match="digits is made here"):
+    with pytest.raises(InputError, match="digits is generated here"):
         load_stored(Path("digits"))
 
 
