@@ -262,7 +262,11 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty": ("a.h5", lambda p: p.touch(), "a.h5 is empty"),
     "a pipe": ("a.h5", os.mkfifo, "a.h5 is not a file"),
     "a file as zarr": ("a.zarr", lambda p: p.write_text("no"), "a.zarr is not a folder"),
-    "not HDF5": ("a.h5", lambda p: p.write_text("no"), "a.h5 is not an HDF5 file, despite its"),
+    "not HDF5": (
+        "a.h5",
+        lambda p: p.write_text("no"),
+        "a.h5 is not an HDF5 file, despite its ending",
+    ),
     "short HDF5": ("a.h5", lambda p: shortened(p, 2500), "a.h5 cannot be read: .*truncated file"),
     "no features": (
         "a.h5",
@@ -338,9 +342,17 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "a.safetensors: `classes` are not names of classes, each once",
     ),
     "not torch": ("a.pt", lambda p: p.write_text("no"), "a.pt was not written by torch.save"),
-    "a pickle": ("a.pt", lambda p: p.write_bytes(pickle.dumps(Runs())), "a.pt was not written by"),
+    "a pickle": (
+        "a.pt",
+        lambda p: p.write_bytes(pickle.dumps(Runs())),
+        "a.pt was not written by torch.save",
+    ),
     "objects": ("a.pt", lambda p: torch.save(Runs(), p), "a.pt holds something other than tensors"),
-    "a list": ("a.pt", lambda p: torch.save([1], p), "a.pt: `features` is a list, not a plain te"),
+    "a list": (
+        "a.pt",
+        lambda p: torch.save([1], p),
+        "a.pt: `features` is a list, not a plain tensor",
+    ),
     "sparse": (
         "a.pt",
         lambda p: torch.save(torch.eye(3).to_sparse(), p),

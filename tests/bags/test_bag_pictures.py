@@ -331,10 +331,10 @@ def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     [
         (["--tile", "3"], "--tile is for images, and "),
         (["--engine=ray"], "--engine is for images, and "),
-        (["--format", "jsonl", "--zooms", "2"], "--zooms is for --format json, not of jsonl"),
+        (["--format", "jsonl", "--zooms", "2"], "--zooms is for --format json, not for jsonl"),
         (["--format", "parquet", "--tile-size", "2"], "--tile-size is for maps and tiles"),
-        (["--most-tiles", "5"], "--most-tiles is for --format geojson, not of json"),
-        (["--shard", "1/2"], "--shard is for --format parquet, not of json"),
+        (["--most-tiles", "5"], "--most-tiles is for --format geojson, not for json"),
+        (["--shard", "1/2"], "--shard is for --format parquet, not for json"),
         (["--format", "parquet", "--shard", "3/2"], "--shard counts from 1: 1/2 to 2/2"),
         (["--format", "parquet", "--shards", "0"], "--shards must be at least 1, got 0"),
         (["--format", "parquet", "--shards", "3"], "there are 2 bags, so at most 2 shards"),

@@ -207,7 +207,8 @@ def test_the_verdict_is_in_words() -> None:
         "Right in 75 % of 40 test bags; calling all by the commonest class would in 75 %, and the "
         "two are not told apart."
     )
-    assert sentences(found)[1].startswith("Whether the evidence points at the right inst")
+    unmeasured = "Whether the evidence points at the right instances has not been measured"
+    assert sentences(found)[1].startswith(unmeasured)
     learned = {"normal": {"normal": 30}, "tumour": {"tumour": 10}}
     better = replace(accuracy, value=1.0)
     assert ending(replace(found, confusion=learned, metrics=(better,)), recipe, facts) is None

@@ -93,7 +93,7 @@ def test_a_shard_of_other_bags_is_refused(tmp_path: Path) -> None:
     ):
         shards(model, bags, out, "2/2")
     assert shards(model, renamed, out, "1/2", overwrite=True).written
-    with pytest.raises(InputError, match="`shard` is for `format` parquet, not of jsonl"):
+    with pytest.raises(InputError, match="`shard` is for `format` parquet, not for jsonl"):
         write_table(model, bags, out, bag_question(model), "jsonl", shards=[Shard(1, 2)])
 
 

@@ -138,7 +138,8 @@ def test_class_folders_and_parquet_have_groups_too(tmp_path: Path) -> None:
     assert stored.trainval.groups is not None
     assert len(stored.trainval.groups.unique()) + len(stored.test.groups.unique()) == 3
     with pytest.raises(
-        InputError, match=r"'tile' is not a column among image, label, Patient \(did you mean P"
+        InputError,
+        match=r"'tile' is not a column among image, label, Patient \(did you mean Patient",
     ):
         loaded(tmp_path / "stored", "tile")
 

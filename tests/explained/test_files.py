@@ -161,7 +161,11 @@ def test_why_this_class_and_not_that_one(model, tmp_path):
         ({}, {"versus": "cat"}, "`versus` needs `target`"),
         ({}, {"map": "margins"}, "unknown map 'margins'; did you mean 'margin'"),
         ({}, {"map": "margin", "method": "cam"}, "`map` is for the model's own patches"),
-        ({}, {"target": "cat", "versus": "dog", "method": "cam"}, "`versus` is for the model's"),
+        (
+            {},
+            {"target": "cat", "versus": "dog", "method": "cam"},
+            "`versus` is for the model's own",
+        ),
         ({"multi_label": True}, {"map": "margin"}, "`map` margin is for models of one label"),
         ({"one_vs_rest": True}, {"map": "contrast"}, "`map` contrast is for models of one label"),
         ({"head": "capsule-dynamic-routing"}, {"map": "margin"}, "`map` needs a head with exact"),

@@ -104,7 +104,8 @@ def test_a_map_that_is_no_better_than_a_baseline_is_not_to_be_believed(value, ho
 
 
 def test_where_nothing_was_measured_that_is_said() -> None:
-    assert sentences(evaluation(ACCURACY))[1].startswith("Whether the map is where the object")
+    unmeasured = "Whether the map lies on the object has not been measured"
+    assert sentences(evaluation(ACCURACY))[1].startswith(unmeasured)
     # Patches without evidence have no map; of boxes there are other scores.
     assert len(sentences(evaluation(ACCURACY, metric("weight_inside", 0.5), boxed=10))) == 1
 

@@ -38,7 +38,11 @@ def measured(labels: list[int], answers: list[int]) -> Evaluation:
         ([0] * 100 + [1] * 100, [0] * 198 + [1] * 2, "198 of 200 test images are called class 0"),
         ([0] * 9 + [1] + [2], [1] * 11, "are called class 1: nothing was learned beyond a single"),
         ([0, 1] * 50, [0, 0, 1, 1] * 25, "accuracy 0.500 (95 % interval 0.404 to 0.596) is no"),
-        ([0] * 99 + [1], [0] * 100, "of the majority class, 0.990: on 100 test images there"),
+        (
+            [0] * 99 + [1],
+            [0] * 100,
+            "of the majority class, 0.990: on 100 test images there is no sign that anything",
+        ),
     ],
 )
 def test_what_is_no_better_than_one_name_for_all_is_said(

@@ -162,7 +162,7 @@ def write_table(
     if kind == "parquet":
         return _write_shards(model, bags, out, question, shards, overwrite, progress)
     if tuple(shards) != (Shard(),):
-        raise InputError("`shard` is for `format` parquet, not of jsonl")
+        raise InputError("`shard` is for `format` parquet, not for jsonl")
     path = out / JSON_LINES
     refuse_to_replace([], [path], overwrite=overwrite)
     make_folder(out)

@@ -308,7 +308,7 @@ def explain(
     for of, options in asked.items():
         for name, value in options.items():
             if value is not None and format != of:
-                raise InputError(f"`{name}` is for `format` {of}, not of {format}")
+                raise InputError(f"`{name}` is for `format` {of}, not for {format}")
     if tile_size is not None and format not in ("json", "geojson"):
         raise InputError(f"`tile_size` is for maps and tiles, and `format` {format} has none")
     if shard is not None and shards is not None:

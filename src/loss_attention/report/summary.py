@@ -166,7 +166,7 @@ def _pointing(evaluation: Evaluation) -> str:
         if evaluation.boxed_images or "weight_inside" in evaluation:
             return ""
         return (
-            "Whether the map is where the object is has not been measured: there are no boxes or "
+            "Whether the map lies on the object has not been measured: there are no boxes or "
             "masks to compare it with."
         )
     # Of masks, near the object is enough.

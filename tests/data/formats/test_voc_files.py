@@ -66,7 +66,7 @@ def test_latin_1(tmp_path: Path) -> None:
     [
         (
             b"<annotation>\xb0\xa1</annotation>",
-            "is not text in the encoding 'utf-8', and declares no",
+            "is not text in the encoding 'utf-8', and declares no other",
         ),
         (
             b"<?xml encoding='gbk'?><annotation>\xff\xff</annotation>",

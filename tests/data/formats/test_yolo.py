@@ -75,7 +75,10 @@ def test_texts_beside_the_images(tmp_path: Path, names: str | None) -> None:
         ("1_0 0.5 0.5 1 1", "row 2: '1_0' is not a number"),
         ("\u0661 0.5 0.5 1 1", "row 2: '\u0661' is not a number"),
         (f"{'9' * 5000} 0.5 0.5 1 1", "is not a whole number from 0"),
-        ("0,0.5,0.5,1,1", "row 2: '0,0.5,0.5,1,1' is not a number; a row is CLASS X Y WIDTH"),
+        (
+            "0,0.5,0.5,1,1",
+            "row 2: '0,0.5,0.5,1,1' is not a number; a row is CLASS X Y WIDTH HEIGHT",
+        ),
         ("0 0,5 0,5 1 1", "row 2: '0,5' is not a number"),
         ("0 0.5 0.5 1 1 0.9", "row 2 has five numbers after the class; four are a box (is the las"),
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "row 2 is neither four numbers nor a polygon"),
