@@ -240,8 +240,8 @@ def parse(function: Callable[..., int], arguments: list[str], words: str, **defa
             for name, hint in hints.items()
         ]
     )
-    for hint in hints.values():
-        if is_dataclass(kind := _unannotated(hint)):
+    if not {"-h", "--help"}.isdisjoint(arguments):
+        for kind in filter(is_dataclass, map(_unannotated, hints.values())):
             _flow_help(kind)
     asked.__annotations__, asked.__doc__ = hints, _flowing(function.__doc__ or "")
     complaint = io.StringIO()
@@ -266,12 +266,11 @@ def _flow_help(kind: Any) -> None:
     """Give each field of a dataclass its docstring as the help that tyro prints, without breaks."""
     from docstring_parser import parse_from_object
 
-    for one in kind.__mro__:
-        of_fields = parse_from_object(one).params if is_dataclass(one) else ()
-        said = {doc.arg_name: doc.description for doc in of_fields if doc.description}
-        for field in fields(one) if said else ():
-            if field.name in said and "help" not in field.metadata:
-                joined = re.sub(r"\s+", " ", said[field.name])
+    for one in filter(is_dataclass, kind.__mro__):
+        said = {doc.arg_name: doc.description for doc in parse_from_object(one).params}
+        for field in fields(one):
+            if text := said.get(field.name):
+                joined = re.sub(r"\s+", " ", text)
                 field.metadata = MappingProxyType({**field.metadata, "help": joined})
 
 
